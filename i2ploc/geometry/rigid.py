@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rigid motions: `a_from_b` maps coordinates in frame b to frame a.
+
+Everything broadcasts over leading axes. Composition reads itself:
+`compose(camera_from_lidar, lidar_from_world)` is `camera_from_world`.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+class Rigid(NamedTuple):
+  """x_a = rotation @ x_b + translation.
+
+  Attributes:
+    rotation: [..., 3, 3], orthonormal, determinant 1.
+    translation: [..., 3], metres.
+  """
+
+  rotation: jax.Array
+  translation: jax.Array
+
+
+def identity() -> Rigid:
+  """The motion that moves nothing."""
+  return Rigid(jnp.eye(3), jnp.zeros(3))
+
+
+def compose(a_from_b: Rigid, b_from_c: Rigid) -> Rigid:
+  """a_from_c."""
+  return Rigid(
+    a_from_b.rotation @ b_from_c.rotation,
+    apply(a_from_b, b_from_c.translation),
+  )
+
+
+def inverse(a_from_b: Rigid) -> Rigid:
+  """b_from_a."""
+  rotation = jnp.swapaxes(a_from_b.rotation, -1, -2)
+  translation = jnp.einsum('...ij,...j->...i', rotation, a_from_b.translation)
+  return Rigid(rotation, -translation)
+
+
+def apply(a_from_b: Rigid, points: jax.Array) -> jax.Array:
+  """Maps points [..., 3] of frame b to frame a.
+
+  The leading axes of the motion broadcast against those of the points: for a
+  cloud [B, P, 3] under motions [B] expand the motions to [B, 1] first, or vmap.
+  """
+  chex.assert_axis_dimension(points, -1, 3)
+  rotated = jnp.einsum('...ij,...j->...i', a_from_b.rotation, points)
+  return rotated + a_from_b.translation
+
+
+def from_matrix(matrix: jax.Array) -> Rigid:
+  """The motion of homogeneous matrices [..., 4, 4]."""
+  chex.assert_axis_dimension(matrix, -1, 4)
+  chex.assert_axis_dimension(matrix, -2, 4)
+  return Rigid(matrix[..., :3, :3], matrix[..., :3, 3])
+
+
+def to_matrix(motion: Rigid) -> jax.Array:
+  """The homogeneous matrices [..., 4, 4] of a motion."""
+  top = jnp.concatenate(
+    [motion.rotation, motion.translation[..., None]], axis=-1
+  )
+  bottom = jnp.broadcast_to(
+    jnp.asarray([0.0, 0.0, 0.0, 1.0], top.dtype), (*top.shape[:-2], 1, 4)
+  )
+  return jnp.concatenate([top, bottom], axis=-2)
+
+
+def rotation_z(angle: jax.Array) -> jax.Array:
+  """Rotations [..., 3, 3] by `angle` [...] radians about the z axis."""
+  angle = jnp.asarray(angle)
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  zero, one = jnp.zeros_like(angle), jnp.ones_like(angle)
+  rows = [
+    jnp.stack([cos, -sin, zero], axis=-1),
+    jnp.stack([sin, cos, zero], axis=-1),
+    jnp.stack([zero, zero, one], axis=-1),
+  ]
+  return jnp.stack(rows, axis=-2)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""State, step, checkpoints and loop: callables in, nothing built here."""

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imports point downwards; files and functions stay readable."""
+
+import ast
+import pathlib
+import statistics
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# What a package may import from this repository, beside itself.
+MAY_IMPORT = {
+  'i2ploc.geometry': (),
+  'i2ploc.models': ('i2ploc.geometry',),
+  'i2ploc.losses': ('i2ploc.geometry',),
+  'i2ploc.retrieval': ('i2ploc.geometry',),
+  'i2ploc.localization': (
+    'i2ploc.geometry',
+    'i2ploc.models',
+    'i2ploc.retrieval',
+  ),
+  'i2ploc.training': (),
+  'i2ploc.evaluation': (
+    'i2ploc.geometry',
+    'i2ploc.retrieval',
+    'i2ploc.localization',
+  ),
+  'i2ploc.report': (),
+  'input_pipeline': ('i2ploc.geometry',),
+  'configs': ('configs.common',),
+}
+# The reading order inside a package: a file imports only files before it.
+ORDER = {
+  'i2ploc.geometry': (
+    'rigid',
+    'camera',
+    'augmentation',
+    'range_image',
+    'point_cloud',
+    'hyperbolic',
+  ),
+  'i2ploc.models': (
+    'vit',
+    'point_transformer',
+    'aggregators',
+    'saliency',
+    'two_tower',
+  ),
+  'i2ploc.losses': ('contrastive', 'relational'),
+  'i2ploc.retrieval': ('relations', 'index', 'matching'),
+  'i2ploc.localization': ('image_to_points',),
+  'i2ploc.training': (
+    'state',
+    'optimizer',
+    'step',
+    'checkpoint',
+    'metric_writer',
+    'loop',
+  ),
+  'i2ploc.evaluation': ('metrics', 'evaluators', 'examples'),
+  'i2ploc.report': ('figures', 'html'),
+}
+NEVER_IN_LIBRARY = (
+  'absl.flags',
+  'configs',
+  'grain',
+  'input_pipeline',
+  'tensorflow',
+  'tensorflow_datasets',
+  'torch',
+)
+SOURCES = ('main.py', 'configs', 'i2ploc', 'input_pipeline', 'benchmarks')
+
+
+def _files(*tops: str) -> list[pathlib.Path]:
+  paths = []
+  for top in tops:
+    path = ROOT / top
+    paths += sorted(path.rglob('*.py')) if path.is_dir() else [path]
+  return paths
+
+
+def _module(path: pathlib.Path) -> str:
+  parts = path.relative_to(ROOT).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def imported_modules(source: str) -> set[str]:
+  """Every module a file imports, wherever in the file it does so."""
+  found = set()
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      if node.level:
+        raise ValueError(f'relative import on line {node.lineno}')
+      found |= {f'{node.module}.{alias.name}' for alias in node.names}
+  return found
+
+
+def _inside(module: str, package: str) -> bool:
+  return module == package or module.startswith(package + '.')
+
+
+def violations(module: str, imports: set[str]) -> list[str]:
+  """The imports of `module` that the layering forbids."""
+  bad = []
+  own = next((p for p in MAY_IMPORT if _inside(module, p)), None)
+  for name in sorted(imports):
+    if _inside(module, 'i2ploc'):
+      if any(_inside(name, banned) for banned in NEVER_IN_LIBRARY):
+        bad.append(name)
+    if own is None or not any(
+      _inside(name, top) for top in ('i2ploc', 'input_pipeline', 'configs')
+    ):
+      continue
+    if _inside(name, own):
+      order = ORDER.get(own)
+      if order and module != own:
+        mine = module.removeprefix(own + '.').split('.')[0]
+        theirs = name.removeprefix(own + '.').split('.')[0]
+        if order.index(theirs) >= order.index(mine):
+          bad.append(name)
+    elif not any(_inside(name, allowed) for allowed in MAY_IMPORT[own]):
+      bad.append(name)
+  return bad
+
+
+class LayeringTest(parameterized.TestCase):
+  def test_imports_point_downwards(self):
+    for path in _files(*SOURCES):
+      with self.subTest(str(path.relative_to(ROOT))):
+        imports = imported_modules(path.read_text())
+        self.assertEmpty(violations(_module(path), imports))
+
+  @parameterized.parameters(
+    ('i2ploc.geometry.camera', 'from i2ploc.models import vit'),
+    ('i2ploc.geometry.rigid', 'from i2ploc.geometry import camera'),
+    ('i2ploc.training.loop', 'def f():\n  import i2ploc.geometry.rigid'),
+    ('i2ploc.models.vit', 'import torch'),
+    ('i2ploc.factory', 'from absl import flags'),
+    ('i2ploc.commands', 'from input_pipeline import pipeline'),
+    ('input_pipeline.pipeline', 'from i2ploc.models import vit'),
+    ('configs.saliency_i2ploc', 'from i2ploc import factory'),
+    ('i2ploc.report.html', 'from i2ploc.evaluation import metrics'),
+  )
+  def test_a_forbidden_import_is_found(self, module, source):
+    self.assertNotEmpty(violations(module, imported_modules(source)))
+
+  def test_relative_imports_are_refused(self):
+    with self.assertRaisesRegex(ValueError, 'relative import'):
+      imported_modules('from . import camera')
+
+  def test_every_file_of_an_ordered_package_has_its_place(self):
+    for package, order in ORDER.items():
+      folder = ROOT / package.replace('.', '/')
+      files = {p.stem for p in folder.glob('*.py')} - {'__init__'}
+      self.assertEqual(files, set(order), package)
+
+  def test_the_report_never_imports_jax(self):
+    for path in _files('i2ploc/report'):
+      imports = imported_modules(path.read_text())
+      self.assertFalse([n for n in imports if _inside(n, 'jax')], path)
+
+
+class SizeTest(absltest.TestCase):
+  def test_main_fits_on_a_screen(self):
+    self.assertLessEqual(len((ROOT / 'main.py').read_text().splitlines()), 60)
+
+  def test_files_stay_below_400_lines(self):
+    for path in _files(*SOURCES):
+      with self.subTest(str(path.relative_to(ROOT))):
+        self.assertLessEqual(len(path.read_text().splitlines()), 400)
+
+  def test_functions_are_short(self):
+    lengths = {}
+    for path in _files(*SOURCES):
+      for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+          name = f'{path.relative_to(ROOT)}:{node.name}'
+          lengths[name] = node.end_lineno - node.lineno + 1
+    self.assertEmpty([n for n, length in lengths.items() if length > 100])
+    self.assertLessEqual(statistics.median(lengths.values()), 15)
+
+  def test_no_module_is_named_after_nothing(self):
+    nothing = {'utils', 'util', 'helpers', 'helper', 'misc', 'commons'}
+    names = {p.stem for p in _files(*SOURCES)}
+    self.assertEmpty(names & nothing)
+
+
+if __name__ == '__main__':
+  absltest.main()
