@@ -42,6 +42,7 @@ ORDER = {
     'hyperbolic',
   ),
   'i2ploc.models': (
+    'normalization',
     'vit',
     'point_transformer',
     'aggregators',
@@ -55,11 +56,19 @@ ORDER = {
     'state',
     'optimizer',
     'step',
+    'serialization',
     'checkpoint',
     'metric_writer',
     'loop',
   ),
-  'i2ploc.evaluation': ('metrics', 'evaluators', 'examples'),
+  'i2ploc.evaluation': (
+    'metrics',
+    'protocols',
+    'predictions',
+    'evaluators',
+    'examples',
+    'summary',
+  ),
   'i2ploc.report': ('figures', 'html'),
 }
 NEVER_IN_LIBRARY = (

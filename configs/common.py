@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all configs share: the argument syntax, the fields, a tiny version."""
+
+from collections.abc import Iterable
+
+import ml_collections
+
+
+def parse_arg(
+  arg: str | None, **defaults: str | int | float | bool
+) -> ml_collections.ConfigDict:
+  """Parses `key=value,key=value` after the colon of `--config=file.py:...`.
+
+  Args:
+    arg: the text after the colon, or None.
+    **defaults: the keys that exist, with their default values; a value is
+      read as its default's type.
+
+  Returns:
+    All keys, given or default.
+
+  Raises:
+    ValueError: an unknown key, or a value that is not of the key's type.
+  """
+  values = dict(defaults)
+  for item in filter(None, (arg or '').split(',')):
+    key, _, text = item.partition('=')
+    if key not in defaults:
+      raise ValueError(
+        f'Unknown config argument {key!r}; known: {sorted(defaults)}'
+      )
+    kind = type(defaults[key])
+    if kind is bool:
+      if text not in ('', 'true', 'false', 'True', 'False', '0', '1'):
+        raise ValueError(f'Config argument {key}={text!r} is not a boolean')
+      values[key] = text in ('', 'true', 'True', '1')
+      continue
+    try:
+      values[key] = kind(text)
+    except ValueError as error:
+      raise ValueError(
+        f'Config argument {key}={text!r} is not of type {kind.__name__}'
+      ) from error
+  return ml_collections.ConfigDict(values)
+
+
+def choice(name: str, value: str, known: Iterable[str]) -> str:
+  """`value`, or a ValueError that lists what is known."""
+  if value not in known:
+    raise ValueError(f'{name}={value!r}; known: {sorted(known)}')
+  return value
+
+
+def defaults() -> ml_collections.ConfigDict:
+  """The fields that do not depend on the method."""
+  return ml_collections.ConfigDict(
+    dict(
+      seed=0,
+      train=dict(
+        batch_size=64,
+        num_steps=700,
+        num_chunks=1,  # > 1: gradient cache, the same negatives in less memory
+        ema_decay=0.99,
+        eval_every=100,
+        save_every=100,
+        color_jitter=0.4,
+        mirror=True,
+      ),
+      optimizer=dict(
+        learning_rate=1e-3,
+        warmup_steps=50,
+        weight_decay=0.05,
+        clip_norm=1.0,
+      ),
+      evaluation=dict(
+        batch_size=64,
+        select='validation/cross/image_to_points/recall@1_10m',
+        exclude_self=False,  # a query's own scan may answer, as in the papers
+        num_examples=18,
+      ),
+      index=dict(
+        views=(0.0, 3.141592653589793),  # also answer opposite headings
+        radius=10.0,  # metres that count as one place in a confidence
+        num_answers=5,
+      ),
+    )
+  )
+
+
+def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The same experiment, small enough for a unit test."""
+  config = config.copy_and_resolve_references()
+  config.data.size = 'tiny'
+  config.data.num_points = 128
+  config.data.image_size = (32, 104)
+  config.train.update(
+    dict(batch_size=4, num_steps=2, eval_every=2, save_every=1)
+  )
+  config.optimizer.warmup_steps = 1
+  config.evaluation.update(dict(batch_size=8, num_examples=2))
+  return config

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SaliencyI2PLoc at demonstration size (Li et al., Information Fusion 2025).
+
+python main.py --mode=train --workdir=/tmp/saliency \
+  --config=configs/saliency_i2ploc.py
+
+Arguments after the colon:
+  dataset=synthetic_city | kitti_raw | kitti_odometry
+  size=small (of synthetic_city: tiny, small, default, full)
+  lidar=points | range: point groups, or patches of a range image
+  aggregator=sectors | netvlad: saliency-weighted NetVLAD per azimuth sector
+    (ours), or over all tokens as in the paper
+  saliency=attention | released | none: weights that discriminate and learn
+    (ours), the released sigmoid, or none
+"""
+
+import ml_collections
+
+from configs import common
+
+# What each dataset calls its splits; KITTI's are drives and sequences.
+SPLITS = {
+  'synthetic_city': dict(
+    train='train', validation='validation', test='test', size='small'
+  ),
+  'kitti_raw': dict(train='', validation='', test='all'),
+  'kitti_odometry': dict(train='03+04+05+06+07', validation='10', test='08+09'),
+}
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """The config; see the module for the arguments."""
+  arg = common.parse_arg(
+    arg,
+    dataset='synthetic_city',
+    size='small',
+    lidar='points',
+    aggregator='sectors',
+    saliency='attention',
+  )
+  arg.dataset = common.choice('dataset', arg.dataset, SPLITS)
+  config = common.defaults()
+  config.data = dict(
+    name=arg.dataset,
+    image_size=(64, 208),
+    num_points=4096,
+    frustum=0.8,  # radians: the camera's field of 2 x 0.71 and a margin
+    cross_drive=0.7,
+    max_offset=4.0,
+    **SPLITS[arg.dataset],
+  )
+  if arg.dataset == 'synthetic_city':
+    config.data.size = arg.size
+  trunk = dict(
+    name='vit',
+    width=96,
+    depth=1,
+    num_heads=4,
+    residual_init_scale=0.1,
+  )
+  image = dict(trunk, stem_widths=(24, 48, 96), stem_strides=(4, 2, 2))
+  groups = dict(
+    name='point_transformer',
+    width=96,
+    depth=2,
+    num_heads=4,
+    num_groups=64,
+    group_size=16,
+    pointnet_widths=(32, 64, 96),
+    pointnet_features=96,
+    residual_init_scale=0.1,
+  )
+  patches = dict(trunk, stem_widths=(24, 48, 96), stem_strides=(2, 2, 2))
+  lidar = common.choice('lidar', arg.lidar, ('points', 'range'))
+  config.model = dict(
+    image=image,
+    points=groups if lidar == 'points' else patches,
+    range_shape=None if lidar == 'points' else (64, 64),
+    num_points=1024 if lidar == 'points' else 4096,
+    aggregator={
+      'sectors': dict(
+        name='netvlad',
+        num_clusters=8,
+        num_sectors=8,
+        features=256,
+        per_sector_head=False,
+      ),
+      'netvlad': dict(name='netvlad', num_clusters=32, features=256),
+    }[common.choice('aggregator', arg.aggregator, ('sectors', 'netvlad'))],
+    saliency=arg.saliency,
+    dtype='float32',
+  )
+  config.loss = dict(
+    form='clip',
+    positive_radius=0.0,
+    ignore_radius=15.0,
+    relation_weights=(0.0, 0.0, 0.0),  # Euclidean, angle, hyperbolic
+    curvature=0.1,
+  )
+  return config

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two towers: camera images and LiDAR clouds in one descriptor space.
+
+Consumes the device batch of raw sensor tensors and derives everything else
+(crops, range images, bearings of tokens) from the calibration on device. The
+LiDAR tower looks at what the camera's horizontal field covers, as groups of
+points or as a range image, and both towers attach to every token its azimuth in
+the camera frame, so that aggregators can keep bearing.
+"""
+
+import math
+
+import chex
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from i2ploc.geometry import camera
+from i2ploc.geometry import point_cloud
+from i2ploc.geometry import range_image
+from i2ploc.geometry import rigid
+from i2ploc.models import aggregators
+from i2ploc.models import normalization
+from i2ploc.models import saliency as saliency_lib
+
+Batch = dict[str, jax.Array]
+MAX_LOG_SCALE = math.log(100.0)
+
+
+def normalize_images(
+  images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
+) -> jax.Array:
+  """Standardised float images of uint8 ones, or of floats in 0..1."""
+  if images.dtype == jnp.uint8:
+    images = images.astype(jnp.float32) / 255.0
+  return (images - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def range_channels(
+  image: jax.Array, valid: jax.Array, elevation_bounds: tuple[float, float]
+) -> jax.Array:
+  """Input of a range-image encoder.
+
+  Args:
+    image: [B, H, W, 2] range in metres and intensity.
+    valid: [B, H, W] bool.
+    elevation_bounds: (low, high) of the rows, radians.
+
+  Returns:
+    [B, H, W, 5]: log range, inverse range, height, intensity, validity; about
+    unit scale, zero in empty cells.
+  """
+  distance, intensity = image[..., 0], image[..., 1]
+  low, high = elevation_bounds
+  rows = image.shape[1]
+  elevation = high - (jnp.arange(rows) + 0.5) / rows * (high - low)
+  height = distance * jnp.sin(elevation)[:, None]
+  inverse = 5.0 / jnp.maximum(distance, 1.0)
+  parts = [jnp.log1p(distance) - 2.5, inverse, height / 1.5, intensity]
+  channels = jnp.where(valid[..., None], jnp.stack(parts, axis=-1), 0.0)
+  return jnp.concatenate([channels, valid[..., None]], axis=-1)
+
+
+class TwoTower(nn.Module):
+  """Descriptors of images and clouds, and the scale of their similarities.
+
+  Attributes:
+    image: encoder of images (`vit.ViT` or alike).
+    points: encoder of clouds: `PointTransformer`, or an image encoder if
+      `range_shape` is given.
+    image_aggregator: see `aggregators`; an own instance for each tower.
+    points_aggregator: see `aggregators`.
+    image_size: (H, W) to which `image` and `intrinsics` of the batch belong.
+    saliency: see `saliency.OPTIONS`.
+    num_points: points kept in view, drawn evenly if there are more.
+    azimuth_margin: how far beyond the camera's field the LiDAR tower looks,
+      radians. Tokens out there give context, but join no sector.
+    range_shape: (H, W) of the range image; None for a point encoder.
+    elevation_bounds: (low, high) of the range image, radians, relative to the
+      camera's optical axis.
+    image_mean: per channel, of images in 0..1.
+    image_std: per channel.
+    initial_temperature: of the similarities; its inverse is learned.
+
+  `out` of a tower: tokens, saliency [B, N], bounds, what its encoder and its
+  aggregator give (attention, sequence, grid, pooled, ...); of a point encoder
+  centers [B, G, 3] in the LiDAR frame, of a range encoder range_image
+  [B, H, W, 2] and range_valid.
+  """
+
+  image: nn.Module
+  points: nn.Module
+  image_aggregator: nn.Module
+  points_aggregator: nn.Module
+  image_size: tuple[int, int]
+  saliency: str = 'attention'
+  num_points: int = 1024
+  azimuth_margin: float = 0.05
+  range_shape: tuple[int, int] | None = None
+  elevation_bounds: tuple[float, float] = (-0.44, 0.05)
+  image_mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+  image_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+  initial_temperature: float = 0.07
+
+  def __post_init__(self):
+    saliency_lib.check_option(self.saliency, self.image.has_cls, 'image')
+    saliency_lib.check_option(self.saliency, self.points.has_cls, 'points')
+    super().__post_init__()
+
+  def setup(self) -> None:
+    """Creates the layers."""
+    init = nn.initializers.constant(-math.log(self.initial_temperature))
+    self.log_scale = self.param('log_scale', init, ())
+    if self.saliency == 'attention':
+      self.image_saliency = saliency_lib.AttentionSaliency()
+      self.points_saliency = saliency_lib.AttentionSaliency()
+
+  def _weights(self, tower, tokens, out):
+    """Saliency [B, N] of the tokens of a tower ('image' or 'points')."""
+    if self.saliency == 'attention':
+      module = getattr(self, f'{tower}_saliency')
+      return module(out['attention'], tokens.mask)
+    if self.saliency == 'released':
+      sequence = normalization.unit(out['sequence'])
+      query, key = getattr(self, tower).last_query_key(sequence)
+      return saliency_lib.released_saliency(query, key)[0][:, 1:]
+    return jnp.ones(tokens.mask.shape)
+
+  def _describe(self, tower, tokens, bounds, out, train):
+    """Descriptor [B, D] and completed `out` of a tower."""
+    weights = self._weights(tower, tokens, out)
+    aggregator = getattr(self, f'{tower}_aggregator')
+    descriptor, pooled = aggregator(tokens, weights, bounds, train)
+    return descriptor, dict(
+      out, **pooled, tokens=tokens, saliency=weights, bounds=bounds
+    )
+
+  def embed_image(
+    self, batch: Batch, train: bool = False
+  ) -> tuple[jax.Array, dict]:
+    """Descriptors [B, D] of `image`, given `intrinsics`; and `out`."""
+    images, intrinsics = batch['image'], batch['intrinsics']
+    chex.assert_shape(images, (None, *self.image_size, 3))
+    chex.assert_shape(intrinsics, (images.shape[0], 3, 3))
+    x = normalize_images(images, self.image_mean, self.image_std)
+    features, out = self.image(x, train)
+    rows, columns = out['grid']
+    width = self.image_size[1]
+    azimuth = camera.column_azimuth(intrinsics, width, columns)
+    mask = jnp.ones(features.shape[:2], bool)
+    azimuth = jnp.tile(azimuth, (1, rows))
+    tokens = aggregators.Tokens(features, azimuth, mask)
+    bounds = camera.horizontal_span(intrinsics, width)
+    return self._describe('image', tokens, bounds, out, train)
+
+  def _points_in_view(self, points, mask, camera_from_lidar, bounds, train):
+    """At most `num_points` of what the camera's field covers, and its mask."""
+    in_camera = jax.vmap(rigid.apply)(camera_from_lidar, points[..., :3])
+    left, right = bounds
+    in_view = jax.vmap(point_cloud.in_azimuth_span)(in_camera, left, right)
+    # Fixed at evaluation, and where the caller provides no 'points' stream.
+    drawn = train and self.has_rng('points')
+    key = self.make_rng('points') if drawn else jax.random.key(0)
+    keys = jax.random.split(key, points.shape[0])
+    return jax.vmap(
+      lambda k, p, m: point_cloud.subsample(k, p, m, self.num_points)
+    )(keys, points, mask & in_view)
+
+  def _encode_points(self, points, mask, camera_from_lidar, train):
+    features, out = self.points(points, mask, train)
+    centers = jax.vmap(rigid.apply)(camera_from_lidar, out['centers'])
+    azimuth = camera.azimuth(centers)
+    return aggregators.Tokens(features, azimuth, out['mask']), out
+
+  def _encode_range(self, points, mask, camera_from_lidar, bounds, train):
+    # Directions turn into the camera's axes, positions stay: seen from its own
+    # origin a scan has one return per cell, seen from the camera it has holes.
+    turned = jnp.einsum(
+      'bij,bpj->bpi', camera_from_lidar.rotation, points[..., :3]
+    )
+    x, y, z = turned[..., 0], turned[..., 1], turned[..., 2]
+    seen = jnp.stack([z, -x, -y, points[..., 3]], axis=-1)
+    image, valid = jax.vmap(
+      lambda p, m, b: range_image.range_image(
+        p, m, b, self.elevation_bounds, self.range_shape
+      )
+    )(seen, mask, bounds)
+    channels = range_channels(image, valid, self.elevation_bounds)
+    features, out = self.points(channels, train)
+    rows, columns = out['grid']
+    left, right = bounds
+    across = (jnp.arange(columns) + 0.5) / columns
+    azimuth = left[:, None] + (right - left)[:, None] * across
+    azimuth = jnp.tile(azimuth, (1, rows))
+    token_mask = jnp.ones(features.shape[:2], bool)
+    tokens = aggregators.Tokens(features, azimuth, token_mask)
+    return tokens, dict(out, range_image=image, range_valid=valid)
+
+  def embed_points(
+    self, batch: Batch, train: bool = False, yaw: jax.Array | float = 0.0
+  ) -> tuple[jax.Array, dict]:
+    """Descriptors [B, D] of `points`.
+
+    Args:
+      batch: with points, points_mask, camera_from_lidar and the intrinsics of
+        the camera that queries will come from; needs no image.
+      train: whether BatchNorm uses the batch and points are drawn at random
+        (if there is a 'points' key).
+      yaw: scalar or [B], radians, added to the viewing direction,
+        counter-clockwise from above: pi embeds a map entry as a camera of
+        opposite heading would see it.
+
+    Returns:
+      descriptor: [B, D], unit length.
+      out: see the class.
+    """
+    points, mask = batch['points'], batch['points_mask']
+    chex.assert_shape(points, (None, None, 4))
+    chex.assert_shape(mask, points.shape[:2])
+    motion = rigid.from_matrix(batch['camera_from_lidar'])
+    yaw = jnp.broadcast_to(jnp.asarray(yaw, points.dtype), points.shape[:1])
+    turn = rigid.rotation_z(yaw)
+    # x @ R is R^T x: the world turns against the viewing direction.
+    turned = jnp.concatenate([points[..., :3] @ turn, points[..., 3:]], axis=-1)
+    bounds = camera.horizontal_span(batch['intrinsics'], self.image_size[1])
+    margin = self.azimuth_margin
+    seen = bounds[0] - margin, bounds[1] + margin
+    turned, mask = self._points_in_view(turned, mask, motion, seen, train)
+    if self.range_shape is None:
+      tokens, out = self._encode_points(turned, mask, motion, train)
+      centers = out['centers'] @ jnp.swapaxes(turn, -1, -2)
+      out = dict(out, centers=centers)
+    else:
+      tokens, out = self._encode_range(turned, mask, motion, seen, train)
+    return self._describe('points', tokens, bounds, out, train)
+
+  def __call__(
+    self, batch: Batch, train: bool = False
+  ) -> tuple[dict[str, jax.Array], dict]:
+    """Embeds both sides of a batch.
+
+    Returns:
+      ({'image': [B, D], 'points': [B, D], 'scale': scalar in 1..100}, out) with
+      out = {'image': ..., 'points': ...}.
+    """
+    image, image_out = self.embed_image(batch, train)
+    points, points_out = self.embed_points(batch, train)
+    scale = jnp.exp(jnp.clip(self.log_scale, 0.0, MAX_LOG_SCALE))
+    embedded = {'image': image, 'points': points, 'scale': scale}
+    return embedded, {'image': image_out, 'points': points_out}

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vision transformer with a patch or a convolutional stem.
+
+Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; the convolutional
+stem after Xiao et al., Early Convolutions Help Transformers See Better,
+NeurIPS 2021. Departs from them: the stem is a residual trunk, residual branches
+can start near zero, and no normalisation looks across samples, so that a
+gradient cache over micro-batches is exact. The encoders of both sensors are
+built from the `Block` of this file.
+"""
+
+import math
+
+import chex
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+# Stands for minus infinity in masked logits: a row whose keys are all masked
+# becomes uniform instead of NaN.
+MASKED = -1e9
+
+
+def _residual_init(scale: float) -> nn.initializers.Initializer:
+  """Xavier uniform times `scale`, for the last layer of a residual branch."""
+  return nn.initializers.variance_scaling(scale**2, 'fan_avg', 'uniform')
+
+
+def sequence_mask(mask: jax.Array | None, use_cls: bool) -> jax.Array | None:
+  """Token mask [B, N] with a true entry in front for the CLS token."""
+  if mask is None or not use_cls:
+    return mask
+  return jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention that returns its probabilities.
+
+  Attributes:
+    width: D.
+    num_heads: H.
+    qkv_bias: whether queries, keys and values have a bias.
+    residual_init_scale: factor on the initial output projection.
+    dtype: of the computation; softmax is always float32.
+  """
+
+  width: int
+  num_heads: int
+  qkv_bias: bool = True
+  residual_init_scale: float = 1.0
+  dtype: jnp.dtype = jnp.float32
+
+  def setup(self) -> None:
+    """Creates the layers."""
+    if self.width % self.num_heads:
+      raise ValueError(
+        f'width {self.width} is not a multiple of num_heads {self.num_heads}'
+      )
+    self.qkv = nn.Dense(
+      3 * self.width,
+      use_bias=self.qkv_bias,
+      kernel_init=nn.initializers.xavier_uniform(),
+      dtype=self.dtype,
+    )
+    self.projection = nn.Dense(
+      self.width,
+      kernel_init=_residual_init(self.residual_init_scale),
+      dtype=self.dtype,
+    )
+
+  def query_key_value(
+    self, x: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values [B, H, N, D / H] of x [B, N, D]."""
+    split = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, -1)
+    query, key, value = jnp.moveaxis(split, (2, 3), (0, 2))
+    return query, key, value
+
+  def __call__(
+    self, x: jax.Array, mask: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """Attends.
+
+    Args:
+      x: [B, N, D].
+      mask: [B, N] bool, tokens that may be attended to; None for all.
+
+    Returns:
+      y: [B, N, D].
+      attention: [B, H, N, N] float32, rows sum to one.
+    """
+    query, key, value = self.query_key_value(x)
+    query = query * query.shape[-1] ** -0.5
+    logits = jnp.einsum('bhnd,bhmd->bhnm', query, key).astype(jnp.float32)
+    if mask is not None:
+      logits = jnp.where(mask[:, None, None, :], logits, MASKED)
+    attention = jax.nn.softmax(logits, axis=-1)
+    y = jnp.einsum('bhnm,bhmd->bnhd', attention.astype(self.dtype), value)
+    return self.projection(y.reshape(*x.shape[:2], -1)), attention
+
+
+class Block(nn.Module):
+  """Pre-norm transformer block.
+
+  Attributes:
+    width: D.
+    num_heads: H.
+    mlp_ratio: hidden width of the MLP over D.
+    qkv_bias: see `Attention`.
+    epsilon: of both LayerNorms.
+    residual_init_scale: factor on the initial last layer of both branches.
+    dtype: of the computation.
+  """
+
+  width: int
+  num_heads: int
+  mlp_ratio: float = 4.0
+  qkv_bias: bool = True
+  epsilon: float = 1e-6
+  residual_init_scale: float = 1.0
+  dtype: jnp.dtype = jnp.float32
+
+  def setup(self) -> None:
+    """Creates the layers."""
+    self.norm1 = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
+    self.attention = Attention(
+      self.width,
+      self.num_heads,
+      self.qkv_bias,
+      self.residual_init_scale,
+      self.dtype,
+    )
+    self.norm2 = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
+    self.expand = nn.Dense(
+      int(self.width * self.mlp_ratio),
+      kernel_init=nn.initializers.xavier_uniform(),
+      dtype=self.dtype,
+    )
+    self.contract = nn.Dense(
+      self.width,
+      kernel_init=_residual_init(self.residual_init_scale),
+      dtype=self.dtype,
+    )
+
+  def __call__(
+    self, x: jax.Array, mask: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns x [B, N, D] and attention [B, H, N, N]; see `Attention`."""
+    y, attention = self.attention(self.norm1(x), mask)
+    x = x + y
+    y = nn.gelu(self.expand(self.norm2(x)), approximate=False)
+    return x + self.contract(y), attention
+
+  def query_key(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Queries and keys [B, H, N, D / H] of x as given, norm1 skipped."""
+    return self.attention.query_key_value(x)[:2]
+
+
+class ConvStem(nn.Module):
+  """Residual convolutional trunk: one downsampling and one block per stage.
+
+  Attributes:
+    widths: channels of each stage.
+    strides: downsampling of each stage.
+    residual_init_scale: factor on the initial last layer of each branch.
+    dtype: of the computation.
+  """
+
+  widths: tuple[int, ...]
+  strides: tuple[int, ...]
+  residual_init_scale: float = 1.0
+  dtype: jnp.dtype = jnp.float32
+
+  def _branch(self, x):
+    """Norm, activation and convolution, twice."""
+    width = x.shape[-1]
+    for init in (
+      nn.initializers.he_normal(),
+      _residual_init(self.residual_init_scale),
+    ):
+      x = nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
+      x = nn.Conv(
+        width, (3, 3), use_bias=False, kernel_init=init, dtype=self.dtype
+      )(x)
+    return x
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, H, W, C] to [B, H / stride, W / stride, widths[-1]]."""
+    for width, stride in zip(self.widths, self.strides, strict=True):
+      # Windows of 2 s - 1 overlap: neighbouring cells share their border.
+      kernel = (2 * stride - 1, 2 * stride - 1)
+      x = nn.Conv(width, kernel, (stride, stride), dtype=self.dtype)(x)
+      x = x + self._branch(x)
+    return x
+
+
+class ViT(nn.Module):
+  """Tokens of an image, or of anything on a grid.
+
+  Attributes:
+    width: D.
+    depth: number of blocks; 0 leaves the stem alone (no CLS, no attention).
+    num_heads: H.
+    patch_size: pixels per token and axis, without a convolutional stem.
+    stem_widths: channels of the convolutional stem's stages; empty for the
+      plain patch projection.
+    stem_strides: their strides; the product takes the place of `patch_size`.
+    use_cls: whether a CLS token attends with the others (if there is a block).
+    mlp_ratio: see `Block`.
+    qkv_bias: see `Block`.
+    epsilon: of all LayerNorms outside the stem.
+    residual_init_scale: see `Block`; near 0 helps training from scratch.
+    remat: recompute blocks in the backward pass, for memory.
+    dtype: of the computation.
+
+  `out`: attention [B, H, N, N] of the last block and cls [B, D] (with a block),
+  sequence [B, N, D] all tokens after the last norm, CLS first; grid (rows,
+  columns).
+  """
+
+  width: int = 384
+  depth: int = 12
+  num_heads: int = 6
+  patch_size: int = 16
+  stem_widths: tuple[int, ...] = ()
+  stem_strides: tuple[int, ...] = ()
+  use_cls: bool = True
+  mlp_ratio: float = 4.0
+  qkv_bias: bool = True
+  epsilon: float = 1e-6
+  residual_init_scale: float = 1.0
+  remat: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @property
+  def has_cls(self) -> bool:
+    """Whether the sequence starts with a CLS token."""
+    return self.use_cls and self.depth > 0
+
+  def setup(self) -> None:
+    """Creates the layers."""
+    if self.stem_widths:
+      self.stem = ConvStem(
+        tuple(self.stem_widths),
+        tuple(self.stem_strides),
+        self.residual_init_scale,
+        self.dtype,
+      )
+      self.embed = nn.Dense(self.width, dtype=self.dtype)
+    else:
+      patch = (self.patch_size, self.patch_size)
+      self.embed = nn.Conv(
+        self.width, patch, patch, padding='VALID', dtype=self.dtype
+      )
+    block = nn.remat(Block) if self.remat else Block
+    self.blocks = [
+      block(
+        self.width,
+        self.num_heads,
+        self.mlp_ratio,
+        self.qkv_bias,
+        self.epsilon,
+        self.residual_init_scale,
+        self.dtype,
+      )
+      for _ in range(self.depth)
+    ]
+    self.norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
+
+  def _grid(self, images):
+    """Token grid of `images`, which must tile."""
+    chex.assert_rank(images, 4)
+    height, width = images.shape[1:3]
+    stride = self.patch_size
+    if self.stem_widths:
+      stride = math.prod(self.stem_strides)
+    if height % stride or width % stride:
+      raise ValueError(
+        f'images of {height} x {width} pixels do not tile into patches of '
+        f'{stride}; resize or crop them to multiples of it'
+      )
+    return height // stride, width // stride
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, dict]:
+    """Encodes.
+
+    Args:
+      images: [B, H, W, C] float, about unit scale; H, W multiples of the patch.
+      train: unused: nothing here differs between training and evaluation.
+
+    Returns:
+      tokens: [B, N, D] float32 in row-major order, CLS excluded.
+      out: see the class.
+    """
+    del train
+    grid = self._grid(images)
+    x = images.astype(self.dtype)
+    x = self.embed(self.stem(x) if self.stem_widths else x)
+    x = x.reshape(x.shape[0], -1, self.width)
+    init = nn.initializers.normal(0.02)
+    x = x + self.param('position', init, (1, *x.shape[1:])).astype(x.dtype)
+    if self.has_cls:
+      cls = self.param('cls', init, (1, 1, self.width)).astype(x.dtype)
+      cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
+      x = jnp.concatenate([cls, x], axis=1)
+    out = {'grid': grid}
+    for block in self.blocks:
+      x, out['attention'] = block(x)
+    x = out['sequence'] = self.norm(x).astype(jnp.float32)
+    if self.has_cls:
+      out['cls'] = x[:, 0]
+    return x[:, int(self.has_cls) :], out
+
+  def last_query_key(self, sequence: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Queries and keys of the last block for [B, N, D]; see `saliency`."""
+    return self.blocks[-1].query_key(sequence)

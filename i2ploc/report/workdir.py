@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads what the other verbs left in a workdir, as plain Python and numpy.
+
+Every file may be missing; then its field is empty. A file that is there but
+cannot be read is an error that names it.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import json
+import math
+import pathlib
+import time
+from typing import Any
+from typing import NamedTuple
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+Arrays = Mapping[str, np.ndarray]
+
+DIRECTIONS = ('image_to_points', 'points_to_image')
+# Protocols of the project, the one that means localization first.
+PROTOCOLS = ('cross', 'opposite', 'sync')
+FILES = (
+  'config.json',
+  'metrics.jsonl',
+  'results.json',
+  'predictions.npz',
+  'examples.npz',
+  'answers.jsonl',
+)
+
+
+class Overview(NamedTuple):
+  """A picture of a town from above, north up.
+
+  Attributes:
+    image: uint8 [H, W, 3].
+    center: metres east and north of the town's origin.
+    extent: metres, side of the square.
+  """
+
+  image: np.ndarray
+  center: tuple[float, float]
+  extent: float
+
+
+class Workdir(NamedTuple):
+  """The readable content of a workdir.
+
+  Attributes:
+    path: the folder.
+    config: the resolved config.
+    metrics: one record per line, each with a 'step'.
+    results: numbers by name, finite ones only.
+    predictions: arrays by field, by '<split>/<protocol>/<direction>'.
+    examples: arrays by field, the same number of rows each.
+    overviews: by town.
+    answers: one record per query.
+    written: local time of the last change, by file name.
+  """
+
+  path: pathlib.Path
+  config: Mapping[str, Any]
+  metrics: list[Mapping[str, float]]
+  results: Mapping[str, float]
+  predictions: Mapping[str, Arrays]
+  examples: Arrays
+  overviews: Mapping[str, Overview]
+  answers: list[Mapping[str, Any]]
+  written: Mapping[str, str]
+
+
+def load_workdir(path: str | pathlib.Path) -> Workdir:
+  """Reads all there is.
+
+  Raises:
+    FileNotFoundError: no such folder, or nothing in it that a report shows.
+    ValueError: a file that is there cannot be read.
+  """
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    raise FileNotFoundError(
+      f'The workdir {path} does not exist; --mode=train creates it.'
+    )
+  found = [name for name in FILES if (path / name).is_file()]
+  if not found:
+    raise FileNotFoundError(
+      f'{path} holds none of {", ".join(FILES)}: there is nothing to report.'
+      ' Run --mode=train or --mode=evaluate with this workdir first.'
+    )
+  return Workdir(
+    path=path,
+    config=_mapping(path / 'config.json'),
+    metrics=[
+      _numbers(record)
+      for record in _lines(path / 'metrics.jsonl')
+      if 'step' in record
+    ],
+    results=_numbers(_mapping(path / 'results.json')),
+    predictions=_predictions(path / 'predictions.npz'),
+    examples=_examples(path / 'examples.npz'),
+    overviews=_overviews(path),
+    answers=[
+      record
+      for record in _lines(path / 'answers.jsonl')
+      if isinstance(record.get('answers'), list)
+    ],
+    written={
+      name: time.strftime(
+        '%Y-%m-%d %H:%M', time.localtime((path / name).stat().st_mtime)
+      )
+      for name in found
+    },
+  )
+
+
+def town_file(town: str) -> str:
+  """The name that a town has in a file name and in a metric's name."""
+  return str(town).replace('/', '_')
+
+
+def _read(path: pathlib.Path, parse: Callable[[pathlib.Path], Any]) -> Any:
+  try:
+    return parse(path)
+  except (
+    ValueError,
+    OSError,
+    KeyError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+  ) as error:
+    raise ValueError(
+      f'{path} cannot be read ({error}). Delete it and run the command again'
+      ' that wrote it.'
+    ) from error
+
+
+def _mapping(path: pathlib.Path) -> Mapping[str, Any]:
+  if not path.is_file():
+    return {}
+  content = _read(path, lambda p: json.loads(p.read_text('utf-8')))
+  if not isinstance(content, dict):
+    raise ValueError(
+      f'{path} holds a {type(content).__name__}; expected one JSON object.'
+    )
+  return content
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+  """The finite numbers of a record."""
+  return {
+    str(key): value
+    for key, value in record.items()
+    if isinstance(value, int | float)
+    and not isinstance(value, bool)
+    and math.isfinite(value)
+  }
+
+
+def _lines(path: pathlib.Path) -> list[Mapping[str, Any]]:
+  """JSON lines; the last may be cut off by a process that was killed."""
+  if not path.is_file():
+    return []
+  records = []
+  lines = _read(path, lambda p: p.read_text('utf-8')).splitlines()
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    try:
+      record = json.loads(line)
+    except ValueError as error:
+      if number == len(lines):
+        break
+      raise ValueError(f'{path}, line {number}: not JSON ({error}).') from error
+    if not isinstance(record, dict):
+      raise ValueError(f'{path}, line {number}: expected a JSON object.')
+    records.append(record)
+  return records
+
+
+def _arrays(path: pathlib.Path) -> Arrays:
+  def load(path):
+    with np.load(path, allow_pickle=False) as file:
+      return {name: file[name] for name in file.files}
+
+  return _read(path, load) if path.is_file() else {}
+
+
+def _predictions(path: pathlib.Path) -> Mapping[str, Arrays]:
+  records: dict[str, dict[str, np.ndarray]] = {}
+  for name, value in _arrays(path).items():
+    record, _, field = name.rpartition('/')
+    records.setdefault(record, {})[field] = value
+  needed = {
+    'towns',
+    'query_positions',
+    'distances',
+    'ranked_rows',
+    'nearest',
+    'similarities',
+    'map_towns',
+    'map_rows',
+    'map_positions',
+  }
+  for name, record in records.items():
+    if missing := sorted(needed - set(record)):
+      raise ValueError(
+        f'{path}: {name!r} lacks {missing}; run --mode=evaluate again.'
+      )
+  return dict(sorted(records.items(), key=lambda item: _order(item[0])))
+
+
+def _order(name: str) -> tuple:
+  parts = name.split('/')
+  return (
+    [PROTOCOLS.index(p) for p in parts if p in PROTOCOLS] or [len(PROTOCOLS)],
+    [DIRECTIONS.index(p) for p in parts if p in DIRECTIONS],
+    name,
+  )
+
+
+def _examples(path: pathlib.Path) -> Arrays:
+  examples = _arrays(path)
+  lengths = {name: len(value) for name, value in examples.items() if value.ndim}
+  if len(set(lengths.values())) > 1:
+    raise ValueError(
+      f'{path}: arrays of different lengths {lengths}; expected one row per'
+      ' example. Run --mode=evaluate again.'
+    )
+  return examples
+
+
+def _overviews(path: pathlib.Path) -> dict[str, Overview]:
+  overviews = {}
+  for town, place in _mapping(path / 'overview.json').items():
+    picture = path / f'overview_{town_file(town)}.png'
+    if not picture.is_file():
+      continue
+    overviews[town] = _read(
+      picture,
+      lambda p, place=place: Overview(
+        np.asarray(Image.open(p).convert('RGB')),
+        (float(place['center'][0]), float(place['center'][1])),
+        float(place['extent']),
+      ),
+    )
+  return overviews

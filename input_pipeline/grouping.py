@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is paired with whom: training pairs and test protocols.
+
+Everything follows from the frame table alone. Distances are horizontal (the
+height of odometry drifts by metres between two visits of one place), and
+frames of different towns are never near each other. The first drive of a town
+in the table is its map; the later ones come to be localized in it.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from input_pipeline import schema
+
+# The widest difference of heading between two readings that may be a training
+# pair: a camera that looks elsewhere sees another place.
+MAX_HEADING = np.pi / 6
+# A query of a later drive further than this from every map frame says nothing
+# about whether the drive runs with or against the map.
+_SAME_ROAD = 25.0
+_BLOCK = 512
+
+
+class Lists(NamedTuple):
+  """Ragged lists of rows: list i is `rows[start[i] : start[i + 1]]`.
+
+  Attributes:
+    start: [A + 1] int64.
+    rows: [K] int64.
+  """
+
+  start: np.ndarray
+  rows: np.ndarray
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    return self.rows[self.start[index] : self.start[index + 1]]
+
+  @property
+  def length(self) -> np.ndarray:
+    """[A] int64, how many rows each list holds."""
+    return np.diff(self.start)
+
+
+class Pairs(NamedTuple):
+  """For each image the scans that may be its positive in training.
+
+  Attributes:
+    anchors: [A] int64 rows with an image and at least one candidate.
+    own: per anchor, candidate rows of its own drive (itself among them when
+      the frame has a scan).
+    other: per anchor, candidate rows of other drives of its town.
+  """
+
+  anchors: np.ndarray
+  own: Lists
+  other: Lists
+
+
+class Protocol(NamedTuple):
+  """One town's question: where in the map was each query taken?
+
+  Attributes:
+    name: 'sync' (map and queries are the same drive at the same instants, the
+      papers' protocol), 'cross' (another drive, same direction) or 'opposite'
+      (another drive, against the map's direction).
+    town: the town's name.
+    query_rows: [Q] int64 rows with an image.
+    map_rows: [M] int64 rows with a scan.
+  """
+
+  name: str
+  town: str
+  query_rows: np.ndarray
+  map_rows: np.ndarray
+
+
+def heading_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Absolute difference of two headings, radians in [0, pi]."""
+  return np.abs((a - b + np.pi) % (2 * np.pi) - np.pi)
+
+
+def unique_in_order(values: np.ndarray) -> list[str]:
+  """The distinct values in the order of their first appearance."""
+  return [str(value) for value in dict.fromkeys(values.tolist())]
+
+
+def _near(
+  frames: schema.FrameTable, images: np.ndarray, scans: np.ndarray, offset
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields (image, its near scans) with like heading, block by block."""
+  position, heading = frames.position[:, :2], frames.heading
+  for start in range(0, len(images), _BLOCK):
+    block = images[start : start + _BLOCK]
+    step = position[block, None] - position[None, scans]
+    turn = heading_difference(heading[block, None], heading[None, scans])
+    near = (np.hypot(step[..., 0], step[..., 1]) <= offset) & (
+      turn < MAX_HEADING
+    )
+    for row, hits in zip(block, near, strict=True):
+      yield row, scans[hits]
+
+
+def _lists(parts: list[np.ndarray]) -> Lists:
+  lengths = [len(part) for part in parts]
+  start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+  return Lists(start, np.concatenate([np.zeros(0, np.int64), *parts]))
+
+
+def training_pairs(frames: schema.FrameTable, max_offset: float) -> Pairs:
+  """Candidates of the same town, place and direction for every image.
+
+  A candidate lies within `max_offset` metres of the anchor and its heading
+  differs by less than `MAX_HEADING`. Images without any candidate are left
+  out; whether that leaves enough is the caller's question.
+
+  Args:
+    frames: the table.
+    max_offset: metres, >= 0.
+
+  Returns:
+    Anchors in the order of the table and their candidate rows, ascending.
+  """
+  anchors, own, other = [], [], []
+  for town in unique_in_order(frames.town):
+    here = frames.town == town
+    images = np.flatnonzero(here & frames.has_image)
+    scans = np.flatnonzero(here & frames.has_points)
+    for row, near in _near(frames, images, scans, max_offset):
+      if len(near):
+        same = frames.drive[near] == frames.drive[row]
+        anchors.append(row)
+        own.append(near[same])
+        other.append(near[~same])
+  order = np.argsort(np.asarray(anchors, np.int64), kind='stable')
+  return Pairs(
+    np.asarray(anchors, np.int64)[order],
+    _lists([own[i] for i in order]),
+    _lists([other[i] for i in order]),
+  )
+
+
+def _runs_against(
+  frames: schema.FrameTable, queries: np.ndarray, scans: np.ndarray
+) -> bool:
+  """Whether most queries on the map's road head against the map."""
+  against = []
+  for row in queries:
+    step = frames.position[scans, :2] - frames.position[row, :2]
+    distance = np.hypot(step[:, 0], step[:, 1])
+    nearest = np.argmin(distance)
+    if distance[nearest] <= _SAME_ROAD:
+      turn = heading_difference(
+        frames.heading[row], frames.heading[scans[nearest]]
+      )
+      against.append(turn > np.pi / 2)
+  return bool(against) and bool(np.mean(against) > 0.5)
+
+
+def protocols(dataset: schema.Dataset) -> list[Protocol]:
+  """The test protocols that the dataset's drives allow, town by town.
+
+  Towns with one drive give 'sync' only. Later drives of the same direction
+  are pooled into one 'cross', those of the opposite direction into one
+  'opposite'. Query rows of one drive stay in the drive's order, so that
+  consecutive frames are consecutive rows (their `frame` differs by one).
+
+  Raises:
+    ValueError: if a town's first drive has no scan to make a map of.
+  """
+  frames = dataset.frames
+  found = []
+  for town in unique_in_order(frames.town):
+    here = frames.town == town
+    drives = unique_in_order(frames.drive[here])
+    in_map = here & (frames.drive == drives[0])
+    map_rows = np.flatnonzero(in_map & frames.has_points)
+    if not len(map_rows):
+      raise ValueError(
+        f'{dataset.name}: drive {drives[0]!r} is the map of town {town!r} but '
+        'none of its frames has a scan. Put a drive with scans first.'
+      )
+    queries = {'sync': [np.flatnonzero(in_map & frames.has_image)]}
+    for drive in drives[1:]:
+      rows = np.flatnonzero(here & (frames.drive == drive) & frames.has_image)
+      against = _runs_against(frames, rows, map_rows)
+      queries.setdefault('opposite' if against else 'cross', []).append(rows)
+    for name, parts in queries.items():
+      rows = np.concatenate(parts)
+      if len(rows):
+        found.append(Protocol(name, town, rows, map_rows))
+  return found

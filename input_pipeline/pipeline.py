@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of raw sensor tensors, for training and for evaluation.
+
+Readings are prepared by `readings.py`; here they are paired, shuffled and
+stacked by grain.
+"""
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from input_pipeline import grouping
+from input_pipeline import readings as readings_lib
+from input_pipeline import schema
+
+
+def _load_synthetic_city(data_dir: str, split: str, **options):
+  from input_pipeline.synthetic_city import builder
+
+  return builder.load(data_dir, split=split, **options)
+
+
+def _load_kitti_raw(data_dir: str, split: str, **options):
+  from input_pipeline.readers import kitti_raw
+
+  drives = None if split == 'all' else split.split('+')
+  return kitti_raw.load(data_dir, drives, **options)
+
+
+def _load_kitti_odometry(data_dir: str, split: str, **options):
+  from input_pipeline.readers import kitti_odometry
+
+  return kitti_odometry.load(data_dir, split.split('+'), **options)
+
+
+_LOADERS = {
+  'kitti_odometry': _load_kitti_odometry,
+  'kitti_raw': _load_kitti_raw,
+  'synthetic_city': _load_synthetic_city,
+}
+
+
+def load(name: str, *, split: str, data_dir: str, **options) -> schema.Dataset:
+  """A dataset by name.
+
+  Args:
+    name: a key of the table of loaders.
+    split: of synthetic_city 'train', 'validation' or 'test'; of the KITTI
+      readers names of sequences or drives joined by '+', such as '05+06'
+      ('all': every drive of kitti_raw).
+    data_dir: where the data lies (or, for synthetic_city, is to be made).
+    **options: passed to the dataset's own `load`, such as `size`.
+
+  Raises:
+    ValueError: for an unknown name, or a dataset without frames.
+  """
+  if name not in _LOADERS:
+    raise ValueError(f'Unknown dataset {name!r}; known: {sorted(_LOADERS)}.')
+  dataset = _LOADERS[name](data_dir, split, **options)
+  readings_lib.check_not_empty(dataset)
+  return dataset
+
+
+def _draw(
+  anchor: int,
+  rng: np.random.Generator,
+  pairs: grouping.Pairs,
+  cross_drive: float,
+) -> int:
+  """The scan's row for an anchor: of another drive with some probability."""
+  own, other = pairs.own[anchor], pairs.other[anchor]
+  from_other = len(other) and (not len(own) or rng.random() < cross_drive)
+  return int(rng.choice(other if from_other else own))
+
+
+def train_batches(
+  dataset: schema.Dataset,
+  *,
+  batch_size: int,
+  image_size: tuple[int, int],
+  num_points: int,
+  cross_drive: float,
+  max_offset: float,
+  seed: int,
+  frustum: float | None = None,
+  num_epochs: int | None = None,
+  workers: int = 2,
+) -> grain.DatasetIterator:
+  """Shuffled batches of image-scan pairs, resumable to the bit.
+
+  Every epoch takes each image once, over all towns, with a scan drawn anew;
+  images that do not fill a last batch wait for another epoch's order.
+
+  Args:
+    dataset: what to read.
+    batch_size: B.
+    image_size: (H, W) in pixels.
+    num_points: P.
+    cross_drive: probability in [0, 1] that the scan comes from another drive
+      of the town, where there is one near.
+    max_offset: metres between the two readings, at most.
+    seed: of the order, the pairing and the points drawn.
+    frustum: keep only points within this azimuth (radians) on either side of
+      the optical axis; None keeps all around.
+    num_epochs: None for no end.
+    workers: threads that prepare batches ahead; batches do not depend on it.
+
+  Returns:
+    An iterator over the device batch: image, intrinsics, points, points_mask,
+    camera_from_lidar, image_position, points_position, image_heading,
+    points_heading, image_town, points_town, image_index, points_index, as
+    numpy with leading axis B; with `get_state` and `set_state`.
+
+  Raises:
+    ValueError: if an argument is out of range or the dataset has fewer pairs
+      than a batch.
+  """
+  readings = readings_lib.Readings(dataset, image_size, num_points, frustum)
+  if not 0.0 <= cross_drive <= 1.0:
+    raise ValueError(f'cross_drive is a probability, not {cross_drive}.')
+  if max_offset < 0:
+    raise ValueError(f'max_offset is in metres, >= 0, not {max_offset}.')
+  pairs = grouping.training_pairs(dataset.frames, max_offset)
+  if not 1 <= batch_size <= len(pairs.anchors):
+    raise ValueError(
+      f'batch_size={batch_size}, but {dataset.name} has {len(pairs.anchors)} '
+      'images with a scan near: choose a batch between 1 and that.'
+    )
+
+  def pair(anchor: int, rng: np.random.Generator) -> readings_lib.Batch:
+    image = readings.image(int(pairs.anchors[anchor]))
+    scan = _draw(anchor, rng, pairs, cross_drive)
+    return image | readings.points(scan, rng)
+
+  batches = (
+    grain.MapDataset.range(len(pairs.anchors))
+    .seed(seed)
+    .shuffle()
+    .random_map(pair)
+    .batch(batch_size, drop_remainder=True)
+    .repeat(num_epochs)
+  )
+  return iter(batches.to_iter_dataset(_read_options(workers)))
+
+
+def _read_options(workers: int) -> grain.ReadOptions:
+  return grain.ReadOptions(
+    num_threads=workers, prefetch_buffer_size=max(workers, 1) * 2
+  )
+
+
+def read_batches(
+  dataset: schema.Dataset,
+  rows: np.ndarray,
+  *,
+  batch_size: int,
+  image_size: tuple[int, int],
+  num_points: int,
+  frustum: float | None = None,
+  what: tuple[str, ...] = ('image', 'points'),
+  workers: int = 1,
+) -> Iterator[readings_lib.Batch]:
+  """Batches of these rows in their order, the last one padded.
+
+  The points of a row are drawn with the row as seed: the same every time.
+
+  Args:
+    dataset: what to read.
+    rows: [N] rows of the frame table.
+    batch_size: B.
+    image_size: (H, W) in pixels.
+    num_points: P.
+    frustum: as in `train_batches`.
+    what: of 'image', 'points' and 'labels'; labels adds image_semantic
+      [B, H, W] and points_semantic [B, P] to what is asked for.
+    workers: threads that prepare batches ahead.
+
+  Yields:
+    The entries of the device batch that `what` asks for, and `mask` [B] bool,
+    False for padding (which repeats the last row).
+
+  Raises:
+    ValueError: if there is nothing to read, or an argument is out of range.
+  """
+  rows = np.asarray(rows, np.int64)
+  unknown = set(what) - {'image', 'points', 'labels'}
+  if unknown or not set(what) & {'image', 'points'}:
+    raise ValueError(
+      f"what={what}: expected 'image', 'points' or both, and 'labels'."
+    )
+  if batch_size < 1 or not len(rows):
+    raise ValueError(
+      f'Nothing to read: batch_size={batch_size}, {len(rows)} rows.'
+    )
+  readings = readings_lib.Readings(
+    dataset, image_size, num_points, frustum, 'labels' in what
+  )
+
+  def entry(row: int) -> readings_lib.Batch:
+    image = readings.image(row) if 'image' in what else {}
+    if 'points' not in what:
+      return image
+    return image | readings.points(row, np.random.default_rng(row))
+
+  def batch(start: int) -> readings_lib.Batch:
+    taken = rows[start : start + batch_size]
+    entries = [entry(int(row)) for row in taken]
+    entries += entries[-1:] * (batch_size - len(taken))
+    stacked = {
+      name: np.stack([e[name] for e in entries]) for name in entries[0]
+    }
+    return stacked | {'mask': np.arange(batch_size) < len(taken)}
+
+  starts = list(range(0, len(rows), batch_size))
+  batches = grain.MapDataset.source(starts).map(batch)
+  return iter(batches.to_iter_dataset(_read_options(workers)))

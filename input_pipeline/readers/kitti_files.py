@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file formats KITTI raw and KITTI odometry share.
+
+Every function reads one file, believes nothing it finds there and raises an
+error that names the file, what stands in it and what should. Only points are
+ever dropped (non-finite, or at the origin, which is how some converters write
+"no return"), and their number is logged.
+
+KITTI's projection matrices count pixels from the centre of the top-left pixel.
+`split_projection` adds the half pixel that takes them to this program's
+convention; nothing else does.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import datetime
+import functools
+import pathlib
+
+from absl import logging
+import numpy as np
+import PIL.Image
+
+_BYTES_PER_POINT = 16
+# Printed digits leave 1e-6; a wrong row or a transposed file leaves 1e-1.
+_ROTATION_TOLERANCE = 1e-3
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+  """Logs a warning; training reads a file many times, its fault is one."""
+  logging.warning('%s', message)
+
+
+def numbered_files(
+  folder: pathlib.Path, suffixes: Sequence[str]
+) -> dict[int, pathlib.Path]:
+  """The files of a sensor's folder by the frame number in their names.
+
+  Args:
+    folder: searched without its sub-folders; may be missing.
+    suffixes: file name endings to take, as in '.png'.
+
+  Returns:
+    Frame number to file, in increasing order; empty without the folder.
+
+  Raises:
+    ValueError: a name is not a number, or two files have the same one.
+  """
+  if not folder.is_dir():
+    return {}
+  files = {}
+  for path in sorted(folder.iterdir()):
+    if path.suffix not in suffixes or path.name.startswith('.'):
+      continue
+    if not (path.stem.isascii() and path.stem.isdigit()):
+      raise ValueError(
+        f'{path}: the name is not a frame number (expected e.g. 000012'
+        f'{path.suffix}); move the file away.'
+      )
+    frame = int(path.stem)
+    if frame in files:
+      raise ValueError(
+        f'{folder}: {files[frame].name} and {path.name} are both frame '
+        f'{frame}; remove one.'
+      )
+    files[frame] = path
+  return dict(sorted(files.items()))
+
+
+def check_scans(files: Sequence[pathlib.Path]) -> None:
+  """Raises ValueError naming the scans that are empty or truncated."""
+  faults = [fault for path in files if (fault := _size_fault(path))]
+  if faults:
+    more = f' (and {len(faults) - 5} more)' if len(faults) > 5 else ''
+    raise ValueError(
+      f'{len(faults)} of {len(files)} scans cannot be read: '
+      f'{"; ".join(faults[:5])}{more}. Download them again, or delete them: '
+      'a missing scan is allowed.'
+    )
+
+
+def _size_fault(path: pathlib.Path) -> str | None:
+  size = path.stat().st_size
+  if not size:
+    return f'{path}: empty scan, 0 bytes'
+  if size % _BYTES_PER_POINT:
+    return (
+      f'{path}: truncated scan, {size} bytes are not a multiple of '
+      f'{_BYTES_PER_POINT} (4 float32 per point)'
+    )
+  return None
+
+
+def read_scan(path: pathlib.Path) -> np.ndarray:
+  """Reads one LiDAR scan.
+
+  Args:
+    path: little-endian float32 (x, y, z, reflectance) per point.
+
+  Returns:
+    [P, 4] float32: LiDAR frame (x forward, y left, z up), metres, reflectance
+    in [0, 1]. Non-finite points and points at range 0 are dropped and counted
+    in the log.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: empty or truncated, nothing left, or a reflectance outside
+      [0, 1], which tells another scale or another format.
+  """
+  if fault := _size_fault(path):
+    raise ValueError(f'{fault}.')
+  points = np.fromfile(path, '<f4').reshape(-1, 4).astype(np.float32)
+  finite = np.isfinite(points).all(axis=1)
+  # Any, not a norm: the square of a tiny coordinate underflows to zero.
+  hit = points[:, :3].any(axis=1)
+  for rule, keep in (('non-finite', finite), ('range 0', hit | ~finite)):
+    if not keep.all():
+      _warn_once(
+        f'{path}: dropped {np.sum(~keep)} of {len(points)} points ({rule}).'
+      )
+  points = points[finite & hit]
+  if not len(points):
+    raise ValueError(f'{path}: no finite point with a range above 0.')
+  low, high = points[:, 3].min(), points[:, 3].max()
+  if low < 0 or high > 1:
+    raise ValueError(
+      f'{path}: reflectance from {low:g} to {high:g}, expected [0, 1]; rescale '
+      'the fourth column, or convert the file to float32 x, y, z, reflectance.'
+    )
+  return points
+
+
+def read_image(path: pathlib.Path) -> np.ndarray:
+  """Reads an 8-bit image as uint8 [H, W, 3]; grey becomes three channels.
+
+  Args:
+    path: any format Pillow decodes.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: the file does not decode, or has more than 8 bits.
+  """
+  try:
+    with PIL.Image.open(path) as image:
+      if image.mode not in ('L', 'P', 'RGB', 'RGBA'):
+        raise ValueError(f'mode {image.mode}, expected 8-bit grey or RGB')
+      return np.array(image.convert('RGB'))
+  except FileNotFoundError:
+    raise
+  # Pillow's PNG plugin reports broken chunks as SyntaxError.
+  except (OSError, SyntaxError, ValueError) as error:
+    raise ValueError(
+      f'{path}: the image does not decode ({error}); download it again, or '
+      'delete it: a missing image is allowed.'
+    ) from error
+
+
+def read_calibration(
+  path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+  """Reads named matrices from a calibration file.
+
+  Args:
+    path: lines of a key and numbers, `R: 1 0 ...`; the colon may be missing,
+      and lines of other keys (dates, say) are ignored.
+    shapes: the keys wanted and the shapes of their values.
+
+  Returns:
+    Key to float64 array.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: a key is missing, or its values are not as many finite numbers
+      as its shape asks for.
+  """
+  entries = {}
+  for line in _read_lines(path):
+    key, _, values = line.strip().partition(':' if ':' in line else ' ')
+    entries[key.strip()] = values
+  result = {}
+  for key, shape in shapes.items():
+    if key not in entries:
+      raise ValueError(
+        f'{path}: no entry {key!r}; found {sorted(filter(None, entries))}.'
+      )
+    values = _numbers(entries[key], f'{path}: {key}')
+    if values.size != np.prod(shape):
+      raise ValueError(
+        f'{path}: {key} has {values.size} values, expected {np.prod(shape)}.'
+      )
+    result[key] = values.reshape(shape)
+  return result
+
+
+def _read_lines(path: pathlib.Path) -> list[str]:
+  try:
+    return path.read_text('utf-8').splitlines()
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path}: not a text file ({error}).') from error
+
+
+def _numbers(text: str, source: str) -> np.ndarray:
+  try:
+    values = np.array([float(word) for word in text.split()], np.float64)
+  except ValueError as error:
+    raise ValueError(f'{source}: not numbers ({error}).') from error
+  if not np.isfinite(values).all():
+    raise ValueError(f'{source}: non-finite values in {text.strip()!r}.')
+  return values
+
+
+def rigid_matrix(
+  rotation: np.ndarray, translation: np.ndarray, source: str
+) -> np.ndarray:
+  """Returns [..., 4, 4] from rotation [..., 3, 3], translation [..., 3].
+
+  Args:
+    rotation: expected orthonormal with determinant 1.
+    translation: metres.
+    source: where the numbers came from, for the message.
+
+  Raises:
+    ValueError: a rotation is not one.
+  """
+  product = rotation @ np.swapaxes(rotation, -1, -2)
+  error = np.abs(product - np.eye(3)).max(axis=(-1, -2)).ravel()
+  determinant = np.linalg.det(rotation).ravel()
+  bad = (error > _ROTATION_TOLERANCE) | (determinant < 0)
+  if bad.any():
+    i = np.argmax(bad)
+    at = f' in row {i}' if rotation.ndim > 2 else ''
+    raise ValueError(
+      f'{source}: not a rotation{at}: R R^T differs from the identity by '
+      f'{error[i]:.2g} (allowed {_ROTATION_TOLERANCE:g}), determinant '
+      f'{determinant[i]:.3g}.'
+    )
+  matrix = np.zeros((*rotation.shape[:-2], 4, 4))
+  matrix[..., :3, :3] = rotation
+  matrix[..., :3, 3] = translation
+  matrix[..., 3, 3] = 1
+  return matrix
+
+
+def split_projection(
+  projection: np.ndarray, source: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Splits a rectified projection `P = K [I | t]` into K and t.
+
+  Args:
+    projection: [3, 4], as KITTI prints it, pixels.
+    source: where it came from, for the message.
+
+  Returns:
+    intrinsics: [3, 3] with the half pixel added to the principal point.
+    translation: [3] metres, K^-1 P[:, 3]: camera_k = reference camera + t. All
+      three components: KITTI's second camera is 3 mm off in z, which changes
+      its x by 2 mm.
+
+  Raises:
+    ValueError: K has no positive focal lengths, or another last row than
+      (0, 0, 1).
+  """
+  intrinsics = projection[:, :3].copy()
+  if min(intrinsics[0, 0], intrinsics[1, 1]) <= 0 or not np.allclose(
+    intrinsics[2], (0, 0, 1)
+  ):
+    raise ValueError(
+      f'{source}: not the projection of a rectified camera; expected positive '
+      'focal lengths and a third row that starts with 0 0 1, found '
+      f'{projection.round(3).tolist()}.'
+    )
+  translation = np.linalg.solve(intrinsics, projection[:, 3])
+  intrinsics[:2, 2] += 0.5
+  return intrinsics, translation
+
+
+def read_poses(path: pathlib.Path) -> np.ndarray:
+  """Reads a pose file; the row is the frame number.
+
+  Args:
+    path: per line a 3x4 matrix, row by row: 12 numbers, or 13 with a timestamp
+      before them (ignored).
+
+  Returns:
+    [F, 4, 4] float64.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: no rows, a malformed or blank line (it would shift the frames
+      after it), or something else than a rotation.
+  """
+  lines = _read_lines(path)
+  while lines and not lines[-1].strip():
+    lines.pop()
+  if not lines:
+    raise ValueError(f'{path}: no poses in the file.')
+  rows = []
+  for i, line in enumerate(lines):
+    values = _numbers(line, f'{path}, line {i + 1}')
+    width = len(rows[0]) if rows else len(values)
+    if len(values) not in (12, 13) or len(values) != width:
+      expected = f'{width} as in line 1' if rows else '12, or 13 with a time'
+      raise ValueError(
+        f'{path}, line {i + 1}: {len(values)} numbers, expected {expected}.'
+      )
+    rows.append(values)
+  matrices = np.stack(rows)[:, -12:].reshape(-1, 3, 4)
+  return rigid_matrix(matrices[:, :, :3], matrices[:, :, 3], str(path))
+
+
+def read_timestamps(path: pathlib.Path) -> np.ndarray:
+  """Reads a time per line; the row is the frame number.
+
+  Args:
+    path: seconds, or dates as in `2011-09-26 13:02:25.964389445` (taken as UTC;
+      nanoseconds are truncated to microseconds). Blank lines stand for frames
+      without a time.
+
+  Returns:
+    [F] float64 seconds, NaN where the line is blank.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: a line is neither.
+  """
+  times = []
+  for i, line in enumerate(_read_lines(path)):
+    text = line.strip()
+    try:
+      times.append(_seconds(text) if text else np.nan)
+    except ValueError as error:
+      raise ValueError(
+        f'{path}, line {i + 1}: {text!r} is neither a number of seconds nor a '
+        'date such as 2011-09-26 13:02:25.964389445.'
+      ) from error
+  return np.array(times, np.float64)
+
+
+def _seconds(text: str) -> float:
+  if ':' in text:
+    date = datetime.datetime.fromisoformat(text[:26])
+    return date.replace(tzinfo=datetime.UTC).timestamp()
+  seconds = float(text)
+  if not np.isfinite(seconds):
+    raise ValueError('non-finite')
+  return seconds

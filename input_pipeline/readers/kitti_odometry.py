@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The KITTI odometry benchmark (Geiger et al., CVPR 2012).
+
+  ROOT/sequences/<sequence>/image_<k>/<frame>.png  velodyne/<frame>.bin
+                            calib.txt  times.txt
+  ROOT/poses/<sequence>.txt                 (or sequences/<sequence>/poses.txt)
+
+Pose files hold camera 0 at frame i in camera 0 at frame 0, whose y axis points
+down. The world here is the LiDAR's own frame 0 instead (z up, x forward):
+world_from_lidar = Tr^-1 pose_i Tr, with Tr = camera 0 from LiDAR.
+
+Scans are corrected for the car's motion during a turn, unlike KITTI raw's.
+"""
+
+from collections.abc import Sequence
+import pathlib
+
+from absl import logging
+import numpy as np
+
+from input_pipeline import schema
+from input_pipeline.readers import drive as drive_lib
+from input_pipeline.readers import kitti_files
+
+
+def load(
+  root: str | pathlib.Path,
+  sequences: Sequence[str],
+  camera: int = 2,
+  poses_dir: str | pathlib.Path | None = None,
+) -> schema.Dataset:
+  """Loads the frame tables of KITTI sequences; sensors are read lazily.
+
+  Args:
+    root: the folder that holds `sequences`.
+    sequences: names such as '00'.
+    camera: 0, 1 (grey, returned with three equal channels), 2 or 3 (colour).
+    poses_dir: a folder of `<sequence>.txt`, instead of the two places above.
+
+  Returns:
+    A dataset; every sequence is a town of its own. A sequence may lack scans,
+    or have them for a few frames only.
+
+  Raises:
+    FileNotFoundError: a folder, calibration or pose file is missing.
+    ValueError: a file does not hold what it should; the message names it.
+  """
+  root = pathlib.Path(root)
+  folders = [root / 'sequences' / sequence for sequence in sequences]
+  if missing := [path.name for path in folders if not path.is_dir()]:
+    found = sorted(path.name for path in (root / 'sequences').glob('*/'))
+    raise FileNotFoundError(
+      f'{root / "sequences"}: no sequence {missing}; found {found}.'
+    )
+  if not folders:
+    raise ValueError("No sequences asked for; name some, as in ['00', '05'].")
+  return drive_lib.make_dataset(
+    'kitti_odometry',
+    [
+      _load_sequence(folder, camera, _find_poses(root, folder, poses_dir))
+      for folder in folders
+    ],
+  )
+
+
+def _find_poses(
+  root: pathlib.Path,
+  folder: pathlib.Path,
+  poses_dir: str | pathlib.Path | None,
+) -> pathlib.Path:
+  if poses_dir is not None:
+    candidates = [pathlib.Path(poses_dir) / f'{folder.name}.txt']
+  else:
+    candidates = [
+      root / 'poses' / f'{folder.name}.txt',
+      folder / 'poses.txt',
+    ]
+  for path in candidates:
+    if path.is_file():
+      logging.info('Sequence %s: poses from %s.', folder.name, path)
+      return path
+  raise FileNotFoundError(
+    f'Sequence {folder.name} has no poses; looked for '
+    f'{" and ".join(map(str, candidates))}. Sequences 11-21 have no official '
+    'ones: give poses_dir.'
+  )
+
+
+def _load_sequence(
+  folder: pathlib.Path, camera: int, poses: pathlib.Path
+) -> drive_lib.Drive:
+  sensor = f'image_{camera}'
+  images = kitti_files.numbered_files(folder / sensor, drive_lib.IMAGE_SUFFIXES)
+  if not images:
+    drive_lib.check_other_cameras(folder, sensor)
+  scans = kitti_files.numbered_files(folder / 'velodyne', ('.bin',))
+  path = folder / 'calib.txt'
+  key = f'P{camera}'
+  entries = kitti_files.read_calibration(path, {key: (3, 4), 'Tr': (3, 4)})
+  intrinsics, offset = kitti_files.split_projection(
+    entries[key], f'{path}: {key}'
+  )
+  camera0_from_lidar = kitti_files.rigid_matrix(
+    entries['Tr'][:, :3], entries['Tr'][:, 3], f'{path}: Tr'
+  )
+  camera_from_camera0 = kitti_files.rigid_matrix(np.eye(3), offset, str(path))
+  world_from_lidar = (
+    np.linalg.inv(camera0_from_lidar)
+    @ kitti_files.read_poses(poses)
+    @ camera0_from_lidar
+  )
+  times = drive_lib.times_by_frame(folder / 'times.txt', images | scans)
+  return drive_lib.Drive(
+    name=folder.name,
+    images=images,
+    scans=scans,
+    world_from_lidar=dict(enumerate(world_from_lidar)),
+    times=times or None,
+    intrinsics=intrinsics,
+    camera_from_lidar=camera_from_camera0 @ camera0_from_lidar,
+  )

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""KITTI raw data (Geiger et al., IJRR 2013), synced and rectified drives.
+
+  ROOT/<date>/calib_cam_to_cam.txt  calib_velo_to_cam.txt  calib_imu_to_velo.txt
+  ROOT/<date>/<date>_drive_<number>_sync/image_0<k>/data/<frame>.png
+                                         velodyne_points/data/<frame>.bin
+                                         oxts/data/<frame>.txt
+                                         <sensor>/timestamps.txt
+
+Poses come from the GPS/IMU unit (oxts), or else from a file `poses_velo*.txt`
+in the drive's folder: row i is velo_0 from velo_i, 12 numbers, i the frame
+number. The world is x east, y north, z up and starts at the first GPS fix; from
+a pose file it is the LiDAR's own frame 0 (z up, x forward). GPS altitude drifts
+by metres within a drive: compare places by x and y.
+
+Scans are as measured, not corrected for the car's motion during a turn.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import pathlib
+
+from absl import logging
+import numpy as np
+
+from input_pipeline import schema
+from input_pipeline.readers import drive as drive_lib
+from input_pipeline.readers import kitti_files
+
+_EARTH_RADIUS = 6378137.0  # Metres, as in the development kit.
+_OXTS_VALUES = 30
+
+
+def load(
+  root: str | pathlib.Path,
+  drives: Sequence[str] | None = None,
+  camera: int = 2,
+) -> schema.Dataset:
+  """Loads the frame tables of KITTI raw drives; sensors are read lazily.
+
+  Args:
+    root: the folder of the date folders.
+    drives: names such as '2011_09_26_drive_0001_sync'; all found by default.
+    camera: 0, 1 (grey), 2 or 3 (colour).
+
+  Returns:
+    A dataset; every drive is a town of its own.
+
+  Raises:
+    FileNotFoundError: a folder, calibration or pose file is missing.
+    ValueError: a file does not hold what it should; the message names it.
+  """
+  root = pathlib.Path(root)
+  folders = {path.name: path for path in sorted(root.glob('*/*_drive_*_sync'))}
+  if not folders:
+    raise FileNotFoundError(
+      f'{root}: no drive found; expected folders such as '
+      '2011_09_26/2011_09_26_drive_0001_sync.'
+    )
+  names = list(folders) if drives is None else list(drives)
+  if missing := [name for name in names if name not in folders]:
+    raise FileNotFoundError(
+      f'{root}: no drive {missing}; found {list(folders)}.'
+    )
+  return drive_lib.make_dataset(
+    'kitti_raw', [_load_drive(folders[name], camera) for name in names]
+  )
+
+
+def _load_drive(folder: pathlib.Path, camera: int) -> drive_lib.Drive:
+  sensor = f'image_{camera:02d}'
+  images = kitti_files.numbered_files(
+    folder / sensor / 'data', drive_lib.IMAGE_SUFFIXES
+  )
+  scans = kitti_files.numbered_files(
+    folder / 'velodyne_points' / 'data', ('.bin',)
+  )
+  if not images:
+    drive_lib.check_other_cameras(folder, sensor)
+  # The camera's times come last: they win where both sensors have one.
+  times = drive_lib.times_by_frame(
+    folder / 'velodyne_points' / 'timestamps.txt', scans
+  ) | drive_lib.times_by_frame(folder / sensor / 'timestamps.txt', images)
+  intrinsics, camera_from_lidar = _load_calibration(folder.parent, camera)
+  return drive_lib.Drive(
+    name=folder.name,
+    images=images,
+    scans=scans,
+    world_from_lidar=_load_poses(folder),
+    times=times or None,
+    intrinsics=intrinsics,
+    camera_from_lidar=camera_from_lidar,
+  )
+
+
+def _load_calibration(
+  folder: pathlib.Path, camera: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Intrinsics [3, 3] and camera_from_lidar [4, 4] of a date."""
+  path = folder / 'calib_cam_to_cam.txt'
+  key = f'P_rect_{camera:02d}'
+  entries = kitti_files.read_calibration(
+    path, {key: (3, 4), 'R_rect_00': (3, 3)}
+  )
+  intrinsics, offset = kitti_files.split_projection(
+    entries[key], f'{path}: {key}'
+  )
+  # All cameras are rectified to camera 0's rotation; R_rect_0k is not it.
+  rectified_from_camera = kitti_files.rigid_matrix(
+    entries['R_rect_00'], np.zeros(3), f'{path}: R_rect_00'
+  )
+  camera_from_rectified = kitti_files.rigid_matrix(np.eye(3), offset, str(path))
+  camera_from_lidar = (
+    camera_from_rectified
+    @ rectified_from_camera
+    @ _load_rigid(folder / 'calib_velo_to_cam.txt')
+  )
+  return intrinsics, camera_from_lidar
+
+
+def _load_rigid(path: pathlib.Path) -> np.ndarray:
+  entries = kitti_files.read_calibration(path, {'R': (3, 3), 'T': (3,)})
+  return kitti_files.rigid_matrix(entries['R'], entries['T'], f'{path}: R')
+
+
+def _load_poses(folder: pathlib.Path) -> Mapping[int, np.ndarray]:
+  """world_from_lidar by frame number."""
+  oxts = kitti_files.numbered_files(folder / 'oxts' / 'data', ('.txt',))
+  pose_files = sorted(folder.glob('poses_velo*.txt'))
+  if oxts:
+    logging.info('Drive %s: poses from %d oxts files.', folder.name, len(oxts))
+    lidar_from_imu = _load_rigid(folder.parent / 'calib_imu_to_velo.txt')
+    frames = list(oxts)
+    packets = np.stack([_read_oxts(oxts[i]) for i in frames])
+    poses = world_from_imu(packets) @ np.linalg.inv(lidar_from_imu)
+    return dict(zip(frames, poses, strict=True))
+  if not pose_files:
+    raise FileNotFoundError(
+      f'{folder}: no poses; expected oxts/data/<frame>.txt, or a file '
+      'poses_velo*.txt with a row of 12 numbers (velo_0 from velo_i) per frame '
+      'number.'
+    )
+  if len(pose_files) > 1:
+    raise ValueError(
+      f'{folder}: several pose files {[path.name for path in pose_files]}; '
+      'keep one.'
+    )
+  logging.info('Drive %s: poses from %s.', folder.name, pose_files[0].name)
+  return dict(enumerate(kitti_files.read_poses(pose_files[0])))
+
+
+def _read_oxts(path: pathlib.Path) -> np.ndarray:
+  """[6] latitude, longitude (degrees), altitude (m), roll, pitch, yaw."""
+  lines = [line for line in path.read_text('utf-8').splitlines() if line]
+  words = lines[0].split() if len(lines) == 1 else []
+  try:
+    packet = np.array([float(word) for word in words[:6]], np.float64)
+  except ValueError as error:
+    raise ValueError(f'{path}: not numbers ({error}).') from error
+  if len(words) != _OXTS_VALUES or not np.isfinite(packet).all():
+    raise ValueError(
+      f'{path}: expected one line of {_OXTS_VALUES} finite numbers, found '
+      f'{len(lines)} lines, {len(words)} numbers.'
+    )
+  if abs(packet[0]) >= 90 or abs(packet[1]) > 180:
+    raise ValueError(
+      f'{path}: latitude {packet[0]:g}, longitude {packet[1]:g} are not on '
+      'the Earth (degrees).'
+    )
+  return packet
+
+
+def world_from_imu(packets: np.ndarray) -> np.ndarray:
+  """Poses of the GPS/IMU unit in a metric world.
+
+  x = s r lon, y = s r log tan(pi/4 + lat/2), z = altitude, with the Mercator
+  scale s = cos(lat of the first packet), minus the first packet's position;
+  R = Rz(yaw) Ry(pitch) Rx(roll), yaw 0 towards east, counter-clockwise.
+
+  Args:
+    packets: [F, 6] latitude, longitude (degrees), altitude (metres), roll,
+      pitch, yaw (radians) of one drive.
+
+  Returns:
+    [F, 4, 4] float64, x east, y north, z up.
+
+  Reference:
+    Geiger et al., Vision meets Robotics: The KITTI Dataset, IJRR 2013.
+  """
+  latitude, longitude = np.radians(packets[:, :2].T)
+  scale = np.cos(latitude[0]) * _EARTH_RADIUS
+  position = np.stack(
+    [
+      scale * longitude,
+      scale * np.log(np.tan(np.pi / 4 + latitude / 2)),
+      packets[:, 2],
+    ],
+    axis=-1,
+  )
+  roll, pitch, yaw = packets[:, 3:6].T
+  rotation = _turn(yaw, 2) @ _turn(pitch, 1) @ _turn(roll, 0)
+  return kitti_files.rigid_matrix(rotation, position - position[0], 'oxts')
+
+
+def _turn(angle: np.ndarray, axis: int) -> np.ndarray:
+  """[F, 3, 3] right-handed rotations by `angle` about a coordinate axis."""
+  i, j = (axis + 1) % 3, (axis + 2) % 3
+  rotation = np.zeros((len(angle), 3, 3))
+  rotation[:, axis, axis] = 1
+  rotation[:, i, i] = rotation[:, j, j] = np.cos(angle)
+  rotation[:, j, i] = np.sin(angle)
+  rotation[:, i, j] = -np.sin(angle)
+  return rotation

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dataset's readings in the form in which batches hold them.
+
+What is derived from the sensors by geometry (range images, point groups,
+bearings) is derived on the device by `i2ploc.geometry`. The host only decodes,
+resizes the image together with its intrinsics, and draws as many points as the
+batch holds. Its one geometric act is `frustum`: a crop that drops points far
+from the camera's view before the draw, so that `num_points` are spent where
+the camera looks.
+
+Prepared readings are kept in memory, up to `CACHE_BYTES` per dataset, so that
+every epoch after the first costs almost nothing.
+"""
+
+import threading
+from typing import NamedTuple
+import weakref
+
+import numpy as np
+from PIL import Image
+
+from i2ploc.geometry import camera
+from input_pipeline import grouping
+from input_pipeline import schema
+
+CACHE_BYTES = 1 << 30
+Batch = dict[str, np.ndarray]
+
+
+class _Form(NamedTuple):
+  """How a reading is prepared; readings of one form are cached together."""
+
+  image_size: tuple[int, int]
+  frustum: float | None
+  labels: bool
+
+
+class _Memory:
+  """Prepared readings by key, up to a number of bytes.
+
+  Nothing is ever thrown out: a shuffled epoch touches every reading once, and
+  then the oldest is exactly the wrong one to forget.
+  """
+
+  def __init__(self):
+    self._entries = {}
+    self._bytes = 0
+    self._lock = threading.Lock()
+
+  def get(self, key, prepare):
+    if key in self._entries:
+      return self._entries[key]
+    entry = prepare()
+    size = sum(value.nbytes for value in entry.values())
+    with self._lock:
+      if key not in self._entries and self._bytes + size <= CACHE_BYTES:
+        self._entries[key] = entry
+        self._bytes += size
+    return entry
+
+
+# Keyed by the function that reads, so that evaluators which ask for the same
+# dataset again and again share what was decoded, and it dies with the dataset.
+_MEMORIES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def check_not_empty(dataset: schema.Dataset) -> None:
+  """Raises a ValueError that names a dataset without frames."""
+  if not len(dataset.frames.town):
+    raise ValueError(
+      f'{dataset.name} has no frames. Check the split and the data directory.'
+    )
+
+
+def _name(frames: schema.FrameTable, row: int) -> str:
+  return f'drive {frames.drive[row]}, frame {frames.frame[row]}'
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], resample) -> np.ndarray:
+  if image.shape[:2] == size:
+    return image
+  return np.asarray(Image.fromarray(image).resize(size[::-1], resample))
+
+
+class Readings:
+  """A dataset's readings, prepared for batches."""
+
+  def __init__(
+    self,
+    dataset: schema.Dataset,
+    image_size: tuple[int, int],
+    num_points: int,
+    frustum: float | None,
+    labels: bool = False,
+  ):
+    check_not_empty(dataset)
+    if num_points < 1:
+      raise ValueError(f'num_points must be at least 1, not {num_points}.')
+    if len(image_size) != 2 or min(image_size) < 1:
+      raise ValueError(
+        f'image_size must be (height, width) in pixels, not {image_size}.'
+      )
+    self._dataset = dataset
+    self._num_points = num_points
+    self._form = _Form(tuple(image_size), frustum, labels)
+    self._memory = _MEMORIES.setdefault(dataset.read, _Memory())
+    self._place = _places(dataset.frames)
+
+  def image(self, row: int) -> Batch:
+    """The image half of a batch's entry."""
+    form = self._form._replace(frustum=None)
+    prepared = self._memory.get(
+      ('image', form, row), lambda: self._prepare_image(row)
+    )
+    place = self._place
+    return prepared | {
+      'image_position': place.position[row],
+      'image_heading': place.heading[row],
+      'image_town': place.town[row],
+      'image_index': np.int32(row),
+    }
+
+  def points(self, row: int, rng: np.random.Generator) -> Batch:
+    """The scan half of a batch's entry; `rng` draws the points."""
+    form = self._form._replace(image_size=(0, 0))
+    prepared = self._memory.get(
+      ('points', form, row), lambda: self._prepare_points(row)
+    )
+    per_point = {k: v for k, v in prepared.items() if k.startswith('points')}
+    count = len(prepared['points'])
+    kept = min(count, self._num_points)
+    if count > kept:
+      chosen = rng.choice(count, kept, replace=False, shuffle=False)
+      per_point = {name: value[chosen] for name, value in per_point.items()}
+    place = self._place
+    return {
+      name: _pad(value, self._num_points) for name, value in per_point.items()
+    } | {
+      'camera_from_lidar': prepared['camera_from_lidar'],
+      'points_mask': np.arange(self._num_points) < kept,
+      'points_position': place.position[row],
+      'points_heading': place.heading[row],
+      'points_town': place.town[row],
+      'points_index': np.int32(row),
+    }
+
+  def _read(self, row: int, what: str) -> Batch:
+    what = (what, 'labels') if self._form.labels else (what,)
+    return self._dataset.read(int(row), what)
+
+  def _prepare_image(self, row: int) -> Batch:
+    reading, size = self._read(row, 'image'), self._form.image_size
+    image = np.asarray(reading['image'])
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+      raise ValueError(
+        f'{_name(self._dataset.frames, row)}: expected an image uint8 '
+        f'[H, W, 3], found {image.dtype} {list(image.shape)}.'
+      )
+    intrinsics = camera.resize_intrinsics(
+      np.asarray(reading['intrinsics'], np.float32), image.shape[:2], size
+    )
+    entry = {
+      'image': _resize(image, size, Image.Resampling.BICUBIC),
+      'intrinsics': np.asarray(intrinsics, np.float32),
+      'camera_from_lidar': np.asarray(reading['camera_from_lidar'], np.float32),
+    }
+    if self._form.labels:
+      entry['image_semantic'] = _resize(
+        reading['image_semantic'], size, Image.Resampling.NEAREST
+      )
+    return entry
+
+  def _prepare_points(self, row: int) -> Batch:
+    reading = self._read(row, 'points')
+    points = np.asarray(reading['points'], np.float32)
+    bad = np.count_nonzero(~np.isfinite(points).all(1))
+    if bad:
+      raise ValueError(
+        f'{_name(self._dataset.frames, row)}: {bad} of {len(points)} points '
+        'are not finite. Repair or remove the scan.'
+      )
+    motion = np.asarray(reading['camera_from_lidar'], np.float32)
+    kept = np.ones(len(points), bool)
+    if self._form.frustum is not None:
+      seen = points[:, :3] @ motion[:3, :3].T + motion[:3, 3]
+      azimuth = np.arctan2(seen[:, 0], seen[:, 2])
+      kept = np.abs(azimuth) <= self._form.frustum
+    entry = {'points': points[kept], 'camera_from_lidar': motion}
+    if self._form.labels:
+      entry['points_semantic'] = np.asarray(reading['points_semantic'])[kept]
+    return entry
+
+
+class _Places(NamedTuple):
+  position: np.ndarray  # [F, 3] float32, relative to the town's first frame
+  heading: np.ndarray  # [F] float32
+  town: np.ndarray  # [F] int32
+
+
+def _places(frames: schema.FrameTable) -> _Places:
+  names = grouping.unique_in_order(frames.town)
+  town = np.asarray([names.index(name) for name in frames.town], np.int32)
+  first = np.asarray([np.argmax(town == i) for i in range(len(names))])
+  position = frames.position - frames.position[first][town]
+  return _Places(
+    position.astype(np.float32), frames.heading.astype(np.float32), town
+  )
+
+
+def _pad(values: np.ndarray, length: int) -> np.ndarray:
+  if len(values) == length:
+    return values
+  padded = np.zeros((length, *values.shape[1:]), values.dtype)
+  padded[: len(values)] = values
+  return padded

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded town as a TFDS dataset, and as frames for the pipeline.
+
+`load` makes what is missing: units are rendered into a cache (see
+`generate.py`), packed into ArrayRecord files by TFDS (without TensorFlow), and
+the cache is deleted. Both steps resume after a kill at any moment. Everything
+lies in `DATA_DIR/synthetic_city/SIZE-FINGERPRINT`: another version of the
+generator makes another directory and never mixes with this one.
+"""
+
+from collections.abc import Callable
+import contextlib
+import fcntl
+import functools
+import io
+import json
+import os
+import pathlib
+import shutil
+
+from absl import logging
+import numpy as np
+from PIL import Image
+import tensorflow_datasets as tfds
+
+from input_pipeline import schema
+from input_pipeline.synthetic_city import generate
+from input_pipeline.synthetic_city import records
+from input_pipeline.synthetic_city import sensors
+from input_pipeline.synthetic_city import splits
+
+_LABELS = {
+  'image': ('image_semantic', 'image_instance'),
+  'points': ('points_semantic', 'points_instance'),
+}
+_COLUMNS = ('town', 'drive', 'frame', 'timestamp', 'world_from_lidar')
+
+
+class SyntheticCity(tfds.core.GeneratorBasedBuilder):
+  """Drives through generated towns: camera, LiDAR, poses, labels, objects.
+
+  Records keep the order of the specification. `data_dir` holds the cache of
+  units in its folder `units`, made by `generate.generate`.
+  """
+
+  VERSION = tfds.core.Version('1.0.0')
+  BUILDER_CONFIGS = [
+    tfds.core.BuilderConfig(name=size) for size in splits.SIZES
+  ]
+
+  # Nothing is downloaded; TFDS would look for checksums through a package that
+  # it does not declare (importlib_resources, in 4.9.10).
+  url_infos = None
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    png = functools.partial(tfds.features.Image, encoding_format='png')
+    text = tfds.features.Text
+    features = tfds.features.FeaturesDict(
+      {
+        'image': png(shape=(None, None, 3)),
+        'image_semantic': png(shape=(None, None, 1)),
+        # Instance numbers have 24 bits: red is the lowest byte.
+        'image_instance': png(shape=(None, None, 3)),
+        'intrinsics': tfds.features.Tensor(shape=(3, 3), dtype=np.float64),
+        'camera_from_lidar': tfds.features.Tensor(
+          shape=(4, 4), dtype=np.float64
+        ),
+        # Rows are beams, columns firings; units of records.RANGE_UNIT metres,
+        # 0 for no return.
+        'range': png(shape=(None, None, 1), dtype=np.uint16),
+        'intensity': png(shape=(None, None, 1)),
+        'points_semantic': png(shape=(None, None, 1)),
+        'points_instance': png(shape=(None, None, 3)),
+        'town': text(),
+        'drive': text(),
+        'role': text(),
+        'weather': text(),
+        'frame': np.int64,
+        'timestamp': np.float64,
+        'world_from_lidar': tfds.features.Tensor(
+          shape=(4, 4), dtype=np.float64
+        ),
+        # JSON list of what the sensors see: instance, category, caption,
+        # moving, how many pixels and points it has, and its ellipsoid in the
+        # world frame (center, semi_axes, yaw).
+        'objects': text(),
+      }
+    )
+    return tfds.core.DatasetInfo(
+      builder=self, features=features, disable_shuffling=True
+    )
+
+  def _split_generators(self, _dl_manager) -> dict:
+    return {split: self._generate_examples(split) for split in splits.SPLITS}
+
+  def _generate_examples(self, split: str):
+    directory = pathlib.Path(self._data_dir_root) / 'units'
+    key = 0
+    for unit in splits.units(splits.specification(self.builder_config.name)):
+      if unit.drive.split == split:
+        for record in records.read(directory / unit.name):
+          yield key, record
+          key += 1
+
+
+def load(data_dir: str | os.PathLike, *, size: str, split: str):
+  """The frames of a split, generated first where they are missing.
+
+  Args:
+    data_dir: where generated data is kept, between runs.
+    size: 'tiny' (tests), 'small' (image 64 x 208, scan 64 x 256), 'default'
+      (128 x 416, 64 x 1024) or 'full' (376 x 1241, 64 x 2048).
+    split: 'train', 'validation' or 'test'.
+
+  Returns:
+    A labelled `schema.Dataset`. Beyond the schema, `read` understands
+    'objects': a list of dicts, one per visible thing.
+
+  Raises:
+    ValueError: for an unknown size or split.
+  """
+  if size not in splits.SIZES:
+    raise ValueError(f'Unknown size {size!r}; known: {splits.SIZES}.')
+  if split not in splits.SPLITS:
+    raise ValueError(f'Unknown split {split!r}; known: {splits.SPLITS}.')
+  root = directory(data_dir, size)
+  if not (root / 'frames.npz').exists() or (root / 'units').exists():
+    build(root, size)
+  frames = _load_frames(root, split)
+  source = _builder(root, size).as_data_source(
+    split=split, decoders=_no_decoding()
+  )
+  if len(source) != len(frames.town):
+    raise ValueError(
+      f'{root}: {len(source)} records of split {split!r} but a table of '
+      f'{len(frames.town)} frames. Delete the directory to make it anew.'
+    )
+  return schema.Dataset(
+    f'synthetic_city/{size}/{split}', frames, _make_read(source, frames, size)
+  )
+
+
+def directory(data_dir: str | os.PathLike, size: str) -> pathlib.Path:
+  """Where the data of this size and this version of the generator lies."""
+  name = f'{size}-{generate.fingerprint(size)}'
+  return pathlib.Path(data_dir) / 'synthetic_city' / name
+
+
+def build(
+  root: pathlib.Path, size: str, make_render: Callable = generate.make_render
+) -> None:
+  """Renders and packs whatever `root` lacks; a second process waits."""
+  root.mkdir(parents=True, exist_ok=True)
+  with _locked(root / 'lock'):
+    if not (root / 'frames.npz').exists():
+      _render_and_pack(root, size, make_render)
+    shutil.rmtree(root / 'units', ignore_errors=True)
+
+
+def _render_and_pack(root: pathlib.Path, size: str, make_render) -> None:
+  others = sorted(p.name for p in root.parent.glob(f'{size}-*') if p != root)
+  logging.info('Generating synthetic_city/%s in %s', size, root)
+  if others:
+    logging.info(
+      'The generator has changed since %s was made; it may be deleted.', others
+    )
+  paths = generate.generate(root / 'units', size, make_render)
+  for leftover in root.glob('**/*incomplete*'):
+    shutil.rmtree(leftover, ignore_errors=True)
+  logging.info('Packing %d units', len(paths))
+  # TFDS announces a download of unknown size and shows bars of its own.
+  with contextlib.redirect_stdout(io.StringIO()):
+    tfds.disable_progress_bar()
+    _builder(root, size).download_and_prepare()
+    tfds.enable_progress_bar()
+  _save_frames(root, size, paths)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path):
+  """Holds a lock that the system releases when the process dies."""
+  with path.open('w') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def _builder(root: pathlib.Path, size: str) -> SyntheticCity:
+  return SyntheticCity(data_dir=root, config=size, file_format='array_record')
+
+
+def _no_decoding() -> dict:
+  images = ('image', 'range', 'intensity', *_LABELS['image'])
+  names = (*images, *_LABELS['points'])
+  return {name: tfds.decode.SkipDecoding() for name in names}
+
+
+def _save_frames(root, size, paths: list[pathlib.Path]) -> None:
+  """Writes the frame tables of all splits: the mark of a finished build."""
+  rows = {split: [] for split in splits.SPLITS}
+  every = splits.units(splits.specification(size))
+  for unit, path in zip(every, paths, strict=True):
+    rows[unit.drive.split].extend(
+      [record[name] for name in _COLUMNS] for record in records.read(path)
+    )
+  columns = {}
+  for split, table in rows.items():
+    for name, values in zip(_COLUMNS, zip(*table, strict=True), strict=True):
+      text = isinstance(values[0], bytes)
+      column = [value.decode() for value in values] if text else values
+      columns[f'{split}.{name}'] = np.asarray(column)
+  temporary = root / 'frames.npz.tmp'
+  with temporary.open('wb') as file:
+    np.savez(file, **columns)
+    file.flush()
+    os.fsync(file.fileno())
+  temporary.replace(root / 'frames.npz')
+
+
+def _load_frames(root: pathlib.Path, split: str) -> schema.FrameTable:
+  with np.load(root / 'frames.npz') as archive:
+    columns = [archive[f'{split}.{name}'] for name in _COLUMNS]
+  present = np.ones(len(columns[0]), bool)
+  return schema.FrameTable(*columns, present, present)
+
+
+def _make_read(source, frames: schema.FrameTable, size: str) -> Callable:
+  """The function that reads one row of an opened split."""
+  directions = sensors.directions(size)
+
+  def read(row: int, what: tuple[str, ...] = ('image', 'points')) -> dict:
+    record = source[row]
+    if int(record['frame']) != frames.frame[row]:
+      raise ValueError(
+        f'Row {row} holds frame {record["frame"]}, expected drive '
+        f'{frames.drive[row]}, frame {frames.frame[row]}: the packed files '
+        'and frames.npz disagree. Delete the directory to make it anew.'
+      )
+
+    def decode(name: str) -> np.ndarray:
+      try:
+        return np.asarray(Image.open(io.BytesIO(record[name])))
+      except Exception as error:
+        raise ValueError(
+          f'drive {frames.drive[row]}, frame {frames.frame[row]}: {name} does '
+          f'not decode ({error}). Delete the directory to make it anew.'
+        ) from error
+
+    return _reading(record, decode, directions, what)
+
+  return read
+
+
+def _reading(record, decode, directions, what: tuple[str, ...]) -> dict:
+  """What the schema promises, from a record of encoded columns."""
+  reading = {
+    'camera_from_lidar': record['camera_from_lidar'].astype(np.float32)
+  }
+  if 'image' in what:
+    reading['image'] = decode('image')
+    reading['intrinsics'] = record['intrinsics'].astype(np.float32)
+  hit = None
+  if 'points' in what:
+    distance = decode('range')
+    hit = distance > 0
+    reading['points'] = sensors.points_from_scan(
+      distance * np.float32(records.RANGE_UNIT),
+      decode('intensity'),
+      directions,
+    )
+  if 'labels' in what:
+    for sensor, names in _LABELS.items():
+      if sensor in what:
+        for name in names:
+          label = decode(name)
+          if name.endswith('instance'):
+            label = records.instance_from_rgb(label)
+          reading[name] = label[hit] if sensor == 'points' else label
+  if 'objects' in what:
+    reading['objects'] = json.loads(record['objects'])
+  return reading

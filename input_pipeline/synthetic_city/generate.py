@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Renders the drives of a dataset into a cache of units, resumably.
+
+A unit is some frames of one drive and one file. It depends on nothing but its
+own description, and it is written under another name, synced and renamed:
+whenever the process dies, the units that exist are whole, and the next run
+makes the missing ones, byte for byte what they would have been.
+The cache's directory carries the fingerprint of the code that filled it.
+"""
+
+import ast
+from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent import futures
+import functools
+import hashlib
+import pathlib
+import threading
+
+from absl import logging
+import numpy as np
+import tqdm
+
+from input_pipeline.synthetic_city import drive as drive_lib
+from input_pipeline.synthetic_city import objects as objects_lib
+from input_pipeline.synthetic_city import records
+from input_pipeline.synthetic_city import sensors
+from input_pipeline.synthetic_city import splits
+from input_pipeline.synthetic_city import town as town_lib
+
+
+def fingerprint(size: str) -> str:
+  """Names the code and the specification that the data follows from.
+
+  Comments, docstrings and layout of the source do not count.
+  """
+  text = repr((size, splits.specification(size), _code()))
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _code() -> str:
+  """Digest of the generator's sources, the same as long as the process runs."""
+  here = pathlib.Path(__file__).parent
+  digest = hashlib.sha256()
+  for path in [here.parent / 'schema.py', *sorted(here.glob('*.py'))]:
+    if path.name != 'builder.py':
+      digest.update(essence(path.read_text()).encode())
+  return digest.hexdigest()
+
+
+def essence(source: str) -> str:
+  """What of Python source decides its result: no comments, no docstrings."""
+  tree = ast.parse(source)
+  for node in ast.walk(tree):
+    body = getattr(node, 'body', None)
+    if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+      if isinstance(body[0].value, ast.Constant):
+        body[0].value.value = None
+  return ast.dump(tree)
+
+
+@functools.lru_cache(maxsize=4)
+def _town(seed: int) -> town_lib.Town:
+  return town_lib.make_town(seed)
+
+
+@functools.lru_cache(maxsize=8)
+def _first_drive(seed: int, num_frames: int, spacing: float) -> drive_lib.Drive:
+  """Drive 0 of a town: the later ones follow it."""
+  return drive_lib.make_drive(_town(seed), 0, num_frames, spacing)
+
+
+@functools.lru_cache(maxsize=4)
+def _trajectory(drive: splits.Drive) -> drive_lib.Drive:
+  """The drive's world, in another condition than the drive it follows."""
+  num_frames = drive.route_frames
+  first = _first_drive(drive.town_seed, num_frames, drive.spacing)
+  if drive.number == 0:
+    return first
+  condition, seed = first.condition, drive.number
+  while condition == first.condition:
+    made = drive_lib.make_drive(
+      _town(drive.town_seed),
+      seed,
+      num_frames,
+      drive.spacing,
+      follow=first,
+      reverse=drive.role == 'reverse',
+    )
+    condition, seed = made.condition, seed + 100
+  return made
+
+
+def make_render(size: str) -> Callable[[splits.Unit], Iterator[records.Record]]:
+  """The function that renders the records of a unit."""
+  render = sensors.make_renderer(size)
+
+  def render_unit(unit: splits.Unit) -> Iterator[records.Record]:
+    drive = unit.drive
+    town, made = _town(drive.town_seed), _trajectory(drive)
+    for frame in unit.frames:
+      scene = drive_lib.scene_at(town, made, frame)
+      pose = drive_lib.world_from_lidar(made, frame)
+      key = np.random.default_rng([drive.town_seed, drive.number, frame])
+      reading = render(scene, pose, int(key.integers(2**31)))
+      objects = objects_lib.objects_at(town, made, frame)
+      yield records.encode(reading, objects) | {
+        'town': drive.town.encode(),
+        'drive': drive.name.encode(),
+        'role': drive.role.encode(),
+        'weather': made.condition.encode(),
+        'frame': np.int64(frame),
+        'timestamp': np.float64(made.time[frame]),
+        'world_from_lidar': pose,
+      }
+
+  return render_unit
+
+
+def generate(
+  directory: pathlib.Path,
+  size: str,
+  make_render: Callable[
+    [str], Callable[[splits.Unit], Iterator[records.Record]]
+  ],
+  workers: int = 2,
+) -> list[pathlib.Path]:
+  """Renders what the directory lacks; returns the paths of all units.
+
+  Args:
+    directory: of this size and fingerprint alone; made if missing.
+    size: of splits.SIZES.
+    make_render: of a size, gives the function that renders a unit's records;
+      called only when something is missing.
+    workers: threads; JAX and zlib release the interpreter's lock.
+  """
+  directory.mkdir(parents=True, exist_ok=True)
+  for leftover in directory.glob('*.tmp'):
+    leftover.unlink()
+  wanted = splits.units(splits.specification(size))
+  missing = [unit for unit in wanted if not (directory / unit.name).exists()]
+  if missing:
+    _render_all(directory, missing, wanted, make_render(size), workers)
+  return [directory / unit.name for unit in wanted]
+
+
+def _render_all(directory, missing, wanted, render, workers) -> None:
+  """Renders the missing units with a bar over the frames of all."""
+  total = sum(len(unit.frames) for unit in wanted)
+  left = sum(len(unit.frames) for unit in missing)
+  logging.info('%d of %d frames to render', left, total)
+  stop = threading.Event()
+  bar = tqdm.tqdm(
+    total=total, initial=total - left, unit='frame', desc='synthetic_city'
+  )
+
+  def make(unit: splits.Unit) -> None:
+    made = []
+    for record in render(unit):
+      if stop.is_set():
+        return
+      made.append(record)
+      bar.update()
+    records.write(directory / unit.name, made)
+
+  with bar, futures.ThreadPoolExecutor(workers) as pool:
+    jobs = [pool.submit(make, unit) for unit in missing]
+    try:
+      for job in futures.as_completed(jobs):
+        job.result()
+    except BaseException:
+      # Ctrl-C and errors: give up the units in flight and those that wait.
+      stop.set()
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise

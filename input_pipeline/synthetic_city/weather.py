@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Light and air of a drive, drawn from its named condition."""
+
+import numpy as np
+
+from input_pipeline.synthetic_city import primitives
+
+# Per condition: probability; sun elevation (degrees, range); sun, sky and
+# horizon radiance; fog density (1/m, range); camera gain.
+_CONDITIONS = {
+  'clear_morning': (0.14, (12, 28), (1.25, 0.98, 0.70), (0.34, 0.44, 0.62),
+                    (0.80, 0.75, 0.66), (2e-4, 1.5e-3), 1.1),
+  'clear_noon': (0.18, (42, 62), (1.50, 1.42, 1.28), (0.25, 0.42, 0.75),
+                 (0.55, 0.66, 0.80), (1e-4, 4e-4), 1.05),
+  'evening': (0.12, (5, 14), (1.15, 0.70, 0.38), (0.26, 0.30, 0.46),
+              (0.88, 0.60, 0.42), (2e-4, 1e-3), 1.2),
+  'overcast': (0.18, (25, 50), (0.0, 0.0, 0.0), (0.62, 0.66, 0.70),
+               (0.72, 0.74, 0.76), (4e-4, 2e-3), 1.1),
+  'fog': (0.08, (20, 45), (0.0, 0.0, 0.0), (0.64, 0.66, 0.68),
+          (0.70, 0.72, 0.73), (0.010, 0.022), 1.05),
+  'dusk': (0.10, (2, 5), (0.0, 0.0, 0.0), (0.07, 0.09, 0.16),
+           (0.21, 0.16, 0.18), (3e-4, 1.5e-3), 2.1),
+  'snow': (0.10, (12, 25), (0.35, 0.34, 0.32), (0.58, 0.63, 0.70),
+           (0.74, 0.76, 0.80), (1e-3, 5e-3), 0.85),
+  'autumn': (0.10, (15, 35), (1.20, 1.02, 0.78), (0.34, 0.43, 0.60),
+             (0.74, 0.75, 0.74), (3e-4, 2e-3), 1.05),
+}  # fmt: skip
+CONDITIONS = tuple(_CONDITIONS)
+
+
+def draw(
+  rng: np.random.Generator, condition: str | None = None
+) -> tuple[str, primitives.Weather]:
+  """Draws a condition, unless given, and the weather of it.
+
+  Args:
+    rng: source of randomness.
+    condition: one of CONDITIONS, or None for a likely one.
+
+  Returns:
+    The condition and its weather.
+
+  Raises:
+    ValueError: the condition is unknown.
+  """
+  if condition is None:
+    odds = np.array([row[0] for row in _CONDITIONS.values()])
+    condition = CONDITIONS[rng.choice(len(odds), p=odds / odds.sum())]
+  if condition not in _CONDITIONS:
+    raise ValueError(
+      f'found weather condition {condition!r}, expected one of '
+      f'{", ".join(CONDITIONS)}'
+    )
+  _, elevations, sun, sky, horizon, fogs, gain = _CONDITIONS[condition]
+  elevation = np.deg2rad(rng.uniform(*elevations))
+  azimuth = rng.uniform(0, 2 * np.pi)
+  season = rng.random()
+  snow, autumn, dusk = 0.0, 0.0, 0.0
+  if condition == 'snow':
+    snow = rng.uniform(0.5, 1.0)
+  elif condition == 'autumn' or season < 0.12:
+    autumn = rng.uniform(0.5, 1.0)
+  if condition == 'dusk':
+    dusk = rng.uniform(0.5, 1.0)
+  wet = condition in ('overcast', 'fog', 'dusk', 'autumn')
+  wetness = rng.uniform(0.2, 0.9) if wet and rng.random() < 0.5 else 0.0
+  tint = rng.uniform(0.93, 1.07, 3)
+  direction = (
+    np.cos(elevation) * np.cos(azimuth),
+    np.cos(elevation) * np.sin(azimuth),
+    np.sin(elevation),
+  )
+  values = primitives.Weather(
+    sun_direction=direction,
+    sun_color=sun * tint,
+    sky_color=sky * tint,
+    horizon_color=horizon * tint,
+    fog_density=np.exp(rng.uniform(*np.log(fogs))),
+    snow=snow,
+    autumn=autumn,
+    dusk=dusk,
+    wetness=wetness,
+    exposure=gain * rng.uniform(0.9, 1.12),
+  )
+  return condition, primitives.Weather(*(np.float32(v) for v in values))

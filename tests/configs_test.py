@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every config loads, is read to its last leaf, and dies of unknown keys."""
+
+import importlib
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import ml_collections
+
+from configs import common
+from i2ploc import commands
+from i2ploc import factory
+from i2ploc.training import step as step_lib
+from input_pipeline import source
+
+CONFIGS = pathlib.Path(common.__file__).parent
+ARGS = {
+  'saliency_i2ploc': (
+    '',
+    'dataset=kitti_raw',
+    'dataset=kitti_odometry',
+    'size=tiny',
+    'lidar=range',
+    'aggregator=netvlad',
+    'saliency=released',
+    'saliency=none',
+  )
+}
+CASES = tuple((name, arg) for name, args in ARGS.items() for arg in args)
+
+
+def load(name: str, arg: str) -> ml_collections.ConfigDict:
+  config = importlib.import_module(f'configs.{name}').get_config(arg)
+  config.lock()
+  return config
+
+
+class Recorder:
+  """Stands for a ConfigDict and remembers which leaves were read."""
+
+  def __init__(self, config, read, prefix=''):
+    self._config, self._read, self._prefix = config, read, prefix
+
+  def __getattr__(self, name):
+    return self[name]
+
+  def __getitem__(self, name):
+    value = self._config[name]
+    if isinstance(value, ml_collections.ConfigDict):
+      return Recorder(value, self._read, f'{self._prefix}{name}.')
+    self._read.add(self._prefix + name)
+    return value
+
+  def keys(self):
+    return self._config.keys()
+
+  def to_dict(self):
+    return {
+      k: v.to_dict() if isinstance(v, Recorder) else v
+      for k, v in ((k, self[k]) for k in self.keys())
+    }
+
+
+def leaves(config, prefix=''):
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from leaves(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name
+
+
+class ConfigsTest(parameterized.TestCase):
+  def test_every_config_is_in_the_table(self):
+    files = {p.stem for p in CONFIGS.glob('*.py')} - {'__init__', 'common'}
+    self.assertEqual(files, set(ARGS))
+
+  @parameterized.parameters(*CASES)
+  def test_the_config_builds_a_model_and_a_step(self, name, arg):
+    config = load(name, arg)
+    towers = commands.Towers(config, tuple(config.data.image_size))
+    variables = jax.eval_shape(towers.init, jax.random.key(0))
+    optimizer = factory.make_optimizer(
+      config.train.num_steps, **config.optimizer.to_dict()
+    )
+    step_lib.make_train_step(
+      factory.make_embed(towers.model, color_jitter=0.1, mirror=True),
+      factory.make_loss(**config.loss.to_dict()),
+      optimizer,
+      ema_decay=config.train.ema_decay,
+    )
+    self.assertIn('log_scale', variables['params'])
+    source.Source(data_dir='nowhere', **config.data)
+
+  def test_every_leaf_is_read(self):
+    config = load('saliency_i2ploc', '')
+    read = set()
+    commands_read(Recorder(config, read))
+    self.assertEmpty(set(leaves(config)) - read)
+
+  def test_the_smoke_version_has_the_same_leaves(self):
+    config = load('saliency_i2ploc', '')
+    self.assertEqual(set(leaves(config)), set(leaves(common.smoke(config))))
+
+  @parameterized.parameters(
+    ('colour=red', "Unknown config argument 'colour'; known: "),
+    ('lidar=sonar', "lidar='sonar'; known: "),
+    ('dataset=nuscenes', "dataset='nuscenes'; known: "),
+  )
+  def test_a_wrong_argument_is_named(self, arg, message):
+    with self.assertRaisesRegex(ValueError, message):
+      load('saliency_i2ploc', arg)
+
+  @parameterized.parameters(
+    (dict(steps=3), 'steps=three', "steps='three' is not of type int"),
+    (dict(fast=True), 'fast=maybe', "fast='maybe' is not a boolean"),
+  )
+  def test_a_wrong_type_is_named(self, defaults, arg, message):
+    with self.assertRaisesRegex(ValueError, message):
+      common.parse_arg(arg, **defaults)
+
+  def test_arguments_keep_their_types(self):
+    arg = common.parse_arg('a=2,b=0.5,c,d=x', a=1, b=1.0, c=False, d='y')
+    self.assertEqual(arg.to_dict(), dict(a=2, b=0.5, c=True, d='x'))
+
+
+class FakeData:
+  """Enough of a source to run the verbs for their reads of the config."""
+
+  name = 'fake'
+  image_size = (64, 208)
+
+
+def commands_read(config):
+  """Touches a config as the verbs do, without training."""
+  raise NotImplementedError
+
+
+if __name__ == '__main__':
+  absltest.main()

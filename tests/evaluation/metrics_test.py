@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numbers mean what their names say, above all when they should be bad."""
+
+import itertools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from i2ploc.evaluation import metrics
+
+
+def scene(seed, num_queries=40, num_places=60, levels=None):
+  """Random similarities (on `levels` values: many ties), distances, policy."""
+  rng = np.random.default_rng(seed)
+  similarities = rng.normal(size=(num_queries, num_places))
+  if levels:
+    similarities = rng.integers(levels, size=similarities.shape) / levels
+  distances = rng.uniform(0, 60, size=similarities.shape)
+  candidates = rng.random(similarities.shape) < 0.9
+  return similarities, distances, candidates
+
+
+def found_by_loop(similarities, positives, candidates, n):
+  """A positive counts if fewer than n negatives are at least as similar."""
+  for m in np.flatnonzero(positives & candidates):
+    above = sum(
+      similarities[other] >= similarities[m]
+      for other in np.flatnonzero(candidates & ~positives)
+    )
+    if above < n:
+      return True
+  return False
+
+
+class RanksTest(parameterized.TestCase):
+  @parameterized.product(levels=(None, 3, 1), n=(1, 5, 20))
+  def test_agree_with_the_loop_also_on_ties(self, levels, n):
+    similarities, distances, candidates = scene(n, levels=levels)
+    positives = distances < 5
+    ranks = metrics.pessimistic_ranks(similarities, positives, candidates)
+    expected = [
+      found_by_loop(*row, n)
+      for row in zip(similarities, positives, candidates, strict=True)
+    ]
+    np.testing.assert_array_equal(ranks < n, expected)
+
+  def test_a_model_that_says_the_same_about_everything_finds_nothing(self):
+    _, distances, candidates = scene(0)
+    positives = distances < 5
+    same = np.full(distances.shape, 0.7)
+    ranks = metrics.pessimistic_ranks(same, positives, candidates)
+    self.assertEqual(np.mean(ranks < 20), 0)
+    # The optimistic rule, strictly greater, would call all of these found.
+    optimistic = (same > same.max(1, keepdims=True)).sum(1)
+    answerable = (positives & candidates).any(1)
+    self.assertEqual(np.mean(optimistic[answerable] < 1), 1)
+
+  def test_a_tie_with_another_positive_costs_nothing(self):
+    ranks = metrics.pessimistic_ranks(
+      np.array([[0.5, 0.5, 0.1]]),
+      np.array([[True, True, False]]),
+      np.ones((1, 3), bool),
+    )
+    np.testing.assert_array_equal(ranks, [0])
+
+  def test_recall_grows_with_n_and_with_the_radius(self):
+    similarities, distances, candidates = scene(1, levels=10)
+    answerable = (candidates & (distances <= 5)).any(1)
+    recalls = np.array(
+      [
+        [
+          np.mean(
+            metrics.pessimistic_ranks(
+              similarities, distances <= radius, candidates
+            )[answerable]
+            < n
+          )
+          for n in (1, 5, 10, 20)
+        ]
+        for radius in (5, 10, 20)
+      ]
+    )
+    self.assertTrue((np.diff(recalls, axis=0) >= 0).all())
+    self.assertTrue((np.diff(recalls, axis=1) >= 0).all())
+    self.assertGreater(recalls[-1, -1], recalls[0, 0])
+
+  def test_a_query_without_positive_is_never_found(self):
+    ranks = metrics.pessimistic_ranks(
+      np.zeros((1, 3)), np.zeros((1, 3), bool), np.ones((1, 3), bool)
+    )
+    np.testing.assert_array_equal(ranks, [3])
+
+  def test_a_nan_similarity_is_an_error_not_a_hit(self):
+    similarities = np.zeros((2, 3))
+    similarities[1, 2] = np.nan
+    with self.assertRaisesRegex(ValueError, r'1 queries.*\[1\]'):
+      metrics.pessimistic_ranks(
+        similarities, np.ones((2, 3), bool), np.ones((2, 3), bool)
+      )
+
+
+class CandidatesTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.drives = np.array(['a'] * 5 + ['b'] * 5)
+    self.times = np.tile(np.arange(5.0), 2)
+
+  def allowed(self, **policy):
+    return metrics.allowed_candidates(
+      self.drives, self.times, self.drives, self.times, **policy
+    )
+
+  def test_excluding_self_turns_a_perfect_answer_into_a_neighbour(self):
+    # Every reading knows itself and nothing else.
+    similarities = np.eye(10) - 0.1 * np.arange(10)
+    position = np.stack([100 * np.arange(10.0), np.zeros(10), np.zeros(10)], 1)
+    distances = metrics.horizontal_distances(position, position)
+    own = self.allowed(exclude_self=False)
+    others = self.allowed(exclude_self=True)
+    with_self = metrics.pessimistic_ranks(similarities, distances < 5, own)
+    without = metrics.pessimistic_ranks(similarities, distances < 5, others)
+    self.assertEqual(np.mean(with_self < 1), 1)
+    self.assertEqual(np.mean(without < 1), 0)
+    self.assertEqual((others & (distances < 5)).sum(), 0)
+
+  def test_window_removes_neighbours_of_the_own_drive_only(self):
+    allowed = self.allowed(exclude_self=True, exclude_within=1.0)
+    for i, j in itertools.product(range(10), repeat=2):
+      same = self.drives[i] == self.drives[j]
+      near = abs(self.times[i] - self.times[j]) <= 1.0
+      self.assertEqual(allowed[i, j], not (same and near))
+
+  def test_a_window_that_keeps_the_query_itself_is_an_error(self):
+    for policy in (
+      {'exclude_self': False, 'exclude_within': 2.0},
+      {'exclude_self': True, 'exclude_within': -1.0},
+    ):
+      with self.assertRaisesRegex(ValueError, 'exclude_within'):
+        self.allowed(**policy)
+
+
+class DistancesTest(absltest.TestCase):
+  def test_height_is_not_a_place_but_both_ground_axes_are(self):
+    place = np.zeros((1, 3))
+    queries = np.array([[3.0, 4.0, 100.0], [0.0, 4.0, 0.0], [3.0, 0.0, 0.0]])
+    np.testing.assert_allclose(
+      metrics.horizontal_distances(queries, place)[:, 0], [5, 4, 3]
+    )
+
+  def test_centimetres_survive_coordinates_of_a_map_projection(self):
+    queries = np.array([[500000.01, 5400000.0, 0.0]])
+    places = np.array([[500000.0, 5400000.0, 0.0]])
+    distance = metrics.horizontal_distances(queries, places)
+    np.testing.assert_allclose(distance, [[0.01]], rtol=1e-4)
+
+
+class ChanceTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (1, 7, 1), (2, 7, 3), (3, 7, 5), (7, 7, 1), (0, 7, 3), (2, 3, 20)
+  )
+  def test_agrees_with_counting_all_subsets(self, positives, total, n):
+    subsets = list(itertools.combinations(range(total), min(n, total)))
+    hits = np.mean([min(subset) < positives for subset in subsets])
+    found = metrics.chance(np.array([positives]), np.array([total]), n)
+    np.testing.assert_allclose(found, [hits], atol=1e-12)
+
+  def test_agrees_with_random_similarities(self):
+    rng = np.random.default_rng(0)
+    positives = np.arange(50) < 4
+    draws = rng.random((20000, 50))
+    ranks = metrics.pessimistic_ranks(
+      draws, np.tile(positives, (20000, 1)), np.ones((20000, 50), bool)
+    )
+    for n in (1, 5, 20):
+      chance = metrics.chance(np.array([4]), np.array([50]), n)[0]
+      # Four standard errors. With replacement, 1 - (46 / 50)^n, differs more.
+      error = 4 * np.sqrt(chance * (1 - chance) / 20000)
+      # N random entries hold a positive exactly when the best positive of a
+      # random order has fewer than N negatives before it.
+      self.assertAlmostEqual(np.mean(ranks < n), chance, delta=error)
+    self.assertGreater(abs(1 - 0.92**20 - chance), error)
+
+  def test_n_may_differ_between_queries(self):
+    found = metrics.chance(
+      np.array([1, 1]), np.array([100, 200]), np.array([1, 2])
+    )
+    np.testing.assert_allclose(found, [0.01, 0.01])
+
+  def test_one_percent_rounds_up(self):
+    np.testing.assert_array_equal(
+      metrics.one_percent(np.array([1, 99, 100, 101, 400, 401])),
+      [1, 1, 1, 2, 4, 5],
+    )
+
+
+class ErrorsTest(absltest.TestCase):
+  def test_ties_take_the_farthest_and_excluded_readings_are_no_answer(self):
+    similarities = np.array([[0.9, 0.9, 0.1], [0.1, 0.2, 0.9], [1, 1, 1]])
+    distances = np.array([[1.0, 50, 99], [1, 2, 3], [1, 2, 3]])
+    candidates = np.ones((3, 3), bool)
+    candidates[1, 2] = False
+    candidates[2] = False
+    errors = metrics.top1_errors(similarities, distances, candidates)
+    np.testing.assert_array_equal(errors, [50, 2, np.inf])
+
+
+class BootstrapTest(absltest.TestCase):
+  def test_blocks_stay_inside_runs_and_are_nearly_equal(self):
+    runs = np.repeat([0, 1, 2], [41, 3, 20])
+    blocks = metrics.blocks_from_runs(runs, 20)
+    sizes = np.bincount(blocks)
+    np.testing.assert_array_equal(sizes, [14, 14, 13, 3, 20])
+    for block in range(5):
+      self.assertLen(set(runs[blocks == block]), 1)
+
+  def test_covers_the_truth_of_correlated_queries_where_single_draws_fail(self):
+    rng = np.random.default_rng(0)
+    covered = {'blocks': [], 'queries': []}
+    for seed in range(200):
+      # Ten neighbours succeed or fail together, with probability 0.4.
+      hits = np.repeat(rng.random(60) < 0.4, 10)[:, None]
+      counted = np.ones_like(hits)
+      for name, blocks in (
+        ('blocks', metrics.blocks_from_runs(np.zeros(600), 20)),
+        ('queries', np.arange(600)),
+      ):
+        low, high = metrics.bootstrap_interval(
+          hits, counted, blocks, seed=seed, num_samples=200
+        )
+        covered[name].append(low[0] <= 0.4 <= high[0])
+    self.assertBetween(np.mean(covered['blocks']), 0.88, 0.99)
+    self.assertLess(np.mean(covered['queries']), 0.7)
+
+  def test_agrees_with_resampling_by_hand(self):
+    rng = np.random.default_rng(5)
+    hits = rng.random((200, 2)) < [0.3, 0.8]
+    counted = rng.random((200, 2)) < 0.7
+    blocks = metrics.blocks_from_runs(np.zeros(200), 10)
+    low, high = metrics.bootstrap_interval(
+      hits, counted, blocks, num_samples=4000
+    )
+    for i in range(2):
+      ratios = []
+      for _ in range(4000):
+        rows = np.concatenate(
+          [np.flatnonzero(blocks == b) for b in rng.integers(20, size=20)]
+        )
+        used = rows[counted[rows, i]]
+        ratios.append(hits[used, i].mean())
+      np.testing.assert_allclose(
+        [low[i], high[i]], np.quantile(ratios, [0.025, 0.975]), atol=0.02
+      )
+
+  def test_seeded_and_repeatable(self):
+    hits = np.random.default_rng(0).random((100, 1)) < 0.5
+    arguments = hits, np.ones_like(hits), np.arange(100) // 5
+    first = metrics.bootstrap_interval(*arguments, seed=1)
+    self.assertEqual(first, metrics.bootstrap_interval(*arguments, seed=1))
+    self.assertNotEqual(first, metrics.bootstrap_interval(*arguments, seed=2))
+
+  def test_one_block_or_none_says_nothing(self):
+    for counted in (np.ones((16, 1), bool), np.zeros((16, 1), bool)):
+      low, high = metrics.bootstrap_interval(
+        counted, counted, np.zeros(16, int)
+      )
+      np.testing.assert_array_equal([low[0], high[0]], [0, 1])
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A map answers exactly, survives the disk, and refuses what is not its own."""
+
+import os
+import pathlib
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from i2ploc.retrieval import index as index_lib
+
+
+def unit(rng, *shape):
+  x = rng.normal(size=shape).astype(np.float32)
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def make_index(descriptors, keys=None, views=None):
+  size = len(descriptors)
+  poses = np.tile(np.eye(4), (size, 1, 1))
+  poses[:, 0, 3] = 2.5 * np.arange(size)
+  return index_lib.Index(
+    descriptors=descriptors,
+    keys=np.arange(size) if keys is None else np.asarray(keys),
+    poses=poses,
+    towns=np.full(size, 'town_007'),
+    frames=np.arange(100, 100 + size),
+    views=np.zeros(size) if views is None else np.asarray(views),
+    provenance={
+      'model': 'abc',
+      'config': 'def',
+      'dataset': 'synthetic_city',
+      'software': 'jax 0',
+    },
+    rig=index_lib.Rig(np.eye(3), (64, 208), np.eye(4)),
+  )
+
+
+def search_by_loop(index, queries, k):
+  """Every view of every place, one by one; ties to the first key, first row."""
+  similarities, rows = [], []
+  for query in queries:
+    best = {}
+    for row, key in enumerate(index.keys):
+      value = np.dot(query, index.descriptors[row])
+      if key not in best or value > best[key][0]:
+        best[key] = (value, row)
+    ranked = sorted(best.values(), key=lambda pair: -pair[0])[:k]
+    similarities.append([value for value, _ in ranked])
+    rows.append([row for _, row in ranked])
+  return np.array(similarities), np.array(rows)
+
+
+class SearchTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (list(range(60)), 1),
+    (list(range(60)), 60),
+    ([i // 2 for i in range(60)], 7),
+    ([7, 3, 3, 9, 7, 7, 7, 1, 1, 3], 4),
+    ([5] * 10, 1),
+  )
+  def test_agrees_with_the_loop_over_views_and_places(self, keys, k):
+    rng = np.random.default_rng(k)
+    index = make_index(unit(rng, len(keys), 12), keys)
+    queries = unit(rng, 21, 12)
+    similarities, rows = index.search(queries, k)
+    expected_similarities, expected_rows = search_by_loop(index, queries, k)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_allclose(similarities, expected_similarities, atol=1e-6)
+
+  def test_repeated_keys_are_answered_once_unlike_plain_top_k(self):
+    rng = np.random.default_rng(0)
+    place = unit(rng, 1, 8)
+    near = place + 0.01 * unit(rng, 4, 8)
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    index = make_index(
+      np.concatenate([near, unit(rng, 3, 8)]), [4] * 4 + [1, 2, 3]
+    )
+    _, rows = index.search(place, 3)
+    self.assertLen(set(index.keys[rows[0]]), 3)
+    plain = np.argsort(-(index.descriptors @ place[0]))[:3]
+    self.assertLen(set(index.keys[plain]), 1)
+
+  def test_ties_go_to_the_first_key_of_the_map_and_its_first_row(self):
+    index = make_index(np.tile([[1.0, 0.0]], (5, 1)), [9, 2, 9, 2, 4])
+    similarities, rows = index.search(np.array([[1.0, 0.0]]), 3)
+    np.testing.assert_array_equal(rows, [[0, 1, 4]])
+    np.testing.assert_array_equal(similarities, [[1, 1, 1]])
+
+  def test_a_small_map_gives_all_its_places(self):
+    index = make_index(unit(np.random.default_rng(0), 4, 8), [0, 0, 1, 1])
+    similarities, rows = index.search(index.descriptors[:1], 20)
+    self.assertEqual(rows.shape, (1, 2))
+    self.assertEqual(index.num_places, 2)
+    self.assertEqual(rows[0, 0], 0)
+    self.assertTrue(np.isfinite(similarities).all())
+
+  def test_blocks_do_not_change_the_answer(self):
+    rng = np.random.default_rng(3)
+    index = make_index(unit(rng, 300, 16))
+    queries = unit(rng, 150, 16)
+    whole = index.search(queries, 5)
+    with mock.patch.object(index_lib, 'BLOCK_ENTRIES', 32 * 300):
+      blocked = index.search(queries, 5)
+    np.testing.assert_array_equal(whole[1], blocked[1])
+    np.testing.assert_allclose(whole[0], blocked[0], atol=1e-6)
+
+  def test_compiles_once_for_query_counts_of_one_bucket(self):
+    rng = np.random.default_rng(4)
+    index = make_index(unit(rng, 37, 10))
+    index.search(unit(rng, 33, 10), 3)
+    before = index_lib._search._cache_size()
+    for count in (34, 50, 64):
+      index.search(unit(rng, count, 10), 3)
+    self.assertEqual(index_lib._search._cache_size(), before)
+    index.search(unit(rng, 65, 10), 3)
+    self.assertEqual(index_lib._search._cache_size(), before + 1)
+
+  @parameterized.parameters(
+    (np.zeros((0, 8)), 'at least one query'),
+    (np.ones(8), 'at least one query'),
+    (np.full((2, 7), 7**-0.5), '7 numbers, the map has 8'),
+    (np.array([[1.0] + [0] * 7, [np.nan] * 8]), r'not finite.*\[1\]'),
+    (np.zeros((1, 8)), 'unit norm'),
+  )
+  def test_a_query_that_means_nothing_is_an_error(self, queries, message):
+    index = make_index(unit(np.random.default_rng(0), 4, 8))
+    with self.assertRaisesRegex(ValueError, message):
+      index.search(queries, 2)
+
+  def test_asking_for_no_place_is_an_error(self):
+    index = make_index(unit(np.random.default_rng(0), 4, 8))
+    with self.assertRaisesRegex(ValueError, 'k=0'):
+      index.search(index.descriptors, 0)
+
+
+class ViewTest(absltest.TestCase):
+  def test_a_view_turns_the_vehicle_to_the_left_in_place(self):
+    index = make_index(np.eye(2), views=[0, np.pi / 2])
+    index.poses[1, :3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    poses = index.world_from_view(np.array([0, 1]))
+    np.testing.assert_allclose(poses[0], index.poses[0])
+    np.testing.assert_allclose(poses[1, :3, 3], index.poses[1, :3, 3])
+    # The reading looks north, turned to the left it looks west.
+    np.testing.assert_allclose(poses[1, :3, 0], [-1, 0, 0], atol=1e-12)
+
+
+class FileTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.path = pathlib.Path(folder.name) / 'map.npz'
+    self.index = make_index(
+      unit(np.random.default_rng(0), 6, 8), [0, 0, 1, 1, 2, 2], [0, np.pi] * 3
+    )
+
+  def test_round_trip_keeps_every_field(self):
+    index_lib.save_index(self.index, self.path)
+    loaded = index_lib.load_index(self.path, 'abc')
+    for name in index_lib.Index._fields[:-2]:
+      found, saved = getattr(loaded, name), getattr(self.index, name)
+      np.testing.assert_array_equal(found, saved, err_msg=name)
+    self.assertEqual(loaded.descriptors.dtype, np.float32)
+    self.assertEqual(loaded.poses.dtype, np.float64)
+    self.assertEqual(loaded.provenance, self.index.provenance)
+    self.assertEqual(loaded.rig.image_size, (64, 208))
+    queries = self.index.descriptors[::2]
+    for a, b in zip(
+      loaded.search(queries, 2), self.index.search(queries, 2), strict=True
+    ):
+      np.testing.assert_array_equal(a, b)
+
+  def test_another_model_is_refused_and_both_are_named(self):
+    index_lib.save_index(self.index, self.path)
+    with self.assertRaisesRegex(ValueError, 'model abc.*model xyz'):
+      index_lib.load_index(self.path, 'xyz')
+    index_lib.load_index(self.path)
+
+  def test_a_missing_file_says_how_to_build_one(self):
+    with self.assertRaisesRegex(FileNotFoundError, 'mode=index'):
+      index_lib.load_index(self.path)
+
+  @parameterized.parameters(0, 1, 100, 0.5, 0.99)
+  def test_a_truncated_file_is_refused_by_name(self, keep):
+    index_lib.save_index(self.index, self.path)
+    whole = self.path.read_bytes()
+    size = keep if isinstance(keep, int) else int(keep * len(whole))
+    self.path.write_bytes(whole[:size])
+    with self.assertRaisesRegex(ValueError, 'map.npz is truncated'):
+      index_lib.load_index(self.path)
+
+  def test_a_flipped_bit_in_the_descriptors_is_refused(self):
+    index_lib.save_index(self.index, self.path)
+    whole = bytearray(self.path.read_bytes())
+    place = whole.find(self.index.descriptors.tobytes())
+    self.assertGreater(place, 0)
+    whole[place + 5] ^= 1
+    self.path.write_bytes(whole)
+    with self.assertRaisesRegex(ValueError, 'map.npz is truncated'):
+      index_lib.load_index(self.path)
+
+  def test_foreign_files_are_refused_by_name(self):
+    self.path.write_text('not an index\n')
+    with self.assertRaisesRegex(ValueError, 'map.npz'):
+      index_lib.load_index(self.path)
+    with open(self.path, 'wb') as file:
+      np.savez(file, descriptors=np.eye(3))
+    with self.assertRaisesRegex(ValueError, 'map.npz is not an index'):
+      index_lib.load_index(self.path)
+    with open(self.path, 'wb') as file:
+      np.save(file, np.eye(3))
+    with self.assertRaisesRegex(ValueError, 'map.npz'):
+      index_lib.load_index(self.path)
+    arrays = {'format': np.array(index_lib.FORMAT), 'keys': np.arange(3)}
+    index_lib.save_arrays(arrays, self.path)
+    with self.assertRaisesRegex(ValueError, 'map.npz lacks.*descriptors'):
+      index_lib.load_index(self.path)
+
+  @parameterized.parameters(
+    ({'descriptors': np.zeros((0, 8))}, 'empty map'),
+    ({'descriptors': np.full((6, 8), np.nan)}, 'not finite'),
+    ({'descriptors': np.zeros((6, 8))}, 'unit norm'),
+    ({'descriptors': np.eye(8)[:5]}, 'keys has shape'),
+    ({'poses': np.full((6, 4, 4), np.inf)}, 'poses holds'),
+    ({'poses': np.zeros((6, 3, 4))}, 'poses has shape'),
+    ({'views': np.full(6, np.nan)}, 'views holds'),
+    ({'provenance': {'model': 'abc'}}, 'provenance lacks.*config'),
+    ({'rig': index_lib.Rig(np.eye(4), (1, 1), np.eye(4))}, 'rig has'),
+    (
+      {'rig': index_lib.Rig(np.eye(3), (1, 1), np.eye(4) * np.nan)},
+      'rig holds',
+    ),
+  )
+  def test_a_broken_index_is_neither_saved_nor_loaded(self, change, message):
+    broken = self.index._replace(**change)
+    with self.assertRaisesRegex(ValueError, message):
+      index_lib.save_index(broken, self.path)
+    self.assertFalse(self.path.exists())
+    with mock.patch.object(index_lib, 'check_index'):
+      index_lib.save_index(broken, self.path)
+    with self.assertRaisesRegex(ValueError, f'map.npz: .*{message}'):
+      index_lib.load_index(self.path)
+
+  def test_dying_while_writing_leaves_the_old_index(self):
+    index_lib.save_index(self.index, self.path)
+    other = self.index._replace(frames=self.index.frames + 1)
+    with mock.patch.object(os, 'fsync', side_effect=KeyboardInterrupt):
+      with self.assertRaises(KeyboardInterrupt):
+        index_lib.save_index(other, self.path)
+    np.testing.assert_array_equal(
+      index_lib.load_index(self.path).frames, self.index.frames
+    )
+    index_lib.save_index(other, self.path)
+    np.testing.assert_array_equal(
+      index_lib.load_index(self.path).frames, other.frames
+    )
+    self.assertLen(os.listdir(self.path.parent), 1)
+
+
+if __name__ == '__main__':
+  absltest.main()
