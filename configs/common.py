@@ -92,7 +92,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config = config.copy_and_resolve_references()
   config.data.size = 'tiny'
   config.data.num_points = 128
-  config.data.image_size = (32, 104)
+  config.data.image_size = (48, 160)
   config.train.update(
     dict(batch_size=4, num_steps=2, eval_every=2, save_every=1)
   )

@@ -16,6 +16,7 @@ from PIL import Image
 from i2ploc.geometry import camera
 from input_pipeline import grouping
 from input_pipeline import pipeline
+from input_pipeline import readings
 from input_pipeline import schema
 
 # A query of another shape than the map's camera was taken by another camera.
@@ -66,7 +67,7 @@ class Split:
     what: tuple[str, ...],
     batch_size: int,
     all_around: bool = False,
-  ) -> Iterator[pipeline.Batch]:
+  ) -> Iterator[readings.Batch]:
     """The readings of `rows` in order, see `pipeline.read_batches`.
 
     Args:
@@ -79,7 +80,7 @@ class Split:
     if all_around and frustum:
       num_points = math.ceil(num_points * math.pi / frustum)
       frustum = None
-    return pipeline.read_batches(
+    batches = pipeline.read_batches(
       self.dataset,
       rows,
       what=what,
@@ -88,11 +89,41 @@ class Split:
       num_points=num_points,
       frustum=frustum,
     )
+    for batch in batches:
+      if 'intrinsics' not in batch:
+        cameras = [
+          self._camera(self.frames.drive[i]) for i in batch['points_index']
+        ]
+        batch['intrinsics'] = np.stack(cameras)
+      yield batch
 
   def rig(self, row: int) -> tuple[np.ndarray, np.ndarray]:
     """Intrinsics [3, 3] at `image_size` and camera_from_lidar [4, 4]."""
-    batch = next(self.batches(np.asarray([row]), ('image', 'points'), 1))
-    return batch['intrinsics'][0], batch['camera_from_lidar'][0]
+    motion = self.dataset.read(int(row), ('points',))['camera_from_lidar']
+    return self._camera(self.frames.drive[row]), motion
+
+  @functools.cache  # noqa: B019  a split lives as long as the program
+  def _camera(self, drive: str) -> np.ndarray:
+    """Intrinsics [3, 3] of the camera that a drive's scans are matched with."""
+    has_image = self.frames.has_image
+    rows = np.flatnonzero(has_image & (self.frames.drive == drive))
+    rows = rows if len(rows) else np.flatnonzero(has_image)
+    if not len(rows):
+      raise ValueError(
+        f'{self.dataset.name} has no image, so no camera: a LiDAR tower needs'
+        ' to know what the queries will see.'
+      )
+    batch = next(
+      pipeline.read_batches(
+        self.dataset,
+        rows[:1],
+        what=('image',),
+        batch_size=1,
+        image_size=self.image_size,
+        num_points=1,
+      )
+    )
+    return batch['intrinsics'][0]
 
 
 class Source:
@@ -187,7 +218,7 @@ class Source:
     paths: Sequence[str],
     intrinsics: Sequence[float],
     map_intrinsics: np.ndarray,
-  ) -> Iterator[tuple[str, pipeline.Batch]]:
+  ) -> Iterator[tuple[str, readings.Batch]]:
     """Image files as batches of one.
 
     Args:

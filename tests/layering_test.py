@@ -69,7 +69,14 @@ ORDER = {
     'examples',
     'summary',
   ),
-  'i2ploc.report': ('figures', 'html'),
+  'i2ploc.report': (
+    'workdir',
+    'figures',
+    'recall',
+    'charts',
+    'examples',
+    'html',
+  ),
 }
 NEVER_IN_LIBRARY = (
   'absl.flags',

@@ -36,7 +36,11 @@ def project(
   valid = depth > MIN_DEPTH
   plane = points[..., :2] / jnp.where(valid, depth, 1.0)[..., None]
   linear, center = intrinsics[..., :2, :2], intrinsics[..., :2, 2]
-  return jnp.einsum('...ij,...j->...i', linear, plane) + center, valid
+  # TF32 products would move a pixel by a third.
+  offset = jnp.einsum(
+    '...ij,...j->...i', linear, plane, precision=jax.lax.Precision.HIGHEST
+  )
+  return offset + center, valid
 
 
 def bearings(intrinsics: jax.Array, pixels: jax.Array) -> jax.Array:

@@ -88,7 +88,8 @@ def nearest_neighbors(
   # Without the barrier XLA merges the slice below into the top_k, no longer
   # recognises it, and sorts all P distances: 30 times slower.
   indices = jax.lax.optimization_barrier(jax.lax.top_k(-distance, k)[1])
-  return jnp.where(mask[indices], indices, indices[:, :1])
+  real = jnp.asarray(mask)[indices]
+  return jnp.where(real, indices, indices[:, :1])
 
 
 def subsample(
@@ -114,7 +115,7 @@ def subsample(
   chex.assert_shape(mask, points.shape[:1])
   if num_points > 65_536:
     raise ValueError(f'num_points is {num_points}; at most 65,536 (uint32)')
-  real = jnp.cumsum(mask)
+  points, real = jnp.asarray(points), jnp.cumsum(mask)
   total = real[-1].astype(jnp.uint32)
   slot = jnp.arange(num_points + 1, dtype=jnp.uint32)
   start = slot * (total // num_points) + slot * (total % num_points) // (

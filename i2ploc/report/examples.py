@@ -6,10 +6,10 @@ from html import escape
 
 import numpy as np
 
+from i2ploc.report import charts
 from i2ploc.report import figures
 from i2ploc.report import workdir as workdir_lib
 
-RADIUS = 10.0  # metres within which an answer is right
 _KINDS = {
   'moving': '<strong>moving</strong> things',
   'movable': '<strong>movable</strong> things, parked cars too',
@@ -53,7 +53,7 @@ def overlays(examples: Arrays, count: int, width: int) -> str:
 def _failures_first(examples) -> np.ndarray:
   if 'distance_m' not in examples:
     return np.arange(len(examples['query_image']))
-  return np.argsort(examples['distance_m'] <= RADIUS, kind='stable')
+  return np.argsort(examples['distance_m'] <= charts.RADIUS, kind='stable')
 
 
 def _ramp(colors: str, low: str, high: str) -> str:
@@ -96,7 +96,7 @@ def _strip_facts(examples, i: int) -> str:
   facts = []
   if 'distance_m' in examples:
     distance = float(examples['distance_m'][i])
-    kind = 'hit' if distance <= RADIUS else 'miss'
+    kind = 'hit' if distance <= charts.RADIUS else 'miss'
     word = 'right' if kind == 'hit' else 'wrong'
     facts.append(f'<span class="badge {kind}">{word}</span>')
   facts.append(f'<h4>{escape(_title(examples, i))}</h4>')

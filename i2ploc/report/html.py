@@ -219,7 +219,12 @@ def _saliency(work: Work, detail: _Detail) -> str:
     )
     + (
       examples.shares(work.results)
-      or _missing(work, 'test/saliency/… in results.json', 'evaluate')
+      or (
+        '<p class="missing">No shares of weight and area: the data of this'
+        ' evaluation has no labels of what moves.</p>'
+        if work.results
+        else _missing(work, 'results.json', 'evaluate')
+      )
     )
     + (
       examples.overlays(work.examples, SALIENCY_EXAMPLES, detail.width)

@@ -71,7 +71,7 @@ def make_optimizer(
       f' positive and weight_decay={weight_decay} must not be negative.'
     )
   schedule = optax.warmup_cosine_decay_schedule(
-    init_value=0.0 if warmup_steps else learning_rate,
+    init_value=0.0,
     peak_value=learning_rate,
     warmup_steps=warmup_steps,
     decay_steps=num_steps,

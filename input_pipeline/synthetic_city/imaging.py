@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline import schema
+from input_pipeline.synthetic_city import ground as ground_lib
+from input_pipeline.synthetic_city import patterns
 from input_pipeline.synthetic_city import raycast
 from input_pipeline.synthetic_city import selection
 from input_pipeline.synthetic_city import shading
@@ -145,7 +147,7 @@ def look(
 
 def _paint(
   world: World, view: View, spread: Array
-) -> tuple[textures.Paint, Labels]:
+) -> tuple[patterns.Paint, Labels]:
   """Paint and labels of what every ray meets."""
   air, index = world.air, view.index
   distance, direction = view.hit.distance, tuple(view.rays.direction)
@@ -162,7 +164,7 @@ def _paint(
   )  # fmt: skip
   things = textures.snow_over(things, view.hit.normal, coat.semantic, air.snow)
   x, y, _ = _points(view.rays, distance)
-  ground, kind = textures.paint_ground(
+  ground, kind = ground_lib.paint(
     world.roads, x, y, direction, distance, spread, air.snow, air.wetness
   )
   solid = index >= 0
@@ -177,11 +179,11 @@ def _paint(
 def _image(
   world: World,
   view: View,
-  paint: textures.Paint,
+  paint: patterns.Paint,
   casters: raycast.Candidates,
   key: Array,
-) -> Array:
-  """Pixels uint8 [I, R, 3]; the arguments hold tiles of cameras only."""
+) -> patterns.Vector:
+  """Planes of pixels uint8 [I, R]; the arguments hold cameras' tiles only."""
   hit, rays, air = view.hit, view.rays, world.air
   direction = tuple(rays.direction)
   start = jnp.stack(
@@ -200,11 +202,11 @@ def _image(
   radiance = tuple(jnp.where(sky, a, b) for a, b in zip(far, near, strict=True))
   counter = jnp.arange(sky.size, dtype=jnp.int32).reshape(sky.shape)
   grain = [shading.gaussian(counter, key, stream) for stream in range(3)]
-  return jnp.stack(shading.develop(air, radiance, grain), -1)
+  return shading.develop(air, radiance, grain)
 
 
 def _scan(
-  world: World, view: View, paint: textures.Paint, reach: Array, noise: Array,
+  world: World, view: View, paint: patterns.Paint, reach: Array, noise: Array,
   key: Array,
 ) -> tuple[Array, Array]:  # fmt: skip
   """Range float32 [T, R], 0 without a return, and intensity uint8 [T, R].
@@ -239,7 +241,7 @@ def finish(
   reach: Array,
   noise: Array,
   keys: Array,
-) -> tuple[Array, Array, Array, Labels]:
+) -> tuple[patterns.Vector, Array, Array, Labels]:
   """Second step of a frame: from hits to readings.
 
   Args:
@@ -252,8 +254,9 @@ def finish(
     keys: [2] uint32, of the noise of cameras and of the LiDAR.
 
   Returns:
-    image uint8 [I, R, 3], range float32 [S, R], intensity uint8 [S, R], and
-    labels of all tiles (void where the LiDAR has no return).
+    three planes of pixels uint8 [I, R] (interleaved, XLA's loop would not
+    vectorize), range float32 [S, R], intensity uint8 [S, R], and labels of all
+    tiles (void where the LiDAR has no return).
   """
   paint, labels = _paint(world, view, spread)
   images = view.sunny.shape[0]
@@ -269,8 +272,8 @@ def finish(
 
 
 def _tiles(
-  view: View, paint: textures.Paint, part: slice
-) -> tuple[View, textures.Paint]:
+  view: View, paint: patterns.Paint, part: slice
+) -> tuple[View, patterns.Paint]:
   """Some tiles of a view and of its paint."""
   rays = raycast.Rays(*(values[:, part] for values in view.rays))
   hit, index, paint = jax.tree.map(

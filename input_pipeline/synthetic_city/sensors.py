@@ -6,9 +6,8 @@ The rig is KITTI's: a camera 0.27 m ahead of and 0.08 m below a spinning LiDAR
 the highest beam, column 0 looks backward and azimuth falls with the column, so
 that forward is the middle and left is left, as in a panorama.
 
-One frame: the host lists what each tile of rays may hit, the device casts and
-says where the sun may shine, the host lists what may shadow that, the device
-shades.
+The host lists what each tile of rays may hit, the device casts and says where
+the sun may shine, the host lists what may shadow that, the device shades.
 """
 
 from collections.abc import Callable
@@ -384,7 +383,7 @@ def make_renderer(
     pixels, *scan, labels = imaging.finish(
       world, view, bundle.spread, casters, *limits, keys
     )
-    pixels, labels = np.asarray(pixels), [np.asarray(x) for x in labels]
+    pixels, labels = np.stack(pixels, -1), [np.asarray(x) for x in labels]
     frame = {'intrinsics': cameras['image'].intrinsics}
     for i, name in enumerate([*cameras, 'scan']):
       part, tiles = slice(starts[i], starts[i + 1]), sensors[i].tiles

@@ -11,10 +11,10 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
+from input_pipeline.synthetic_city import patterns
 from input_pipeline.synthetic_city import primitives as primitives_lib
-from input_pipeline.synthetic_city import textures
 
-Vector = textures.Vector
+Vector = patterns.Vector
 
 
 class Air(NamedTuple):
@@ -52,15 +52,15 @@ def sky(air: Air, direction: Vector, clouds: bool = True) -> Vector:
   up = jnp.abs(direction[2])
   height = jnp.clip(up * (2.4 - 1.4 * up), 0.0, 1.0)
   color = tuple(
-    textures.mix(air.horizon_color[i], air.sky_color[i], height)
+    patterns.mix(air.horizon_color[i], air.sky_color[i], height)
     for i in range(3)
   )
   if not clouds:
     return color
   scale = 1.6 / (up + 0.12)
   x, y = direction[0] * scale, direction[1] * scale
-  cover = 0.65 * textures.noise(x, y, air.seed)
-  cover += 0.35 * textures.noise(2.7 * x, 2.7 * y, air.seed + 1)
+  cover = 0.65 * patterns.noise(x, y, air.seed)
+  cover += 0.35 * patterns.noise(2.7 * x, 2.7 * y, air.seed + 1)
   cover = jnp.clip(2.6 * cover - 1.15, 0.0, 1.0) * jnp.clip(6.0 * up, 0.0, 1.0)
   white = tuple(
     0.75 * air.sky_color[i]
@@ -68,7 +68,7 @@ def sky(air: Air, direction: Vector, clouds: bool = True) -> Vector:
     + 0.1 * air.sun_color[i]
     for i in range(3)
   )
-  color = textures.mix(color, white, 0.7 * cover)
+  color = patterns.mix(color, white, 0.7 * cover)
   toward = jnp.maximum(_dot(direction, air.sun_direction), 0.0)
   glow = toward
   for _ in range(5):
@@ -82,13 +82,13 @@ def haze(air: Air, color: Vector) -> Vector:
   """The sky through fog, as if 150 m of it lay before."""
   clear = jnp.exp(-150.0 * air.fog_density)
   return tuple(
-    textures.mix(air.horizon_color[i], color[i], clear) for i in range(3)
+    patterns.mix(air.horizon_color[i], color[i], clear) for i in range(3)
   )
 
 
 def shade(
   air: Air,
-  paint: textures.Paint,
+  paint: patterns.Paint,
   normal: Vector,
   direction: Vector,
   distance: Array,
@@ -128,7 +128,7 @@ def shade(
     light += air.sun_color[i] * sun
     value = paint.albedo[i] * light * (1.0 - mirror) + mirror * reflected[i]
     value += paint.emission[i]
-    radiance.append(textures.mix(air.horizon_color[i], value, clear))
+    radiance.append(patterns.mix(air.horizon_color[i], value, clear))
   return tuple(radiance)
 
 
@@ -163,12 +163,12 @@ def gaussian(index: Array, key: Array, stream: int) -> Array:
   """
   total = 0.0
   for i in range(2):
-    bits = textures.random(index, jnp.zeros_like(index) + (2 * stream + i), key)
-    total += sum(textures.byte(bits, which) for which in range(4))
+    bits = patterns.random(index, jnp.zeros_like(index) + (2 * stream + i), key)
+    total += sum(patterns.byte(bits, which) for which in range(4))
   return (total - 4.0) * np.float32(np.sqrt(12 / 8))
 
 
 def uniform(index: Array, key: Array, stream: int) -> Array:
   """Uniform noise in [0, 1) of 24 bits, a function of index, key, stream."""
-  bits = textures.random(index, jnp.zeros_like(index) + (2 * stream), key)
+  bits = patterns.random(index, jnp.zeros_like(index) + (2 * stream), key)
   return (bits >> 8).astype(jnp.int32).astype(jnp.float32) * np.float32(2**-24)

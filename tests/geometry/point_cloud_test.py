@@ -54,7 +54,10 @@ class FarthestPointSamplingTest(parameterized.TestCase):
   def test_batches_agree_with_single_clouds(self):
     points = np.stack([_cloud(0), _cloud(1)])
     mask = np.ones((2, 60), bool)
-    sample = lambda p, m: point_cloud.farthest_point_sampling(p, m, 10)
+
+    def sample(points, mask):
+      return point_cloud.farthest_point_sampling(points, mask, 10)
+
     batched = jax.jit(jax.vmap(sample))(points, mask)
     np.testing.assert_array_equal(batched[1], sample(points[1], mask[1]))
 

@@ -103,7 +103,11 @@ class RangeImageTest(parameterized.TestCase):
 
   def test_an_empty_cloud_gives_an_empty_image(self):
     image, valid = range_image.range_image(
-      np.ones((5, 4)), np.zeros(5, bool), (-1.0, 1.0), ELEVATION, SHAPE
+      np.ones((5, 4), np.float32),
+      np.zeros(5, bool),
+      (-1.0, 1.0),
+      ELEVATION,
+      SHAPE,
     )
     self.assertFalse(valid.any())
     np.testing.assert_array_equal(image, 0.0)

@@ -3,6 +3,7 @@
 
 import pathlib
 import tempfile
+import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -83,6 +84,22 @@ class GenerateTest(parameterized.TestCase):
     generate.generate(directory, 'tiny', make_render, workers)
     self.assertDictEqual(_contents(directory), self.expected)
     self.assertCountEqual(rendered, {*self.expected} - {*done})
+
+  def test_a_unit_in_flight_when_another_fails_is_not_written_short(self):
+    def make_render(_size):
+      def render(unit):
+        for frame in unit.frames:
+          if unit.drive.number == 0:
+            raise KeyboardInterrupt
+          yield _record(unit, frame)
+          time.sleep(0.1)
+
+      return render
+
+    directory = self.directory / 'flight'
+    with self.assertRaises(KeyboardInterrupt):
+      generate.generate(directory, 'tiny', make_render, workers=2)
+    self.assertEmpty(_contents(directory))
 
   def test_a_half_written_file_is_never_taken_for_a_unit(self):
     directory = self.directory / 'torn'

@@ -179,7 +179,8 @@ class ShapesTest(parameterized.TestCase):
     direction = rng.normal(size=(400, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     target = rng.uniform(-0.7, 0.7, (400, 3)) * half
-    origin = jnp.asarray((target - 9 * direction).T, jnp.float32)
+    distance = np.where(np.arange(400) < 50, 0.0, 9.0)[:, None]  # some inside
+    origin = jnp.asarray((target - distance * direction).T, jnp.float32)
     hit = _SURFACE(
       _solid(kind, np.zeros(3), half, 0.4), tuple(origin),
       tuple(jnp.asarray(direction.T, jnp.float32)),
@@ -343,7 +344,7 @@ class TextureTest(absltest.TestCase):
   paint = staticmethod(jax.jit(imaging._paint))
 
   def test_a_point_has_the_same_albedo_from_two_poses(self):
-    near, far = _pose(), _pose(offset=(3.7, -2.2), yaw=0.0, pitch=0.0)
+    near, far = _pose(), _pose(offset=(6.7, -4.2), yaw=0.0, pitch=0.0)
     world, bundle, view = _look(near)
     spread = np.full_like(bundle.spread, 1e-6)
     paint, labels = self.paint(world, view, spread)

@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 
@@ -61,6 +62,10 @@ class CheckpointsTest(parameterized.TestCase):
   def damage(self, step, how, kind='steps'):
     """Damages the files that hold the arrays of a checkpoint."""
     root = self.directory / kind / str(step) / 'state'
+    if how == 'swapped':
+      shutil.rmtree(root)
+      shutil.copytree(self.directory / kind / '1' / 'state', root)
+      return
     paths = [p for p in root.rglob('*') if p.is_file() and p.parent.name == 'd']
     self.assertNotEmpty(paths)
     for path in paths:
@@ -151,20 +156,21 @@ class CheckpointsTest(parameterized.TestCase):
     self.assertIn('no best checkpoint', logs.output[0])
     self.assertEqual(restored.step, 2)
 
-  @parameterized.parameters('truncated', 'missing', 'flipped')
+  @parameterized.parameters('truncated', 'missing', 'flipped', 'swapped')
   def test_a_damaged_checkpoint_is_passed_over_and_said_so(self, how):
-    self.save(1, 2)
-    self.damage(2, how)
+    self.save(1, 3)
+    self.damage(3, how)
     checkpoints = self.open()
     with self.assertLogs(level='WARNING') as logs:
       restored = checkpoints.restore_latest(_state())
-    self.assertRegex(logs.output[0], 'steps/2 is damaged')
+    self.assertRegex(logs.output[0], 'steps/3 is damaged')
     self.assertEqual(_bytes(restored.value), _bytes(_state(1, 1)))
-    # The run goes on and replaces it.
+    # The run goes on and saves before and at the damaged step.
     self.save(2, checkpoints=checkpoints)
     self.assertEqual(checkpoints.steps(), [1, 2])
+    self.save(3, checkpoints=checkpoints)
     restored = self.open().restore_latest(_state())
-    self.assertEqual(_bytes(restored.value), _bytes(_state(2, 2)))
+    self.assertEqual(_bytes(restored.value), _bytes(_state(3, 3)))
 
   def test_a_damaged_best_is_replaced_by_the_next_evaluation(self):
     self.checkpoints.save_best(_state(1), 0.9, {})
@@ -186,7 +192,7 @@ class CheckpointsTest(parameterized.TestCase):
 
   def test_a_killed_save_leaves_the_previous_one_usable(self):
     self.save(1)
-    killed = self.directory / 'steps' / '2.orbax-checkpoint-tmp'
+    killed = self.directory / 'steps' / '3.orbax-checkpoint-tmp'
     (killed / 'state').mkdir(parents=True)
     checkpoints = self.open()
     self.assertEqual(checkpoints.steps(), [1])

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Point transformer: parity with the release, order and padding laws."""
+
+import functools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc.models import normalization
+from i2ploc.models import point_transformer
+from tests import shared
+
+KEY = jax.random.key(0)
+SMALL = dict(
+  width=12,
+  depth=2,
+  num_heads=3,
+  num_groups=8,
+  group_size=4,
+  pointnet_widths=(8, 8, 16),
+  pointnet_features=16,
+)
+RELEASED = dict(
+  batch_norm=True,
+  unit_tokens=True,
+  raw_coordinates=True,
+  skip_squared_norm=1e-3,
+  qkv_bias=False,
+)
+
+
+def _cloud(seed=0, batch=2, num_points=40):
+  rng = np.random.default_rng(seed)
+  points = rng.normal(0.0, 8.0, (batch, num_points, 4))
+  points[..., 3] = rng.uniform(size=points.shape[:2])
+  return points.astype(np.float32), np.ones(points.shape[:2], bool)
+
+
+def _dense(param, name):
+  weight = param(f'{name}.weight')
+  layer = {'kernel': weight.reshape(weight.shape[:2]).T}
+  return layer | (
+    {'bias': param(f'{name}.bias')} if param(f'{name}.bias') is not None else {}
+  )
+
+
+def _scaled(param, name):
+  return {'scale': param(f'{name}.weight'), 'bias': param(f'{name}.bias')}
+
+
+def _statistics(param, name):
+  return {
+    'mean': param(f'{name}.running_mean'),
+    'var': param(f'{name}.running_var'),
+  }
+
+
+def _released_block(param, name):
+  return {
+    'norm1': _scaled(param, f'{name}.norm1'),
+    'norm2': _scaled(param, f'{name}.norm2'),
+    'attention': {
+      'qkv': _dense(param, f'{name}.attn.qkv'),
+      'projection': _dense(param, f'{name}.attn.proj'),
+    },
+    'expand': _dense(param, f'{name}.mlp.fc1'),
+    'contract': _dense(param, f'{name}.mlp.fc2'),
+  }
+
+
+def _released_variables(golden):
+  """Our variables from the released names."""
+
+  def param(name):
+    key = f'param/{name}'
+    return golden[key] if key in golden else None
+
+  first, second = 'emb_encoder.first_conv', 'emb_encoder.second_conv'
+  joint = _dense(param, f'{second}.0')
+  half = joint['kernel'].shape[0] // 2
+  pointnet = {
+    'point1': _dense(param, f'{first}.0'),
+    'norm1': _scaled(param, f'{first}.1'),
+    'point2': _dense(param, f'{first}.3'),
+    'group': {'kernel': joint['kernel'][:half], 'bias': joint['bias']},
+    'point3': {'kernel': joint['kernel'][half:]},
+    'norm2': _scaled(param, f'{second}.1'),
+    'point4': _dense(param, f'{second}.3'),
+  }
+  params = {
+    'pointnet': pointnet,
+    'reduce': _dense(param, 'reduce_dim'),
+    'position1': _dense(param, 'pos_embed.0'),
+    'position2': _dense(param, 'pos_embed.2'),
+    'cls': param('cls_token'),
+    'cls_position': param('cls_pos'),
+    'blocks_0': _released_block(param, 'blocks.blocks.0'),
+    'blocks_1': _released_block(param, 'blocks.blocks.1'),
+    'norm': _scaled(param, 'norm'),
+  }
+  statistics = {
+    'norm1': _statistics(param, f'{first}.1'),
+    'norm2': _statistics(param, f'{second}.1'),
+  }
+  return {'params': params, 'batch_stats': {'pointnet': statistics}}
+
+
+class ReleasedBranchTest(parameterized.TestCase):
+  @parameterized.parameters('eval', 'train')
+  def test_groups_and_tokens_equal_the_released_code(self, mode):
+    golden = np.load(shared.require('golden/saliency_point_branch.npz'))
+    model = point_transformer.PointTransformer(
+      width=48,
+      depth=2,
+      num_heads=3,
+      num_groups=32,
+      group_size=8,
+      pointnet_features=64,
+      **RELEASED,
+    )
+    points = golden['points']
+    apply = jax.jit(
+      functools.partial(
+        model.apply, train=mode == 'train', mutable='batch_stats'
+      )
+    )
+    (_, out), changed = apply(
+      _released_variables(golden), points, np.ones(points.shape[:2], bool)
+    )
+    np.testing.assert_array_equal(out['samples'], golden[f'{mode}/fps_idx'])
+    # Where the k-th and the next neighbour are duplicates either is right.
+    unique = golden['knn_gap_k_kplus1'] > 0
+    np.testing.assert_array_equal(
+      np.sort(out['groups'], -1)[unique],
+      np.sort(golden[f'{mode}/knn_idx_sorted'], -1)[unique],
+    )
+    expected = golden[f'{mode}/tokens']
+    np.testing.assert_allclose(out['sequence'], expected, atol=1e-5)
+    lengths = normalization.unit(out['sequence'])
+    np.testing.assert_allclose(lengths, golden[f'{mode}/tokens_l2'], atol=2e-6)
+    if mode == 'train':
+      mean = changed['batch_stats']['pointnet']['norm1']['mean']
+      name = 'train/buffer_after/emb_encoder.first_conv.1.running_mean'
+      np.testing.assert_allclose(mean, golden[name], atol=1e-5)
+
+
+class PointTransformerTest(parameterized.TestCase):
+  @parameterized.parameters(
+    # mini-PointNet, reduction, position MLP, two blocks, norm, CLS.
+    (dict(SMALL), 744 + 204 + 2188 + 2 * 1884 + 24 + 24),
+    (dict(SMALL, **RELEASED), 696 + 204 + 2060 + 2 * 1848 + 24 + 24),
+    # Spec 1.2 of the released branch: 22,548,480 with an unused fc_norm (768).
+    (
+      dict(
+        num_heads=3,
+        num_groups=64,
+        pointnet_features=1024,
+        **RELEASED,
+      ),
+      22_548_480 - 768,
+    ),
+  )
+  def test_parameter_counts(self, fields, expected):
+    model = point_transformer.PointTransformer(**fields)
+    points = jax.ShapeDtypeStruct((1, 64, 4), jnp.float32)
+    mask = jax.ShapeDtypeStruct((1, 64), bool)
+    params = jax.eval_shape(model.init, KEY, points, mask)['params']
+    self.assertEqual(sum(x.size for x in jax.tree.leaves(params)), expected)
+
+  def test_tokens_belong_to_centres_whatever_the_order_of_points(self):
+    model = point_transformer.PointTransformer(**SMALL)
+    points, mask = _cloud()
+    variables = jax.jit(model.init)(KEY, points, mask)
+    apply = jax.jit(model.apply)
+    tokens, out = apply(variables, points, mask)
+    # The first point stays: it is where sampling starts.
+    order = np.r_[0, 1 + np.random.default_rng(0).permutation(39)]
+    moved, moved_out = apply(variables, points[:, order], mask)
+    np.testing.assert_array_equal(moved_out['centers'], out['centers'])
+    np.testing.assert_allclose(moved, tokens, atol=2e-6)
+
+  def test_padding_changes_nothing(self):
+    model = point_transformer.PointTransformer(**SMALL)
+    points, mask = _cloud(1)
+    variables = jax.jit(model.init)(KEY, points, mask)
+    apply = jax.jit(model.apply)
+    tokens, _ = apply(variables, points, mask)
+    junk = np.full((2, 9, 4), np.nan, np.float32)
+    padded, _ = apply(
+      variables,
+      np.concatenate([junk, points], 1),
+      np.concatenate([np.zeros((2, 9), bool), mask], 1),
+    )
+    np.testing.assert_allclose(padded, tokens, atol=2e-6)
+
+  def test_repeated_centres_are_masked_out_of_the_attention(self):
+    model = point_transformer.PointTransformer(**SMALL)
+    points, mask = _cloud(2)
+    mask[0, 5:] = False
+    (_, out), _ = jax.jit(model.init_with_output)(KEY, points, mask)
+    np.testing.assert_array_equal(out['mask'][0], np.arange(8) < 5)
+    np.testing.assert_array_equal(out['attention'][0, :, :, 6:], 0.0)
+    self.assertTrue(out['mask'][1].all())
+
+  @parameterized.product(num_real=(0, 1), released=(False, True))
+  def test_degenerate_clouds_are_finite_with_their_gradients(
+    self, num_real, released
+  ):
+    fields = dict(SMALL, **(RELEASED if released else {}))
+    model = point_transformer.PointTransformer(**fields)
+    points, mask = _cloud(3)
+    variables = jax.jit(model.init)(KEY, points, mask)
+    mask[:] = np.arange(40) < num_real
+    points[:] = points[:1, :1]
+
+    def total(params, points):
+      variables_ = dict(variables, params=params)
+      tokens, out = model.apply(variables_, points, mask)
+      return (tokens**2).sum() + out['attention'].sum()
+
+    value, grads = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(
+      variables['params'], points
+    )
+    self.assertTrue(np.isfinite(value))
+    finite = jax.tree.map(lambda g: bool(np.isfinite(g).all()), grads)
+    self.assertTrue(all(jax.tree.leaves(finite)))
+
+  def test_height_and_bearing_of_a_group_reach_its_token(self):
+    model = point_transformer.PointTransformer(**SMALL)
+    points, mask = _cloud(4)
+    variables = jax.jit(model.init)(KEY, points, mask)
+    apply = jax.jit(model.apply)
+    tokens, _ = apply(variables, points, mask)
+    turned = points * np.asarray([-1, -1, 1, 1], np.float32)
+    for changed in (turned, points + np.asarray([0, 0, 2, 0], np.float32)):
+      other, _ = apply(variables, changed, mask)
+      self.assertGreater(np.abs(other - tokens).max(), 1e-2)
+
+
+if __name__ == '__main__':
+  absltest.main()
