@@ -19,7 +19,7 @@ demo: .venv/runtime
 	@echo 'Look at $(DEMO)/run/report.html'
 
 test: .venv/dev lint
-	.venv/bin/python -m pytest -q -n 2 --dist=worksteal tests
+	.venv/bin/python -m pytest -q -n 2 --dist=loadscope tests
 
 lint: .venv/dev
 	.venv/bin/ruff check .

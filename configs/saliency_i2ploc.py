@@ -51,6 +51,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   if arg.dataset == 'synthetic_city':
     config.data.size = arg.size
+  if arg.dataset == 'kitti_raw':  # the sample drive is 6 m long
+    config.evaluation.radii = (1.0, 5.0, 10.0)
+    config.index.radius = 1.0
   trunk = dict(
     name='vit',
     width=96,

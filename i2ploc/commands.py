@@ -185,7 +185,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
   )
   data.save_pictures(folder)
   _save_text(folder, 'results.json', json.dumps(results, indent=1))
-  print('\n'.join(summary.table(results, 'test')))
+  print('\n'.join(summary.table(results, 'test', config.index.radius)))
   return results
 
 
@@ -266,6 +266,7 @@ def _evaluator(config, data, towers, role):
     ),
     frames=split.frames,
     questions=split.protocols,
+    radii=tuple(config.evaluation.radii),
     exclude_self=config.evaluation.exclude_self,
   )
 

@@ -37,32 +37,6 @@ def load(name: str, arg: str) -> ml_collections.ConfigDict:
   return config
 
 
-class Recorder:
-  """Stands for a ConfigDict and remembers which leaves were read."""
-
-  def __init__(self, config, read, prefix=''):
-    self._config, self._read, self._prefix = config, read, prefix
-
-  def __getattr__(self, name):
-    return self[name]
-
-  def __getitem__(self, name):
-    value = self._config[name]
-    if isinstance(value, ml_collections.ConfigDict):
-      return Recorder(value, self._read, f'{self._prefix}{name}.')
-    self._read.add(self._prefix + name)
-    return value
-
-  def keys(self):
-    return self._config.keys()
-
-  def to_dict(self):
-    return {
-      k: v.to_dict() if isinstance(v, Recorder) else v
-      for k, v in ((k, self[k]) for k in self.keys())
-    }
-
-
 def leaves(config, prefix=''):
   for name, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
@@ -93,12 +67,6 @@ class ConfigsTest(parameterized.TestCase):
     self.assertIn('log_scale', variables['params'])
     source.Source(data_dir='nowhere', **config.data)
 
-  def test_every_leaf_is_read(self):
-    config = load('saliency_i2ploc', '')
-    read = set()
-    commands_read(Recorder(config, read))
-    self.assertEmpty(set(leaves(config)) - read)
-
   def test_the_smoke_version_has_the_same_leaves(self):
     config = load('saliency_i2ploc', '')
     self.assertEqual(set(leaves(config)), set(leaves(common.smoke(config))))
@@ -123,18 +91,6 @@ class ConfigsTest(parameterized.TestCase):
   def test_arguments_keep_their_types(self):
     arg = common.parse_arg('a=2,b=0.5,c,d=x', a=1, b=1.0, c=False, d='y')
     self.assertEqual(arg.to_dict(), dict(a=2, b=0.5, c=True, d='x'))
-
-
-class FakeData:
-  """Enough of a source to run the verbs for their reads of the config."""
-
-  name = 'fake'
-  image_size = (64, 208)
-
-
-def commands_read(config):
-  """Touches a config as the verbs do, without training."""
-  raise NotImplementedError
 
 
 if __name__ == '__main__':

@@ -92,6 +92,7 @@ class RetrievalEvaluator:
     points_batches: Callable[[], Iterable[Batch]],
     frames: protocols.Frames,
     questions: Sequence[protocols.Protocol],
+    radii: Sequence[float] = (5.0, 10.0, 20.0),
     exclude_self: bool = False,
     exclude_within: float = 0.0,
   ):
@@ -107,6 +108,7 @@ class RetrievalEvaluator:
       points_batches: the same with `points_index`.
       frames: the frame table.
       questions: one protocol per name and town.
+      radii: metres that count as found.
       exclude_self: the self-match policy, see `metrics.allowed_candidates`.
       exclude_within: seconds.
 
@@ -137,8 +139,11 @@ class RetrievalEvaluator:
     self._points_batches = points_batches
     self._frames = frames
     self._questions = questions
+    self._radii = tuple(radii)
     self._policy = dict(
-      exclude_self=exclude_self, exclude_within=exclude_within
+      radii=self._radii,
+      exclude_self=exclude_self,
+      exclude_within=exclude_within,
     )
     self.predictions: dict[str, predictions.Predictions] = {}
 
@@ -197,12 +202,14 @@ class RetrievalEvaluator:
     pooled = _pool(list(outcomes.values()))
     # The protocol's own counts are those of its main question.
     own = direction == 'image_to_points'
-    yield from _counts(prefix if own else f'{prefix}/{direction}', pooled)
-    yield from _rates(f'{prefix}/{direction}', pooled, intervals=True)
-    for town, outcome in outcomes.items():
-      base = f'{prefix}/{str(town).replace("/", "_")}'
-      yield from _counts(base if own else f'{base}/{direction}', outcome)
-      yield from _rates(f'{base}/{direction}', outcome, intervals=False)
+    named = {prefix: pooled} | {
+      f'{prefix}/{str(town).replace("/", "_")}': outcome
+      for town, outcome in outcomes.items()
+    }
+    for base, outcome in named.items():
+      full = f'{base}/{direction}'
+      yield from _counts(base if own else full, outcome, self._radii)
+      yield from _rates(full, outcome, self._radii, intervals=outcome is pooled)
 
 
 def _embed_all(
@@ -255,7 +262,7 @@ def _outcome(
   )
 
   def ranks(scores: np.ndarray) -> np.ndarray:
-    within = (question.distances <= radius for radius in protocols.RADII)
+    within = (question.distances <= radius for radius in question.radii)
     return np.stack(
       [
         metrics.pessimistic_ranks(scores, positives, question.candidates)
@@ -292,10 +299,12 @@ def _retrieved(outcome: _Outcome) -> Iterator[tuple[str, np.ndarray]]:
   yield '1%', metrics.one_percent(outcome.num_candidates)
 
 
-def _counts(prefix: str, outcome: _Outcome) -> Iterator[tuple[str, float]]:
+def _counts(
+  prefix: str, outcome: _Outcome, radii: tuple[float, ...]
+) -> Iterator[tuple[str, float]]:
   """Number of queries, answerable ones, and what chance would reach."""
   yield f'{prefix}/queries', float(len(outcome.num_candidates))
-  for i, radius in enumerate(protocols.RADII):
+  for i, radius in enumerate(radii):
     answerable = outcome.num_positives[:, i] > 0
     yield f'{prefix}/answerable_{radius:g}m', float(answerable.sum())
     if not answerable.any():
@@ -309,7 +318,11 @@ def _counts(prefix: str, outcome: _Outcome) -> Iterator[tuple[str, float]]:
 
 
 def _rates(
-  prefix: str, outcome: _Outcome, *, intervals: bool
+  prefix: str,
+  outcome: _Outcome,
+  radii: tuple[float, ...],
+  *,
+  intervals: bool,
 ) -> Iterator[tuple[str, float]]:
   """Recalls, with intervals and over all queries if asked for, and errors."""
   names, hits, counted = [], [], []
@@ -317,7 +330,7 @@ def _rates(
     ('', outcome.ranks),
     (f'_{SEQUENCE_LENGTH}_frames', outcome.sequence_ranks),
   ):
-    for i, radius in enumerate(protocols.RADII):
+    for i, radius in enumerate(radii):
       for label, n in _retrieved(outcome):
         names.append(f'{prefix}/recall@{label}_{radius:g}m{suffix}')
         counted.append(outcome.num_positives[:, i] > 0)

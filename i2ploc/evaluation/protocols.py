@@ -14,8 +14,6 @@ import numpy as np
 from i2ploc.evaluation import metrics
 from i2ploc.retrieval import matching
 
-RADII = (5.0, 10.0, 20.0)
-
 
 class Frames(Interface):
   """The columns of the dataset's frame table that an evaluation needs."""
@@ -63,7 +61,8 @@ class Question(NamedTuple):
     distances: float32 [Q, M] horizontal metres.
     candidates: bool [Q, M], what the self-match policy allows.
     num_candidates: int [Q].
-    num_positives: int [Q, radii], candidates within each of `RADII`.
+    num_positives: int [Q, R], candidates within each of `radii`.
+    radii: [R] metres.
     query_runs: int [Q], equal for rows that follow each other.
     map_runs: int [M].
     direction: -1 where queries drive against the map, else 1.
@@ -75,6 +74,7 @@ class Question(NamedTuple):
   candidates: np.ndarray
   num_candidates: np.ndarray
   num_positives: np.ndarray
+  radii: tuple[float, ...]
   query_runs: np.ndarray
   map_runs: np.ndarray
   direction: int
@@ -86,6 +86,7 @@ def question_from_protocol(
   has_query: np.ndarray,
   has_place: np.ndarray,
   *,
+  radii: tuple[float, ...],
   exclude_self: bool,
   exclude_within: float,
 ) -> Question | None:
@@ -96,6 +97,7 @@ def question_from_protocol(
     protocol: whose rows to take.
     has_query: bool [F], rows that have the sensor of the queries.
     has_place: bool [F], rows that have the sensor of the map.
+    radii: [R] metres that count as found.
     exclude_self: see `metrics.allowed_candidates`.
     exclude_within: seconds.
 
@@ -118,7 +120,7 @@ def question_from_protocol(
     exclude_self=exclude_self,
     exclude_within=exclude_within,
   )
-  num_positives = [(candidates & (distances <= r)).sum(1) for r in RADII]
+  num_positives = [(candidates & (distances <= r)).sum(1) for r in radii]
   return Question(
     query_rows=queries,
     map_rows=places,
@@ -126,6 +128,7 @@ def question_from_protocol(
     candidates=candidates,
     num_candidates=candidates.sum(1),
     num_positives=np.stack(num_positives, 1),
+    radii=tuple(radii),
     query_runs=matching.consecutive_runs(
       frames.drive[queries], frames.position[queries]
     ),

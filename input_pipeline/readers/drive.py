@@ -8,6 +8,7 @@ it has a pose and at least one sensor; how many were left out is logged.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 from typing import NamedTuple
 
@@ -45,8 +46,11 @@ class Drive(NamedTuple):
   camera_from_lidar: np.ndarray
 
 
-class Reader(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reader:
   """`schema.Dataset.read` over drives; plain data, hence picklable.
+
+  Compared and hashed by identity, as the function that it stands for.
 
   Attributes:
     drives: where the files are.

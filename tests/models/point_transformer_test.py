@@ -12,6 +12,7 @@ import numpy as np
 from i2ploc.models import normalization
 from i2ploc.models import point_transformer
 from tests import shared
+from tests.models import planted
 
 KEY = jax.random.key(0)
 SMALL = dict(
@@ -173,7 +174,7 @@ class PointTransformerTest(parameterized.TestCase):
   def test_tokens_belong_to_centres_whatever_the_order_of_points(self):
     model = point_transformer.PointTransformer(**SMALL)
     points, mask = _cloud()
-    variables = jax.jit(model.init)(KEY, points, mask)
+    variables = planted.variables(model, points, mask)
     apply = jax.jit(model.apply)
     tokens, out = apply(variables, points, mask)
     # The first point stays: it is where sampling starts.
@@ -185,7 +186,7 @@ class PointTransformerTest(parameterized.TestCase):
   def test_padding_changes_nothing(self):
     model = point_transformer.PointTransformer(**SMALL)
     points, mask = _cloud(1)
-    variables = jax.jit(model.init)(KEY, points, mask)
+    variables = planted.variables(model, points, mask)
     apply = jax.jit(model.apply)
     tokens, _ = apply(variables, points, mask)
     junk = np.full((2, 9, 4), np.nan, np.float32)
@@ -200,7 +201,8 @@ class PointTransformerTest(parameterized.TestCase):
     model = point_transformer.PointTransformer(**SMALL)
     points, mask = _cloud(2)
     mask[0, 5:] = False
-    (_, out), _ = jax.jit(model.init_with_output)(KEY, points, mask)
+    variables = planted.variables(model, points, mask)
+    _, out = jax.jit(model.apply)(variables, points, mask)
     np.testing.assert_array_equal(out['mask'][0], np.arange(8) < 5)
     np.testing.assert_array_equal(out['attention'][0, :, :, 6:], 0.0)
     self.assertTrue(out['mask'][1].all())
@@ -212,7 +214,7 @@ class PointTransformerTest(parameterized.TestCase):
     fields = dict(SMALL, **(RELEASED if released else {}))
     model = point_transformer.PointTransformer(**fields)
     points, mask = _cloud(3)
-    variables = jax.jit(model.init)(KEY, points, mask)
+    variables = planted.variables(model, points, mask)
     mask[:] = np.arange(40) < num_real
     points[:] = points[:1, :1]
 
@@ -231,7 +233,7 @@ class PointTransformerTest(parameterized.TestCase):
   def test_height_and_bearing_of_a_group_reach_its_token(self):
     model = point_transformer.PointTransformer(**SMALL)
     points, mask = _cloud(4)
-    variables = jax.jit(model.init)(KEY, points, mask)
+    variables = planted.variables(model, points, mask)
     apply = jax.jit(model.apply)
     tokens, _ = apply(variables, points, mask)
     turned = points * np.asarray([-1, -1, 1, 1], np.float32)

@@ -15,6 +15,7 @@ from i2ploc.models import aggregators
 from i2ploc.models import point_transformer
 from i2ploc.models import two_tower
 from i2ploc.models import vit
+from tests.models import planted
 
 KEY = jax.random.key(0)
 HEIGHT, WIDTH = 16, 48
@@ -76,19 +77,19 @@ def _model(lidar='points', depth=1, **fields):
   )
 
 
-def _apply(model, variables, batch, **kwargs):
-  return jax.jit(functools.partial(model.apply, **kwargs))(variables, batch)
+@functools.partial(jax.jit, static_argnames=('model', 'method'))
+def _apply(model, variables, batch, method=None, **kwargs):
+  return model.apply(variables, batch, method=method, **kwargs)
 
 
-def _turned(batch, angle):
-  """The batch with its clouds turned counter-clockwise about z."""
-  rotation = np.eye(4)
+def _turn(points, angle):
+  """Points [..., 3 or more] turned counter-clockwise about z."""
+  rotation = np.eye(points.shape[-1], dtype=np.float32)
   rotation[:2, :2] = [
     [math.cos(angle), -math.sin(angle)],
     [math.sin(angle), math.cos(angle)],
   ]
-  points = (batch['points'] @ rotation.T).astype(np.float32)
-  return dict(batch, points=points)
+  return np.asarray(points) @ rotation.T
 
 
 class TwoTowerTest(parameterized.TestCase):
@@ -99,7 +100,7 @@ class TwoTowerTest(parameterized.TestCase):
     self, lidar, saliency
   ):
     model, batch = _model(lidar, saliency=saliency), _batch()
-    variables = jax.jit(model.init)(KEY, batch)
+    variables = planted.variables(model, batch)
     embedded, out = _apply(model, variables, batch)
     self.assertAlmostEqual(float(embedded['scale']), 1 / 0.07, places=3)
     for side, num_tokens in (
@@ -110,7 +111,7 @@ class TwoTowerTest(parameterized.TestCase):
       np.testing.assert_allclose(
         np.linalg.norm(embedded[side], axis=1), 1.0, rtol=1e-4
       )
-      tokens, length = out[side]['tokens'], num_tokens
+      tokens = out[side]['tokens']
       self.assertEqual(tokens.features.shape, (2, length, 8))
       self.assertEqual(tokens.azimuth.shape, (2, length))
       self.assertEqual(out[side]['saliency'].shape, (2, length))
@@ -126,11 +127,13 @@ class TwoTowerTest(parameterized.TestCase):
   @parameterized.parameters('points', 'range')
   def test_a_yaw_equals_the_cloud_turned_the_other_way(self, lidar):
     model, batch = _model(lidar), _batch()
-    variables = jax.jit(model.init)(KEY, batch)
+    variables = planted.variables(model, batch)
     embed = functools.partial(_apply, model, variables, method='embed_points')
     for yaw in (math.pi, 0.7):
       looking, out = embed(batch, yaw=yaw)
-      turned, turned_out = embed(_turned(batch, -yaw))
+      turned, turned_out = embed(
+        dict(batch, points=_turn(batch['points'], -yaw))
+      )
       np.testing.assert_allclose(looking, turned, atol=2e-4)
       if lidar == 'points':
         # Centres stay in the LiDAR frame that was given.
@@ -147,7 +150,7 @@ class TwoTowerTest(parameterized.TestCase):
   @parameterized.parameters('points', 'range')
   def test_what_the_camera_cannot_see_changes_nothing(self, lidar):
     model, batch = _model(lidar), _batch()
-    variables = jax.jit(model.init)(KEY, batch)
+    variables = planted.variables(model, batch)
     embed = functools.partial(_apply, model, variables, method='embed_points')
     one, _ = embed(batch)
     # Half the width over the focal length: the field ends at 38.7 degrees.
@@ -163,7 +166,7 @@ class TwoTowerTest(parameterized.TestCase):
 
   def test_azimuths_of_columns_and_groups_agree_through_the_calibration(self):
     model, batch = _model(), _batch()
-    variables = jax.jit(model.init)(KEY, batch)
+    variables = planted.variables(model, batch)
     _, out = _apply(model, variables, batch)
     azimuth = out['image']['tokens'].azimuth[0].reshape(2, 6)
     columns = (np.arange(6) + 0.5) * 8
@@ -183,7 +186,7 @@ class TwoTowerTest(parameterized.TestCase):
     batch['points'] = np.tile(
       np.asarray([[10.0, -4.0, -1.0, 0.5]], np.float32), (2, 300, 1)
     )
-    variables = jax.jit(model.init)(KEY, batch)
+    variables = planted.variables(model, batch)
     _, out = _apply(model, variables, batch, method='embed_points')
     column = np.argwhere(np.asarray(out['range_valid'][0]))[0, 1]
     left, right = (float(b[0]) for b in out['bounds'])
@@ -198,7 +201,7 @@ class TwoTowerTest(parameterized.TestCase):
     self, lidar
   ):
     model, batch = _model(lidar), _batch()
-    variables = jax.jit(model.init)(KEY, batch)
+    variables = planted.variables(model, batch)
     batch['points_mask'] = np.zeros_like(batch['points_mask'])
     batch['points'] = np.full_like(batch['points'], np.nan)
     batch['image'] = np.zeros_like(batch['image'])
@@ -214,7 +217,7 @@ class TwoTowerTest(parameterized.TestCase):
 
   def test_every_parameter_learns(self):
     model, batch = _model(), _batch()
-    variables = jax.jit(model.init)(KEY, batch)
+    variables = planted.variables(model, batch)
     target = jax.random.normal(KEY, (2, 8))
 
     def total(variables):
@@ -232,7 +235,7 @@ class TwoTowerTest(parameterized.TestCase):
 
   def test_training_draws_points_anew_and_evaluation_does_not(self):
     model, batch = _model(num_points=16), _batch()
-    variables = jax.jit(model.init)(KEY, batch)
+    variables = planted.variables(model, batch)
 
     def embed(seed, train):
       rngs = {'points': jax.random.key(seed)}
@@ -246,7 +249,7 @@ class TwoTowerTest(parameterized.TestCase):
 
   def test_uint8_images_and_their_floats_embed_alike(self):
     model, batch = _model(), _batch()
-    variables = jax.jit(model.init)(KEY, batch)
+    variables = planted.variables(model, batch)
     floats = dict(batch, image=batch['image'].astype(np.float32) / 255)
     one, _ = _apply(model, variables, batch, method='embed_image')
     other, _ = _apply(model, variables, floats, method='embed_image')
@@ -255,7 +258,7 @@ class TwoTowerTest(parameterized.TestCase):
   @parameterized.parameters((9.0, 100.0), (-9.0, 1.0))
   def test_the_scale_is_clamped(self, log_scale, expected):
     model, batch = _model(), _batch()
-    variables = jax.jit(model.init)(KEY, batch)
+    variables = planted.variables(model, batch)
     variables['params']['log_scale'] = jnp.asarray(log_scale)
     embedded, _ = _apply(model, variables, batch)
     self.assertAlmostEqual(float(embedded['scale']), expected, places=3)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ViT: sizes, laws of attention, stems."""
 
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.models import vit
+from tests.models import planted
 
 KEY = jax.random.key(0)
 SMALL = dict(width=12, depth=2, num_heads=3, patch_size=8)
@@ -18,8 +21,14 @@ def _images(channels=3, height=16, width=32):
   return jax.random.uniform(KEY, (2, height, width, channels))
 
 
-def _init_with_output(model, *args):
-  return jax.jit(model.init_with_output)(KEY, *args)
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(model, variables, *args):
+  return model.apply(variables, *args)
+
+
+def _run(model, *args):
+  """Value and `out` at random variables."""
+  return _apply(model, planted.variables(model, *args), *args)
 
 
 def _num_parameters(model, images):
@@ -44,14 +53,14 @@ class ViTTest(parameterized.TestCase):
   @parameterized.product(stem=(False, True), channels=(1, 3, 5), depth=(0, 1))
   def test_any_channels_any_stem_any_depth(self, stem, channels, depth):
     fields = dict(SMALL, depth=depth, **(STEM if stem else {}))
-    tokens, out = _init_with_output(vit.ViT(**fields), _images(channels))[0]
+    tokens, out = _run(vit.ViT(**fields), _images(channels))
     self.assertEqual(tokens.shape, (2, 8, 12))
     self.assertEqual(tuple(map(int, out['grid'])), (2, 4))
     self.assertEqual('attention' in out, depth > 0)
     self.assertEqual(out['sequence'].shape[1], 8 + (depth > 0))
 
   def test_attention_rows_sum_to_one_and_include_the_cls_token(self):
-    _, out = _init_with_output(vit.ViT(**SMALL), _images())[0]
+    _, out = _run(vit.ViT(**SMALL), _images())
     self.assertEqual(out['attention'].shape, (2, 3, 9, 9))
     np.testing.assert_allclose(out['attention'].sum(-1), 1.0, rtol=1e-5)
     np.testing.assert_array_equal(out['cls'], out['sequence'][:, 0])
@@ -59,35 +68,35 @@ class ViTTest(parameterized.TestCase):
   def test_tokens_are_row_major_over_the_grid(self):
     model = vit.ViT(**dict(SMALL, depth=0))
     images = _images()
-    variables = jax.jit(model.init)(KEY, images)
-    tokens, _ = model.apply(variables, images)
+    variables = planted.variables(model, images)
+    tokens, _ = _apply(model, variables, images)
     changed = images.at[:, 8:, 16:24].add(1.0)
-    moved, _ = model.apply(variables, changed)
+    moved, _ = _apply(model, variables, changed)
     differs = np.abs(moved - tokens).max((0, 2)) > 1e-6
     np.testing.assert_array_equal(np.flatnonzero(differs), [1 * 4 + 2])
 
   def test_samples_do_not_influence_each_other(self):
     model = vit.ViT(**SMALL, **STEM)
     images = _images()
-    variables = jax.jit(model.init)(KEY, images)
-    both, _ = model.apply(variables, images, True)
-    alone, _ = model.apply(variables, images[:1], True)
+    variables = planted.variables(model, images)
+    both, _ = _apply(model, variables, images)
+    alone, _ = _apply(model, variables, images[:1])
     np.testing.assert_allclose(both[:1], alone, atol=2e-6)
 
   def test_zero_residual_scale_starts_as_the_identity(self):
     block = vit.Block(12, 3, residual_init_scale=0.0)
     x = jax.random.normal(KEY, (2, 5, 12))
-    (y, _), _ = _init_with_output(block, x)
+    y, _ = _apply(block, jax.jit(block.init)(KEY, x), x)
     np.testing.assert_array_equal(y, x)
 
   def test_remat_and_bfloat16_change_cost_not_meaning(self):
     plain = vit.ViT(**SMALL)
     images = _images()
-    variables = jax.jit(plain.init)(KEY, images)
-    expected, _ = plain.apply(variables, images)
-    remat, _ = vit.ViT(**SMALL, remat=True).apply(variables, images)
+    variables = planted.variables(plain, images)
+    expected, _ = _apply(plain, variables, images)
+    remat, _ = _apply(vit.ViT(**SMALL, remat=True), variables, images)
     np.testing.assert_allclose(remat, expected, atol=1e-6)
-    half, _ = vit.ViT(**SMALL, dtype=jnp.bfloat16).apply(variables, images)
+    half, _ = _apply(vit.ViT(**SMALL, dtype=jnp.bfloat16), variables, images)
     self.assertEqual(half.dtype, jnp.float32)
     np.testing.assert_allclose(half, expected, atol=0.1)
 
@@ -95,9 +104,10 @@ class ViTTest(parameterized.TestCase):
     block = vit.Block(12, 3)
     x = jax.random.normal(KEY, (2, 5, 12))
     mask = jnp.asarray([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]], bool)
-    (y, attention), variables = _init_with_output(block, x, mask)
+    variables = planted.variables(block, x, mask)
+    y, attention = _apply(block, variables, x, mask)
     np.testing.assert_array_equal(attention[0, :, :, 3:], 0.0)
-    short, _ = block.apply(variables, x[:1, :3])
+    short, _ = _apply(block, variables, x[:1, :3])
     np.testing.assert_allclose(y[:1, :3], short, atol=1e-6)
     self.assertTrue(np.isfinite(attention).all())
 
