@@ -76,6 +76,7 @@ def defaults() -> ml_collections.ConfigDict:
         batch_size=64,
         select='validation/cross/image_to_points/recall@1_10m',
         radii=(5.0, 10.0, 20.0),  # metres that count as found
+        sequence_stride=2,  # rows between the frames of a sequence of 3
         exclude_self=False,  # a query's own scan may answer, as in the papers
         num_examples=18,
       ),

@@ -47,6 +47,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     frustum=0.8,  # radians: the camera's field of 2 x 0.71 and a margin
     cross_drive=0.7,
     max_offset=4.0,
+    town_run=8,  # of a batch of 64: negatives in the same streets
     **SPLITS[arg.dataset],
   )
   if arg.dataset == 'synthetic_city':

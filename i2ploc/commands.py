@@ -267,6 +267,7 @@ def _evaluator(config, data, towers, role):
     frames=split.frames,
     questions=split.protocols,
     radii=tuple(config.evaluation.radii),
+    sequence_stride=config.evaluation.sequence_stride,
     exclude_self=config.evaluation.exclude_self,
   )
 

@@ -8,6 +8,7 @@ in the table is its map; the later ones come to be localized in it.
 """
 
 from collections.abc import Iterator
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +57,59 @@ class Pairs(NamedTuple):
   anchors: np.ndarray
   own: Lists
   other: Lists
+
+
+class Order:
+  """Which anchor comes when in training: epochs of shuffled runs, by index.
+
+  An epoch takes each anchor once, but for those that do not fill a last batch.
+  Runs of anchors of one town stay together; their order, and which anchors
+  meet in a run, are drawn anew in every epoch.
+  """
+
+  # No training run is longer, and the sum of indices stays an exact integer.
+  ENDLESS = 1 << 40
+
+  def __init__(
+    self,
+    towns: np.ndarray,
+    run: int,
+    batch_size: int,
+    seed: int,
+    num_epochs: int | None = None,
+  ):
+    """Shuffles nothing yet.
+
+    Args:
+      towns: [A] town of each anchor.
+      run: anchors of one town that follow each other.
+      batch_size: an epoch is a multiple of it.
+      seed: of all epochs.
+      num_epochs: None for no end.
+    """
+    self._members = [np.flatnonzero(towns == t) for t in np.unique(towns)]
+    self._run, self._seed = run, seed
+    self._per_epoch = len(towns) // batch_size * batch_size
+    self._length = num_epochs * self._per_epoch if num_epochs else self.ENDLESS
+    self._epoch = functools.lru_cache(maxsize=4)(self._shuffle)
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, index: int) -> int:
+    epoch, position = divmod(int(index), self._per_epoch)
+    return int(self._epoch(epoch)[position])
+
+  def _shuffle(self, epoch: int) -> np.ndarray:
+    """The anchors of an epoch in order."""
+    rng = np.random.default_rng([self._seed, epoch])
+    runs = []
+    for members in self._members:
+      shuffled = rng.permutation(members)
+      cuts = range(self._run, len(shuffled), self._run)
+      runs.extend(np.split(shuffled, cuts))
+    order = [runs[i] for i in rng.permutation(len(runs))]
+    return np.concatenate(order)[: self._per_epoch]
 
 
 class Protocol(NamedTuple):

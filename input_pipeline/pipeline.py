@@ -83,6 +83,7 @@ def train_batches(
   cross_drive: float,
   max_offset: float,
   seed: int,
+  town_run: int = 1,
   frustum: float | None = None,
   num_epochs: int | None = None,
   workers: int = 2,
@@ -101,6 +102,9 @@ def train_batches(
       of the town, where there is one near.
     max_offset: metres between the two readings, at most.
     seed: of the order, the pairing and the points drawn.
+    town_run: how many images of one town follow each other. Negatives of the
+      same town are the hard ones, and what a query has to be told from; 1
+      mixes all towns.
     frustum: keep only points within this azimuth (radians) on either side of
       the optical axis; None keeps all around.
     num_epochs: None for no end.
@@ -119,6 +123,8 @@ def train_batches(
   readings = readings_lib.Readings(dataset, image_size, num_points, frustum)
   if not 0.0 <= cross_drive <= 1.0:
     raise ValueError(f'cross_drive is a probability, not {cross_drive}.')
+  if town_run < 1:
+    raise ValueError(f'town_run is a number of images, not {town_run}.')
   if max_offset < 0:
     raise ValueError(f'max_offset is in metres, >= 0, not {max_offset}.')
   pairs = grouping.training_pairs(dataset.frames, max_offset)
@@ -133,13 +139,13 @@ def train_batches(
     scan = _draw(anchor, rng, pairs, cross_drive)
     return image | readings.points(scan, rng)
 
+  towns = dataset.frames.town[pairs.anchors]
+  order = grouping.Order(towns, town_run, batch_size, seed, num_epochs)
   batches = (
-    grain.MapDataset.range(len(pairs.anchors))
+    grain.MapDataset.source(order)
     .seed(seed)
-    .shuffle()
     .random_map(pair)
     .batch(batch_size, drop_remainder=True)
-    .repeat(num_epochs)
   )
   return iter(batches.to_iter_dataset(_read_options(workers)))
 

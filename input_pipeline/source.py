@@ -147,6 +147,7 @@ class Source:
     frustum: float,
     cross_drive: float,
     max_offset: float,
+    town_run: int,
     **options,
   ):
     """Reads nothing yet.
@@ -162,6 +163,7 @@ class Source:
       frustum: radians, see `pipeline.train_batches`; 0 keeps all around.
       cross_drive: see `pipeline.train_batches`.
       max_offset: see `pipeline.train_batches`.
+      town_run: see `pipeline.train_batches`.
       **options: what the dataset's own `load` takes.
     """
     self.name = name
@@ -176,7 +178,9 @@ class Source:
       frustum=frustum or None,
     )
     self._labelled = name == 'synthetic_city'
-    self._pairing = dict(cross_drive=cross_drive, max_offset=max_offset)
+    self._pairing = dict(
+      cross_drive=cross_drive, max_offset=max_offset, town_run=town_run
+    )
     self._options = options
 
   def has(self, role: str) -> bool:

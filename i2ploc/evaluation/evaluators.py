@@ -93,6 +93,7 @@ class RetrievalEvaluator:
     frames: protocols.Frames,
     questions: Sequence[protocols.Protocol],
     radii: Sequence[float] = (5.0, 10.0, 20.0),
+    sequence_stride: int = 1,
     exclude_self: bool = False,
     exclude_within: float = 0.0,
   ):
@@ -109,6 +110,8 @@ class RetrievalEvaluator:
       frames: the frame table.
       questions: one protocol per name and town.
       radii: metres that count as found.
+      sequence_stride: rows between two frames of a sequence of three, see
+        `matching.sequence_similarity`.
       exclude_self: the self-match policy, see `metrics.allowed_candidates`.
       exclude_within: seconds.
 
@@ -140,6 +143,7 @@ class RetrievalEvaluator:
     self._frames = frames
     self._questions = questions
     self._radii = tuple(radii)
+    self._sequence_stride = sequence_stride
     self._policy = dict(
       radii=self._radii,
       exclude_self=exclude_self,
@@ -189,7 +193,9 @@ class RetrievalEvaluator:
       similarities = _similarities(
         queries.take(question.query_rows), places.take(question.map_rows)
       )
-      outcomes[protocol.town] = _outcome(question, similarities)
+      outcomes[protocol.town] = _outcome(
+        question, similarities, self._sequence_stride
+      )
       records.append(
         predictions.rank_answers(
           self._frames, protocol.town, question, similarities
@@ -251,7 +257,7 @@ def _similarities(queries: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def _outcome(
-  question: protocols.Question, similarities: np.ndarray
+  question: protocols.Question, similarities: np.ndarray, stride: int
 ) -> _Outcome:
   sequences = matching.sequence_similarity(
     similarities,
@@ -259,6 +265,7 @@ def _outcome(
     question.map_runs,
     SEQUENCE_LENGTH,
     question.direction,
+    stride,
   )
 
   def ranks(scores: np.ndarray) -> np.ndarray:

@@ -38,13 +38,14 @@ def sequence_similarity(
   map_runs: np.ndarray,
   length: int = 3,
   direction: int = 1,
+  stride: int = 1,
 ) -> np.ndarray:
   """Mean similarity along the diagonal of consecutive frames.
 
-  `out[q, m] = mean_d similarities[q + d, m + direction * d]` over
-  `|d| <= length // 2`, without the terms where q + d or m + direction * d
-  leaves its run. Heading and spacing are assumed known: consecutive queries
-  are as far apart as consecutive map readings.
+  `out[q, m] = mean_d similarities[q + d, m + direction * d]` over `length`
+  offsets d, multiples of `stride` around 0, without the terms where q + d or
+  m + direction * d leaves its run. Heading and spacing are assumed known:
+  consecutive queries are as far apart as consecutive map readings.
 
   Args:
     similarities: [Q, M].
@@ -52,12 +53,15 @@ def sequence_similarity(
     map_runs: [M].
     length: odd number of frames; 1 returns the similarities.
     direction: 1 if the queries drive as the map was driven, -1 if opposite.
+    stride: rows between two frames of a sequence: more than 1 where frames lie
+      so near each other that they say the same.
 
   Returns:
     float32 [Q, M].
 
   Raises:
-    ValueError: shapes that disagree, an even length, an unknown direction.
+    ValueError: shapes that disagree, an even length, an unknown direction,
+      or a stride below 1.
 
   Reference:
     Milford and Wyeth, SeqSLAM, ICRA 2012 (without contrast enhancement and
@@ -71,11 +75,14 @@ def sequence_similarity(
     )
   if length < 1 or length % 2 == 0:
     raise ValueError(f'length={length} has no middle frame; use 1, 3, 5...')
+  if stride < 1:
+    raise ValueError(f'stride={stride}; expected at least 1.')
   if direction not in (1, -1):
     raise ValueError(f'direction={direction}; expected 1 or -1.')
   total = np.zeros(shape, np.float32)
   count = np.zeros(shape, np.float32)
-  for offset in range(-(length // 2), length // 2 + 1):
+  for step in range(-(length // 2), length // 2 + 1):
+    offset = step * stride
     query = _neighbor(query_runs, offset)
     place = _neighbor(map_runs, direction * offset)
     valid = (query >= 0)[:, None] & (place >= 0)

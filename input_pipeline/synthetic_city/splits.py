@@ -70,7 +70,7 @@ class _Extent(NamedTuple):
 
 
 _DEMONSTRATION = _Extent(
-  train=(20, 100),
+  train=(32, 125),
   validation=(2, 400, (5, 30)),
   test=(3, 800, (8, 30), (4, 30)),
 )

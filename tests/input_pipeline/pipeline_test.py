@@ -140,6 +140,18 @@ class TrainBatchesTest(parameterized.TestCase):
     for batch in batches:
       self.assertGreater(len({*batch['image_town']}), 1)
 
+  def test_runs_of_one_town_stay_together_and_are_drawn_anew(self):
+    batches = list(_train(_dataset(), batch_size=12, town_run=4, num_epochs=2))
+    rows = np.concatenate([b['image_index'] for b in batches])
+    towns = np.concatenate([b['image_town'] for b in batches])
+    runs = towns.reshape(-1, 4)
+    self.assertTrue((runs == runs[:, :1]).all())
+    half = len(rows) // 2
+    self.assertCountEqual(rows[:half], rows[half:])
+    met = {frozenset(run) for run in rows[:half].reshape(-1, 4).tolist()}
+    again = {frozenset(run) for run in rows[half:].reshape(-1, 4).tolist()}
+    self.assertLess(len(met & again), len(met))
+
   @parameterized.parameters(0, 1, 3)
   def test_saved_state_resumes_to_the_bit_with_any_workers(self, workers):
     straight = _train(_dataset())

@@ -41,6 +41,20 @@ def _model(kind, num_sectors=0, **fields):
   return jax.jit(functools.partial(model.apply, variables))
 
 
+@functools.cache
+def _value_and_grad(kind, num_sectors):
+  """Sum of the descriptors and its gradients by everything continuous."""
+  model = kind(features=8, num_sectors=num_sectors)
+  variables = planted.variables(model, _tokens(), _weights(), BOUNDS)
+
+  def total(variables, features, azimuth, weights, mask):
+    tokens = aggregators.Tokens(features, azimuth, mask)
+    return model.apply(variables, tokens, weights, BOUNDS)[0].sum()
+
+  compiled = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3)))
+  return lambda t, w: compiled(variables, t.features, t.azimuth, w, t.mask)
+
+
 class ReleasedNetVLADTest(parameterized.TestCase):
   VARIANTS = {
     'bn': dict(norm='batch', gating=True),
@@ -197,9 +211,7 @@ class PoolingTest(parameterized.TestCase):
   def test_degenerate_tokens_are_finite_with_their_gradients(
     self, kind, num_sectors, case
   ):
-    model = kind(features=8, num_sectors=num_sectors)
     tokens, weights = _tokens(), _weights()
-    variables = planted.variables(model, tokens, weights, BOUNDS)
     if case == 'masked':
       tokens = tokens._replace(mask=np.zeros((2, 30), bool))
     elif case == 'zero':
@@ -209,13 +221,7 @@ class PoolingTest(parameterized.TestCase):
     else:
       tokens = tokens._replace(mask=np.tile(np.arange(30) == 3, (2, 1)))
 
-    def total(variables, features, azimuth, weights):
-      changed = aggregators.Tokens(features, azimuth, tokens.mask)
-      return model.apply(variables, changed, weights, BOUNDS)[0].sum()
-
-    value, grads = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3)))(
-      variables, tokens.features, tokens.azimuth, weights
-    )
+    value, grads = _value_and_grad(kind, num_sectors)(tokens, weights)
     self.assertTrue(np.isfinite(value))
     finite = jax.tree.map(lambda g: bool(np.isfinite(g).all()), grads)
     self.assertTrue(all(jax.tree.leaves(finite)))

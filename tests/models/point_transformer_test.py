@@ -217,6 +217,7 @@ class PointTransformerTest(parameterized.TestCase):
     variables = planted.variables(model, points, mask)
     mask[:] = np.arange(40) < num_real
     points[:] = points[:1, :1]
+    points[~mask] = np.nan
 
     def total(params, points):
       variables_ = dict(variables, params=params)

@@ -103,10 +103,8 @@ class TwoTowerTest(parameterized.TestCase):
     variables = planted.variables(model, batch)
     embedded, out = _apply(model, variables, batch)
     self.assertAlmostEqual(float(embedded['scale']), 1 / 0.07, places=3)
-    for side, num_tokens in (
-      ('image', 12),
-      ('points', 8 if lidar == 'points' else 12),
-    ):
+    lengths = {'image': 12, 'points': 8 if lidar == 'points' else 12}
+    for side, length in lengths.items():
       self.assertEqual(embedded[side].shape, (2, 8))
       np.testing.assert_allclose(
         np.linalg.norm(embedded[side], axis=1), 1.0, rtol=1e-4
@@ -137,12 +135,8 @@ class TwoTowerTest(parameterized.TestCase):
       np.testing.assert_allclose(looking, turned, atol=2e-4)
       if lidar == 'points':
         # Centres stay in the LiDAR frame that was given.
-        back = _turned(
-          {'points': np.pad(turned_out['centers'], ((0, 0), (0, 0), (0, 1)))},
-          yaw,
-        )
         np.testing.assert_allclose(
-          out['centers'], back['points'][..., :3], atol=1e-4
+          _turn(out['centers'], -yaw), turned_out['centers'], atol=1e-4
         )
     ahead, _ = embed(batch)
     self.assertGreater(np.abs(ahead - looking).max(), 1e-2)

@@ -8,13 +8,15 @@ import numpy as np
 from i2ploc.retrieval import matching
 
 
-def sequence_by_loop(similarities, query_runs, map_runs, length, direction):
+def sequence_by_loop(
+  similarities, query_runs, map_runs, length, direction, stride
+):
   out = np.zeros_like(similarities)
   for q in range(len(query_runs)):
     for m in range(len(map_runs)):
       terms = []
       for d in range(-(length // 2), length // 2 + 1):
-        a, b = q + d, m + direction * d
+        a, b = q + stride * d, m + direction * stride * d
         if not (0 <= a < len(query_runs) and 0 <= b < len(map_runs)):
           continue
         queries = query_runs[min(a, q) : max(a, q) + 1]
@@ -26,14 +28,14 @@ def sequence_by_loop(similarities, query_runs, map_runs, length, direction):
 
 
 class SequenceTest(parameterized.TestCase):
-  @parameterized.product(length=(1, 3, 5, 9), direction=(1, -1))
-  def test_agrees_with_the_loop_over_diagonals(self, length, direction):
+  @parameterized.product(length=(1, 3, 5, 9), direction=(1, -1), stride=(1, 2))
+  def test_agrees_with_the_loop_over_diagonals(self, length, direction, stride):
     rng = np.random.default_rng(length)
     similarities = rng.normal(size=(17, 23)).astype(np.float32)
     # Label 0 comes back: the same number, another stretch.
     query_runs = np.array([0] * 5 + [1] + [0] * 7 + [2] * 4)
     map_runs = np.array([3] * 12 + [4] * 2 + [3] * 9)
-    arguments = similarities, query_runs, map_runs, length, direction
+    arguments = similarities, query_runs, map_runs, length, direction, stride
     np.testing.assert_allclose(
       matching.sequence_similarity(*arguments),
       sequence_by_loop(*arguments),
@@ -71,6 +73,7 @@ class SequenceTest(parameterized.TestCase):
     ({'length': 2}, 'length=2'),
     ({'length': -1}, 'length=-1'),
     ({'direction': 0}, 'direction=0'),
+    ({'stride': 0}, 'stride=0'),
     ({'map_runs': np.zeros(5)}, 'shape'),
   )
   def test_bad_arguments_are_named(self, change, message):
