@@ -40,6 +40,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   arg.dataset = common.choice('dataset', arg.dataset, SPLITS)
   config = common.defaults()
+  config.name = 'SaliencyI2PLoc'
   config.data = dict(
     name=arg.dataset,
     image_size=(64, 208),

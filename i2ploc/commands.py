@@ -293,6 +293,7 @@ def restore(config, data, workdir):
 def _provenance(config, data, variables):
   digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
   return {
+    'method': config.name,
     'model': serialization.fingerprint(variables['params']),
     'config': digest.hexdigest(),
     'dataset': data.name,

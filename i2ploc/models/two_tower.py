@@ -25,6 +25,7 @@ from i2ploc.models import saliency as saliency_lib
 
 Batch = dict[str, jax.Array]
 MAX_LOG_SCALE = math.log(100.0)
+OUT_OF_REACH = 200.0  # metres, beyond any LiDAR here
 
 
 def normalize_images(
@@ -83,9 +84,9 @@ class TwoTower(nn.Module):
     initial_temperature: of the similarities; its inverse is learned.
 
   `out` of a tower: tokens, saliency [B, N], bounds, what its encoder and its
-  aggregator give (attention, sequence, grid, pooled, ...); of a point encoder
-  centers [B, G, 3] in the LiDAR frame, of a range encoder range_image
-  [B, H, W, 2] and range_valid.
+  aggregator give (attention, sequence, grid, pooled, ...); of the LiDAR tower
+  centers [B, N, 3], where its tokens are in the LiDAR frame, and of a range
+  encoder range_image [B, H, W, 2] and range_valid.
   """
 
   image: nn.Module
@@ -187,14 +188,47 @@ class TwoTower(nn.Module):
     )(seen, mask, bounds)
     channels = range_channels(image, valid, self.elevation_bounds)
     features, out = self.points(channels, train)
-    rows, columns = out['grid']
-    left, right = bounds
-    across = (jnp.arange(columns) + 0.5) / columns
-    azimuth = left[:, None] + (right - left)[:, None] * across
-    azimuth = jnp.tile(azimuth, (1, rows))
+    azimuth = self._token_azimuth(bounds, out['grid'][1])
+    centers = self._token_centers(image[..., 0], valid, azimuth)
+    # Camera axes, then the LiDAR's: x @ R is R^T x.
+    x, y, z = centers[..., 0], centers[..., 1], centers[..., 2]
+    centers = jnp.stack([-y, -z, x], axis=-1) @ camera_from_lidar.rotation
+    azimuth = jnp.tile(azimuth, (1, out['grid'][0]))
     token_mask = jnp.ones(features.shape[:2], bool)
     tokens = aggregators.Tokens(features, azimuth, token_mask)
-    return tokens, dict(out, range_image=image, range_valid=valid)
+    return tokens, dict(
+      out, range_image=image, range_valid=valid, centers=centers
+    )
+
+  def _token_azimuth(self, bounds, columns):
+    """Azimuth [B, columns] of the centres of equal parts of a span."""
+    left, right = bounds
+    across = (jnp.arange(columns) + 0.5) / columns
+    return left[:, None] + (right - left)[:, None] * across
+
+  def _token_centers(self, distance, valid, azimuth):
+    """Mean position [B, N, 3] of each token's returns, x forward, z up."""
+    batch, height, width = distance.shape
+    columns = azimuth.shape[1]
+    patch = width // columns
+    rows = height // patch
+    tiles = (batch, rows, patch, columns, patch)
+    total = jnp.where(valid, distance, 0.0).reshape(tiles).sum((2, 4))
+    count = valid.reshape(tiles).sum((2, 4))
+    # Where nothing returned, a token stands for what is out of reach.
+    mean = jnp.where(count > 0, total / jnp.maximum(count, 1), OUT_OF_REACH)
+    low, high = self.elevation_bounds
+    elevation = high - (jnp.arange(rows) + 0.5) / rows * (high - low)
+    elevation, azimuth = elevation[None, :, None], azimuth[:, None, :]
+    direction = jnp.stack(
+      jnp.broadcast_arrays(
+        jnp.cos(elevation) * jnp.cos(azimuth),
+        -jnp.cos(elevation) * jnp.sin(azimuth),
+        jnp.sin(elevation),
+      ),
+      axis=-1,
+    )
+    return (mean[..., None] * direction).reshape(batch, -1, 3)
 
   def embed_points(
     self, batch: Batch, train: bool = False, yaw: jax.Array | float = 0.0
@@ -228,10 +262,9 @@ class TwoTower(nn.Module):
     turned, mask = self._points_in_view(turned, mask, motion, seen, train)
     if self.range_shape is None:
       tokens, out = self._encode_points(turned, mask, motion, train)
-      centers = out['centers'] @ jnp.swapaxes(turn, -1, -2)
-      out = dict(out, centers=centers)
     else:
       tokens, out = self._encode_range(turned, mask, motion, seen, train)
+    out = dict(out, centers=out['centers'] @ jnp.swapaxes(turn, -1, -2))
     return self._describe('points', tokens, bounds, out, train)
 
   def __call__(

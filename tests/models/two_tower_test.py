@@ -93,6 +93,20 @@ def _turn(points, angle):
 
 
 class TwoTowerTest(parameterized.TestCase):
+  @parameterized.parameters(0.0, 2.0)
+  def test_centers_of_range_tokens_lie_where_the_returns_are(self, yaw):
+    model, batch = _model('range'), _batch()
+    # One small thing ahead and to the left, as seen after the turn.
+    thing = _turn(np.asarray([12.0, 4.0, -1.0, 0.5], np.float32), yaw)
+    spread = np.random.default_rng(1).normal(scale=0.05, size=(2, 300, 4))
+    batch['points'] = (thing + spread).astype(np.float32)
+    variables = planted.variables(model, batch)
+    _, out = _apply(model, variables, batch, method='embed_points', yaw=yaw)
+    away = np.linalg.norm(np.asarray(out['centers']) - thing[:3], axis=-1)
+    # A token covers a third of 16 rows and a sixth of the field.
+    self.assertTrue((away.min(axis=1) < 3.0).all(), away.min(axis=1))
+    self.assertGreater(np.median(away), 50.0)  # the others saw nothing
+
   @parameterized.product(
     lidar=('points', 'range'), saliency=('attention', 'released', 'none')
   )
