@@ -63,7 +63,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     num_heads=4,
     residual_init_scale=0.1,
   )
-  image = dict(trunk, stem_widths=(24, 48, 96), stem_strides=(4, 2, 2))
+  image = dict(
+    trunk,
+    stem_widths=(24, 48, 96),
+    stem_strides=((4, 4), (2, 2), (2, 1)),
+  )
   groups = dict(
     name='point_transformer',
     width=96,
@@ -75,7 +79,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     pointnet_features=96,
     residual_init_scale=0.1,
   )
-  patches = dict(trunk, stem_widths=(24, 48, 96), stem_strides=(2, 2, 2))
+  patches = dict(
+    trunk,
+    stem_widths=(24, 48, 96),
+    stem_strides=((2, 2), (2, 2), (2, 1)),
+  )
   lidar = common.choice('lidar', arg.lidar, ('points', 'range'))
   config.model = dict(
     image=image,

@@ -189,11 +189,12 @@ class TwoTower(nn.Module):
     channels = range_channels(image, valid, self.elevation_bounds)
     features, out = self.points(channels, train)
     azimuth = self._token_azimuth(bounds, out['grid'][1])
-    centers = self._token_centers(image[..., 0], valid, azimuth)
+    rows = out['grid'][0]
+    centers = self._token_centers(image[..., 0], valid, azimuth, rows)
     # Camera axes, then the LiDAR's: x @ R is R^T x.
     x, y, z = centers[..., 0], centers[..., 1], centers[..., 2]
     centers = jnp.stack([-y, -z, x], axis=-1) @ camera_from_lidar.rotation
-    azimuth = jnp.tile(azimuth, (1, out['grid'][0]))
+    azimuth = jnp.tile(azimuth, (1, rows))
     token_mask = jnp.ones(features.shape[:2], bool)
     tokens = aggregators.Tokens(features, azimuth, token_mask)
     return tokens, dict(
@@ -206,13 +207,11 @@ class TwoTower(nn.Module):
     across = (jnp.arange(columns) + 0.5) / columns
     return left[:, None] + (right - left)[:, None] * across
 
-  def _token_centers(self, distance, valid, azimuth):
+  def _token_centers(self, distance, valid, azimuth, rows):
     """Mean position [B, N, 3] of each token's returns, x forward, z up."""
     batch, height, width = distance.shape
     columns = azimuth.shape[1]
-    patch = width // columns
-    rows = height // patch
-    tiles = (batch, rows, patch, columns, patch)
+    tiles = (batch, rows, height // rows, columns, width // columns)
     total = jnp.where(valid, distance, 0.0).reshape(tiles).sum((2, 4))
     count = valid.reshape(tiles).sum((2, 4))
     # Where nothing returned, a token stands for what is out of reach.

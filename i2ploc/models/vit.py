@@ -161,13 +161,13 @@ class ConvStem(nn.Module):
 
   Attributes:
     widths: channels of each stage.
-    strides: downsampling of each stage.
+    strides: (down, across) downsampling of each stage.
     residual_init_scale: factor on the initial last layer of each branch.
     dtype: of the computation.
   """
 
   widths: tuple[int, ...]
-  strides: tuple[int, ...]
+  strides: tuple[tuple[int, int], ...]
   residual_init_scale: float = 1.0
   dtype: jnp.dtype = jnp.float32
 
@@ -184,11 +184,11 @@ class ConvStem(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [B, H, W, C] to [B, H / stride, W / stride, widths[-1]]."""
+    """Maps [B, H, W, C] to [B, H / down, W / across, widths[-1]]."""
     for width, stride in zip(self.widths, self.strides, strict=True):
       # Windows of 2 s - 1 overlap: neighbouring cells share their border.
-      kernel = (2 * stride - 1, 2 * stride - 1)
-      x = nn.Conv(width, kernel, (stride, stride), dtype=self.dtype)(x)
+      kernel = tuple(2 * s - 1 for s in stride)
+      x = nn.Conv(width, kernel, stride, dtype=self.dtype)(x)
       x = x + self._branch(x)
     return x
 
@@ -203,7 +203,8 @@ class ViT(nn.Module):
     patch_size: pixels per token and axis, without a convolutional stem.
     stem_widths: channels of the convolutional stem's stages; empty for the
       plain patch projection.
-    stem_strides: their strides; the product takes the place of `patch_size`.
+    stem_strides: (down, across) of each; the product takes the place of
+      `patch_size`. Bearing is worth finer columns than rows.
     use_cls: whether a CLS token attends with the others (if there is a block).
     mlp_ratio: see `Block`.
     qkv_bias: see `Block`.
@@ -222,7 +223,7 @@ class ViT(nn.Module):
   num_heads: int = 6
   patch_size: int = 16
   stem_widths: tuple[int, ...] = ()
-  stem_strides: tuple[int, ...] = ()
+  stem_strides: tuple[tuple[int, int], ...] = ()
   use_cls: bool = True
   mlp_ratio: float = 4.0
   qkv_bias: bool = True
@@ -241,7 +242,7 @@ class ViT(nn.Module):
     if self.stem_widths:
       self.stem = ConvStem(
         tuple(self.stem_widths),
-        tuple(self.stem_strides),
+        tuple(map(tuple, self.stem_strides)),
         self.residual_init_scale,
         self.dtype,
       )
@@ -270,15 +271,15 @@ class ViT(nn.Module):
     """Token grid of `images`, which must tile."""
     chex.assert_rank(images, 4)
     height, width = images.shape[1:3]
-    stride = self.patch_size
+    down = across = self.patch_size
     if self.stem_widths:
-      stride = math.prod(self.stem_strides)
-    if height % stride or width % stride:
+      down, across = map(math.prod, zip(*self.stem_strides, strict=True))
+    if height % down or width % across:
       raise ValueError(
         f'images of {height} x {width} pixels do not tile into patches of '
-        f'{stride}; resize or crop them to multiples of it'
+        f'{down} x {across}; resize or crop them to multiples of it'
       )
-    return height // stride, width // stride
+    return height // down, width // across
 
   @nn.compact
   def __call__(

@@ -14,7 +14,7 @@ from tests.models import planted
 
 KEY = jax.random.key(0)
 SMALL = dict(width=12, depth=2, num_heads=3, patch_size=8)
-STEM = dict(stem_widths=(4, 8), stem_strides=(4, 2))
+STEM = dict(stem_widths=(4, 8), stem_strides=((4, 4), (2, 2)))
 
 
 def _images(channels=3, height=16, width=32):
