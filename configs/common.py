@@ -67,7 +67,7 @@ def defaults() -> ml_collections.ConfigDict:
         mirror=True,
       ),
       optimizer=dict(
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         warmup_steps=50,
         weight_decay=0.05,
         clip_norm=1.0,

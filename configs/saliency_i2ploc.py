@@ -46,7 +46,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     image_size=(64, 208),
     num_points=4096,
     frustum=0.8,  # radians: the camera's field of 2 x 0.71 and a margin
-    cross_drive=0.7,
+    cross_drive=0.85,
     max_offset=4.0,
     town_run=8,  # of a batch of 64: negatives in the same streets
     **SPLITS[arg.dataset],
@@ -73,8 +73,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     width=96,
     depth=2,
     num_heads=4,
-    num_groups=64,
-    group_size=16,
+    num_groups=96,
+    group_size=12,
     pointnet_widths=(32, 64, 96),
     pointnet_features=96,
     residual_init_scale=0.1,
@@ -82,7 +82,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   patches = dict(
     trunk,
     stem_widths=(24, 48, 96),
-    stem_strides=((2, 2), (2, 2), (2, 1)),
+    stem_strides=((4, 1), (2, 2), (2, 1)),
   )
   lidar = common.choice('lidar', arg.lidar, ('points', 'range'))
   config.model = dict(
@@ -94,11 +94,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       'sectors': dict(
         name='netvlad',
         num_clusters=8,
-        num_sectors=8,
-        features=256,
+        num_sectors=26,
+        features=832,
         per_sector_head=False,
       ),
-      'netvlad': dict(name='netvlad', num_clusters=32, features=256),
+      'netvlad': dict(name='netvlad', num_clusters=64, features=832),
     }[common.choice('aggregator', arg.aggregator, ('sectors', 'netvlad'))],
     saliency=arg.saliency,
     dtype='float32',
@@ -106,7 +106,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.loss = dict(
     form='clip',
     positive_radius=0.0,
-    ignore_radius=15.0,
+    ignore_radius=8.0,
     relation_weights=(0.0, 0.0, 0.0),  # Euclidean, angle, hyperbolic
     curvature=0.1,
   )

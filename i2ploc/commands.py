@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import functools
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -46,6 +47,8 @@ from i2ploc.training import step as step_lib
 # Rows of one partial file of an index that is being built.
 PART_ROWS = 256
 IDS = ('image_index', 'points_index')
+AHEAD, BACK = (0.0,), math.pi
+ANY_HEADING = '_any_heading'
 
 
 class Towers:
@@ -81,13 +84,13 @@ class Towers:
     """`variables, batch -> [B, D]`."""
     return jax.jit(lambda *args: self._image(*args)[0])
 
-  @functools.cached_property
-  def points(self):
+  @functools.cache  # noqa: B019  towers live as long as the program
+  def points(self, views: tuple[float, ...]):
     """`variables, batch -> [B, V, D]`, one descriptor per view."""
 
     def embed(variables, batch):
-      views = [self._points(variables, batch, yaw)[0] for yaw in self.views]
-      return jnp.stack(views, axis=1)
+      seen = [self._points(variables, batch, yaw)[0] for yaw in views]
+      return jnp.stack(seen, axis=1)
 
     return jax.jit(embed)
 
@@ -200,7 +203,7 @@ def index(config, data, workdir: str) -> None:
   rows = np.unique(np.concatenate([p.map_rows for p in split.protocols]))
   digest = hashlib.sha256(json.dumps(provenance).encode()).hexdigest()
   folder = pathlib.Path(workdir) / 'index_parts' / digest[:16]
-  embed = functools.partial(towers.points, restored.value)
+  embed = functools.partial(towers.points(towers.views), restored.value)
   parts, size = [], config.evaluation.batch_size
   for start in range(0, len(rows), PART_ROWS):
     part = rows[start : start + PART_ROWS]
@@ -251,23 +254,38 @@ def localize(
 
 
 def _evaluator(config, data, towers, role):
+  """Recall with a known heading, and on test with an unknown one too.
+
+  `sync` and `cross` ask a map that looks ahead, `opposite` one that looks
+  back. `..._any_heading` asks a map with all views of the index.
+  """
   split, size = data.split(role), config.evaluation.batch_size
-  image_rows, points_rows = protocols.rows_to_embed(
-    split.frames, split.protocols
-  )
-  around = len(towers.views) > 1
+  questions, views = list(split.protocols), AHEAD
+  if len(towers.views) > 1 and any(p.name == 'opposite' for p in questions):
+    views = (
+      *AHEAD,
+      BACK,
+      *(v for v in towers.views if v not in (*AHEAD, BACK)),
+    )
+    unknown = [p for p in questions if p.name in ('cross', 'opposite')]
+    questions += [p._replace(name=p.name + ANY_HEADING) for p in unknown]
+  known = {p.name: [0] for p in questions if not p.name.endswith(ANY_HEADING)}
+  if BACK in views:
+    known['opposite'] = [1]
+  image_rows, points_rows = protocols.rows_to_embed(split.frames, questions)
   return evaluators.RetrievalEvaluator(
     role,
     embed_image=towers.image,
-    embed_points=towers.points,
+    embed_points=towers.points(views),
     image_batches=lambda: split.batches(image_rows, ('image',), size),
     points_batches=lambda: split.batches(
-      points_rows, ('points',), size, around
+      points_rows, ('points',), size, len(views) > 1
     ),
     frames=split.frames,
-    questions=split.protocols,
+    questions=questions,
     radii=tuple(config.evaluation.radii),
     sequence_stride=config.evaluation.sequence_stride,
+    views=known,
     exclude_self=config.evaluation.exclude_self,
   )
 

@@ -53,14 +53,18 @@ class _Side(NamedTuple):
   slot: np.ndarray  # [F], -1 where not embedded
   has: np.ndarray  # [F] bool
 
-  def take(self, rows: np.ndarray) -> np.ndarray:
+  def take(
+    self, rows: np.ndarray, views: Sequence[int] | None = None
+  ) -> np.ndarray:
     missing = rows[self.slot[rows] < 0]
     if len(missing):
       raise ValueError(
         f'The {self.name} of {len(missing)} rows were in no batch, first rows'
         f' {missing[:5].tolist()}; read all of `rows_to_embed`.'
       )
-    return self.descriptors[self.slot[rows]]
+    taken = self.descriptors[self.slot[rows]]
+    # A modality with one view (images) has nothing to choose from.
+    return taken if views is None or taken.shape[1] == 1 else taken[:, views]
 
 
 class _Outcome(NamedTuple):
@@ -94,6 +98,7 @@ class RetrievalEvaluator:
     questions: Sequence[protocols.Protocol],
     radii: Sequence[float] = (5.0, 10.0, 20.0),
     sequence_stride: int = 1,
+    views: Mapping[str, Sequence[int]] | None = None,
     exclude_self: bool = False,
     exclude_within: float = 0.0,
   ):
@@ -112,6 +117,8 @@ class RetrievalEvaluator:
       radii: metres that count as found.
       sequence_stride: rows between two frames of a sequence of three, see
         `matching.sequence_similarity`.
+      views: by name of a protocol, which of the V views of a reading count in
+        it; all where it is not named. A known heading is a choice of view.
       exclude_self: the self-match policy, see `metrics.allowed_candidates`.
       exclude_within: seconds.
 
@@ -144,6 +151,7 @@ class RetrievalEvaluator:
     self._questions = questions
     self._radii = tuple(radii)
     self._sequence_stride = sequence_stride
+    self._views = dict(views or {})
     self._policy = dict(
       radii=self._radii,
       exclude_self=exclude_self,
@@ -190,8 +198,10 @@ class RetrievalEvaluator:
       # A drive without scans has images to localize, but no points to ask with.
       if question is None:
         continue
+      views = self._views.get(name)
       similarities = _similarities(
-        queries.take(question.query_rows), places.take(question.map_rows)
+        queries.take(question.query_rows, views),
+        places.take(question.map_rows, views),
       )
       outcomes[protocol.town] = _outcome(
         question, similarities, self._sequence_stride

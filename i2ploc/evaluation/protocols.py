@@ -29,7 +29,7 @@ class Protocol(Interface):
   """One town's question: where in the map was each query taken?
 
   Rows are rows of the frame table, in the order of travel. The queries of the
-  protocol named 'opposite' drive against the direction of the map.
+  protocols named 'opposite...' drive against the direction of the map.
   """
 
   name: str
@@ -135,5 +135,5 @@ def question_from_protocol(
     map_runs=matching.consecutive_runs(
       frames.drive[places], frames.position[places]
     ),
-    direction=-1 if protocol.name == 'opposite' else 1,
+    direction=-1 if protocol.name.startswith('opposite') else 1,
   )

@@ -4,7 +4,13 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 
-PROTOCOLS = ('cross', 'opposite', 'sync')
+PROTOCOLS = (
+  'cross',
+  'opposite',
+  'sync',
+  'cross_any_heading',
+  'opposite_any_heading',
+)
 DIRECTIONS = ('image_to_points', 'points_to_image')
 COLUMNS = ('1', '5', '10', '20', '1%')
 
@@ -25,7 +31,7 @@ def table(
   at = f'{radius:g}m'
   head = ' '.join(f'{"R@" + n:>6}' for n in COLUMNS)
   yield (
-    f'{split}, within {radius:g} m, %'.ljust(34)
+    f'{split}, within {radius:g} m, %'.ljust(38)
     + f'{head}  R@1 95 %        3 frames  answerable'
   )
   for protocol in PROTOCOLS:
@@ -40,7 +46,7 @@ def table(
       f'{results.get(f"{base}/chance@{n}_{at}", float("nan")):6.1f}'
       for n in COLUMNS
     )
-    yield f'  {protocol + " chance":32}{chance}'
+    yield f'  {protocol + " chance":36}{chance}'
 
 
 def _recall_line(results, name, title, at):
@@ -51,7 +57,7 @@ def _recall_line(results, name, title, at):
   own = name.endswith(DIRECTIONS[0])
   counts = name.rpartition('/')[0] if own else name
   return (
-    f'  {title:32}{recalls}'
+    f'  {title:36}{recalls}'
     f'  [{results[first + "_low"]:.1f}, {results[first + "_high"]:.1f}]'.ljust(
       17
     )

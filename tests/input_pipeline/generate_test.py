@@ -163,7 +163,7 @@ class SpecificationTest(parameterized.TestCase):
     self.assertDictEqual(
       count,
       {
-        ('train', 'train'): [100] * 40,
+        ('train', 'train'): [125] * 64,
         ('validation', 'map'): [400] * 2,
         ('validation', 'cross'): [150] * 2,
         ('test', 'map'): [800] * 3,
