@@ -58,11 +58,11 @@ def defaults() -> ml_collections.ConfigDict:
       seed=0,
       train=dict(
         batch_size=64,
-        num_steps=700,
+        num_steps=540,
         num_chunks=1,  # > 1: gradient cache, the same negatives in less memory
         ema_decay=0.99,
-        eval_every=100,
-        save_every=100,
+        eval_every=180,
+        save_every=60,
         color_jitter=0.4,
         mirror=True,
       ),

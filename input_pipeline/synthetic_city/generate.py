@@ -124,7 +124,7 @@ def generate(
   make_render: Callable[
     [str], Callable[[splits.Unit], Iterator[records.Record]]
   ],
-  workers: int = 2,
+  workers: int = 3,
 ) -> list[pathlib.Path]:
   """Renders what the directory lacks; returns the paths of all units.
 
