@@ -4,7 +4,6 @@
 python main.py --mode=train --config=configs/saliency_i2ploc.py --workdir=DIR
 """
 
-import glob
 import os
 import sys
 
@@ -18,8 +17,8 @@ from i2ploc import commands
 from i2ploc.report import html
 from input_pipeline import source
 
-MODES = ('train', 'evaluate', 'index', 'localize', 'report')
-MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
+VERBS = ('train', 'evaluate', 'index', 'localize', 'report')
+MODE = flags.DEFINE_enum('mode', 'train', VERBS, 'What to do.')
 CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
 WORKDIR = flags.DEFINE_string('workdir', None, 'Checkpoints and results.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the sensor data lies.')
@@ -28,33 +27,36 @@ CAMERA = flags.DEFINE_list('intrinsics', [], 'fx,fy,cx,cy of the queries.')
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
+def parse(argv: list[str]) -> list[str]:
+  """Parses flags; an unknown config field ends in one line."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError) as error:
+    sys.exit(f'--config: {error}')
+
+
 def main(argv: list[str]) -> None:
   """Runs one verb; bad input ends in one line, --verbosity=1 shows where."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  cache = os.path.expanduser('~/.cache/i2ploc/jax')
-  jax.config.update('jax_compilation_cache_dir', cache)
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-  logging.info('%s on %s', MODE.value, jax.devices())
+  jax.config.update(
+    'jax_compilation_cache_dir', os.path.expanduser('~/.cache/i2ploc/jax')
+  )
+  config, workdir = CONFIG.value, WORKDIR.value
   try:
-    run(CONFIG.value, WORKDIR.value)
+    data = source.Source(data_dir=DATA_DIR.value, **config.data)
+    if argv[1:] and MODE.value != 'localize':
+      raise ValueError(f'unexpected arguments {argv[1:]}')
+    if MODE.value == 'report':
+      print(html.write_report(workdir))
+    elif MODE.value == 'localize':
+      camera = tuple(map(float, CAMERA.value))
+      queries = QUERY.value + argv[1:]
+      commands.localize(config, data, workdir, queries, camera)
+    else:
+      getattr(commands, MODE.value)(config, data, workdir)
   except (ValueError, FileNotFoundError) as error:
     logging.debug('', exc_info=True)
     sys.exit(f'{MODE.value}: {error}')
 
 
-def run(config, workdir: str) -> None:
-  """Joins config, data and workdir as the flags say."""
-  data = source.Source(data_dir=DATA_DIR.value, **config.data)
-  if MODE.value == 'report':
-    print(html.write_report(workdir))
-  elif MODE.value == 'localize':
-    paths = [p for q in QUERY.value for p in sorted(glob.glob(q)) or [q]]
-    camera = tuple(map(float, CAMERA.value))
-    commands.localize(config, data, workdir, paths, camera)
-  else:
-    getattr(commands, MODE.value)(config, data, workdir)
-
-
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=parse)

@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
+import glob
 import json
 import math
 import os
@@ -226,7 +227,7 @@ class Source:
     """Image files as batches of one.
 
     Args:
-      paths: image files.
+      paths: image files, or patterns of them.
       intrinsics: fx, fy, cx, cy in pixels of the files; empty if they were
         taken by the camera of the map.
       map_intrinsics: [3, 3] at `image_size`.
@@ -243,7 +244,7 @@ class Source:
       raise ValueError('No query: give image files with --query=PATH.')
     if intrinsics and len(intrinsics) != 4:
       raise ValueError(f'intrinsics={intrinsics}: expected fx,fy,cx,cy.')
-    for path in paths:
+    for path in [p for q in paths for p in sorted(glob.glob(q)) or [q]]:
       image = _open_query(path)
       size = image.height, image.width
       if intrinsics:
