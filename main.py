@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags in, one of five verbs out; everything else is importable.
-
-python main.py --mode=train --config=configs/saliency_i2ploc.py --workdir=DIR
-"""
+"""Flags in, one of five verbs out; everything else is importable."""
 
 import os
 import sys
