@@ -56,4 +56,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  flags.FLAGS.set_default('verbosity', logging.WARNING)  # orbax is talkative
   app.run(main, flags_parser=parse)

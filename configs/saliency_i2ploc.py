@@ -23,8 +23,10 @@ SPLITS = {
   'synthetic_city': dict(
     train='train', validation='validation', test='test', size='small'
   ),
-  'kitti_raw': dict(train='', validation='', test='all'),
-  'kitti_odometry': dict(train='03+04+05+06+07', validation='10', test='08+09'),
+  'kitti_raw': dict(train='', validation='', test='all', camera=2),
+  'kitti_odometry': dict(
+    train='03+04+05+06+07', validation='10', test='08+09', camera=2
+  ),
 }
 
 
@@ -53,6 +55,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   if arg.dataset == 'synthetic_city':
     config.data.size = arg.size
+  else:  # one drive per place, a frame per metre
+    config.evaluation.select = 'validation/sync/image_to_points/recall@1_10m'
+    config.evaluation.sequence_stride = 5
   if arg.dataset == 'kitti_raw':  # the sample drive is 6 m long
     config.evaluation.radii = (1.0, 5.0, 10.0)
     config.index.radius = 1.0

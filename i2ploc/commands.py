@@ -23,7 +23,6 @@ import pathlib
 import shutil
 from typing import Any
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,7 +118,7 @@ def train(config, data, workdir: str) -> None:
   variables = dict(towers.init(jax.random.key(config.seed)))
   params = variables.pop('params')
   count = sum(x.size for x in jax.tree.leaves(params))
-  logging.info('%s parameters', f'{count:,}')
+  print(f'{count:,} parameters')
   optimizer = factory.make_optimizer(
     config.train.num_steps, **config.optimizer.to_dict()
   )
@@ -212,7 +211,7 @@ def index(config, data, workdir: str) -> None:
     )
     path = folder / f'{start:08d}.npz'
     parts.append(_embed_part(embed, batches, path))
-    logging.info('indexed %d of %d scans', start + len(part), len(rows))
+    print(f'indexed {start + len(part)} of {len(rows)} scans', flush=True)
   found = _index(split, rows, np.concatenate(parts), towers, provenance)
   index_lib.save_index(found, pathlib.Path(workdir) / 'index.npz')
   shutil.rmtree(folder.parent)
