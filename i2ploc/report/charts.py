@@ -33,7 +33,11 @@ def error_charts(predictions: Mapping[str, Arrays]) -> str:
       near = np.isfinite(errors)
       color = recall.color_class(name.split('/')[-2])
       x = np.clip(errors[near], 0.5, None)
-      series.append(figures.Series(_protocol(name), color, x, share[near]))
+      series.append(
+        figures.Series(
+          recall.protocol_text(_protocol(name)), color, x, share[near]
+        )
+      )
     if series:
       charts.append(
         figures.line_chart(
@@ -67,7 +71,7 @@ def town_maps(
   panels = []
   for name, record in predictions.items():
     direction = recall.direction_text(name.split('/')[-1])
-    label = escape(f'{_protocol(name)}, {direction}')
+    label = escape(f'{recall.protocol_text(_protocol(name))}, {direction}')
     maps = ''.join(
       _town_map(record, town, ids.get(town), overviews.get(town))
       for town in dict.fromkeys(record['towns'].tolist())
@@ -144,7 +148,7 @@ def confidence_charts(
     right = (record['distances'][:, 0] <= RADIUS)[asked]
     sure = _margin(record) if scale is None else _mass(record, scale)
     color = recall.color_class(_protocol(name))
-    label = _protocol(name)
+    label = recall.protocol_text(_protocol(name))
     selective.append(_selective(label, color, sure[asked], right))
     if scale is not None:
       reliability.append(_reliability(label, color, sure[asked], right))

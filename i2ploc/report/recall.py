@@ -52,6 +52,11 @@ def direction_text(direction: str) -> str:
   return _DIRECTION.get(direction, direction)
 
 
+def protocol_text(protocol: str) -> str:
+  """How the page says a protocol."""
+  return protocol.replace('_', ', ', 1).replace('_', ' ')
+
+
 def color_class(protocol: str) -> str:
   """The CSS colour class of a protocol, the same in every figure."""
   known = protocol in workdir_lib.PROTOCOLS
@@ -100,7 +105,8 @@ def headline(results: Results) -> str:
       '<small>m</small></div><div class="note">of the first answer</div></div>'
     )
   return (
-    f'<p class="tiles-of">Protocol <strong>{escape(row.protocol)}</strong>,'
+    '<p class="tiles-of">Protocol '
+    f'<strong>{escape(protocol_text(row.protocol))}</strong>,'
     f' {escape(direction_text(row.direction))}, {escape(row.split)} split:</p>'
     f'<div class="tiles">{"".join(tiles)}</div>'
   )
@@ -178,7 +184,7 @@ def _table_row(
   else:
     kind = 'pooled'
     name = (
-      f'{escape(row.protocol)}<span class="direction">'
+      f'{escape(protocol_text(row.protocol))}<span class="direction">'
       f'{escape(direction_text(row.direction))}</span>'
     )
   cells = ''.join(_cell(results, row, metric) for metric in metrics)
