@@ -56,5 +56,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.FLAGS.set_default('verbosity', logging.WARNING)  # orbax is talkative
+  flags.FLAGS['verbosity'].using_default_value = False  # hush, orbax
   app.run(main, flags_parser=parse)
