@@ -90,8 +90,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     stem_strides=((4, 1), (2, 2), (2, 1)),
   )
   lidar = common.choice('lidar', arg.lidar, ('points', 'range'))
-  if lidar == 'range':  # cheaper steps: the same time
-    config.train.num_steps = 620
+  if lidar == 'range':  # cheaper steps
+    config.train.num_steps = 800
   config.model = dict(
     image=image,
     points=groups if lidar == 'points' else patches,
