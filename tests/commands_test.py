@@ -131,5 +131,25 @@ class CommandsTest(absltest.TestCase):
     self.assertIn('data:image/', page)
 
 
+class OptionsTest(absltest.TestCase):
+  def test_the_options_of_training_work_together(self):
+    config = common.smoke(saliency_i2ploc.get_config('lidar=range'))
+    config.data.test = ''
+    config.model.dtype = 'bfloat16'
+    config.train.num_chunks = 2
+    config.loss.form = 'concatenated'
+    config.loss.relation_weights = (1.0, 2.0, 1.0)
+    data_dir = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
+    data = source.Source(data_dir=str(data_dir), **config.data)
+    with tempfile.TemporaryDirectory() as workdir:
+      commands.train(config, data, workdir)
+      lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text()
+    trained = [json.loads(x) for x in lines.splitlines() if '"loss"' in x]
+    self.assertTrue(trained)
+    for line in trained:
+      self.assertTrue(np.isfinite(list(line.values())).all(), line)
+      self.assertLessEqual({'euclidean', 'angle', 'hyperbolic'}, set(line))
+
+
 if __name__ == '__main__':
   absltest.main()
