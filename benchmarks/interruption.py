@@ -152,8 +152,8 @@ def main(argv: list[str]) -> None:
   del argv
   rng = random.Random(SEED.value)
   stages = {
-    'generate': (generate_command, digest_data, (0.15, 0.95)),
     # Each run continues the last: three kills have to fit into its length.
+    'generate': (generate_command, digest_data, (0.2, 0.5)),
     'train': (
       lambda root: verb_command(root, 'train'),
       digest_training,
