@@ -162,7 +162,7 @@ def main(argv: list[str]) -> None:
     'index': (
       lambda root: verb_command(root, 'index'),
       digest_index,
-      (0.5, 0.95),
+      (0.4, 0.7),
     ),
   }
   numbers, equal = {}, True
