@@ -4,9 +4,14 @@
 python main.py --mode=train --workdir=/tmp/saliency \
   --config=configs/saliency_i2ploc.py
 
+Expect cross R@1 of about 53 % within 10 m on the test towns (chance 1.2 %)
+after 6 minutes of training on two CPU cores; 50 % with lidar=range, 3 % with
+aggregator=netvlad. Measured 2026-11-20, one seed each.
+
 Arguments after the colon:
   dataset=synthetic_city | kitti_raw | kitti_odometry
-  size=small (of synthetic_city: tiny, small, default, full)
+  size=small (of synthetic_city: tiny, small, default, full; images are resized
+    to data.image_size whatever the size)
   lidar=points | range: point groups, or patches of a range image
   aggregator=sectors | netvlad: saliency-weighted NetVLAD per azimuth sector
     (ours), or over all tokens as in the paper

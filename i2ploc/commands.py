@@ -200,8 +200,10 @@ def index(config, data, workdir: str) -> None:
   provenance = _provenance(config, data, restored.value)
   split = data.split('test')
   rows = np.unique(np.concatenate([p.map_rows for p in split.protocols]))
-  digest = hashlib.sha256(json.dumps(provenance).encode()).hexdigest()
-  folder = pathlib.Path(workdir) / 'index_parts' / digest[:16]
+  # Parts of another model, config or map are never mixed in.
+  digest = hashlib.sha256(json.dumps(provenance).encode())
+  digest.update(split.frames.world_from_lidar[rows].tobytes())
+  folder = pathlib.Path(workdir) / 'index_parts' / digest.hexdigest()[:16]
   embed = functools.partial(towers.points(towers.views), restored.value)
   parts, size = [], config.evaluation.batch_size
   for start in range(0, len(rows), PART_ROWS):
