@@ -34,9 +34,6 @@ MOVING = tuple(
   CLASSES.index(name) for name in ('car_moving', 'van', 'bus', 'pedestrian')
 )
 MOVABLE = (CLASSES.index('car_parked'), *MOVING)
-STATIC = tuple(
-  i for i, name in enumerate(CLASSES) if i not in MOVABLE and name != 'void'
-)
 
 
 class FrameTable(NamedTuple):
