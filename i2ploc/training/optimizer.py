@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW with warm-up, cosine decay and clipping by the global norm."""
+"""Muon for matrices, AdamW for the rest; warm-up, cosine decay, clipping."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 from typing import NamedTuple
 
 import jax
 import optax
+from optax import contrib
 
 PyTree = Any
 
@@ -32,30 +34,38 @@ def make_optimizer(
   weight_decay: float,
   clip_norm: float,
   *,
+  matrix_learning_rate: float = 0.0,
+  factors: Mapping[str, float] | None = None,
   b2: float = 0.999,
   final_fraction: float = 0.0,
 ) -> Optimizer:
-  """AdamW (Loshchilov and Hutter, 2019) with a warm-up and a cosine.
+  """AdamW (Loshchilov and Hutter, 2019), and Muon (Jordan et al., 2024).
 
-  The learning rate rises linearly from 0, reaches `learning_rate` at step
-  `warmup_steps` and falls along half a cosine to
-  `final_fraction * learning_rate` at `num_steps`. Gradients are scaled to a
-  global norm of at most `clip_norm` before Adam sees them. Weight decay acts
-  on the leaves named `kernel` only, which is how linen names the matrices of
-  dense, convolution and attention layers: biases (of any rank), norm scales,
-  tokens, position embeddings, cluster centres and temperatures stay free.
+  The learning rates rise linearly from 0, reach their peaks at step
+  `warmup_steps` and fall along half a cosine to `final_fraction` of them at
+  `num_steps`. Gradients are scaled to a global norm of at most `clip_norm`.
+  Muon moves a matrix along its momentum made orthogonal, so that a step changes
+  all directions alike instead of the few that dominate a small model's
+  gradient. Weight decay acts on the leaves named `kernel` only, which is how
+  linen names the matrices of dense, convolution and attention layers: biases
+  (of any rank), norm scales, tokens, position embeddings, cluster centres and
+  temperatures stay free.
 
   Args:
-    learning_rate: peak learning rate.
+    learning_rate: peak of AdamW.
     warmup_steps: length of the warm-up, may be 0.
     num_steps: length of the run, warm-up included.
     weight_decay: decoupled decay per step, multiplied by the learning rate.
     clip_norm: largest global gradient norm.
+    matrix_learning_rate: peak of Muon, which then moves the kernels; 0 leaves
+      them to AdamW.
+    factors: on the step of all parameters below a path: {'image': 0.1,
+      'image/blocks_0': 0.0}; the longest path counts, 0 freezes.
     b2: decay of Adam's second moment.
     final_fraction: learning rate at the end relative to its peak.
 
   Returns:
-    The optimizer.
+    The optimizer; its `learning_rate` is AdamW's.
 
   Raises:
     ValueError: the warm-up does not fit, or a number has no meaning.
@@ -65,23 +75,41 @@ def make_optimizer(
       f'warmup_steps is {warmup_steps} and num_steps is {num_steps}; the'
       ' warm-up has to end before the run does: lower warmup_steps.'
     )
-  if learning_rate <= 0 or clip_norm <= 0 or weight_decay < 0:
+  numbers = dict(
+    weight_decay=weight_decay, matrix_learning_rate=matrix_learning_rate
+  )
+  if learning_rate <= 0 or clip_norm <= 0 or min(numbers.values()) < 0:
     raise ValueError(
       f'learning_rate={learning_rate} and clip_norm={clip_norm} must be'
-      f' positive and weight_decay={weight_decay} must not be negative.'
+      f' positive and none of {numbers} negative.'
     )
-  schedule = optax.warmup_cosine_decay_schedule(
-    init_value=0.0,
-    peak_value=learning_rate,
-    warmup_steps=warmup_steps,
-    decay_steps=num_steps,
-    end_value=final_fraction * learning_rate,
-  )
-  transform = optax.chain(
-    optax.clip_by_global_norm(clip_norm),
-    optax.adamw(schedule, b2=b2, weight_decay=weight_decay, mask=decayed),
-  )
-  return Optimizer(transform.init, transform.update, schedule)
+
+  def schedule(peak):
+    return optax.warmup_cosine_decay_schedule(
+      init_value=0.0,
+      peak_value=peak,
+      warmup_steps=warmup_steps,
+      decay_steps=num_steps,
+      end_value=final_fraction * peak,
+    )
+
+  if matrix_learning_rate:
+    descent = contrib.muon(
+      schedule(matrix_learning_rate),
+      weight_decay=weight_decay,
+      adam_b2=b2,
+      adam_learning_rate=schedule(learning_rate),
+      muon_weight_dimension_numbers=matrices,
+    )
+  else:
+    descent = optax.adamw(
+      schedule(learning_rate), b2=b2, weight_decay=weight_decay, mask=decayed
+    )
+  transforms = [optax.clip_by_global_norm(clip_norm), descent]
+  if factors:
+    transforms.append(_scaled(factors))
+  transform = optax.chain(*transforms)
+  return Optimizer(transform.init, transform.update, schedule(learning_rate))
 
 
 def decayed(params: PyTree) -> PyTree:
@@ -96,3 +124,52 @@ def decayed(params: PyTree) -> PyTree:
   return jax.tree_util.tree_map_with_path(
     lambda path, _: getattr(path[-1], 'key', None) == 'kernel', params
   )
+
+
+def matrices(params: PyTree) -> PyTree:
+  """Tells which parameters are matrices, and along which axes.
+
+  Args:
+    params: nested dictionaries of parameters.
+
+  Returns:
+    The same structure: at kernels the axes that are summed over (all but the
+    last; of three axes, one matrix per index of the first) and the last,
+    elsewhere None.
+  """
+
+  def axes(is_kernel, leaf):
+    if not is_kernel or leaf.ndim < 2:
+      return None
+    first = 1 if leaf.ndim == 3 else 0
+    return contrib.MuonDimensionNumbers(
+      tuple(range(first, leaf.ndim - 1)), (leaf.ndim - 1,)
+    )
+
+  return jax.tree.map(axes, decayed(params), params)
+
+
+def _scaled(factors: Mapping[str, float]) -> optax.GradientTransformation:
+  """Multiplies the steps of the parameters below some paths."""
+
+  def factor(path):
+    name = '/'.join(str(key.key) for key in path) + '/'
+    below = [p for p in factors if name.startswith(p.rstrip('/') + '/')]
+    return factors[max(below, key=len)] if below else 1.0
+
+  def scale(updates, params):
+    names = {
+      '/'.join(str(key.key) for key in path) + '/'
+      for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    }
+    for path in factors:
+      if not any(name.startswith(path.rstrip('/') + '/') for name in names):
+        raise ValueError(
+          f'optimizer factors name {path!r}, which no parameter lies below;'
+          f' there are {sorted({n.split("/")[0] for n in names})}.'
+        )
+    return jax.tree_util.tree_map_with_path(
+      lambda path, update: update * factor(path), updates
+    )
+
+  return optax.stateless(scale)

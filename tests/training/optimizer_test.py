@@ -70,11 +70,54 @@ class OptimizerTest(parameterized.TestCase):
       optax.tree.norm(first_moment), 0.1 * expected, rtol=1e-5
     )
 
+  @parameterized.parameters(((6, 4),), ((3, 3, 2, 5),), ((2, 6, 4),))
+  def test_muon_moves_all_directions_of_a_matrix_alike(self, shape):
+    # A gradient that one direction dominates by a factor of a thousand.
+    optimizer = optimizer_lib.make_optimizer(
+      1e-3, 0, 10, 0.0, 1e6, matrix_learning_rate=0.1
+    )
+    key = jax.random.key(0)
+    gradient = jax.random.normal(key, shape)
+    gradient += 1e3 * jnp.ones(shape)
+    params = {'layer': {'kernel': jnp.zeros(shape), 'bias': jnp.zeros(3)}}
+    gradients = {'layer': {'kernel': gradient, 'bias': jnp.ones(3)}}
+    updates, _ = jax.jit(
+      lambda g: optimizer.update(g, optimizer.init(params), params)
+    )(gradients)
+    bias = updates['layer']['bias']  # Adam with Nesterov's momentum
+    np.testing.assert_allclose(bias, -1.474e-3, rtol=1e-3)
+    moved = np.asarray(updates['layer']['kernel'])
+    stack = moved if len(shape) == 3 else moved.reshape(1, -1, shape[-1])
+    for matrix in stack:
+      values = np.linalg.svd(matrix, compute_uv=False)
+      self.assertLess(values.max(), 10 * values.min())
+      self.assertBetween(values.max(), 0.05, 0.2)
+
+  def test_factors_slow_and_freeze_what_lies_below_a_path(self):
+    optimizer = optimizer_lib.make_optimizer(
+      0.1, 0, 10, 0.5, 1.0, factors={'dense': 0.5, 'dense/bias': 0.0}
+    )
+    ones = jax.tree.map(jnp.ones_like, PARAMS)
+    plain = optimizer_lib.make_optimizer(0.1, 0, 10, 0.5, 1.0)
+    updates, _ = _first_update(optimizer, ones)
+    expected, _ = _first_update(plain, ones)
+    expected['dense']['kernel'] *= 0.5
+    expected['dense']['bias'] *= 0.0
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
+
+  def test_a_factor_for_nothing_is_named(self):
+    optimizer = optimizer_lib.make_optimizer(
+      0.1, 0, 10, 0.5, 1.0, factors={'dens': 0.5}
+    )
+    with self.assertRaisesRegex(ValueError, "'dens', which no parameter"):
+      _first_update(optimizer, PARAMS)
+
   @parameterized.parameters(
     (dict(warmup_steps=10), 'warmup_steps is 10 and num_steps is 10'),
     (dict(learning_rate=0.0), 'learning_rate=0.0'),
     (dict(clip_norm=-1.0), 'clip_norm=-1.0'),
-    (dict(weight_decay=-1.0), 'weight_decay=-1.0'),
+    (dict(weight_decay=-1.0), "'weight_decay': -1.0"),
+    (dict(matrix_learning_rate=-1.0), "'matrix_learning_rate': -1.0"),
   )
   def test_meaningless_numbers_are_named(self, change, message):
     good = dict(
