@@ -90,7 +90,10 @@ ROWS = {
       'optimizer.weight_decay': '0.05',
     },
   ),
-  'range': Row('range-image tokens', 'saliency_i2ploc.py:lidar=range'),
+  'points': Row(
+    'point groups, as in the paper, instead of range images',
+    'saliency_i2ploc.py:lidar=points',
+  ),
   'panorama': Row(
     'panoramas, sectors turned for headings',
     'saliency_i2ploc.py:camera=panorama',

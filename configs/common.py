@@ -56,20 +56,24 @@ def defaults() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     dict(
       seed=0,
+      checkpoint='',  # published weights, instead of the workdir's
       train=dict(
+        pretrained='',  # folder or file of an image encoder to start from
         batch_size=64,
-        num_steps=540,
+        num_steps=600,
         num_chunks=1,  # > 1: gradient cache, the same negatives in less memory
         ema_decay=0.99,
-        eval_every=180,
+        eval_every=200,
         save_every=60,
         color_jitter=0.4,
         mirror=True,
+        yaw=0.0,  # radians, largest joint turn of image and cloud
       ),
       optimizer=dict(
-        learning_rate=2e-3,
+        learning_rate=2e-3,  # of AdamW
+        matrix_learning_rate=0.04,  # of Muon; 0: AdamW moves matrices too
         warmup_steps=50,
-        weight_decay=0.05,
+        weight_decay=0.01,
         clip_norm=1.0,
       ),
       evaluation=dict(

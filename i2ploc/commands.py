@@ -35,6 +35,8 @@ from i2ploc.evaluation import protocols
 from i2ploc.evaluation import summary
 from i2ploc.localization import image_to_points
 from i2ploc.losses import contrastive
+from i2ploc.models import pretrained_saliency
+from i2ploc.models import pretrained_vit
 from i2ploc.retrieval import index as index_lib
 from i2ploc.training import checkpoint
 from i2ploc.training import loop
@@ -64,19 +66,26 @@ class Towers:
       **config.model.to_dict(), image_size=image_size
     )
     self.views = tuple(config.index.views)
+    if self.model.num_headings:
+      for yaw in self.views:  # fails now or after the training
+        self.model.num_sectors_turned(yaw)
     self._image_size = image_size
 
   def init(self, key: jax.Array) -> Any:
     """Fresh variables."""
+    return jax.jit(self.model.init)({'params': key}, self.batch)
+
+  @property
+  def batch(self) -> dict[str, jax.Array]:
+    """A batch of one, of zeros."""
     height, width = self._image_size
-    batch = {
+    return {
       'image': jnp.zeros((1, height, width, 3), jnp.uint8),
       'intrinsics': jnp.eye(3)[None],
       'points': jnp.zeros((1, self.model.num_points, 4)),
       'points_mask': jnp.ones((1, self.model.num_points), bool),
       'camera_from_lidar': jnp.eye(4)[None],
     }
-    return jax.jit(self.model.init)({'params': key}, batch)
 
   @functools.cached_property
   def image(self):
@@ -88,7 +97,11 @@ class Towers:
     """`variables, batch -> [B, V, D]`, one descriptor per view."""
 
     def embed(variables, batch):
-      seen = [self._points(variables, batch, yaw)[0] for yaw in views]
+      if self.model.num_headings:
+        ahead = self._points(variables, batch)[0]
+        seen = [self.model.turn(ahead, yaw) for yaw in views]
+      else:
+        seen = [self._points(variables, batch, yaw)[0] for yaw in views]
       return jnp.stack(seen, axis=1)
 
     return jax.jit(embed)
@@ -117,6 +130,10 @@ def train(config, data, workdir: str) -> None:
   towers = Towers(config, data.image_size)
   variables = dict(towers.init(jax.random.key(config.seed)))
   params = variables.pop('params')
+  if config.train.pretrained:
+    params['image'] = pretrained_vit.load_vit_variables(
+      config.train.pretrained, towers.model.image, data.image_size
+    )['params']
   count = sum(x.size for x in jax.tree.leaves(params))
   print(f'{count:,} parameters')
   optimizer = factory.make_optimizer(
@@ -127,6 +144,7 @@ def train(config, data, workdir: str) -> None:
       towers.model,
       color_jitter=config.train.color_jitter,
       mirror=config.train.mirror,
+      yaw=config.train.yaw,
     ),
     factory.make_loss(**config.loss.to_dict()),
     optimizer,
@@ -182,6 +200,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     describe,
     evaluator.predictions,
     folder / 'examples.npz',
+    projection=towers.model.projection,
     count=config.evaluation.num_examples,
     radius=config.index.radius,
   )
@@ -299,8 +318,16 @@ def _checkpoints(config, workdir):
 
 
 def restore(config, data, workdir):
-  """The towers of a config and the best checkpoint of a workdir."""
+  """The towers of a config and the best checkpoint of a workdir.
+
+  Or the weights of the authors, where the config names a checkpoint of theirs.
+  """
   towers = Towers(config, data.image_size)
+  if config.checkpoint:
+    variables = pretrained_saliency.load_two_tower_variables(
+      config.checkpoint, towers.model, towers.batch
+    )
+    return towers, checkpoint.Restored(variables, 0, None, {}, {}, '')
   shapes = jax.eval_shape(towers.init, jax.random.key(0))
   checkpoints = _checkpoints(config, workdir)
   try:

@@ -116,9 +116,10 @@ class Protocol(NamedTuple):
   """One town's question: where in the map was each query taken?
 
   Attributes:
-    name: 'sync' (map and queries are the same drive at the same instants, the
-      papers' protocol), 'cross' (another drive, same direction) or 'opposite'
-      (another drive, against the map's direction).
+    name: 'sync' (map and queries are the same drive, the papers' protocol: at
+      the same instants, or at different ones if the dataset names its queries),
+      'cross' (another drive, same direction) or 'opposite' (another drive,
+      against the map's direction).
     town: the town's name.
     query_rows: [Q] int64 rows with an image.
     map_rows: [M] int64 rows with a scan.
@@ -224,18 +225,21 @@ def protocols(dataset: schema.Dataset) -> list[Protocol]:
     ValueError: if a town's first drive has no scan to make a map of.
   """
   frames = dataset.frames
+  asks = answers = np.ones(len(frames.town), bool)
+  if dataset.queries is not None:
+    asks, answers = dataset.queries, ~dataset.queries
   found = []
   for town in unique_in_order(frames.town):
     here = frames.town == town
     drives = unique_in_order(frames.drive[here])
     in_map = here & (frames.drive == drives[0])
-    map_rows = np.flatnonzero(in_map & frames.has_points)
+    map_rows = np.flatnonzero(in_map & answers & frames.has_points)
     if not len(map_rows):
       raise ValueError(
         f'{dataset.name}: drive {drives[0]!r} is the map of town {town!r} but '
         'none of its frames has a scan. Put a drive with scans first.'
       )
-    queries = {'sync': [np.flatnonzero(in_map & frames.has_image)]}
+    queries = {'sync': [np.flatnonzero(in_map & asks & frames.has_image)]}
     for drive in drives[1:]:
       rows = np.flatnonzero(here & (frames.drive == drive) & frames.has_image)
       against = _runs_against(frames, rows, map_rows)

@@ -34,7 +34,18 @@ def _load_kitti_odometry(data_dir: str, split: str, **options):
   return kitti_odometry.load(data_dir, split.split('+'), **options)
 
 
+def _load_kitti360(data_dir: str, split: str, packed: str = '', **options):
+  if packed:
+    from input_pipeline.kitti360 import builder
+
+    return builder.load(data_dir, split, packed=packed, **options)
+  from input_pipeline.readers import kitti360
+
+  return kitti360.load(data_dir, split, **options)
+
+
 _LOADERS = {
+  'kitti360': _load_kitti360,
   'kitti_odometry': _load_kitti_odometry,
   'kitti_raw': _load_kitti_raw,
   'synthetic_city': _load_synthetic_city,
@@ -48,7 +59,7 @@ def load(name: str, *, split: str, data_dir: str, **options) -> schema.Dataset:
     name: a key of the table of loaders.
     split: of synthetic_city 'train', 'validation' or 'test'; of the KITTI
       readers names of sequences or drives joined by '+', such as '05+06'
-      ('all': every drive of kitti_raw).
+      ('all': every drive of kitti_raw); for kitti360 see `kitti360_splits`.
     data_dir: where the data lies (or, for synthetic_city, is to be made).
     **options: passed to the dataset's own `load`, such as `size`.
 

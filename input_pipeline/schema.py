@@ -86,8 +86,11 @@ class Dataset(NamedTuple):
       intensity 0..1), camera_from_lidar float32 [4, 4] (always), and for
       labelled datasets image_semantic, image_instance [H, W], points_semantic,
       points_instance [P].
+    queries: [F] bool, the frames of a map's own drive that ask; the others
+      make the map. None where all do both.
   """
 
   name: str
   frames: FrameTable
   read: Callable[[int, tuple[str, ...]], dict[str, np.ndarray]]
+  queries: np.ndarray | None = None

@@ -4,6 +4,7 @@
 import contextlib
 import io
 import json
+import math
 import pathlib
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from configs import common
 from configs import saliency_i2ploc
 from i2ploc import commands
 from i2ploc.report import html
+from i2ploc.retrieval import index as index_lib
 from input_pipeline import source
 from tests import configs_test
 
@@ -129,6 +131,49 @@ class CommandsTest(absltest.TestCase):
     recall = results['test/cross/image_to_points/recall@1_10m']
     self.assertIn(f'{recall:.1f}', page)
     self.assertIn('data:image/', page)
+
+
+class PanoramaTest(absltest.TestCase):
+  def test_a_map_of_all_headings_tells_where_a_panorama_looks(self):
+    config = common.smoke(saliency_i2ploc.get_config('camera=panorama'))
+    config.data.validation, config.data.image_size = '', (32, 208)
+    config.index.views = tuple(i * math.pi / 26 for i in range(-25, 27))
+    workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    data_dir = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
+    data = source.Source(data_dir=str(data_dir), **config.data)
+    commands.train(config, data, workdir)
+    commands.index(config, data, workdir)
+    queries = sorted(map(str, (workdir / 'queries').glob('*.png')))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+      commands.localize(config, data, workdir, queries[:1], ())
+    best = json.loads(printed.getvalue())['answers'][0]
+    found = index_lib.load_index(workdir / 'index.npz')
+    row = np.flatnonzero(found.keys == best['key'])[0]
+    ahead = math.atan2(found.poses[row, 1, 0], found.poses[row, 0, 0])
+    turned = (best['heading'] - ahead) / (math.pi / 26)
+    self.assertAlmostEqual(turned, round(turned), places=3)
+    # Views are one embedding turned, not embeddings of turned clouds.
+    towers, restored = commands.restore(config, data, workdir)
+    rows = data.split('test').protocols[0].map_rows[:1]
+    batch = next(data.split('test').batches(rows, ('points',), 1, True))
+    single = towers.points((0.0,))(restored.value, batch)[0, 0]
+    views = found.descriptors[found.keys == 0]
+    for yaw, view in zip(config.index.views, views, strict=True):
+      np.testing.assert_allclose(
+        towers.model.turn(single, yaw), view, atol=1e-5
+      )
+    with np.load(workdir / 'examples.npz') as saved:
+      # The scan is drawn all around, not only ahead.
+      quarters = np.split(saved['true_depth'][0] > 0, 4, axis=1)
+      self.assertGreater(min(quarter.mean() for quarter in quarters), 0.002)
+    page = pathlib.Path(html.write_report(workdir)).read_text()
+    self.assertIn('data:image/', page)
+
+  def test_views_between_sectors_fail_before_the_training(self):
+    config = common.smoke(saliency_i2ploc.get_config('camera=panorama'))
+    config.index.views = (0.0, 0.3)
+    with self.assertRaisesRegex(ValueError, 'turned by 0.3 radians.*52'):
+      commands.Towers(config, tuple(config.data.image_size))
 
 
 class OptionsTest(absltest.TestCase):

@@ -17,16 +17,20 @@ from input_pipeline import source
 
 CONFIGS = pathlib.Path(common.__file__).parent
 ARGS = {
+  'ae_spherical': ('', 'dataset=kitti_odometry', 'camera=panorama'),
   'saliency_i2ploc': (
     '',
     'dataset=kitti_raw',
     'dataset=kitti_odometry',
     'size=tiny',
+    'camera=panorama',
+    'camera=panorama,lidar=range',
+    'camera=panorama,aggregator=netvlad',
     'lidar=range',
     'aggregator=netvlad',
     'saliency=released',
     'saliency=none',
-  )
+  ),
 }
 CASES = tuple((name, arg) for name, args in ARGS.items() for arg in args)
 
@@ -59,7 +63,12 @@ class ConfigsTest(parameterized.TestCase):
       config.train.num_steps, **config.optimizer.to_dict()
     )
     step_lib.make_train_step(
-      factory.make_embed(towers.model, color_jitter=0.1, mirror=True),
+      factory.make_embed(
+        towers.model,
+        color_jitter=config.train.color_jitter,
+        mirror=config.train.mirror,
+        yaw=config.train.yaw,
+      ),
       factory.make_loss(**config.loss.to_dict()),
       optimizer,
       ema_decay=config.train.ema_decay,
@@ -75,6 +84,8 @@ class ConfigsTest(parameterized.TestCase):
     ('colour=red', "Unknown config argument 'colour'; known: "),
     ('lidar=sonar', "lidar='sonar'; known: "),
     ('dataset=nuscenes', "dataset='nuscenes'; known: "),
+    ('camera=fisheye', "camera='fisheye'; known: "),
+    ('camera=panorama,dataset=kitti_raw', 'kitti_raw has no panoramas'),
   )
   def test_a_wrong_argument_is_named(self, arg, message):
     with self.assertRaisesRegex(ValueError, message):

@@ -8,6 +8,7 @@ image, the nearest one winning a pixel.
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+import functools
 import os
 from typing import Any
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import numpy as np
 
 from i2ploc.evaluation import predictions as predictions_lib
 from i2ploc.geometry import camera
+from i2ploc.geometry import panorama
 from i2ploc.geometry import rigid
 from i2ploc.retrieval import index as index_lib
 
@@ -75,16 +77,25 @@ def _spread(rows: np.ndarray, count: int) -> np.ndarray:
   return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
 
 
-@jax.jit
-def _pixels(points, camera_from_lidar, intrinsics):
+@functools.partial(jax.jit, static_argnames='projection')
+def _pixels(points, camera_from_lidar, intrinsics, projection):
   """Pixels [P, 2], depth [P] and validity [P] of one scan."""
   seen = rigid.apply(rigid.from_matrix(camera_from_lidar), points[:, :3])
-  pixels, valid = camera.project(intrinsics, seen)
-  return jnp.floor(pixels).astype(jnp.int32), seen[:, 2], valid
+  if projection == 'pinhole':
+    pixels, valid = camera.project(intrinsics, seen)
+    depth = seen[:, 2]
+  else:
+    pixels, valid = panorama.project(intrinsics, seen)
+    depth = jnp.linalg.norm(seen, axis=-1)
+  return jnp.floor(pixels).astype(jnp.int32), depth, valid
 
 
 def draw_scan(
-  batch: Batch, entry: int, size: tuple[int, int], values: np.ndarray
+  batch: Batch,
+  entry: int,
+  size: tuple[int, int],
+  values: np.ndarray,
+  projection: str = 'pinhole',
 ) -> tuple[np.ndarray, np.ndarray]:
   """One scan of a batch as the camera sees it.
 
@@ -93,17 +104,21 @@ def draw_scan(
     entry: which of the batch.
     size: (H, W), pixels of the intrinsics.
     values: [P] drawn beside the depth.
+    projection: of the camera, one of `camera.PROJECTIONS`.
 
   Returns:
-    depth: float32 [H, W], metres, 0 without a return.
+    depth: float32 [H, W], metres along the optical axis, of a panorama from
+      its centre; 0 without a return.
     value: float32 [H, W], of the nearest return of each pixel.
   """
+  camera.check_projection(projection)
   pixels, depth, valid = map(
     np.asarray,
     _pixels(
       batch['points'][entry],
       batch['camera_from_lidar'][entry],
       batch['intrinsics'][entry],
+      projection,
     ),
   )
   inside = (pixels >= 0).all(1) & (pixels < (size[1], size[0])).all(1)
@@ -145,6 +160,7 @@ def save_examples(
   records: Mapping[str, predictions_lib.Predictions],
   path: str | os.PathLike,
   *,
+  projection: str,
   count: int,
   radius: float,
 ) -> None:
@@ -161,6 +177,7 @@ def save_examples(
     describe: the model.
     records: of an evaluator, by '<split>/<protocol>/<direction>'.
     path: of the npz.
+    projection: of the camera, see `draw_scan`.
     count: how many examples, failures first.
     radius: metres that count as right.
   """
@@ -172,14 +189,14 @@ def save_examples(
     return
   columns: dict[str, list] = {}
   for query in chosen:
-    example = _example(split, describe, record, query, radius)
+    example = _example(split, describe, record, query, projection, radius)
     for name, value in example.items():
       columns.setdefault(name, []).append(value)
   stacked = {name: np.stack(values) for name, values in columns.items()}
   index_lib.save_arrays(stacked, path)
 
 
-def _example(split, describe, record, query, radius):
+def _example(split, describe, record, query, projection, radius):
   frames = split.frames
   query_row, retrieved = record.query_rows[query], record.ranked_rows[query, 0]
   same = record.map_towns == record.towns[query]
@@ -193,9 +210,10 @@ def _example(split, describe, record, query, radius):
   size = image['image'].shape[1:3]
   image_out, true_out = describe.image(image), describe.points(scans[1])
   depth, weight = draw_scan(
-    scans[1], 0, size, _point_weights(scans[1], 0, true_out)
+    scans[1], 0, size, _point_weights(scans[1], 0, true_out), projection
   )
-  found, _ = draw_scan(scans[0], 0, size, np.zeros(scans[0]['points'].shape[1]))
+  nothing = np.zeros(scans[0]['points'].shape[1])
+  found, _ = draw_scan(scans[0], 0, size, nothing, projection)
   right = np.flatnonzero(record.distances[query] <= radius)
   weights = _relative(np.asarray(image_out['saliency'][0]))
   return {

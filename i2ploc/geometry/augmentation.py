@@ -2,11 +2,17 @@
 """Changes of sensor readings that keep camera, LiDAR and calibration in step.
 
 A batch is the dict of raw sensor tensors that the input pipeline emits. Only
-what the physical world could have shown is changed: light, and handedness.
+what the physical world could have shown is changed: light, handedness, and
+where the vehicle heads.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
+
+from i2ploc.geometry import camera
+from i2ploc.geometry import panorama
+from i2ploc.geometry import rigid
 
 Batch = dict[str, jax.Array]
 
@@ -73,3 +79,71 @@ def mirror(batch: Batch, flags: jax.Array) -> Batch:
     'points': points,
     'camera_from_lidar': motion,
   }
+
+
+def turn(batch: Batch, angle: jax.Array, projection: str) -> Batch:
+  """Turns the vehicle to the left, counter-clockwise from above.
+
+  The LiDAR turns about its own z axis and the camera about its own y axis, each
+  where it stands: what a panorama shows from another place is not known. Hence
+  it is the mounting that changes. With R_z(a) of the LiDAR and R_y(a), which
+  adds a to every azimuth, of the camera,
+    points' = R_z(-a) points
+    camera_from_lidar' = R_y(a) camera_from_lidar R_z(a)
+  in which the camera no longer is ahead of the LiDAR but where it was.
+
+  A panorama is rolled. Of a pinhole image, seen through the homography
+  K R_y(-a) K^-1, the border repeats where it had not looked, so the angles are
+  small there: a few degrees. Both are interpolated linearly.
+
+  Args:
+    batch: with image, intrinsics, points and camera_from_lidar.
+    angle: [B], radians.
+    projection: one of `camera.PROJECTIONS`; a panorama shows the whole circle.
+
+  Returns:
+    The batch, its image float32 in unchanged units, its other entries
+    untouched.
+  """
+  camera.check_projection(projection)
+  chex.assert_shape(angle, batch['image'].shape[:1])
+  move = _roll if projection == 'equirectangular' else _warp
+  image = jax.vmap(move)(batch['image'], batch['intrinsics'], angle)
+  turned = rigid.rotation_z(angle)
+  points = batch['points']
+  # x @ R is R^T x.
+  xyz = jnp.matmul(points[..., :3], turned, precision=rigid.EXACT)
+  lidar = rigid.Rigid(turned, jnp.zeros((*angle.shape, 3)))
+  own = rigid.Rigid(_rotation_y(angle), jnp.zeros((*angle.shape, 3)))
+  motion = rigid.from_matrix(batch['camera_from_lidar'])
+  motion = rigid.compose(rigid.compose(own, motion), lidar)
+  return batch | {
+    'image': image,
+    'points': jnp.concatenate([xyz, points[..., 3:]], axis=-1),
+    'camera_from_lidar': rigid.to_matrix(motion),
+  }
+
+
+def _rotation_y(angle: jax.Array) -> jax.Array:
+  """Rotations [..., 3, 3] of the camera frame that add `angle` to azimuths."""
+  # The y axis points down: the order x, z, y is that of rotations about z.
+  order = jnp.asarray([0, 2, 1])
+  return rigid.rotation_z(-angle)[..., order[:, None], order]
+
+
+def _roll(image, intrinsics, angle):
+  """A panorama [H, W, C] whose content moves right by `angle` radians."""
+  shift = angle * intrinsics[0, 0]
+  whole = jnp.floor(shift)
+  part = shift - whole
+  image = jnp.roll(image.astype(jnp.float32), whole.astype(jnp.int32), axis=1)
+  return (1 - part) * image + part * jnp.roll(image, 1, axis=1)
+
+
+def _warp(image, intrinsics, angle):
+  """A pinhole image [H, W, C] whose camera turns left by `angle` radians."""
+  height, width = image.shape[:2]
+  rows, columns = jnp.mgrid[:height, :width] + 0.5
+  rays = camera.bearings(intrinsics, jnp.stack([columns, rows], axis=-1))
+  seen = jnp.matmul(rays, _rotation_y(angle), precision=rigid.EXACT)
+  return panorama.sample(image, camera.project(intrinsics, seen)[0])

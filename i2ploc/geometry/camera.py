@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pinhole cameras: x right, y down, z forward.
+"""Cameras: x right, y down, z forward; pinholes unless said otherwise.
 
 Pixels are (u, v) = (column, row); the centre of the top-left pixel is
 (0.5, 0.5), as in COLMAP, so that resizing an image scales its intrinsics and
 nothing else. Azimuth is the angle about the camera's y axis, 0 on the optical
 axis and positive to the right: the coordinate in which a camera's columns and
-a LiDAR's sweep are the same thing.
+a LiDAR's sweep are the same thing. An equirectangular camera, see `panorama`,
+has columns even in azimuth.
 """
 
 import chex
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 # Nearer points are treated as behind the camera: no sensor here sees them, and
 # the division stays finite.
 MIN_DEPTH = 0.1
+PROJECTIONS = ('pinhole', 'equirectangular')
 
 
 def project(
@@ -59,25 +61,58 @@ def azimuth(points: jax.Array) -> jax.Array:
   return jnp.arctan2(x, jnp.where(at_center, 1.0, z))
 
 
-def _azimuth_of_column(intrinsics: jax.Array, column: jax.Array) -> jax.Array:
+def check_projection(projection: str) -> None:
+  """Raises ValueError unless it is one of `PROJECTIONS`."""
+  if projection not in PROJECTIONS:
+    raise ValueError(f'unknown projection {projection!r}; known: {PROJECTIONS}')
+
+
+def _azimuth_of_column(
+  intrinsics: jax.Array, column: jax.Array, projection: str
+) -> jax.Array:
+  check_projection(projection)
   offset = column - intrinsics[..., 0, 2, None]
-  return jnp.arctan(offset / intrinsics[..., 0, 0, None])
+  offset = offset / intrinsics[..., 0, 0, None]
+  return jnp.arctan(offset) if projection == 'pinhole' else offset
 
 
 def column_azimuth(
-  intrinsics: jax.Array, width: int, num_columns: int
+  intrinsics: jax.Array,
+  width: int,
+  num_columns: int,
+  projection: str = 'pinhole',
 ) -> jax.Array:
-  """Azimuth [..., num_columns] of the centres of equal blocks of columns."""
+  """Azimuth of the centres of equal blocks of columns.
+
+  Args:
+    intrinsics: [..., 3, 3].
+    width: of the image, pixels.
+    num_columns: blocks.
+    projection: one of `PROJECTIONS`.
+
+  Returns:
+    [..., num_columns], radians.
+  """
   centers = (jnp.arange(num_columns) + 0.5) * (width / num_columns)
-  return _azimuth_of_column(intrinsics, centers)
+  return _azimuth_of_column(intrinsics, centers, projection)
 
 
 def horizontal_span(
-  intrinsics: jax.Array, width: int
+  intrinsics: jax.Array, width: int, projection: str = 'pinhole'
 ) -> tuple[jax.Array, jax.Array]:
-  """Azimuth of the left and right border of the image, each [...]."""
+  """Azimuth of the left and right border of an image.
+
+  Args:
+    intrinsics: [..., 3, 3].
+    width: of the image, pixels.
+    projection: one of `PROJECTIONS`.
+
+  Returns:
+    left: [...], radians.
+    right: [...]; 2 pi more than `left` if a panorama shows the whole circle.
+  """
   borders = jnp.asarray([0.0, width])
-  span = _azimuth_of_column(intrinsics, borders)
+  span = _azimuth_of_column(intrinsics, borders, projection)
   return span[..., 0], span[..., 1]
 
 

@@ -10,6 +10,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
+# Queries per block of a neighbour search: the distances of more of them to
+# 20,000 points leave the cache, which takes 1.7 times as long on CPU.
+QUERY_BLOCK = 64
+
 
 def farthest_point_sampling(
   points: jax.Array,
@@ -59,14 +63,30 @@ def farthest_point_sampling(
   return jax.lax.fori_loop(1, num_samples, body, (distance, samples, start))[1]
 
 
+def _nearest(queries, points, mask, k):
+  """`nearest_neighbors` with all distances at once."""
+  distance = sum(
+    (queries[:, None, axis] - points[None, :, axis]) ** 2 for axis in range(3)
+  )
+  distance = jnp.where(mask, distance, jnp.inf)
+  # Only the float top_k has a fast CPU kernel: indices packed into the low
+  # bits of an integer cost 20 times more, and lose the order of near ties.
+  # Without the barrier XLA merges the slice below into the top_k, no longer
+  # recognises it, and sorts all P distances: 30 times slower.
+  indices = jax.lax.optimization_barrier(jax.lax.top_k(-distance, k)[1])
+  real = jnp.asarray(mask)[indices]
+  return jnp.where(real, indices, indices[:, :1])
+
+
 def nearest_neighbors(
   queries: jax.Array, points: jax.Array, mask: jax.Array, k: int
 ) -> jax.Array:
   """Indices of the k nearest real points, nearest first.
 
   Distances are exact differences, not |q|^2 - 2qp + |p|^2, which at 50 m would
-  leave millimetres to rounding. With fewer than k real points the nearest one
-  repeats: a duplicate changes no maximum over a neighbourhood.
+  leave millimetres to rounding; no more than 2 QUERY_BLOCK P of them exist at
+  once. With fewer than k real points the nearest one repeats: a duplicate
+  changes no maximum over a neighbourhood.
 
   Args:
     queries: [G, 3].
@@ -79,17 +99,13 @@ def nearest_neighbors(
   """
   chex.assert_shape([queries, points], (None, 3))
   chex.assert_shape(mask, points.shape[:1])
-  distance = sum(
-    (queries[:, None, axis] - points[None, :, axis]) ** 2 for axis in range(3)
-  )
-  distance = jnp.where(mask, distance, jnp.inf)
-  # Only the float top_k has a fast CPU kernel: indices packed into the low
-  # bits of an integer cost 20 times more, and lose the order of near ties.
-  # Without the barrier XLA merges the slice below into the top_k, no longer
-  # recognises it, and sorts all P distances: 30 times slower.
-  indices = jax.lax.optimization_barrier(jax.lax.top_k(-distance, k)[1])
-  real = jnp.asarray(mask)[indices]
-  return jnp.where(real, indices, indices[:, :1])
+  num_queries = queries.shape[0]
+  if num_queries <= 2 * QUERY_BLOCK:
+    return _nearest(queries, points, mask, k)
+  padding = -num_queries % QUERY_BLOCK
+  blocks = jnp.pad(queries, ((0, padding), (0, 0))).reshape(-1, QUERY_BLOCK, 3)
+  indices = jax.lax.map(lambda block: _nearest(block, points, mask, k), blocks)
+  return indices.reshape(-1, k)[:num_queries]
 
 
 def subsample(

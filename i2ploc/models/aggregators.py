@@ -6,7 +6,8 @@ pools the tokens of each of S equal azimuth sectors of the camera's horizontal
 field and concatenates, so that bearing survives the pooling and a camera's
 columns line up with a LiDAR's sweep through the calibration. Membership in
 sectors is linear in azimuth between their centres, hence differentiable and
-without seams. An empty sector contributes zeros.
+without seams; of a panorama's, the first and the last are neighbours. An empty
+sector contributes zeros.
 """
 
 from typing import NamedTuple
@@ -19,10 +20,12 @@ import jax.numpy as jnp
 from i2ploc.models import normalization
 
 Bounds = tuple[jax.Array, jax.Array]
+# Radians that a whole circle may lack, for rounding.
+CIRCLE_TOLERANCE = 1e-3
 
 
 class Tokens(NamedTuple):
-  """What an encoder saw and where; never contains the CLS token.
+  """What an encoder saw and where, without the CLS token.
 
   Attributes:
     features: [B, N, D].
@@ -41,11 +44,12 @@ def sector_membership(
   """Share of each token in each azimuth sector.
 
   Inside the bounds the shares of a token sum to one; outside they are zero.
-  Between the centres of two sectors they change linearly.
+  Between the centres of two sectors they change linearly, around the seam of a
+  whole circle too.
 
   Args:
     azimuth: [B, N], radians.
-    bounds: (left, right), each [B], radians, left < right.
+    bounds: (left, right), each [B], radians, left < right <= left + 2 pi.
     num_sectors: S.
 
   Returns:
@@ -54,11 +58,18 @@ def sector_membership(
   chex.assert_rank(azimuth, 2)
   chex.assert_shape(list(bounds), azimuth.shape[:1])
   left, right = bounds[0][:, None], bounds[1][:, None]
-  across = (azimuth - left) / (right - left)
-  inside = (across >= 0.0) & (across <= 1.0)
-  place = jnp.clip(across * num_sectors - 0.5, 0.0, num_sectors - 1.0)
+  circle = right - left > 2 * jnp.pi - CIRCLE_TOLERANCE
+  offset = azimuth - left
+  offset = jnp.where(circle, jnp.mod(offset, 2 * jnp.pi), offset)
+  across = offset / (right - left)
+  inside = circle | ((across >= 0.0) & (across <= 1.0))
+  place = across * num_sectors - 0.5
+  place = jnp.where(circle, place, jnp.clip(place, 0.0, num_sectors - 1.0))
   distance = jnp.abs(place[..., None] - jnp.arange(num_sectors))
-  return jnp.maximum(1.0 - distance, 0.0) * inside[..., None]
+  share = jnp.maximum(1.0 - distance, 0.0)
+  # The other way round; with one sector, both ways lead to it.
+  around = jnp.maximum(1.0 - (num_sectors - distance), 0.0)
+  return (share + around * circle[..., None]) * inside[..., None]
 
 
 def _sector_weights(tokens, weights, bounds, num_sectors):
@@ -222,9 +233,6 @@ class NetVLAD(nn.Module):
   channel_major: bool = False
   epsilon: float = 1e-6
 
-  def _batch_norm(self, train, name):
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name=name)
-
   def _assign(self, x, train):
     """Soft assignment [B, N, K] of tokens x [B, N, D]."""
     logits = nn.Dense(
@@ -234,7 +242,7 @@ class NetVLAD(nn.Module):
       name='assign',
     )(x)
     if self.norm == 'batch':
-      logits = self._batch_norm(train, 'assign_norm')(logits)
+      logits = normalization.BatchNorm(name='assign_norm')(logits, train)
     elif self.norm == 'layer':
       logits = nn.LayerNorm(name='assign_norm')(logits)
     elif self.norm != 'bias':
@@ -252,7 +260,7 @@ class NetVLAD(nn.Module):
       name='gate',
     )(y)
     if self.norm == 'batch':
-      gate = self._batch_norm(train, 'gate_norm')(gate)
+      gate = normalization.BatchNorm(name='gate_norm')(gate, train)
     return y * jax.nn.sigmoid(gate)
 
   def _flatten(self, residuals):
@@ -302,7 +310,7 @@ class NetVLAD(nn.Module):
       self._flatten(residuals)
     )
     if self.output_batch_norm:
-      pooled = self._batch_norm(train, 'output_norm')(pooled)
+      pooled = normalization.BatchNorm(name='output_norm')(pooled, train)
     if self.gating:
       pooled = self._gate(pooled, train)
     out = dict(assignment=assignment, residuals=residuals, pooled=pooled)

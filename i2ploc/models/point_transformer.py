@@ -11,6 +11,8 @@ form released with SaliencyI2PLoc is `batch_norm=True, unit_tokens=True,
 raw_coordinates=True, skip_squared_norm=1e-3, qkv_bias=False`.
 """
 
+import math
+
 import chex
 from flax import linen as nn
 import jax
@@ -19,6 +21,10 @@ import jax.numpy as jnp
 from i2ploc.geometry import point_cloud
 from i2ploc.models import normalization
 from i2ploc.models import vit
+
+# Points that the mini-PointNet sees at once: the activations of more of them
+# leave the cache, which takes 1.5 times as long on CPU.
+POINTS_PER_CHUNK = 1024
 
 
 def _gather(points: jax.Array, indices: jax.Array) -> jax.Array:
@@ -73,12 +79,10 @@ class MiniPointNet(nn.Module):
   batch_norm: bool = False
   dtype: jnp.dtype = jnp.float32
 
-  def _norm(self, train, name):
+  def _norm(self, x, train, name):
     if self.batch_norm:
-      return nn.BatchNorm(
-        not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name=name
-      )
-    return nn.LayerNorm(dtype=self.dtype, name=name)
+      return normalization.BatchNorm(dtype=self.dtype, name=name)(x, train)
+    return nn.LayerNorm(dtype=self.dtype, name=name)(x)
 
   @nn.compact
   def __call__(self, groups: jax.Array, train: bool) -> jax.Array:
@@ -86,15 +90,33 @@ class MiniPointNet(nn.Module):
     chex.assert_rank(groups, 4)
     first, second, third = self.widths
     x = nn.Dense(first, dtype=self.dtype, name='point1')(groups)
-    x = nn.relu(self._norm(train, 'norm1')(x))
+    x = nn.relu(self._norm(x, train, 'norm1'))
     x = nn.Dense(second, dtype=self.dtype, name='point2')(x)
     group = jnp.max(x, axis=2, keepdims=True)
     # A layer on [group, point] in two halves: the group's is k times cheaper.
     group = nn.Dense(third, dtype=self.dtype, name='group')(group)
     x = nn.Dense(third, use_bias=False, dtype=self.dtype, name='point3')(x)
-    x = nn.relu(self._norm(train, 'norm2')(x + group))
+    x = nn.relu(self._norm(x + group, train, 'norm2'))
     x = nn.Dense(self.features, dtype=self.dtype, name='point4')(x)
     return jnp.max(x, axis=2)
+
+
+def _in_chunks(pointnet, groups, train):
+  """`pointnet(groups, train)`, some groups after others."""
+  batch, num_groups, group_size, channels = groups.shape
+  chunk = max(1, POINTS_PER_CHUNK // group_size)
+  padding = -num_groups % chunk
+  groups = jnp.pad(groups, ((0, 0), (0, padding), (0, 0), (0, 0)))
+  groups = groups.reshape(batch, -1, chunk, group_size, channels)
+  scan = nn.scan(
+    lambda module, carry, chunk: (carry, module(chunk, train)),
+    variable_broadcast=('params', 'batch_stats'),
+    split_rngs={'params': False},
+    in_axes=1,
+    out_axes=1,
+  )
+  _, x = scan(pointnet, None, groups)
+  return x.reshape(batch, num_groups + padding, -1)[:, :num_groups]
 
 
 class PointTransformer(nn.Module):
@@ -119,13 +141,14 @@ class PointTransformer(nn.Module):
     raw_coordinates: released form: points are offsets from their centre and
       positions are centres, in metres, and nothing else.
     skip_squared_norm: released form, see `farthest_point_sampling`.
-    remat: recompute blocks in the backward pass, for memory.
+    remat: recompute blocks and the mini-PointNet in the backward pass, for
+      memory.
     dtype: of the computation.
 
-  `out`: attention [B, H, N, N] of the last block and cls [B, D] (with a block),
-  sequence [B, N, D] all tokens after the last norm, CLS first; centers
-  [B, G, 3]; mask [B, G], tokens that stand for a point of their own; groups
-  [B, G, k] and samples [B, G], indices into the points.
+  `out`: cls [B, D] and attention [B, H, N], its row in the last block (with a
+  CLS token), sequence [B, N, D] all tokens after the last norm, CLS first;
+  centers [B, G, 3]; mask [B, G], tokens that stand for a point of their own;
+  groups [B, G, k] and samples [B, G], indices into the points.
   """
 
   width: int = 384
@@ -154,7 +177,11 @@ class PointTransformer(nn.Module):
 
   def setup(self) -> None:
     """Creates the layers."""
-    self.pointnet = MiniPointNet(
+    pointnet, block = MiniPointNet, vit.Block
+    if self.remat:
+      pointnet = nn.remat(MiniPointNet, static_argnums=2)
+      block = nn.remat(vit.Block)
+    self.pointnet = pointnet(
       tuple(self.pointnet_widths),
       self.pointnet_features,
       self.batch_norm,
@@ -163,7 +190,6 @@ class PointTransformer(nn.Module):
     self.reduce = nn.Dense(self.width, dtype=self.dtype)
     self.position1 = nn.Dense(128, dtype=self.dtype)
     self.position2 = nn.Dense(self.width, dtype=self.dtype)
-    block = nn.remat(vit.Block) if self.remat else vit.Block
     self.blocks = [
       block(
         self.width,
@@ -204,7 +230,12 @@ class PointTransformer(nn.Module):
     else:
       features = _group_features(neighbors, centers)
       place = viewpoint_features(centers)
-    x = self.pointnet(features, train)
+    # Statistics of a batch are those of all its points.
+    whole = self.batch_norm and train
+    if whole or math.prod(groups.shape[1:]) <= 4 * POINTS_PER_CHUNK:
+      x = self.pointnet(features, train)
+    else:
+      x = _in_chunks(self.pointnet, features, train)
     if self.unit_tokens:
       x = normalization.unit(self.reduce(normalization.unit(x)))
     else:
@@ -246,10 +277,10 @@ class PointTransformer(nn.Module):
     out = dict(samples=samples, groups=groups, centers=centers, mask=token_mask)
     attended = vit.sequence_mask(token_mask, self.has_cls)
     for block in self.blocks:
-      x, out['attention'] = block(x + position, attended)
+      x, cls_row = block(x + position, attended)
     x = out['sequence'] = self.norm(x).astype(jnp.float32)
     if self.has_cls:
-      out['cls'] = x[:, 0]
+      out['cls'], out['attention'] = x[:, 0], cls_row
     return x[:, int(self.has_cls) :], out
 
   def last_query_key(self, sequence: jax.Array) -> tuple[jax.Array, jax.Array]:

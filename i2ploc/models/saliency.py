@@ -20,6 +20,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2ploc.models import attention as attention_lib
+
 OPTIONS = ('attention', 'released', 'none')
 
 
@@ -56,16 +58,16 @@ def released_saliency(
 
   Returns:
     weights: [B, N], that of the CLS token included.
-    attention: [B, H, N, N].
+    attention: [B, H, N], the CLS token's row of A.
   """
   chex.assert_rank(query, 4)
   chex.assert_equal_shape([query, key])
-  query = jax.nn.standardize(query, axis=-1, epsilon=1e-5)
+  # Row 0 alone: nothing reads the others.
+  query = jax.nn.standardize(query[:, :, :1], axis=-1, epsilon=1e-5)
   key = jax.nn.standardize(key, axis=-1, epsilon=1e-5)
-  scaled = query * query.shape[-1] ** -0.5
-  logits = jnp.einsum('bhnd,bhmd->bhnm', scaled, key)
-  attention = jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
-  return jax.nn.sigmoid(attention[:, :, 0].sum(axis=1)), attention
+  row = attention_lib.probabilities(query, key)[:, :, 0]
+  row = jax.lax.stop_gradient(row)
+  return jax.nn.sigmoid(row.sum(axis=1)), row
 
 
 class AttentionSaliency(nn.Module):
@@ -84,16 +86,16 @@ class AttentionSaliency(nn.Module):
     """Weighs tokens.
 
     Args:
-      attention: [B, H, 1 + N, 1 + N] of the last block, CLS first.
+      attention: [B, H, 1 + N], the CLS token's row in the last block.
       mask: [B, N] bool, real tokens.
 
     Returns:
       [B, N] weights, zero where masked.
     """
-    batch, num_heads, length, _ = attention.shape
+    batch, num_heads, length = attention.shape
     chex.assert_shape(mask, (batch, length - 1))
     gamma = self.param('gamma', nn.initializers.ones, ())
-    mass = attention[:, :, 0, 1:].sum(axis=1)
+    mass = attention[:, :, 1:].sum(axis=1)
     relative = mask.sum(axis=1, keepdims=True) * mass / num_heads
     # Clipped in the logarithm: no power can overflow, whatever gamma becomes.
     exponent = gamma * jnp.log(jnp.maximum(relative, 1e-6))

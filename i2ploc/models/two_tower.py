@@ -26,6 +26,8 @@ from i2ploc.models import saliency as saliency_lib
 Batch = dict[str, jax.Array]
 MAX_LOG_SCALE = math.log(100.0)
 OUT_OF_REACH = 200.0  # metres, beyond any LiDAR here
+# Parts of a sector by which a turn may miss a whole number of sectors.
+TURN_TOLERANCE = 1e-3
 
 
 def normalize_images(
@@ -72,7 +74,11 @@ class TwoTower(nn.Module):
     image_aggregator: see `aggregators`; an own instance for each tower.
     points_aggregator: see `aggregators`.
     image_size: (H, W) to which `image` and `intrinsics` of the batch belong.
+    projection: one of `camera.PROJECTIONS`. An equirectangular image shows the
+      whole circle, so that every point is in view.
     saliency: see `saliency.OPTIONS`.
+    aggregate_cls: released form: the CLS token is aggregated as well, the first
+      of the tokens and in no direction, hence without sectors alone.
     num_points: points kept in view, drawn evenly if there are more.
     azimuth_margin: how far beyond the camera's field the LiDAR tower looks,
       radians. Tokens out there give context, but join no sector.
@@ -94,7 +100,9 @@ class TwoTower(nn.Module):
   image_aggregator: nn.Module
   points_aggregator: nn.Module
   image_size: tuple[int, int]
+  projection: str = 'pinhole'
   saliency: str = 'attention'
+  aggregate_cls: bool = False
   num_points: int = 1024
   azimuth_margin: float = 0.05
   range_shape: tuple[int, int] | None = None
@@ -104,9 +112,77 @@ class TwoTower(nn.Module):
   initial_temperature: float = 0.07
 
   def __post_init__(self):
+    camera.check_projection(self.projection)
     saliency_lib.check_option(self.saliency, self.image.has_cls, 'image')
     saliency_lib.check_option(self.saliency, self.points.has_cls, 'points')
+    if self.aggregate_cls:
+      self._check_aggregate_cls()
     super().__post_init__()
+
+  def _check_aggregate_cls(self):
+    if not (self.image.has_cls and self.points.has_cls):
+      raise ValueError('aggregate_cls, but an encoder has no CLS token')
+    sectors = self.image_aggregator.num_sectors
+    if sectors or self.points_aggregator.num_sectors:
+      raise ValueError(
+        'aggregate_cls with sectors: a CLS token lies in no direction; set '
+        'num_sectors to 0 or aggregate_cls to False'
+      )
+
+  @property
+  def num_headings(self) -> int:
+    """S if turning is a shift of S sectors, see `turn`; 0 if it is not.
+
+    The sectors must go around the whole circle, and nothing may tell one from
+    the others.
+    """
+    pooling = self.points_aggregator
+    tells_apart = ('per_sector_head', 'output_batch_norm', 'gating')
+    if any(getattr(pooling, name, False) for name in tells_apart):
+      return 0
+    return pooling.num_sectors if self.projection == 'equirectangular' else 0
+
+  def num_sectors_turned(self, yaw: float) -> int:
+    """How many sectors `yaw` radians are.
+
+    Raises:
+      ValueError: if these are no whole sectors, or `num_headings` is 0.
+    """
+    if not self.num_headings:
+      raise ValueError(
+        'turning is no shift of sectors: these are not around the circle, or '
+        'not alike; embed the turned readings'
+      )
+    turned = yaw * self.num_headings / (2 * math.pi)
+    if abs(turned - round(turned)) > TURN_TOLERANCE:
+      raise ValueError(
+        f'a view turned by {yaw:g} radians, but with {self.num_headings} '
+        f'sectors views are multiples of {2 * math.pi / self.num_headings:g}; '
+        'change the views or num_sectors'
+      )
+    return round(turned)
+
+  def turn(self, descriptors: jax.Array, yaw: float) -> jax.Array:
+    """What the same places look like to a vehicle turned to the left.
+
+    What was ahead is then on the right: every sector takes the place of another
+    one. Exact as far as the encoders see a thing alike in all directions, and
+    the camera stands on the axis of the turn.
+
+    Args:
+      descriptors: [..., D] of images or points.
+      yaw: radians, counter-clockwise from above, whole sectors.
+
+    Returns:
+      [..., D].
+
+    Raises:
+      ValueError: see `num_sectors_turned`.
+    """
+    shift = self.num_sectors_turned(yaw)
+    shape = descriptors.shape
+    sectors = descriptors.reshape(*shape[:-1], self.num_headings, -1)
+    return jnp.roll(sectors, shift, axis=-2).reshape(shape)
 
   def setup(self) -> None:
     """Creates the layers."""
@@ -117,24 +193,34 @@ class TwoTower(nn.Module):
       self.points_saliency = saliency_lib.AttentionSaliency()
 
   def _weights(self, tower, tokens, out):
-    """Saliency [B, N] of the tokens of a tower ('image' or 'points')."""
+    """Saliency [B, 1 + N] of CLS and the tokens of 'image' or 'points'."""
     if self.saliency == 'attention':
       module = getattr(self, f'{tower}_saliency')
-      return module(out['attention'], tokens.mask)
+      weights = module(out['attention'], tokens.mask)
+      # An average token has weight 1; that of CLS itself tells nothing.
+      return jnp.pad(weights, ((0, 0), (1, 0)), constant_values=1.0)
     if self.saliency == 'released':
       sequence = normalization.unit(out['sequence'])
       query, key = getattr(self, tower).last_query_key(sequence)
-      return saliency_lib.released_saliency(query, key)[0][:, 1:]
-    return jnp.ones(tokens.mask.shape)
+      return saliency_lib.released_saliency(query, key)[0]
+    batch, length = tokens.mask.shape
+    return jnp.ones((batch, 1 + length))
 
   def _describe(self, tower, tokens, bounds, out, train):
     """Descriptor [B, D] and completed `out` of a tower."""
     weights = self._weights(tower, tokens, out)
+    out = dict(out, tokens=tokens, saliency=weights[:, 1:], bounds=bounds)
+    if self.aggregate_cls:
+      tokens = aggregators.Tokens(
+        out['sequence'],
+        jnp.pad(tokens.azimuth, ((0, 0), (1, 0))),
+        jnp.pad(tokens.mask, ((0, 0), (1, 0)), constant_values=True),
+      )
+    else:
+      weights = weights[:, 1:]
     aggregator = getattr(self, f'{tower}_aggregator')
     descriptor, pooled = aggregator(tokens, weights, bounds, train)
-    return descriptor, dict(
-      out, **pooled, tokens=tokens, saliency=weights, bounds=bounds
-    )
+    return descriptor, out | pooled
 
   def embed_image(
     self, batch: Batch, train: bool = False
@@ -147,25 +233,26 @@ class TwoTower(nn.Module):
     features, out = self.image(x, train)
     rows, columns = out['grid']
     width = self.image_size[1]
-    azimuth = camera.column_azimuth(intrinsics, width, columns)
+    azimuth = camera.column_azimuth(intrinsics, width, columns, self.projection)
     mask = jnp.ones(features.shape[:2], bool)
     azimuth = jnp.tile(azimuth, (1, rows))
     tokens = aggregators.Tokens(features, azimuth, mask)
-    bounds = camera.horizontal_span(intrinsics, width)
+    bounds = camera.horizontal_span(intrinsics, width, self.projection)
     return self._describe('image', tokens, bounds, out, train)
 
   def _points_in_view(self, points, mask, camera_from_lidar, bounds, train):
     """At most `num_points` of what the camera's field covers, and its mask."""
-    in_camera = jax.vmap(rigid.apply)(camera_from_lidar, points[..., :3])
-    left, right = bounds
-    in_view = jax.vmap(point_cloud.in_azimuth_span)(in_camera, left, right)
+    if self.projection == 'pinhole':
+      in_camera = jax.vmap(rigid.apply)(camera_from_lidar, points[..., :3])
+      in_view = jax.vmap(point_cloud.in_azimuth_span)(in_camera, *bounds)
+      mask = mask & in_view
     # Fixed at evaluation, and where the caller provides no 'points' stream.
     drawn = train and self.has_rng('points')
     key = self.make_rng('points') if drawn else jax.random.key(0)
     keys = jax.random.split(key, points.shape[0])
     return jax.vmap(
       lambda k, p, m: point_cloud.subsample(k, p, m, self.num_points)
-    )(keys, points, mask & in_view)
+    )(keys, points, mask)
 
   def _encode_points(self, points, mask, camera_from_lidar, train):
     features, out = self.points(points, mask, train)
@@ -255,8 +342,11 @@ class TwoTower(nn.Module):
     turn = rigid.rotation_z(yaw)
     # x @ R is R^T x: the world turns against the viewing direction.
     turned = jnp.concatenate([points[..., :3] @ turn, points[..., 3:]], axis=-1)
-    bounds = camera.horizontal_span(batch['intrinsics'], self.image_size[1])
-    margin = self.azimuth_margin
+    bounds = camera.horizontal_span(
+      batch['intrinsics'], self.image_size[1], self.projection
+    )
+    # There is nothing beyond the whole circle.
+    margin = self.azimuth_margin if self.projection == 'pinhole' else 0.0
     seen = bounds[0] - margin, bounds[1] + margin
     turned, mask = self._points_in_view(turned, mask, motion, seen, train)
     if self.range_shape is None:

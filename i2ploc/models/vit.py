@@ -7,8 +7,12 @@ NeurIPS 2021. Departs from them: the stem is a residual trunk, residual branches
 can start near zero, and no normalisation looks across samples, so that a
 gradient cache over micro-batches is exact. The encoders of both sensors are
 built from the `Block` of this file.
+
+With their options these modules also hold the published ViT, DINOv2 and CLIP
+encoders, see `pretrained`.
 """
 
+import functools
 import math
 
 import chex
@@ -16,14 +20,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-# Stands for minus infinity in masked logits: a row whose keys are all masked
-# becomes uniform instead of NaN.
-MASKED = -1e9
-
-
-def _residual_init(scale: float) -> nn.initializers.Initializer:
-  """Xavier uniform times `scale`, for the last layer of a residual branch."""
-  return nn.initializers.variance_scaling(scale**2, 'fan_avg', 'uniform')
+from i2ploc.models import attention
 
 
 def sequence_mask(mask: jax.Array | None, use_cls: bool) -> jax.Array | None:
@@ -33,70 +30,20 @@ def sequence_mask(mask: jax.Array | None, use_cls: bool) -> jax.Array | None:
   return jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
 
 
-class Attention(nn.Module):
-  """Multi-head self-attention that returns its probabilities.
+def _quick_gelu(x):
+  return x * nn.sigmoid(1.702 * x)
 
-  Attributes:
-    width: D.
-    num_heads: H.
-    qkv_bias: whether queries, keys and values have a bias.
-    residual_init_scale: factor on the initial output projection.
-    dtype: of the computation; softmax is always float32.
-  """
 
-  width: int
-  num_heads: int
-  qkv_bias: bool = True
-  residual_init_scale: float = 1.0
-  dtype: jnp.dtype = jnp.float32
+def _swiglu(x):
+  gate, x = jnp.split(x, 2, axis=-1)
+  return nn.silu(gate) * x
 
-  def setup(self) -> None:
-    """Creates the layers."""
-    if self.width % self.num_heads:
-      raise ValueError(
-        f'width {self.width} is not a multiple of num_heads {self.num_heads}'
-      )
-    self.qkv = nn.Dense(
-      3 * self.width,
-      use_bias=self.qkv_bias,
-      kernel_init=nn.initializers.xavier_uniform(),
-      dtype=self.dtype,
-    )
-    self.projection = nn.Dense(
-      self.width,
-      kernel_init=_residual_init(self.residual_init_scale),
-      dtype=self.dtype,
-    )
 
-  def query_key_value(
-    self, x: jax.Array
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys and values [B, H, N, D / H] of x [B, N, D]."""
-    split = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, -1)
-    query, key, value = jnp.moveaxis(split, (2, 3), (0, 2))
-    return query, key, value
-
-  def __call__(
-    self, x: jax.Array, mask: jax.Array | None = None
-  ) -> tuple[jax.Array, jax.Array]:
-    """Attends.
-
-    Args:
-      x: [B, N, D].
-      mask: [B, N] bool, tokens that may be attended to; None for all.
-
-    Returns:
-      y: [B, N, D].
-      attention: [B, H, N, N] float32, rows sum to one.
-    """
-    query, key, value = self.query_key_value(x)
-    query = query * query.shape[-1] ** -0.5
-    logits = jnp.einsum('bhnd,bhmd->bhnm', query, key).astype(jnp.float32)
-    if mask is not None:
-      logits = jnp.where(mask[:, None, None, :], logits, MASKED)
-    attention = jax.nn.softmax(logits, axis=-1)
-    y = jnp.einsum('bhnm,bhmd->bnhd', attention.astype(self.dtype), value)
-    return self.projection(y.reshape(*x.shape[:2], -1)), attention
+MLPS = {
+  'gelu': functools.partial(nn.gelu, approximate=False),
+  'quick_gelu': _quick_gelu,
+  'swiglu': _swiglu,
+}
 
 
 class Block(nn.Module):
@@ -106,10 +53,13 @@ class Block(nn.Module):
     width: D.
     num_heads: H.
     mlp_ratio: hidden width of the MLP over D.
-    qkv_bias: see `Attention`.
+    qkv_bias: see `attention.Attention`.
     epsilon: of both LayerNorms.
     residual_init_scale: factor on the initial last layer of both branches.
     dtype: of the computation.
+    mlp: what is between its layers: 'gelu', 'quick_gelu' (CLIP), or 'swiglu',
+      where the first layer also makes the gates of the second (Shazeer, GLU
+      Variants Improve Transformer, 2020).
   """
 
   width: int
@@ -119,11 +69,15 @@ class Block(nn.Module):
   epsilon: float = 1e-6
   residual_init_scale: float = 1.0
   dtype: jnp.dtype = jnp.float32
+  mlp: str = 'gelu'
 
   def setup(self) -> None:
     """Creates the layers."""
+    if self.mlp not in MLPS:
+      raise ValueError(f'unknown mlp {self.mlp!r}; known: {sorted(MLPS)}')
+    hidden = round(self.width * self.mlp_ratio)
     self.norm1 = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
-    self.attention = Attention(
+    self.attention = attention.Attention(
       self.width,
       self.num_heads,
       self.qkv_bias,
@@ -132,24 +86,24 @@ class Block(nn.Module):
     )
     self.norm2 = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
     self.expand = nn.Dense(
-      int(self.width * self.mlp_ratio),
+      2 * hidden if self.mlp == 'swiglu' else hidden,
       kernel_init=nn.initializers.xavier_uniform(),
       dtype=self.dtype,
     )
     self.contract = nn.Dense(
       self.width,
-      kernel_init=_residual_init(self.residual_init_scale),
+      kernel_init=attention.residual_init(self.residual_init_scale),
       dtype=self.dtype,
     )
 
   def __call__(
     self, x: jax.Array, mask: jax.Array | None = None
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns x [B, N, D] and attention [B, H, N, N]; see `Attention`."""
-    y, attention = self.attention(self.norm1(x), mask)
+    """Returns x [B, N, D] and the CLS token's attention [B, H, N]."""
+    y, cls_row = self.attention(self.norm1(x), mask)
     x = x + y
-    y = nn.gelu(self.expand(self.norm2(x)), approximate=False)
-    return x + self.contract(y), attention
+    y = MLPS[self.mlp](self.expand(self.norm2(x)))
+    return x + self.contract(y), cls_row
 
   def query_key(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Queries and keys [B, H, N, D / H] of x as given, norm1 skipped."""
@@ -177,7 +131,7 @@ class ConvStem(nn.Module):
     width = x.shape[-1]
     x = nn.LayerNorm(dtype=self.dtype)(x)
     x = nn.Conv(width, (3, 3), dtype=self.dtype)(x)
-    init = _residual_init(self.residual_init_scale)
+    init = attention.residual_init(self.residual_init_scale)
     return nn.Conv(
       width, (3, 3), use_bias=False, kernel_init=init, dtype=self.dtype
     )(nn.relu(x))
@@ -212,10 +166,17 @@ class ViT(nn.Module):
     residual_init_scale: see `Block`; near 0 helps training from scratch.
     remat: recompute blocks in the backward pass, for memory.
     dtype: of the computation.
+    mlp: see `Block`.
+    num_registers: learned tokens that attend with the others and stand for no
+      place; they appear nowhere in `out` (Darcet et al., Vision Transformers
+      Need Registers, ICLR 2024).
+    pre_norm: whether there is a LayerNorm before the first block too (CLIP).
+    norm_cls_only: whether the last norm leaves all but the CLS token as they
+      are (CLIP).
 
-  `out`: attention [B, H, N, N] of the last block and cls [B, D] (with a block),
-  sequence [B, N, D] all tokens after the last norm, CLS first; grid (rows,
-  columns).
+  `out`: cls [B, D] and attention [B, H, N], its row in the last block (with a
+  CLS token), sequence [B, N, D] all tokens after the last norm, CLS first; grid
+  (rows, columns).
   """
 
   width: int = 384
@@ -231,6 +192,10 @@ class ViT(nn.Module):
   residual_init_scale: float = 1.0
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
+  mlp: str = 'gelu'
+  num_registers: int = 0
+  pre_norm: bool = False
+  norm_cls_only: bool = False
 
   @property
   def has_cls(self) -> bool:
@@ -262,10 +227,14 @@ class ViT(nn.Module):
         self.epsilon,
         self.residual_init_scale,
         self.dtype,
+        self.mlp,
       )
       for _ in range(self.depth)
     ]
-    self.norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
+    norm = functools.partial(nn.LayerNorm, self.epsilon, dtype=self.dtype)
+    self.norm = norm()
+    if self.pre_norm:
+      self.first_norm = norm()
 
   def _grid(self, images):
     """Token grid of `images`, which must tile."""
@@ -302,17 +271,42 @@ class ViT(nn.Module):
     x = x.reshape(x.shape[0], -1, self.width)
     init = nn.initializers.normal(0.02)
     x = x + self.param('position', init, (1, *x.shape[1:])).astype(x.dtype)
-    if self.has_cls:
-      cls = self.param('cls', init, (1, 1, self.width)).astype(x.dtype)
-      cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
-      x = jnp.concatenate([cls, x], axis=1)
+    x = self._join_learned_tokens(x, init)
+    if self.pre_norm:
+      x = self.first_norm(x)
     out = {'grid': grid}
     for block in self.blocks:
-      x, out['attention'] = block(x)
-    x = out['sequence'] = self.norm(x).astype(jnp.float32)
+      x, cls_row = block(x)
+    x = out['sequence'] = self._last_norm(self._drop_registers(x, axis=1))
     if self.has_cls:
       out['cls'] = x[:, 0]
+      out['attention'] = self._drop_registers(cls_row, axis=2)
     return x[:, int(self.has_cls) :], out
+
+  def _join_learned_tokens(self, x, init):
+    """x [B, N, D] behind the CLS token and the registers."""
+    learned = {'cls': int(self.has_cls), 'registers': self.num_registers}
+    front = []
+    for name, count in learned.items():
+      if count:
+        token = self.param(name, init, (1, count, self.width))
+        shape = (x.shape[0], *token.shape[1:])
+        front.append(jnp.broadcast_to(token.astype(x.dtype), shape))
+    return jnp.concatenate([*front, x], axis=1)
+
+  def _drop_registers(self, x, axis):
+    """x without its entries for registers, which follow the CLS token's."""
+    if not self.num_registers:
+      return x
+    start = int(self.has_cls)
+    return jnp.delete(x, slice(start, start + self.num_registers), axis)
+
+  def _last_norm(self, x):
+    """Normalised tokens [B, N, D], in float32."""
+    if not (self.norm_cls_only and self.has_cls):
+      return self.norm(x).astype(jnp.float32)
+    x = jnp.concatenate([self.norm(x[:, :1]), x[:, 1:]], axis=1)
+    return x.astype(jnp.float32)
 
   def last_query_key(self, sequence: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Queries and keys of the last block for [B, N, D]; see `saliency`."""

@@ -4,12 +4,14 @@
 `load` makes what is missing: units are rendered into a cache (see
 `generate.py`), packed into ArrayRecord files by TFDS (without TensorFlow), and
 the cache is deleted. Both steps resume after a kill at any moment. Everything
-lies in `DATA_DIR/synthetic_city/SIZE-FINGERPRINT`: another version of the
-generator makes another directory and never mixes with this one.
+lies in `DATA_DIR/synthetic_city/SIZE-FINGERPRINT`, or with panoramas in
+`.../SIZE_panorama-FINGERPRINT`: another version of the generator makes another
+directory and never mixes with this one.
 """
 
 from collections.abc import Callable
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import io
@@ -36,6 +38,33 @@ _LABELS = {
 _COLUMNS = ('town', 'drive', 'frame', 'timestamp', 'world_from_lidar')
 
 
+@dataclasses.dataclass(eq=False)
+class Variant(tfds.core.BuilderConfig):
+  """What is rendered of the towns.
+
+  Attributes:
+    size: of splits.SIZES.
+    camera: of sensors.CAMERAS.
+  """
+
+  size: str = ''
+  camera: str = ''
+
+
+def variant(size: str, camera: str = 'pinhole') -> Variant:
+  """The variant of a size and a camera.
+
+  Raises:
+    ValueError: for an unknown one.
+  """
+  if size not in splits.SIZES:
+    raise ValueError(f'Unknown size {size!r}; known: {splits.SIZES}.')
+  if camera not in sensors.CAMERAS:
+    raise ValueError(f'Unknown camera {camera!r}; known: {sensors.CAMERAS}.')
+  name = size if camera == 'pinhole' else f'{size}_{camera}'
+  return Variant(name=name, size=size, camera=camera)
+
+
 class SyntheticCity(tfds.core.GeneratorBasedBuilder):
   """Drives through generated towns: camera, LiDAR, poses, labels, objects.
 
@@ -45,7 +74,7 @@ class SyntheticCity(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
   BUILDER_CONFIGS = [
-    tfds.core.BuilderConfig(name=size) for size in splits.SIZES
+    variant(size, camera) for camera in sensors.CAMERAS for size in splits.SIZES
   ]
 
   # Nothing is downloaded; TFDS would look for checksums through a package that
@@ -96,14 +125,16 @@ class SyntheticCity(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split: str):
     directory = pathlib.Path(self._data_dir_root) / 'units'
     key = 0
-    for unit in splits.units(splits.specification(self.builder_config.name)):
+    for unit in splits.units(splits.specification(self.builder_config.size)):
       if unit.drive.split == split:
         for record in records.read(directory / unit.name):
           yield key, record
           key += 1
 
 
-def load(data_dir: str | os.PathLike, *, size: str, split: str):
+def load(
+  data_dir: str | os.PathLike, *, size: str, split: str, camera: str = 'pinhole'
+) -> schema.Dataset:
   """The frames of a split, generated first where they are missing.
 
   Args:
@@ -111,23 +142,24 @@ def load(data_dir: str | os.PathLike, *, size: str, split: str):
     size: 'tiny' (tests), 'small' (image 64 x 208, scan 64 x 256), 'default'
       (128 x 416, 64 x 1024) or 'full' (376 x 1241, 64 x 2048).
     split: 'train', 'validation' or 'test'.
+    camera: 'pinhole', or 'panorama': images of 360 x 80 degrees, twice as wide,
+      with intrinsics in pixels per radian, see `i2ploc.geometry.panorama`.
 
   Returns:
     A labelled `schema.Dataset`. Beyond the schema, `read` understands
     'objects': a list of dicts, one per visible thing.
 
   Raises:
-    ValueError: for an unknown size or split.
+    ValueError: for an unknown size, split or camera.
   """
-  if size not in splits.SIZES:
-    raise ValueError(f'Unknown size {size!r}; known: {splits.SIZES}.')
+  chosen = variant(size, camera)
   if split not in splits.SPLITS:
     raise ValueError(f'Unknown split {split!r}; known: {splits.SPLITS}.')
-  root = directory(data_dir, size)
+  root = directory(data_dir, size, camera)
   if not (root / 'frames.npz').exists() or (root / 'units').exists():
-    build(root, size)
+    build(root, chosen)
   frames = _load_frames(root, split)
-  source = _builder(root, size).as_data_source(
+  source = _builder(root, chosen).as_data_source(
     split=split, decoders=_no_decoding()
   )
   if len(source) != len(frames.town):
@@ -136,34 +168,38 @@ def load(data_dir: str | os.PathLike, *, size: str, split: str):
       f'{len(frames.town)} frames. Delete the directory to make it anew.'
     )
   return schema.Dataset(
-    f'synthetic_city/{size}/{split}', frames, _make_read(source, frames, size)
+    f'synthetic_city/{chosen.name}/{split}',
+    frames,
+    _make_read(source, frames, size),
   )
 
 
-def directory(data_dir: str | os.PathLike, size: str) -> pathlib.Path:
-  """Where the data of this size and this version of the generator lies."""
-  name = f'{size}-{generate.fingerprint(size)}'
+def directory(
+  data_dir: str | os.PathLike, size: str, camera: str = 'pinhole'
+) -> pathlib.Path:
+  """Where a variant's data of this version of the generator lies."""
+  name = f'{variant(size, camera).name}-{generate.fingerprint(size)}'
   return pathlib.Path(data_dir) / 'synthetic_city' / name
 
 
-def build(
-  root: pathlib.Path, size: str, make_render: Callable = generate.make_render
-) -> None:
+def build(root: pathlib.Path, chosen: Variant) -> None:
   """Renders and packs whatever `root` lacks; a second process waits."""
   root.mkdir(parents=True, exist_ok=True)
   with _locked(root / 'lock'):
     if not (root / 'frames.npz').exists():
-      _render_and_pack(root, size, make_render)
+      _render_and_pack(root, chosen)
     shutil.rmtree(root / 'units', ignore_errors=True)
 
 
-def _render_and_pack(root: pathlib.Path, size: str, make_render) -> None:
-  others = sorted(p.name for p in root.parent.glob(f'{size}-*') if p != root)
-  logging.info('Generating synthetic_city/%s in %s', size, root)
+def _render_and_pack(root: pathlib.Path, chosen: Variant) -> None:
+  name, size = chosen.name, chosen.size
+  others = sorted(p.name for p in root.parent.glob(f'{name}-*') if p != root)
+  logging.info('Generating synthetic_city/%s in %s', name, root)
   if others:
     logging.info(
       'The generator has changed since %s was made; it may be deleted.', others
     )
+  make_render = functools.partial(generate.make_render, camera=chosen.camera)
   paths = generate.generate(root / 'units', size, make_render)
   for leftover in root.glob('**/*incomplete*'):
     shutil.rmtree(leftover, ignore_errors=True)
@@ -171,7 +207,7 @@ def _render_and_pack(root: pathlib.Path, size: str, make_render) -> None:
   # TFDS announces a download of unknown size and shows bars of its own.
   with contextlib.redirect_stdout(io.StringIO()):
     tfds.disable_progress_bar()
-    _builder(root, size).download_and_prepare()
+    _builder(root, chosen).download_and_prepare()
     tfds.enable_progress_bar()
   _save_frames(root, size, paths)
 
@@ -184,8 +220,10 @@ def _locked(path: pathlib.Path):
     yield
 
 
-def _builder(root: pathlib.Path, size: str) -> SyntheticCity:
-  return SyntheticCity(data_dir=root, config=size, file_format='array_record')
+def _builder(root: pathlib.Path, chosen: Variant) -> SyntheticCity:
+  return SyntheticCity(
+    data_dir=root, config=chosen.name, file_format='array_record'
+  )
 
 
 def _no_decoding() -> dict:

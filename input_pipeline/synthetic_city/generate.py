@@ -92,9 +92,11 @@ def _trajectory(drive: splits.Drive) -> drive_lib.Drive:
   return made
 
 
-def make_render(size: str) -> Callable[[splits.Unit], Iterator[records.Record]]:
+def make_render(
+  size: str, camera: str = 'pinhole'
+) -> Callable[[splits.Unit], Iterator[records.Record]]:
   """The function that renders the records of a unit."""
-  render = sensors.make_renderer(size)
+  render = sensors.make_renderer(size, camera=camera)
 
   def render_unit(unit: splits.Unit) -> Iterator[records.Record]:
     drive = unit.drive

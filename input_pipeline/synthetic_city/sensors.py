@@ -32,23 +32,27 @@ SIZES = {
   'default': ((128, 416), (64, 1024), (32, 32), (32, 32)),
   'full': ((376, 1241), (64, 2048), (32, 32), (32, 32)),
 }
+CAMERAS = ('pinhole', 'panorama')
 CAMERA_REACH = 200.0  # metres, beyond which only the ground is drawn
 _SWEEP = 0.1  # seconds per turn of the LiDAR
 _BEAM = 1.5e-3  # radians, divergence of a pulse
 
 
 class Camera(NamedTuple):
-  """A pinhole camera, or a panorama where `intrinsics` is None.
+  """A pinhole camera or a panorama.
 
   Attributes:
+    kind: of CAMERAS.
     shape: rows, columns.
-    intrinsics: [3, 3] float64, pixels, top-left pixel centre at (0.5, 0.5).
+    intrinsics: [3, 3] float64, pixels (of a panorama pixels per radian, see
+      `i2ploc.geometry.panorama`), top-left pixel centre at (0.5, 0.5).
     camera_from_lidar: [4, 4] float64.
     tile: rows and columns of rays cast together.
   """
 
+  kind: str
   shape: tuple[int, int]
-  intrinsics: np.ndarray | None
+  intrinsics: np.ndarray
   camera_from_lidar: np.ndarray
   tile: tuple[int, int]
 
@@ -84,19 +88,21 @@ def make_camera(size: str, yaw: float = 0.0) -> Camera:
       [0, 0, 1],
     ]
   )
-  return Camera(shape, intrinsics, _mount(yaw), tile)
+  return Camera('pinhole', shape, intrinsics, _mount(yaw), tile)
 
 
 def make_panorama(size: str) -> Camera:
   """An equirectangular camera, 360 x 80 degrees, forward in the middle."""
   (height, width), _, tile, _ = _size(size)
-  return Camera((height, 2 * width), None, _mount(0.0), tile)
+  width *= 2
+  x, y = width / (2 * np.pi), height / np.deg2rad(80.0)
+  intrinsics = np.array([[x, 0, width / 2], [0, y, height / 2], [0, 0, 1]])
+  return Camera('panorama', (height, width), intrinsics, _mount(0.0), tile)
 
 
-def make_lidar(size: str, beams: int | None = None) -> Lidar:
+def make_lidar(size: str) -> Lidar:
   """A LiDAR from +2 to -24.8 degrees at a size of SIZES."""
-  _, (default, columns), _, tile = _size(size)
-  beams = beams or default
+  _, (beams, columns), _, tile = _size(size)
   return Lidar(
     elevations=np.deg2rad(np.linspace(2.0, -24.8, beams)),
     azimuths=np.pi * (1 - 2 * (np.arange(columns) + 0.5) / columns),
@@ -122,8 +128,7 @@ def _mount(yaw: float) -> np.ndarray:
 
 def scan_directions(elevations: np.ndarray, azimuths: np.ndarray) -> np.ndarray:
   """Unit directions [beams, columns, 3] of a scan in the LiDAR frame."""
-  elevation = np.asarray(elevations)[:, None]
-  azimuth = np.asarray(azimuths)
+  elevation, azimuth = np.asarray(elevations)[:, None], np.asarray(azimuths)
   return np.stack(
     [
       np.cos(elevation) * np.cos(azimuth),
@@ -167,13 +172,11 @@ def points_from_scan(
 def _camera_directions(camera: Camera) -> np.ndarray:
   """Unit directions [H, W, 3] of the pixel centres, LiDAR axes."""
   height, width = camera.shape
-  rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
-  if camera.intrinsics is None:
-    elevation = np.deg2rad(40.0) * (1 - 2 * rows / height)
-    return scan_directions(elevation, np.pi * (1 - 2 * columns / width))
-  pixels = np.stack(np.meshgrid(columns, rows), -1)
+  pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1) + 0.5
   focal = camera.intrinsics[[0, 1], [0, 1]]
   plane = (pixels - camera.intrinsics[:2, 2]) / focal
+  if camera.kind == 'panorama':  # the plane of azimuth and elevation
+    return scan_directions(-plane[:, 0, 1], -plane[0, :, 0])
   rays = np.concatenate([plane, np.ones((height, width, 1))], -1)
   rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
   return (rays @ camera.camera_from_lidar[:3, :3]).astype(np.float32)
@@ -327,17 +330,15 @@ def _gather(
 def make_renderer(
   size: str,
   *,
+  camera: str = 'pinhole',
   yaws: Sequence[float] = (),
-  panorama: bool = False,
-  beams: int | None = None,
 ) -> Callable[..., dict[str, np.ndarray]]:
   """Makes the function that renders one frame.
 
   Args:
     size: of SIZES.
-    yaws: of further cameras, radians to the left of forward.
-    panorama: whether to render an equirectangular image too.
-    beams: of the LiDAR; None takes the size's own.
+    camera: of CAMERAS.
+    yaws: of further pinhole cameras, radians to the left of forward.
 
   Returns:
     `render(scene, world_from_lidar [4, 4], key_seed, motion=None)` with
@@ -346,21 +347,20 @@ def make_renderer(
     [H, W, 3], image_semantic uint8 and image_instance int32 [H, W],
     intrinsics float64 [3, 3], camera_from_lidar float64 [4, 4], scan_range
     float32 [beams, columns] (metres, 0 for no return), scan_intensity uint8,
-    scan_semantic uint8, scan_instance int32. Further cameras add image_1,
-    image_1_semantic, image_1_instance, camera_1_from_lidar and so on, the
-    panorama adds panorama, panorama_semantic, panorama_instance and
-    panorama_from_lidar. Safe to call from several threads; equal arguments
-    give equal bits.
+    scan_semantic uint8, scan_instance int32; of further cameras image_1,
+    image_1_semantic, image_1_instance, camera_1_from_lidar and so on. Any
+    thread may call it; equal arguments give equal bits.
 
   Raises:
-    ValueError: for an unknown size.
+    ValueError: for an unknown size or camera.
   """
-  cameras = {'image': make_camera(size)}
+  if camera not in CAMERAS:
+    raise ValueError(f'Unknown camera {camera!r}; known: {CAMERAS}.')
+  make = make_panorama if camera == 'panorama' else make_camera
+  cameras = {'image': make(size)}
   cameras |= {f'image_{i}': make_camera(size, y) for i, y in enumerate(yaws, 1)}
-  if panorama:
-    cameras['panorama'] = make_panorama(size)
-  lidar = make_lidar(size, beams)
-  imagers = [_make_imager(camera) for camera in cameras.values()]
+  lidar = make_lidar(size)
+  imagers = [_make_imager(mounted) for mounted in cameras.values()]
   sensors = (*imagers, _make_scanner(lidar))
   starts = np.cumsum([0] + [len(sensor.tiles.rays) for sensor in sensors])
   limits = np.float32(lidar.reach), np.float32(lidar.noise)

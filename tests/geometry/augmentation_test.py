@@ -9,11 +9,13 @@ import numpy as np
 
 from i2ploc.geometry import augmentation
 from i2ploc.geometry import camera
+from i2ploc.geometry import panorama
 from i2ploc.geometry import rigid
 
 HEIGHT, WIDTH, SIZE = 20, 50, 3
 
 color_jitter = jax.jit(augmentation.color_jitter)
+turn = jax.jit(augmentation.turn, static_argnames='projection')
 
 
 def _batch(seed=0):
@@ -122,6 +124,161 @@ class MirrorTest(parameterized.TestCase):
       return camera.azimuth(rigid.apply(motion, scene['points'][..., :3]))
 
     np.testing.assert_allclose(azimuth(mirrored), -azimuth(batch), atol=1e-5)
+
+
+def _painted(projection, size=(64, 192)):
+  """A batch whose pixels and points have the color of their direction.
+
+  The world is a sphere around the camera with a smooth pattern, so that a pixel, a point and
+  the direction in the world that both show can be compared.
+  """
+  batch, (height, width) = _batch(3), size
+  if projection == 'pinhole':
+    focal = width / 2  # 45 degrees to either side
+    intrinsics = [[focal, 0, width / 2 - 3], [0, focal, height / 2], [0, 0, 1]]
+    project, bearings, spread = camera.project, camera.bearings, 0.5
+  else:
+    intrinsics = panorama.sphere_intrinsics(size)
+    intrinsics[1, 1] *= 2  # 90 degrees from top to bottom
+    project, bearings, spread = panorama.project, panorama.bearings, np.pi
+  intrinsics = jnp.tile(jnp.asarray(intrinsics, jnp.float32), (SIZE, 1, 1))
+  rows, columns = np.mgrid[:height, :width] + 0.5
+  pixels = np.stack([columns, rows], -1)
+  image = _pattern(bearings(intrinsics[:, None, None], pixels))
+  rng = np.random.default_rng(5)
+  angles = rng.uniform((-spread, -0.2), (spread, 0.2), (SIZE, 64, 2))
+  azimuth, down = angles[..., 0], angles[..., 1]
+  directions = np.stack(
+    [
+      np.cos(down) * np.sin(azimuth),
+      np.sin(down),
+      np.cos(down) * np.cos(azimuth),
+    ],
+    axis=-1,
+  )
+  lidar = rigid.inverse(rigid.from_matrix(batch['camera_from_lidar'][:, None]))
+  points = rigid.apply(lidar, jnp.asarray(2 * directions, jnp.float32))
+  batch |= {
+    'image': image,
+    'intrinsics': intrinsics,
+    'points': jnp.concatenate([points, _pattern(directions)[..., :1]], -1),
+  }
+
+  def colors(scene):
+    """Colours [B, P, 3] of the image where the points are, and which are in."""
+    motion = rigid.from_matrix(scene['camera_from_lidar'][:, None])
+    seen = rigid.apply(motion, scene['points'][..., :3])
+    at, valid = project(scene['intrinsics'][:, None], seen)
+    inside = valid & (np.abs(at[..., 0] - width / 2) < width / 2 - 12)
+    return np.asarray(jax.vmap(panorama.sample)(scene['image'], at)), inside
+
+  return batch, colors
+
+
+def _pattern(directions):
+  x, y, z = jnp.moveaxis(jnp.asarray(directions, jnp.float32), -1, 0)
+  waves = [jnp.sin(3 * x + y), jnp.sin(4 * z - 2 * y), jnp.cos(2 * x - 3 * z)]
+  return 0.5 + 0.5 * jnp.stack(waves, axis=-1)
+
+
+ANGLES = {'pinhole': (0.1, 0.0, -0.13), 'equirectangular': (2.0, 0.013, -3.1)}
+
+
+class TurnTest(parameterized.TestCase):
+  @parameterized.parameters(*ANGLES)
+  def test_turned_points_land_on_the_same_colours(self, projection):
+    batch, colors = _painted(projection)
+    angle = jnp.asarray(ANGLES[projection])
+    turned = turn(batch, angle, projection)
+    painted = _pattern(
+      rigid.apply(
+        rigid.from_matrix(batch['camera_from_lidar'][:, None]),
+        batch['points'][..., :3],
+      )
+      / 2
+    )
+    for scene in (batch, turned):
+      found, inside = colors(scene)
+      self.assertGreater(inside.sum(), 100)
+      error = np.abs(found - painted)[inside]
+      np.testing.assert_array_less(error, 0.01)
+    # What the LiDAR measures beside positions does not turn.
+    np.testing.assert_array_equal(
+      turned['points'][..., 3], batch['points'][..., 3]
+    )
+    # The plausible mistakes: one of the three turns the other way.
+    back = turn(batch, -angle, projection)
+    for name in ('points', 'camera_from_lidar', 'image'):
+      found, inside = colors(turned | {name: back[name]})
+      error = np.abs(found - painted).max(-1)
+      self.assertGreater(np.median(error[0][inside[0]]), 0.02, name)
+
+  @parameterized.parameters(*ANGLES)
+  def test_back_again_is_the_identity(self, projection):
+    batch, _ = _painted(projection)
+    angle = jnp.asarray(ANGLES[projection])
+    again = turn(turn(batch, angle, projection), -angle, projection)
+    self.assertSetEqual(set(again), set(batch))
+    for name in ('points', 'camera_from_lidar'):
+      np.testing.assert_allclose(again[name], batch[name], atol=1e-5)
+    # Away from the borders, where a pinhole image had to be made up.
+    inner = np.s_[:, 8:-8, 24:-24] if projection == 'pinhole' else np.s_[:]
+    np.testing.assert_allclose(
+      again['image'][inner], batch['image'][inner], atol=5e-3
+    )
+
+  @parameterized.parameters(*ANGLES)
+  def test_no_angle_changes_nothing(self, projection):
+    batch, _ = _painted(projection)
+    same = turn(batch, jnp.zeros(SIZE), projection)
+    for name, value in batch.items():
+      np.testing.assert_allclose(same[name], value, atol=1e-5, err_msg=name)
+
+  def test_a_quarter_turn_rolls_a_quarter_of_the_columns(self):
+    batch, _ = _painted('equirectangular')
+    turned = turn(batch, jnp.full(SIZE, np.pi / 2), 'equirectangular')
+    # What was ahead is on the right, and what was on the left is ahead.
+    np.testing.assert_allclose(
+      turned['image'], np.roll(batch['image'], 48, 2), atol=1e-4
+    )
+    x, y = np.moveaxis(np.asarray(batch['points'][..., :2]), -1, 0)
+    np.testing.assert_allclose(turned['points'][..., 0], y, atol=1e-5)
+    np.testing.assert_allclose(turned['points'][..., 1], -x, atol=1e-5)
+
+  def test_the_camera_stays_where_it_was(self):
+    batch, _ = _painted('equirectangular')
+    angle = jnp.asarray(ANGLES['equirectangular'])
+    turned = turn(batch, angle, 'equirectangular')
+
+    def center(scene):
+      return rigid.inverse(
+        rigid.from_matrix(scene['camera_from_lidar'])
+      ).translation
+
+    np.testing.assert_allclose(
+      np.einsum('bij,bj->bi', rigid.rotation_z(angle), center(turned)),
+      center(batch),
+      atol=1e-5,
+    )
+    rotation = np.asarray(turned['camera_from_lidar'])[:, :3, :3]
+    np.testing.assert_allclose(np.linalg.det(rotation), 1.0, rtol=1e-5)
+
+  def test_columns_are_interpolated_around_the_seam(self):
+    batch, _ = _painted('equirectangular')
+    half = jnp.full(SIZE, np.pi / 192)
+    image = turn(batch, half, 'equirectangular')['image']
+    expected = (batch['image'] + jnp.roll(batch['image'], 1, 2)) / 2
+    np.testing.assert_allclose(image, expected, atol=1e-5)
+
+  def test_images_of_bytes_keep_their_units(self):
+    batch, angle = _batch(), jnp.asarray([0.05, 0.0, -0.05])
+    image = turn(batch, angle, 'pinhole')['image']
+    self.assertEqual(image.dtype, jnp.float32)
+    np.testing.assert_allclose(image[1], batch['image'][1], atol=0.1)
+
+  def test_an_unknown_projection_is_named(self):
+    with self.assertRaisesRegex(ValueError, "unknown projection 'cube'"):
+      augmentation.turn(_batch(), jnp.zeros(SIZE), 'cube')
 
 
 class ColorJitterTest(parameterized.TestCase):

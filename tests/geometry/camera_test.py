@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pinhole cameras: round trips, the half-pixel law, azimuth."""
+"""Cameras: round trips, the half-pixel law, azimuth."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.geometry import camera
+from i2ploc.geometry import panorama
 
 HEIGHT, WIDTH = 40, 120
 INTRINSICS = np.asarray(
@@ -151,6 +152,26 @@ class AzimuthTest(parameterized.TestCase):
     self.assertEqual(camera.column_azimuth(two, WIDTH, 5).shape, (2, 5))
     left, right = camera.horizontal_span(two, WIDTH)
     self.assertEqual((left.shape, right.shape), ((2,), (2,)))
+
+  def test_a_panorama_has_even_columns_and_the_whole_circle(self):
+    size = (HEIGHT, WIDTH)
+    matrix = panorama.sphere_intrinsics(size)
+    named = dict(projection='equirectangular')
+    left, right = camera.horizontal_span(matrix, WIDTH, **named)
+    np.testing.assert_allclose([left, right], [-np.pi, np.pi], rtol=1e-6)
+    columns = np.asarray(camera.column_azimuth(matrix, WIDTH, 8, **named))
+    np.testing.assert_allclose(np.diff(columns), np.pi / 4, rtol=1e-5)
+    for row in (3.0, 20.0, 33.0):
+      pixels = np.stack([(np.arange(8) + 0.5) * WIDTH / 8, np.full(8, row)], -1)
+      rays = panorama.bearings(matrix, pixels)
+      np.testing.assert_allclose(camera.azimuth(rays), columns, atol=1e-5)
+    resized = camera.resize_intrinsics(jnp.asarray(matrix), size, (20, 64))
+    found = camera.column_azimuth(resized, 64, 8, **named)
+    np.testing.assert_allclose(found, columns, atol=1e-5)
+
+  def test_an_unknown_projection_is_named(self):
+    with self.assertRaisesRegex(ValueError, "unknown projection 'fisheye'"):
+      camera.horizontal_span(STRAIGHT, WIDTH, 'fisheye')
 
   def test_straight_up_and_the_centre_have_finite_gradients(self):
     points = jnp.asarray([[0.0, 0, 0], [0, -4, 0], [0, 0, -1], [0, 0, 1]])

@@ -9,7 +9,6 @@ import numpy as np
 
 from i2ploc.geometry import camera
 from i2ploc.geometry import point_cloud
-from tests import shared
 
 
 def _cloud(seed, num_points=60, channels=3):
@@ -61,23 +60,15 @@ class FarthestPointSamplingTest(parameterized.TestCase):
     batched = jax.jit(jax.vmap(sample))(points, mask)
     np.testing.assert_array_equal(batched[1], sample(points[1], mask[1]))
 
-  @parameterized.parameters('fps_uniform', 'fps_allskipped', 'fps_exhausted')
-  def test_indices_equal_the_released_operator(self, name):
-    golden = np.load(shared.require('golden/saliency_point_branch.npz'))
-    points, expected = golden[f'{name}/points'][0], golden[f'{name}/idx'][0]
-    samples = point_cloud.farthest_point_sampling(
-      points, np.ones(len(points), bool), len(expected), 1e-3
-    )
-    np.testing.assert_array_equal(samples, expected)
-
-  def test_ties_go_to_the_lowest_index_unlike_the_cuda_block_order(self):
-    golden = np.load(shared.require('golden/saliency_point_branch.npz'))
-    points = golden['fps_grid/points'][0]
-    samples = point_cloud.farthest_point_sampling(
-      points, np.ones(len(points), bool), 64, 1e-3
-    )
-    expected = golden['fps_grid/idx_lowest_index_tie']
-    np.testing.assert_array_equal(samples, expected)
+  def test_points_near_the_origin_are_skipped_on_demand_but_may_start(self):
+    # Far from the rest, the origin would be the second sample.
+    far = 10.0 + np.arange(12, dtype=np.float32).reshape(4, 3)
+    points = np.concatenate([far, np.full((1, 3), 0.01, np.float32)])
+    mask = np.ones(5, bool)
+    sample = point_cloud.farthest_point_sampling
+    self.assertEqual(sample(points, mask, 3)[1], 4)
+    self.assertNotIn(4, sample(points, mask, 4, 1e-3).tolist())
+    self.assertEqual(sample(points[::-1], mask, 4, 1e-3)[0], 0)
 
 
 class NearestNeighborsTest(parameterized.TestCase):

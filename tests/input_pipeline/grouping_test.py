@@ -143,6 +143,17 @@ class ProtocolsTest(absltest.TestCase):
     self.assertNotIn(13, cross.query_rows)
     self.assertIn(14, cross.query_rows)
 
+  def test_named_queries_are_not_in_their_map(self):
+    frames = _three_drives()
+    queries = np.arange(len(frames.town)) % 3 == 0
+    dataset = _dataset(frames)._replace(queries=queries)
+    sync, cross, *_ = grouping.protocols(dataset)
+    self.assertEqual(sync.query_rows.tolist(), [0, 3, 6, 9])
+    self.assertEqual(sync.map_rows.tolist(), [1, 2, 4, 5, 7, 8, 10, 11])
+    # Other drives ask with all their frames.
+    self.assertEqual(cross.query_rows.tolist(), [*range(12, 20)])
+    self.assertEqual(cross.map_rows.tolist(), sync.map_rows.tolist())
+
   def test_a_map_without_scans_is_named(self):
     frames = _three_drives()
     frames.has_points[:12] = False

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.geometry import panorama
 from input_pipeline import schema
 from input_pipeline.synthetic_city import imaging
 from input_pipeline.synthetic_city import primitives
@@ -464,19 +465,48 @@ class SensorsTest(parameterized.TestCase):
     self.assertAlmostEqual(np.median((far - near)[62:66]), 0.0, delta=0.05)
     self.assertAlmostEqual(np.median((far - near)[-6:]), 1.0, delta=0.1)
 
-  def test_further_cameras_and_panorama_see_the_same_world(self):
-    frame = _renderer(yaws=(0.0, np.pi / 2), panorama=True)(
-      _scene(), _pose(), 0
-    )
+  def test_further_cameras_see_the_same_world(self):
+    frame = _renderer(yaws=(0.0, np.pi / 2))(_scene(), _pose(), 0)
     same = frame['image_instance'] == frame['image_1_instance']
     self.assertTrue(same.all())
     self.assertFalse(
       (frame['image_instance'] == frame['image_2_instance']).all()
     )
-    self.assertEqual(frame['panorama'].shape, (32, 208, 3))
-    ahead = frame['panorama_instance'][:, 90:118]
-    shared = np.intersect1d(ahead, frame['image_instance'])
-    self.assertGreaterEqual(len(shared), 2)
+
+  def test_points_land_on_pixels_of_their_class_all_around_a_panorama(self):
+    frame = _renderer(camera='panorama')(_scene(), _pose(), 0)
+    height, width, _ = frame['image'].shape
+    self.assertEqual((height, width), (32, 208))
+    rays, hit = sensors.directions('tiny'), frame['scan_range'] > 0
+    points = rays[hit] * frame['scan_range'][hit][:, None]
+    motion, square = frame['camera_from_lidar'], frame['intrinsics'].copy()
+    square[1, 1] = square[0, 0]
+
+    def agreement(points, intrinsics=frame['intrinsics']):
+      seen = points @ motion[:3, :3].T + motion[:3, 3]
+      pixels, _ = panorama.project(intrinsics, seen)
+      column, row = np.floor(pixels).astype(int).T
+      inside = (row >= 0) & (row < height)
+      labels = frame['image_instance'][row[inside], column[inside] % width]
+      same = labels == frame['scan_instance'][hit][inside]
+      things = frame['scan_instance'][hit][inside] > 0
+      quarter = (column[inside] % width) // (width // 4)
+      return [same[things & (quarter == i)].mean() for i in range(4)]
+
+    self.assertGreater(min(agreement(points)), 0.7)
+    self.assertLess(max(agreement(points * [1, -1, 1])), 0.5)
+    # A row is 2.5 degrees, a column 1.7.
+    self.assertLess(min(agreement(points, square)), 0.6)
+
+  def test_the_camera_does_not_change_the_scan(self):
+    pinhole, around = (
+      _renderer(**options)(_scene(), _pose(), 0)
+      for options in ({}, {'camera': 'panorama'})
+    )
+    for name in ('range', 'intensity', 'semantic', 'instance'):
+      np.testing.assert_array_equal(
+        pinhole[f'scan_{name}'], around[f'scan_{name}'], name
+      )
 
   @parameterized.parameters(
     {'fog_density': 0.05}, {'snow': 1.0}, {'dusk': 1.0, 'sun_color': 0.0},
@@ -513,6 +543,8 @@ class SensorsTest(parameterized.TestCase):
   def test_unknown_sizes_are_named(self):
     with self.assertRaisesRegex(ValueError, 'huge'):
       sensors.make_renderer('huge')
+    with self.assertRaisesRegex(ValueError, "'fisheye'.*'panorama'"):
+      sensors.make_renderer('tiny', camera='fisheye')
 
   def test_noise_is_standard_normal_and_streams_differ(self):
     index = jnp.arange(20000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Aggregators: parity with the released NetVLAD, laws of sectors."""
+"""Aggregators: laws of pooling and of sectors."""
 
 import functools
 
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.models import aggregators
-from tests import shared
 from tests.models import planted
 
 KEY = jax.random.key(0)
@@ -53,120 +52,6 @@ def _value_and_grad(kind, num_sectors):
 
   compiled = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3)))
   return lambda t, w: compiled(variables, t.features, t.azimuth, w, t.mask)
-
-
-class ReleasedNetVLADTest(parameterized.TestCase):
-  VARIANTS = {
-    'bn': dict(norm='batch', gating=True),
-    'nogate': dict(norm='batch', gating=False),
-    'bias': dict(norm='bias', gating=True),
-  }
-
-  def _variables(self, golden, variant):
-    """Our variables from the released names."""
-
-    def read(name):
-      return golden[f'{variant}/param/{name}']
-
-    params = {
-      'assign': {'kernel': read('cluster_weights')},
-      'centers': read('cluster_weights2')[0].T,
-      'SectorHead_0': {'kernel': read('hidden1_weights')},
-    }
-    norms = {'output_norm': 'bn2'}
-    if variant == 'bias':
-      params['assign']['bias'] = read('cluster_biases')
-    else:
-      norms['assign_norm'] = 'bn1'
-    if variant != 'nogate':
-      params['gate'] = {'kernel': read('context_gating.gating_weights')}
-    if variant == 'bias':
-      params['gate']['bias'] = read('context_gating.gating_biases')
-    if variant == 'bn':
-      norms['gate_norm'] = 'context_gating.bn1'
-    statistics = {}
-    for ours, theirs in norms.items():
-      params[ours] = dict(
-        scale=read(f'{theirs}.weight'), bias=read(f'{theirs}.bias')
-      )
-      statistics[ours] = dict(
-        mean=read(f'{theirs}.running_mean'), var=read(f'{theirs}.running_var')
-      )
-    return {'params': params, 'batch_stats': statistics}
-
-  @parameterized.product(
-    variant=('bn', 'nogate', 'bias'),
-    mode=('eval', 'train'),
-    weighting=('none', 'w', 'wsmall'),
-  )
-  def test_values_and_gradients_equal_the_release(
-    self, variant, mode, weighting
-  ):
-    golden = np.load(shared.require('golden/saliency_netvlad.npz'))
-    case = f'{variant}/{mode}/{weighting}'
-    model = aggregators.NetVLAD(
-      num_clusters=8,
-      features=16,
-      output_batch_norm=True,
-      channel_major=True,
-      epsilon=1e-12,
-      **self.VARIANTS[variant],
-    )
-    x = golden['x']
-    name = dict(w='token_weight', wsmall='token_weight_small').get(weighting)
-    weights = jax.nn.sigmoid(golden[name]) if name else np.ones(x.shape[:2])
-    variables = self._variables(golden, variant)
-
-    def score(x):
-      tokens = aggregators.Tokens(
-        x, np.zeros(x.shape[:2], np.float32), np.ones(x.shape[:2], bool)
-      )
-      bounds = (jnp.zeros(len(x)), jnp.ones(len(x)))
-      (descriptor, out), changed = model.apply(
-        variables,
-        tokens,
-        weights.astype(np.float32),
-        bounds,
-        mode == 'train',
-        mutable='batch_stats',
-      )
-      return (descriptor * golden['cotangent']).sum(), (
-        descriptor,
-        out,
-        changed['batch_stats'],
-      )
-
-    grad, (descriptor, out, changed) = jax.jit(jax.grad(score, has_aux=True))(x)
-    # In training BatchNorm sees five rows: README section 1 allows 5e-5.
-    atol = 1e-5 if mode == 'eval' else 5e-5
-    np.testing.assert_allclose(
-      out['assignment'], golden[f'{case}/assign'], atol=1e-5
-    )
-    np.testing.assert_allclose(
-      out['residuals'][:, 0].swapaxes(1, 2),
-      golden[f'{case}/vlad_intranorm_BCK'],
-      atol=1e-5,
-    )
-    # At their trained scale: BatchNorm of five rows can blow outputs up.
-    np.testing.assert_allclose(
-      out['pooled'], golden[f'{case}/out'], atol=atol, rtol=atol
-    )
-    np.testing.assert_allclose(descriptor, golden[f'{case}/out_l2'], atol=atol)
-    # Ours normalises its tokens: of the gradient the radial part is gone.
-    expected = golden[f'{case}/grad_x']
-    expected = expected - x * (x * expected).sum(-1, keepdims=True)
-    np.testing.assert_allclose(grad, expected, atol=atol, rtol=1e-3)
-    if mode == 'train':
-      prefix = f'{case}/buffer_after/bn2.running'
-      np.testing.assert_allclose(
-        changed['output_norm']['mean'], golden[f'{prefix}_mean'], atol=1e-5
-      )
-      # Not equal on purpose: torch keeps the unbiased variance, flax the
-      # biased one; their updates differ by n / (n - 1) with n = 5 rows.
-      old = 0.9 * golden[f'{variant}/param/bn2.running_var']
-      ours = changed['output_norm']['var'] - old
-      theirs = golden[f'{prefix}_var'] - old
-      np.testing.assert_allclose(ours * 5 / 4, theirs, atol=1e-5, rtol=1e-4)
 
 
 class PoolingTest(parameterized.TestCase):
@@ -275,6 +160,37 @@ class SectorTest(parameterized.TestCase):
     centers = -0.8 + 0.32 * (jnp.arange(5) + 0.5)
     own = aggregators.sector_membership(jnp.tile(centers, (2, 1)), BOUNDS, 5)
     np.testing.assert_allclose(own[0], np.eye(5), atol=1e-5)
+
+  @parameterized.product(num_sectors=(1, 2, 5), left=(-np.pi, 0.4))
+  def test_a_circle_has_no_seam(self, num_sectors, left):
+    bounds = (jnp.full(1, left), jnp.full(1, left + 2 * np.pi))
+    azimuth = jnp.linspace(-np.pi, np.pi, 401)[None]
+    member = functools.partial(
+      aggregators.sector_membership, bounds=bounds, num_sectors=num_sectors
+    )
+    share = np.asarray(member(azimuth)[0])
+    np.testing.assert_allclose(share.sum(-1), 1.0, atol=1e-5)
+    # Everywhere as steep as between any two centres.
+    step = np.abs(np.diff(share, axis=0)).max()
+    self.assertLess(step, 1.01 * num_sectors / 400)
+    np.testing.assert_allclose(share[0], share[-1], atol=1e-5)
+    # Turning by a sector passes every share on, from the last to the first.
+    turned = member(azimuth + 2 * np.pi / num_sectors)[0]
+    np.testing.assert_allclose(turned, np.roll(share, 1, axis=1), atol=1e-5)
+
+  def test_circles_and_fields_may_share_a_batch(self):
+    bounds = (jnp.asarray([-np.pi, -0.8]), jnp.asarray([np.pi, 0.8]))
+    azimuth = jnp.tile(jnp.asarray([-3.14, -0.79, 0.0, 3.14]), (2, 1))
+    share = aggregators.sector_membership(azimuth, bounds, 4)
+    expected = [
+      [0.5, 0, 0, 0.5],
+      [0, 1, 0, 0],
+      [0, 0.5, 0.5, 0],
+      [0.5, 0, 0, 0.5],
+    ]
+    np.testing.assert_allclose(share[0], expected, atol=5e-3)
+    expected = [[0] * 4, [1, 0, 0, 0], [0, 0.5, 0.5, 0], [0] * 4]
+    np.testing.assert_allclose(share[1], expected, atol=1e-6)
 
   @parameterized.product(kind=ALL, per_sector=(False, True))
   def test_a_token_only_touches_the_slices_of_its_sectors(

@@ -6,11 +6,14 @@ import math
 
 from absl.testing import absltest
 from absl.testing import parameterized
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from i2ploc import factory
+from i2ploc.geometry import augmentation
+from i2ploc.geometry import panorama
 from i2ploc.models import aggregators
 from i2ploc.models import point_transformer
 from i2ploc.models import two_tower
@@ -51,7 +54,7 @@ def _image_encoder(**fields):
   return vit.ViT(**dict(width=8, depth=1, num_heads=2, patch_size=8) | fields)
 
 
-def _model(lidar='points', depth=1, **fields):
+def _model(lidar='points', depth=1, num_sectors=4, **fields):
   points = point_transformer.PointTransformer(
     width=8,
     depth=depth,
@@ -65,7 +68,7 @@ def _model(lidar='points', depth=1, **fields):
     points = _image_encoder()
     fields = dict(range_shape=(16, 48)) | fields
   aggregator = functools.partial(
-    aggregators.NetVLAD, num_clusters=2, features=8, num_sectors=4
+    aggregators.NetVLAD, num_clusters=2, features=8, num_sectors=num_sectors
   )
   return two_tower.TwoTower(
     _image_encoder(),
@@ -80,6 +83,31 @@ def _model(lidar='points', depth=1, **fields):
 @functools.partial(jax.jit, static_argnames=('model', 'method'))
 def _apply(model, variables, batch, method=None, **kwargs):
   return model.apply(variables, batch, method=method, **kwargs)
+
+
+class Rings(nn.Module):
+  """Encoder of points alike in all directions: each point is a token."""
+
+  has_cls = False
+
+  @nn.compact
+  def __call__(self, points, mask, train):
+    centers = points[..., :3]
+    level = jnp.linalg.norm(centers[..., :2], axis=-1)
+    seen = jnp.stack([jnp.log1p(level), centers[..., 2], points[..., 3]], -1)
+    features = nn.tanh(nn.Dense(8)(seen))
+    return features, dict(centers=centers, mask=mask)
+
+
+def _surround():
+  """A model of panoramas with 4 sectors, and a batch turning about one axis."""
+  model = _model(projection='equirectangular', saliency='none')
+  model, batch = model.clone(points=Rings()), _batch()
+  panoramic = panorama.sphere_intrinsics((HEIGHT, WIDTH))
+  batch['intrinsics'] = np.tile(panoramic, (2, 1, 1))
+  batch['camera_from_lidar'] = batch['camera_from_lidar'].copy()
+  batch['camera_from_lidar'][:, :3, 3] = 0.0
+  return model, batch
 
 
 def _turn(points, angle):
@@ -127,9 +155,7 @@ class TwoTowerTest(parameterized.TestCase):
       self.assertEqual(tokens.features.shape, (2, length, 8))
       self.assertEqual(tokens.azimuth.shape, (2, length))
       self.assertEqual(out[side]['saliency'].shape, (2, length))
-      self.assertEqual(
-        out[side]['attention'].shape, (2, 2, length + 1, length + 1)
-      )
+      self.assertEqual(out[side]['attention'].shape, (2, 2, length + 1))
     self.assertEqual(tuple(map(int, out['image']['grid'])), (2, 6))
     name, shape = ('centers', (2, 8, 3))
     if lidar == 'range':
@@ -205,6 +231,99 @@ class TwoTowerTest(parameterized.TestCase):
     )
 
   @parameterized.parameters('points', 'range')
+  def test_a_panorama_sees_the_whole_cloud(self, lidar):
+    model, batch = _model(lidar, projection='equirectangular'), _batch()
+    panoramic = panorama.sphere_intrinsics((HEIGHT, WIDTH))
+    batch['intrinsics'] = np.tile(panoramic, (2, 1, 1))
+    # One thing in each direction, hence in each block of columns.
+    azimuth = (np.arange(300) % 6 + 0.5) / 6 * 2 * np.pi - np.pi
+    x, y = 20 * np.cos(azimuth), -20 * np.sin(azimuth)
+    points = np.stack([x, y, 0 * x - 1.0, 0 * x + 0.5], -1)
+    batch['points'] = np.tile(points.astype(np.float32), (2, 1, 1))
+    variables = planted.variables(model, batch)
+    _, out = _apply(model, variables, batch)
+    centers = (np.arange(6) + 0.5) / 6 * 2 * np.pi - np.pi
+    for side in ('image', 'points'):
+      bounds = np.stack(out[side]['bounds'])
+      np.testing.assert_allclose(bounds[:, 0], [-np.pi, np.pi], rtol=1e-6)
+      azimuth = np.asarray(out[side]['tokens'].azimuth[0])
+      away = np.abs(azimuth[:, None] - centers).min(0)
+      np.testing.assert_array_less(away, 0.05)  # some seen there, all round
+    if lidar == 'range':
+      self.assertTrue(np.asarray(out['points']['range_valid'][0]).any(0).sum())
+
+  def test_a_turning_panorama_shifts_the_sectors_of_the_cloud(self):
+    model, batch = _model(projection='equirectangular'), _batch()
+    panoramic = panorama.sphere_intrinsics((HEIGHT, WIDTH))
+    batch['intrinsics'] = np.tile(panoramic, (2, 1, 1))
+    batch['camera_from_lidar'] = CAMERA_FROM_LIDAR[None] * np.ones((2, 1, 1))
+    batch['camera_from_lidar'][:, :3, 3] = 0.0  # turns about the camera
+    variables = planted.variables(model, batch)
+    embed = functools.partial(_apply, model, variables, method='embed_points')
+    ahead, out = embed(batch)
+    turned, turned_out = embed(batch, yaw=math.pi / 2)
+    share, turned_share = (
+      aggregators.sector_membership(o['tokens'].azimuth, o['bounds'], 4)
+      for o in (out, turned_out)
+    )
+    # What was to the left is ahead: one sector of four further right.
+    np.testing.assert_allclose(turned_share, jnp.roll(share, 1, 2), atol=1e-4)
+    self.assertGreater(np.abs(ahead - turned).max(), 1e-2)
+
+  @parameterized.parameters(1, 2, -1)
+  def test_a_turned_descriptor_is_that_of_the_turned_cloud(self, sectors):
+    model, batch = _surround()
+    variables = planted.variables(model, batch)
+    embed = functools.partial(_apply, model, variables, method='embed_points')
+    yaw, (ahead, _) = sectors * math.pi / 2, embed(batch)
+    turned, _ = embed(batch, yaw=yaw)
+    np.testing.assert_allclose(model.turn(ahead, yaw), turned, atol=1e-5)
+    np.testing.assert_allclose(
+      model.turn(model.turn(ahead, yaw), -yaw), ahead, atol=1e-6
+    )
+    if abs(sectors) == 1:  # two sectors are the opposite, whichever way
+      error = np.abs(model.turn(ahead, -yaw) - turned).max()
+      self.assertGreater(error, 0.05)
+    # The same turn as that of the augmentation.
+    rolled = augmentation.turn(batch, jnp.full(2, yaw), 'equirectangular')
+    np.testing.assert_allclose(embed(rolled)[0], turned, atol=1e-5)
+
+  def test_a_turned_image_has_the_turned_descriptor(self):
+    model, batch = _surround()
+    # Columns are alike but for their learned position.
+    model = model.clone(image=_image_encoder(depth=0))
+    variables = planted.variables(model, batch)
+    position = variables['params']['image']['position']
+    variables['params']['image']['position'] = jnp.zeros_like(position)
+    embed = functools.partial(_apply, model, variables, method='embed_image')
+    batch['image'] = batch['image'].astype(np.float32) / 255
+    rolled = augmentation.turn(batch, jnp.full(2, math.pi), 'equirectangular')
+    ahead, back = embed(batch)[0], embed(rolled)[0]
+    np.testing.assert_allclose(model.turn(ahead, math.pi), back, atol=1e-4)
+    self.assertGreater(np.abs(ahead - back).max(), 0.05)
+
+  def test_views_between_sectors_are_named(self):
+    model, _ = _surround()
+    self.assertEqual(model.num_headings, 4)
+    self.assertEqual(model.num_sectors_turned(-3 * math.pi), -6)
+    with self.assertRaisesRegex(ValueError, '0.3 radians.*4.*1.5708'):
+      model.turn(jnp.zeros(8), 0.3)
+
+  def test_what_cannot_be_turned_says_so(self):
+    pinhole, (around, _) = _model(), _surround()
+    single = around.points_aggregator.clone
+    for model in (
+      pinhole,
+      around.clone(points_aggregator=single(per_sector_head=True)),
+      around.clone(points_aggregator=single(gating=True)),
+      around.clone(points_aggregator=single(num_sectors=0)),
+      around.clone(points_aggregator=aggregators.GeM(features=8)),
+    ):
+      self.assertEqual(model.num_headings, 0)
+      with self.assertRaisesRegex(ValueError, 'no shift of sectors'):
+        model.turn(jnp.zeros(8), 0.0)
+
+  @parameterized.parameters('points', 'range')
   def test_empty_clouds_and_black_images_are_finite_with_their_gradients(
     self, lidar
   ):
@@ -270,6 +389,33 @@ class TwoTowerTest(parameterized.TestCase):
     variables['params']['log_scale'] = jnp.asarray(log_scale)
     embedded, _ = _apply(model, variables, batch)
     self.assertAlmostEqual(float(embedded['scale']), expected, places=3)
+
+  @parameterized.parameters('attention', 'released', 'none')
+  def test_the_cls_token_is_aggregated_on_demand(self, saliency):
+    fields = dict(saliency=saliency, num_sectors=0)
+    with_cls, without = _model(aggregate_cls=True, **fields), _model(**fields)
+    batch = _batch()
+    variables = planted.variables(without, batch)
+    embedded, out = _apply(with_cls, variables, batch)
+    plain, plain_out = _apply(without, variables, batch)
+    for side, length in (('image', 12), ('points', 8)):
+      self.assertGreater(np.abs(embedded[side] - plain[side]).max(), 1e-3)
+      self.assertEqual(out[side]['assignment'].shape, (2, length + 1, 2))
+      # What overlays show are places, hence without CLS.
+      self.assertEqual(out[side]['saliency'].shape, (2, length))
+      np.testing.assert_array_equal(
+        out[side]['saliency'], plain_out[side]['saliency']
+      )
+
+  def test_a_cls_token_cannot_be_aggregated_by_sectors_or_without_one(self):
+    with self.assertRaisesRegex(ValueError, 'lies in no direction'):
+      _model(aggregate_cls=True)
+    with self.assertRaisesRegex(ValueError, 'an encoder has no CLS token'):
+      _model(depth=0, saliency='none', aggregate_cls=True, num_sectors=0)
+
+  def test_an_unknown_projection_is_refused_at_construction(self):
+    with self.assertRaisesRegex(ValueError, "unknown projection 'cube'"):
+      _model(projection='cube')
 
   def test_saliency_without_attention_is_refused_at_construction(self):
     with self.assertRaisesRegex(ValueError, 'points encoder has none'):

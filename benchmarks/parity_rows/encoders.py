@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published image encoders against what transformers and torch computed."""
+
+from collections.abc import Iterator
+import pathlib
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import numpy as np
+
+from benchmarks.parity_rows import comparison
+from i2ploc.models import position_embedding
+from i2ploc.models import pretrained
+from i2ploc.models import pretrained_vit
+from i2ploc.models import tensor_files
+from i2ploc.models import vit
+
+Comparison = comparison.Comparison
+
+
+class Run(NamedTuple):
+  """What the original encoder gave for a batch.
+
+  Attributes:
+    images: [B, H, W, 3].
+    hidden: [B, N, D] each: the first block's input and all blocks' outputs.
+    sequence: [B, 1 + N, D] after the last norm, without registers.
+  """
+
+  images: np.ndarray
+  hidden: list[np.ndarray]
+  sequence: np.ndarray
+
+
+def encoder(path):
+  """The encoder in a folder, loaded for every size that has outputs."""
+  for run in stored_runs(path):
+    model, variables = pretrained_vit.load_vit(path, run.images.shape[1:3])
+    apply = jax.jit(lambda *args, model=model: hidden_states(model, *args))
+    hidden, out = apply(variables, run.images)
+    if run.hidden:
+      yield Comparison('hidden states', hidden, run.hidden, 1e-5)
+    yield Comparison('output', out['sequence'], run.sequence, 1e-5)
+
+
+def timm_encoder(path):
+  """The image encoder inside of SaliencyI2PLoc's checkpoint."""
+  golden = np.load(path.with_suffix('.npz'))
+  images = golden['image'][:, 0].transpose(0, 2, 3, 1)
+  model = vit.ViT(width=96, depth=3, num_heads=6)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  grid = tuple(size // model.patch_size for size in images.shape[1:3])
+  variables = pretrained.convert(
+    tensor_files.read_tensors(path, 'image_encoder'),
+    pretrained_vit.vit_rules(pretrained_vit.TIMM, model, grid, grid),
+    shapes,
+  )
+  apply = jax.jit(lambda *args: hidden_states(model, *args))
+  hidden, out = apply(variables, images)
+  expected = [golden[f'eval_w/img_block{i}'] for i in range(model.depth)]
+  yield Comparison('hidden states', hidden[1:], expected, 1e-5)
+  yield Comparison('output', out['sequence'], golden['eval_w/img_tokens'], 1e-5)
+
+
+def stored_runs(folder: pathlib.Path) -> Iterator[Run]:
+  """Every stored run of the encoder in `folder`."""
+  with np.load(folder / 'io.npz') as file:
+    io = dict(file)
+  if folder.name == 'clip_tiny':
+    yield _clip_run(io, 'pixel_values', 'vision')
+    yield _clip_run(io, 'pixel_values_nonsquare', 'vision_nonsquare')
+    return
+  for size in sorted({name.split('/')[0] for name in io}):
+    sequence = io[f'{size}/last_hidden_state']
+    if folder.name == 'dinov2_reg_tiny':
+      sequence = np.delete(sequence, slice(1, 5), axis=1)
+    images = io[f'{size}/pixel_values'].transpose(0, 2, 3, 1)
+    yield Run(images, _numbered(io, f'{size}/hidden'), sequence)
+
+
+def _clip_run(io, images, name):
+  # The last norm is the CLS token's alone, and stored apart.
+  tokens = io[f'{name}_last_hidden'][:, 1:]
+  sequence = np.concatenate([io[f'{name}_pooled'][:, None], tokens], axis=1)
+  images = io[images].transpose(0, 2, 3, 1)
+  return Run(images, _numbered(io, f'{name}_hidden'), sequence)
+
+
+def _numbered(io, name):
+  count = sum(key.startswith(f'{name}_') for key in io)
+  return [io[f'{name}_{i}'] for i in range(count)]
+
+
+def hidden_states(
+  model: vit.ViT, variables: dict, images: np.ndarray
+) -> tuple[list[jax.Array], dict]:
+  """The first block's input and all blocks' outputs, and `out`."""
+  states = []
+
+  def record(call, args, kwargs, context):
+    y = call(*args, **kwargs)
+    if isinstance(context.module, vit.Block):
+      if context.method_name == '__call__':
+        states.extend([y[0]] if states else [args[0], y[0]])
+    return y
+
+  with nn.intercept_methods(record):
+    _, out = model.apply(variables, images)
+  return states, out
+
+
+def resampled_positions(path):
+  """Both filters, from the grids of ViT and of DINOv2."""
+  golden = np.load(path)
+  sources = {
+    'bicubic': golden['pos_embed_1x197x6'][0, 1:],
+    'dino37': golden['pos_embed_37'][0],
+  }
+  for name, expected in golden.items():
+    source, _, rest = name.partition('_aa')
+    if source not in sources or name.endswith('_float64'):
+      continue
+    position, antialias = sources[source], rest[0] == '1'
+    side = round(len(position) ** 0.5)
+    found = position_embedding.resample(
+      position, (side, side), expected.shape[1:3], antialias
+    )
+    yield Comparison(
+      f'bicubic, antialias={antialias}',
+      found.reshape(expected.shape),
+      expected,
+      3e-6,
+    )
+
+
+MODULES = (
+  comparison.Module('ViT', 'vit_tiny', encoder),
+  comparison.Module('ViT of timm', 'saliency_full.safetensors', timm_encoder),
+  comparison.Module('DINOv2', 'dinov2_tiny', encoder),
+  comparison.Module('DINOv2, SwiGLU', 'dinov2_swiglu_tiny', encoder),
+  comparison.Module('DINOv2, registers', 'dinov2_reg_tiny', encoder),
+  comparison.Module('CLIP, image side', 'clip_tiny', encoder),
+  comparison.Module(
+    'position embeddings', 'torch_bicubic.npz', resampled_positions
+  ),
+)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights that others trained, as our variables.
+
+A `Rule` says how one of our arrays is made of tensors of a checkpoint;
+`convert` follows all rules of a model and reports everything that does not fit
+at once. `pretrained_vit` has the rules of published image encoders.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import fnmatch
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+PyTree = Any
+
+
+class Rule(NamedTuple):
+  """How one array is made.
+
+  Attributes:
+    path: of our array, such as 'params/blocks_0/norm1/scale'.
+    sources: names of the tensors it is made of.
+    transform: takes them in this order; returns the array.
+  """
+
+  path: str
+  sources: tuple[str, ...]
+  transform: Callable[..., np.ndarray] = np.asarray
+
+
+def dense(path: str, *names: str, bias: bool = True) -> list[Rule]:
+  """Rules of an `nn.Dense` at `path` from torch's Linear layers.
+
+  Args:
+    path: of the module, such as 'params/embed'.
+    *names: of the layers; several give their outputs side by side.
+    bias: whether they have one.
+  """
+  sources = tuple(f'{name}.weight' for name in names)
+  rules = [Rule(f'{path}/kernel', sources, lambda *w: np.concatenate(w).T)]
+  if bias:
+    sources = tuple(f'{name}.bias' for name in names)
+    rules.append(Rule(f'{path}/bias', sources, lambda *b: np.concatenate(b)))
+  return rules
+
+
+def conv(path: str, name: str, bias: bool = True) -> list[Rule]:
+  """Rules of an `nn.Conv` at `path` from torch's Conv2d `name`."""
+  kernel = (f'{name}.weight',)
+  if bias:
+    made_bias = Rule(f'{path}/bias', (f'{name}.bias',))
+  else:
+    made_bias = Rule(f'{path}/bias', kernel, lambda w: np.zeros(len(w)))
+  return [
+    Rule(f'{path}/kernel', kernel, lambda w: w.transpose(2, 3, 1, 0)),
+    made_bias,
+  ]
+
+
+def norm(path: str, name: str) -> list[Rule]:
+  """Rules of the scale and bias of a normalisation at `path`."""
+  return [
+    Rule(f'{path}/scale', (f'{name}.weight',)),
+    Rule(f'{path}/bias', (f'{name}.bias',)),
+  ]
+
+
+def scaled(rules: Sequence[Rule], gain: str) -> list[Rule]:
+  """The rules of a layer whose outputs are multiplied by the vector `gain`."""
+
+  def with_gain(transform):
+    return lambda *sources: transform(*sources[:-1]) * sources[-1]
+
+  return [
+    Rule(rule.path, (*rule.sources, gain), with_gain(rule.transform))
+    for rule in rules
+  ]
+
+
+def convert(
+  tensors: Mapping[str, np.ndarray],
+  rules: Sequence[Rule],
+  variables: PyTree,
+  *,
+  ignore: Sequence[str] = (),
+  name: str = 'the checkpoint',
+) -> PyTree:
+  """Fills variables with tensors.
+
+  Args:
+    tensors: by name, see `tensor_files.read_tensors`.
+    rules: one for each array to fill.
+    variables: pytree of arrays, which keep their value where no rule has their
+      path, or of ShapeDtypeStructs, all of which need a rule.
+    ignore: patterns (`fnmatch`) of tensors that are of no use here.
+    name: of the tensors' origin, for the message.
+
+  Returns:
+    A copy of `variables` with numpy arrays of its shapes and dtypes.
+
+  Raises:
+    ValueError: lists every tensor that is missing, has no place in
+      `variables`, or has another shape.
+  """
+  leaves, tree = jax.tree_util.tree_flatten_with_path(variables)
+  leaves = {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in leaves
+  }
+  rules = {rule.path: rule for rule in rules if rule.path in leaves}
+  used = {source for rule in rules.values() for source in rule.sources}
+  made, missing, reshaped = {}, used - set(tensors), []
+  for path, leaf in leaves.items():
+    if path not in rules:
+      made[path] = leaf
+      if isinstance(leaf, jax.ShapeDtypeStruct):
+        missing.add(f'a tensor for {path}')
+    elif missing.isdisjoint(rules[path].sources):
+      made[path] = _made(rules[path], tensors, leaf, reshaped)
+  unknown = [
+    source
+    for source in set(tensors) - used
+    if not any(fnmatch.fnmatchcase(source, pattern) for pattern in ignore)
+  ]
+  if missing or unknown or reshaped:
+    raise ValueError(
+      f'{name} does not fit the model.\n'
+      f'Missing in it: {_listed(missing)}.\n'
+      f'Unknown to the model: {_listed(unknown)}.\n'
+      f'Other shapes: {_listed(reshaped)}.\n'
+      'Take the checkpoint of this model, or the model of this checkpoint.'
+    )
+  return jax.tree.unflatten(tree, made.values())
+
+
+def _made(rule, tensors, leaf, reshaped):
+  """The array of a rule; appends to `reshaped` if it does not fit `leaf`."""
+  sources = [tensors[source] for source in rule.sources]
+  try:
+    value = rule.transform(*sources)
+    result = f'gives {value.shape}'
+  except (ValueError, IndexError) as error:
+    value, result = None, f'fails ({error})'
+  if value is not None and value.shape == leaf.shape:
+    return np.array(value, leaf.dtype)
+  found = ' and '.join(
+    f'{source} {tensor.shape}'
+    for source, tensor in zip(rule.sources, sources, strict=True)
+  )
+  reshaped.append(f'{found} {result} for {rule.path} {leaf.shape}')
+  return None
+
+
+def _listed(names):
+  return ', '.join(sorted(names)) or 'nothing'

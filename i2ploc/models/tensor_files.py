@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named tensors of a file on disk, as numpy arrays and without torch.
+
+Reads safetensors, folders as Hugging Face saves them, and the zip files of
+`torch.save`. Those hold a pickle, which can run any code: the reader here knows
+the few names that tensors need, and refuses a file that asks for more.
+"""
+
+import collections
+from collections.abc import Callable
+from collections.abc import Mapping
+import io
+import json
+import math
+import pathlib
+import pickle
+from typing import Any
+from typing import NamedTuple
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+# What a folder may hold, the first that exists is read.
+FOLDER_FILES = (
+  'model.safetensors',
+  'model.safetensors.index.json',
+  'pytorch_model.bin',
+  'pytorch_model.bin.index.json',
+)
+_WHOLE = 'download or copy it again and compare its size with the source'
+
+
+def read_tensors(
+  path: str | pathlib.Path, prefix: str = ''
+) -> dict[str, np.ndarray]:
+  """Reads the tensors of a file or folder.
+
+  Args:
+    path: a safetensors file, a zip file of `torch.save` (.pth, .pt, .bin), or
+      a folder with one of `FOLDER_FILES`.
+    prefix: reads only what is named `PREFIX.NAME`, or lies in a nested dict of
+      that name, such as 'base_model'; '' for everything.
+
+  Returns:
+    Arrays by NAME, in the file's dtypes (bfloat16 is that of ml_dtypes). The
+    `module.` that a parallel wrapper puts in front is taken away, and what is
+    no tensor is left out.
+
+  Raises:
+    FileNotFoundError: nothing there, or a part of it is missing.
+    ValueError: truncated or foreign files, or no tensor below the prefix.
+  """
+  path = pathlib.Path(path)
+  tensors, found = {}, set()
+  for file in _files(path):
+    select = _Selection(prefix, found)
+    tensors |= _reader(file)(file, select)
+  if not tensors:
+    raise ValueError(
+      f'{path} has no tensor below {prefix!r}; it has: '
+      f'{", ".join(sorted(found)) or "nothing"}'
+    )
+  return tensors
+
+
+class _Selection(NamedTuple):
+  """What to read of a file."""
+
+  prefix: str
+  found: set[str]
+
+  def __call__(self, name: str) -> str | None:
+    """The name without wrappers and prefix; None if it is not wanted."""
+    name = name.removeprefix('module.')
+    self.found.add(name.split('.')[0])
+    start = self.prefix and f'{self.prefix}.'
+    if not name.startswith(start):
+      return None
+    return name.removeprefix(start).removeprefix('module.')
+
+
+def _files(path):
+  """The files that hold the tensors of `path`."""
+  if not path.is_dir():
+    return [path]
+  names = [name for name in FOLDER_FILES if (path / name).exists()]
+  if not names:
+    raise FileNotFoundError(
+      f'{path} holds none of {FOLDER_FILES}; nothing is fetched from a '
+      'network: download the weights into it first'
+    )
+  if not names[0].endswith('.index.json'):
+    return [path / names[0]]
+  try:
+    parts = json.loads((path / names[0]).read_text())['weight_map'].values()
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f'{path / names[0]} is no index of tensors ({error!r}); {_WHOLE}'
+    ) from error
+  return [path / part for part in sorted(set(parts))]
+
+
+def _reader(path) -> Callable[[pathlib.Path, _Selection], dict]:
+  """The reader of a file, by its content: names mislead."""
+  if not path.exists():
+    raise FileNotFoundError(f'{path} does not exist; download it there first')
+  with path.open('rb') as file:
+    head = file.read(32)
+  if head.startswith(b'PK\x03\x04'):
+    return _read_torch
+  if head[8:9] == b'{':
+    return _read_safetensors
+  if head.startswith(b'version https://git-lfs'):
+    raise ValueError(f'{path} is a pointer of git-lfs; run `git lfs pull`')
+  if head.startswith(b'\x80'):
+    raise ValueError(
+      f'{path} is a pickle, of torch before 1.6 or of something else; load it '
+      'with torch and save it again, as safetensors if possible'
+    )
+  raise ValueError(
+    f'{path} is neither safetensors nor a zip file of torch.save (it starts '
+    f'with {head[:12]!r}); {_WHOLE}'
+  )
+
+
+def _read_safetensors(path, select):
+  tensors = {}
+  try:
+    with safetensors.safe_open(path, framework='numpy') as file:
+      for name in file.keys():  # noqa: SIM118  no mapping
+        short = select(name)
+        if short is not None:
+          tensors[short] = file.get_tensor(name)
+  except (safetensors.SafetensorError, TypeError) as error:
+    raise ValueError(
+      f'{path} is no whole safetensors file ({error}); {_WHOLE}'
+    ) from error
+  return tensors
+
+
+class _Tensor(NamedTuple):
+  """A view of a storage, not yet read."""
+
+  storage: tuple
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+
+
+class _Dropped:
+  """Stands for an object beside the tensors; it is read and forgotten."""
+
+  def __init__(self, *args: Any):
+    del args
+
+  def __setstate__(self, state: Any) -> None:
+    del state
+
+
+def _rebuild_tensor(storage, offset, size, stride, *_):
+  return _Tensor(storage, offset, size, stride)
+
+
+def _rebuild_parameter(data, *_):
+  return data
+
+
+_DTYPES = {
+  'DoubleStorage': np.float64,
+  'FloatStorage': np.float32,
+  'HalfStorage': np.float16,
+  'BFloat16Storage': ml_dtypes.bfloat16,
+  'LongStorage': np.int64,
+  'IntStorage': np.int32,
+  'ShortStorage': np.int16,
+  'CharStorage': np.int8,
+  'ByteStorage': np.uint8,
+  'BoolStorage': np.bool_,
+}
+# Epochs, metrics and settings of a training script lie beside its tensors.
+_DROPPED = (
+  '_codecs.encode',
+  'argparse.Namespace',
+  'numpy._core.multiarray._reconstruct',
+  'numpy._core.multiarray.scalar',
+  'numpy.core.multiarray._reconstruct',
+  'numpy.core.multiarray.scalar',
+  'numpy.dtype',
+  'numpy.ndarray',
+  'torch.device',
+)
+_GLOBALS = {
+  'collections.OrderedDict': collections.OrderedDict,
+  'torch.Size': tuple,
+  'torch._utils._rebuild_parameter': _rebuild_parameter,
+  'torch._utils._rebuild_tensor_v2': _rebuild_tensor,
+  **{f'torch.{name}': dtype for name, dtype in _DTYPES.items()},
+  **dict.fromkeys(_DROPPED, _Dropped),
+}
+
+
+class _Refused(pickle.UnpicklingError):
+  """A pickle asks for something that no tensor needs."""
+
+
+class _Unpickler(pickle.Unpickler):
+  """Of tensors and plain values, nothing else."""
+
+  def find_class(self, module, name):
+    try:
+      return _GLOBALS[f'{module}.{name}']
+    except KeyError:
+      raise _Refused(f'{module}.{name}') from None
+
+  def persistent_load(self, pid):
+    _, dtype, key, _, _ = pid
+    return dtype, key
+
+
+def _read_torch(path, select):
+  try:
+    with zipfile.ZipFile(path) as archive:
+      return _unpack(archive, select)
+  except _Refused as error:
+    raise ValueError(
+      f'{path} wants to call {error} on being read, which is refused: it could '
+      'be anything. Load the file with torch where you trust it, and save the '
+      'state_dict alone'
+    ) from error
+  except Exception as error:  # damaged pickles raise whatever they hit
+    raise ValueError(
+      f'{path} is no whole zip file of torch.save ({error!r}); {_WHOLE}'
+    ) from error
+
+
+def _unpack(archive, select):
+  """The wanted tensors of an open zip file."""
+  pickles = [n for n in archive.namelist() if n.endswith('data.pkl')]
+  if not pickles:
+    raise KeyError('data.pkl')
+  root = pickles[0].removesuffix('data.pkl')
+  if f'{root}byteorder' in archive.namelist():
+    if archive.read(f'{root}byteorder') != b'little':
+      raise NotImplementedError('big-endian storages')
+  content = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
+  tensors = {}
+  for name, tensor in _flat(content).items():
+    short = select(name)
+    if short is not None:
+      dtype, key = tensor.storage
+      storage = np.frombuffer(archive.read(f'{root}data/{key}'), dtype)
+      tensors[short] = _view(storage, tensor)
+  return tensors
+
+
+def _flat(content: Any, name: str = '') -> dict[str, _Tensor]:
+  """Tensors of nested dicts by their dotted names."""
+  if isinstance(content, _Tensor):
+    return {name: content}
+  flat = {}
+  if isinstance(content, Mapping):
+    for key, value in content.items():
+      flat |= _flat(value, f'{name}.{key}' if name else str(key))
+  return flat
+
+
+def _view(storage, tensor):
+  """A copy of the part of a storage that a tensor is."""
+  shape, strides = tensor.shape, tensor.strides
+  last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+  inside = tensor.offset >= 0 and min((0, *shape, *strides)) >= 0
+  # numpy would read whatever lies behind the storage.
+  if not inside or math.prod(shape) and tensor.offset + last >= storage.size:
+    raise IndexError(f'{shape} reaches beyond a storage of {storage.size}')
+  if not math.prod(shape):
+    return np.zeros(shape, storage.dtype)
+  strides = [storage.itemsize * s for s in strides]
+  view = np.lib.stride_tricks.as_strided(
+    storage[tensor.offset :], shape, strides, writeable=False
+  )
+  return np.array(view, order='C')
