@@ -75,6 +75,8 @@ def defaults() -> ml_collections.ConfigDict:
         warmup_steps=50,
         weight_decay=0.01,
         clip_norm=1.0,
+        momentum=0.0,  # of SGD, instead of both
+        accumulation=1,  # steps per update, without their mutual negatives
       ),
       evaluation=dict(
         batch_size=64,
@@ -96,12 +98,25 @@ def defaults() -> ml_collections.ConfigDict:
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The same experiment, small enough for a unit test."""
   config = config.copy_and_resolve_references()
-  config.data.size = 'tiny'
+  if 'size' in config.data:
+    config.data.size = 'tiny'
   config.data.num_points = 128
   config.data.image_size = (48, 160)
   config.train.update(
     dict(batch_size=4, num_steps=2, eval_every=2, save_every=1)
   )
-  config.optimizer.warmup_steps = 1
+  config.train.num_chunks = min(config.train.num_chunks, 2)
+  config.optimizer.update(dict(warmup_steps=1, accumulation=1))
   config.evaluation.update(dict(batch_size=8, num_examples=2))
+  config.model.num_points = min(config.model.num_points, 1024)
+  for tower in (config.model.image, config.model.points):
+    _shrink(tower, width=96, depth=2, num_groups=96, pointnet_features=96)
+  _shrink(config.model.aggregator, num_clusters=8)
   return config
+
+
+def _shrink(fields: ml_collections.ConfigDict, **limits: int) -> None:
+  """Lowers the fields that exist to their limits."""
+  for name, limit in limits.items():
+    if name in fields:
+      fields[name] = min(fields[name], limit)

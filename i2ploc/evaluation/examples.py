@@ -8,6 +8,7 @@ image, the nearest one winning a pixel.
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import functools
 import os
 from typing import Any
@@ -140,8 +141,17 @@ def _nearest(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
   return squared.argmin(1)
 
 
-def _point_weights(batch, entry, out):
-  """Saliency [P] of every point: that of the nearest token's center."""
+def point_weights(batch: Batch, entry: int, out: dict) -> np.ndarray:
+  """Saliency of every point: that of the nearest token's center.
+
+  Args:
+    batch: with points.
+    entry: which of the batch.
+    out: of the LiDAR tower, see `Describe`.
+
+  Returns:
+    [P], of mean 1 over the tokens.
+  """
   centers = np.asarray(out['centers'][entry])
   mask = np.asarray(out['tokens'].mask[entry])
   weights = np.asarray(out['saliency'][entry])[mask]
@@ -210,7 +220,7 @@ def _example(split, describe, record, query, projection, radius):
   size = image['image'].shape[1:3]
   image_out, true_out = describe.image(image), describe.points(scans[1])
   depth, weight = draw_scan(
-    scans[1], 0, size, _point_weights(scans[1], 0, true_out), projection
+    scans[1], 0, size, point_weights(scans[1], 0, true_out), projection
   )
   nothing = np.zeros(scans[0]['points'].shape[1])
   found, _ = draw_scan(scans[0], 0, size, nothing, projection)
@@ -232,7 +242,10 @@ def _example(split, describe, record, query, projection, radius):
 
 
 def saliency_shares(
-  split: Split, describe: Describe, prefix: str
+  split: Split,
+  describe: Describe,
+  prefix: str,
+  classes: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[tuple[str, float]]:
   """How much saliency falls on what moves, against how much is seen of it.
 
@@ -245,12 +258,15 @@ def saliency_shares(
     split: labelled readings.
     describe: the model.
     prefix: of the names.
+    classes: ids of classes by name, to ask about others than 'moving' and
+      'movable'.
 
   Yields:
     '<prefix>/saliency/image/moving_share' and so on, and percent.
   """
   if not split.movable:
     return
+  classes = classes or {'moving': split.moving, 'movable': split.movable}
   questions = split.protocols
   rows = {
     'image': np.concatenate([p.query_rows for p in questions]),
@@ -261,35 +277,39 @@ def saliency_shares(
     ('points', _points_fractions),
   ):
     taken = _spread(np.unique(rows[sensor]), NUM_LABELLED)
-    mass = np.zeros((2, 2))
+    mass = np.zeros((len(classes), 2))
     total = np.zeros(2)
     for batch in split.batches(taken, (sensor, 'labels'), BATCH):
       out = getattr(describe, sensor)(batch)
       for entry in np.flatnonzero(batch['mask']):
         mask = np.asarray(out['tokens'].mask[entry])
         weight = _relative(np.asarray(out['saliency'][entry])[mask])
-        for i, ids in enumerate((split.moving, split.movable)):
-          fraction = fractions(batch, entry, out, ids)[mask]
-          mass[i] += (weight * fraction).sum(), fraction.sum()
+        fraction = fractions(batch, entry, out, classes.values())[:, mask]
+        mass += np.stack([fraction @ weight, fraction.sum(1)], axis=1)
         total += weight.sum(), len(weight)
-    for i, name in enumerate(('moving', 'movable')):
+    for name, percent in zip(classes, 100 * mass / total, strict=True):
       base = f'{prefix}/saliency/{sensor}/{name}'
-      yield f'{base}_share', float(100 * mass[i, 0] / total[0])
-      yield f'{base}_area', float(100 * mass[i, 1] / total[1])
+      yield f'{base}_share', float(percent[0])
+      yield f'{base}_area', float(percent[1])
 
 
-def _image_fractions(batch, entry, out, ids):
-  """Share [N] of these classes in each token's pixels."""
+def _image_fractions(batch, entry, out, classes):
+  """Share [K, N] of each of K lists of classes in each token's pixels."""
   rows, columns = out['grid']
-  inside = np.isin(batch['image_semantic'][entry], ids).astype(np.float32)
-  by_row = [block.mean(0) for block in np.array_split(inside, rows)]
-  blocks = np.array_split(np.stack(by_row), columns, axis=1)
-  return np.stack([block.mean(1) for block in blocks], axis=1).ravel()
+  fractions = []
+  for ids in classes:
+    inside = np.isin(batch['image_semantic'][entry], ids).astype(np.float32)
+    by_row = [block.mean(0) for block in np.array_split(inside, rows)]
+    blocks = np.array_split(np.stack(by_row), columns, axis=1)
+    fraction = np.stack([block.mean(1) for block in blocks], axis=1)
+    fractions.append(fraction.ravel())
+  return np.stack(fractions)
 
 
-def _points_fractions(batch, entry, out, ids):
-  """1 [N] where the point nearest to a token's center is of these classes."""
+def _points_fractions(batch, entry, out, classes):
+  """1 [K, N] where the point nearest to a token is of one of K lists."""
   real = batch['points_mask'][entry]
   points = batch['points'][entry, real, :3]
   nearest = _nearest(np.asarray(out['centers'][entry]), points)
-  return np.isin(batch['points_semantic'][entry, real][nearest], ids)
+  labels = batch['points_semantic'][entry, real][nearest]
+  return np.stack([np.isin(labels, ids) for ids in classes])

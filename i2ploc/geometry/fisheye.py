@@ -123,9 +123,12 @@ def bearings(lens: Lens, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
   chex.assert_axis_dimension(pixels, -1, 2)
   target_x = (pixels[..., 0] - lens.u0) / lens.gamma1
   target_y = (pixels[..., 1] - lens.v0) / lens.gamma2
-  x, y = target_x, target_y
-  for _ in range(_NUM_ITERATIONS):
-    x, y = _newton_step(lens, x, y, target_x, target_y)
+  x, y = jax.lax.fori_loop(
+    0,
+    _NUM_ITERATIONS,
+    lambda _, found: _newton_step(lens, *found, target_x, target_y),
+    (target_x, target_y),
+  )
   found_x, found_y = _distort(lens, x, y)
   error = jnp.maximum(jnp.abs(found_x - target_x), jnp.abs(found_y - target_y))
   square = x * x + y * y

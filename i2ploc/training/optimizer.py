@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Muon for matrices, AdamW for the rest; warm-up, cosine decay, clipping."""
+"""AdamW, Muon for matrices, or SGD; warm-up, cosine decay, clipping."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -38,8 +38,10 @@ def make_optimizer(
   factors: Mapping[str, float] | None = None,
   b2: float = 0.999,
   final_fraction: float = 0.0,
+  momentum: float = 0.0,
+  accumulation: int = 1,
 ) -> Optimizer:
-  """AdamW (Loshchilov and Hutter, 2019), and Muon (Jordan et al., 2024).
+  """AdamW (Loshchilov and Hutter, 2019), Muon (Jordan et al., 2024), or SGD.
 
   The learning rates rise linearly from 0, reach their peaks at step
   `warmup_steps` and fall along half a cosine to `final_fraction` of them at
@@ -63,6 +65,10 @@ def make_optimizer(
       'image/blocks_0': 0.0}; the longest path counts, 0 freezes.
     b2: decay of Adam's second moment.
     final_fraction: learning rate at the end relative to its peak.
+    momentum: of SGD, which then moves everything at `learning_rate`, its decay
+      added to the gradient; 0 leaves it to AdamW and Muon.
+    accumulation: steps whose mean gradient makes one update. `warmup_steps` and
+      `num_steps` count all of them.
 
   Returns:
     The optimizer; its `learning_rate` is AdamW's.
@@ -78,6 +84,16 @@ def make_optimizer(
   numbers = dict(
     weight_decay=weight_decay, matrix_learning_rate=matrix_learning_rate
   )
+  if not 0 <= momentum < 1 or (momentum and matrix_learning_rate):
+    raise ValueError(
+      f'momentum={momentum} must be in [0, 1), and 0 if Muon moves the matrices'
+      f' (matrix_learning_rate={matrix_learning_rate}).'
+    )
+  if not 1 <= accumulation <= num_steps - warmup_steps:
+    raise ValueError(
+      f'accumulation={accumulation} must be at least 1, and at most the'
+      f' {num_steps - warmup_steps} steps after the warm-up.'
+    )
   if learning_rate <= 0 or clip_norm <= 0 or min(numbers.values()) < 0:
     raise ValueError(
       f'learning_rate={learning_rate} and clip_norm={clip_norm} must be'
@@ -88,12 +104,17 @@ def make_optimizer(
     return optax.warmup_cosine_decay_schedule(
       init_value=0.0,
       peak_value=peak,
-      warmup_steps=warmup_steps,
-      decay_steps=num_steps,
+      warmup_steps=warmup_steps // accumulation,
+      decay_steps=num_steps // accumulation,
       end_value=final_fraction * peak,
     )
 
-  if matrix_learning_rate:
+  if momentum:
+    descent = optax.chain(
+      optax.add_decayed_weights(weight_decay, decayed),
+      optax.sgd(schedule(learning_rate), momentum),
+    )
+  elif matrix_learning_rate:
     descent = contrib.muon(
       schedule(matrix_learning_rate),
       weight_decay=weight_decay,
@@ -109,7 +130,12 @@ def make_optimizer(
   if factors:
     transforms.append(_scaled(factors))
   transform = optax.chain(*transforms)
-  return Optimizer(transform.init, transform.update, schedule(learning_rate))
+  if accumulation > 1:
+    transform = optax.MultiSteps(transform, accumulation)
+  rate = schedule(learning_rate)
+  return Optimizer(
+    transform.init, transform.update, lambda step: rate(step // accumulation)
+  )
 
 
 def decayed(params: PyTree) -> PyTree:

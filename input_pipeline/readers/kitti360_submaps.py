@@ -96,9 +96,11 @@ def load(folder: pathlib.Path, sweeps: Sweeps) -> 'Map':
   """
   if not sweeps.frames:
     raise ValueError(f'Drive {sweeps.drive} has no scan with a pose to map.')
-  content = (_VERSION, VOXEL, EGO, MAX_RANGE, _TILE, tuple(sweeps.frames))
-  digest = hashlib.sha256(repr(content).encode()).hexdigest()[:12]
-  own = folder / f'{sweeps.drive}-{digest}'
+  content = (_VERSION, VOXEL, EGO, MAX_RANGE, _TILE, sweeps.frames)
+  digest = hashlib.sha256(repr(content).encode())
+  for frame in sweeps.frames:
+    digest.update(sweeps.world_from_lidar[frame].tobytes())
+  own = folder / f'{sweeps.drive}-{digest.hexdigest()[:12]}'
   own.mkdir(parents=True, exist_ok=True)
   pieces = _pieces(sweeps, own)
   if missing := {p: frames for p, frames in pieces.items() if not p.exists()}:

@@ -210,11 +210,27 @@ class BuilderTest(parameterized.TestCase):
     self.assertNotEqual(other, self.root)
     self.assertEqual(other.parent, self.root.parent)
 
-  def test_unknown_sizes_and_splits_list_the_known(self):
+  def test_panoramas_have_a_directory_and_a_name_of_their_own(self):
+    around = builder.directory(self.data_dir, 'tiny', 'panorama')
+    self.assertStartsWith(around.name, 'tiny_panorama-')
+    self.assertStartsWith(self.root.name, 'tiny-')
+    # Not taken for an outdated version of the other.
+    self.assertFalse(around.match('tiny-*'))
+    render = mock.patch.object(
+      sensors, 'make_renderer', side_effect=KeyboardInterrupt
+    )
+    with render as make_renderer, self.assertRaises(KeyboardInterrupt):
+      with tempfile.TemporaryDirectory() as data_dir:
+        builder.load(data_dir, size='tiny', split='test', camera='panorama')
+    make_renderer.assert_called_once_with('tiny', camera='panorama')
+
+  def test_unknown_sizes_splits_and_cameras_list_the_known(self):
     with self.assertRaisesRegex(ValueError, "'huge'.*'small'"):
       builder.load(self.data_dir, size='huge', split='test')
     with self.assertRaisesRegex(ValueError, "'val'.*'validation'"):
       builder.load(self.data_dir, size='tiny', split='val')
+    with self.assertRaisesRegex(ValueError, "'fisheye'.*'panorama'"):
+      builder.load(self.data_dir, size='tiny', split='test', camera='fisheye')
     self.assertLen(list(pathlib.Path(self.data_dir).glob('*')), 1)
 
 

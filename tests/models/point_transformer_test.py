@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Point transformer: order and padding laws, degenerate clouds."""
 
-
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax

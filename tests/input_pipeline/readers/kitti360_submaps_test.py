@@ -161,10 +161,11 @@ class KeepTest(_MapTest):
       again = self.load().crop(_pose(20.0))
     np.testing.assert_array_equal(first, again)
 
-  def test_other_sweeps_make_another_map(self):
+  def test_other_sweeps_and_other_poses_make_another_map(self):
     first = self.load()
-    other = self.load(self.make_sweeps(count=11))
-    self.assertNotEqual(first.pieces, other.pieces)
+    for changed in (dict(count=11), dict(speed=5.1)):
+      other = self.load(self.make_sweeps(**changed))
+      self.assertNotEqual(first.pieces, other.pieces)
 
   def test_a_run_that_died_is_continued(self):
     read, count = kitti_files.read_scan, 0
