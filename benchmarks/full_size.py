@@ -17,7 +17,6 @@ python benchmarks/full_size.py --part=batch
 python benchmarks/full_size.py --quick --part=sample --part=batch
 """
 
-import contextlib
 import functools
 import importlib.util
 import json
@@ -116,66 +115,62 @@ def make_batch(config: ml_collections.ConfigDict, size: int) -> dict:
   }
 
 
-def _sample(config, batch, samples):
-  """How ours embeds one sample: `name, variables -> descriptor`."""
-  towers = commands.Towers(config, tuple(config.data.image_size))
-
-  def embed(side, variables):
-    given = mock.patch.object(
-      point_cloud, 'farthest_point_sampling', lambda *_: samples
-    )
-    with given:
-      return towers.model.apply(variables, batch, method=f'embed_{side}')[0]
-
-  return towers, embed
-
-
 def serve_ours(kind, config, batch, samples, weights):
-  """Compiled runs of ours, what they need in memory, and descriptors."""
-  towers, embed = _sample(config, jax.device_put(batch), jnp.asarray(samples))
+  """Compiled runs of ours, and the memory of their temporaries."""
+  towers = commands.Towers(config, tuple(config.data.image_size))
   if weights:
     variables = pretrained_saliency.load_two_tower_variables(
       weights, towers.model, batch, from_size=towers.model.image_size, prefix=''
     )
   else:
     variables = towers.init(jax.random.key(0))
-  variables = jax.device_put(variables)
+  image = dict(variables['params']['image'])
+  frozen = {f'blocks_{i}' for i in range(NUM_FROZEN)} & set(image)
+  frozen = {name: image.pop(name) for name in frozen}
+  trained = {**variables['params'], 'image': image}
 
-  def total(params, frozen):
-    both = {**params, 'image': {**params['image'], **frozen}}
-    both = {**variables, 'params': both}
-    return embed('image', both).sum() + embed('points', both).sum()
-
-  names = {f'blocks_{i}' for i in range(NUM_FROZEN)}
-  image = variables['params']['image']
-  frozen = {k: v for k, v in image.items() if k in names}
-  rest = {k: v for k, v in image.items() if k not in names}
-  trained = {**variables['params'], 'image': rest}
-  functions = {
-    'image': (functools.partial(embed, 'image'), variables),
-    'points': (functools.partial(embed, 'points'), variables),
-    'frozen': (jax.grad(total), trained, frozen),
-    'everything': (jax.grad(total, argnums=(0, 1)), trained, frozen),
-  }
-  runs, memory = {}, {}
-  for name in RUNS[kind]:
-    function, *args = functions[name]
-    compiled = jax.jit(function).lower(*args).compile()
-    memory[name] = compiled.memory_analysis().temp_size_in_bytes / GIB
-    runs[name] = lambda run=compiled, args=args: jax.block_until_ready(
-      run(*args)
+  def embed(side, params, frozen, batch, samples):
+    params = {**params, 'image': {**params['image'], **frozen}}
+    given = mock.patch.object(
+      point_cloud, 'farthest_point_sampling', lambda *_: samples
     )
-  return runs, memory
+    with given:
+      method = f'embed_{side}'
+      both = {**variables, 'params': params}
+      return towers.model.apply(both, batch, method=method)[0]
+
+  def total(*args):
+    return embed('image', *args).sum() + embed('points', *args).sum()
+
+  functions = {
+    'image': functools.partial(embed, 'image'),
+    'points': functools.partial(embed, 'points'),
+    'frozen': jax.grad(total),
+    'everything': jax.grad(total, argnums=(0, 1)),
+  }
+  args = jax.device_put((trained, frozen, batch, samples))
+  runs, temporary = {}, {}
+  for name in RUNS[kind]:
+    run = jax.jit(functions[name]).lower(*args).compile()
+    temporary[name] = run.memory_analysis().temp_size_in_bytes / GIB
+    runs[name] = functools.partial(_run, run, args)
+  return runs, temporary
+
+
+def _run(compiled, args):
+  return jax.block_until_ready(compiled(*args))
 
 
 def serve_torch(kind, config, batch, samples, weights):
   """The same runs of PyTorch."""
+  import safetensors.torch
   import torch
 
   from benchmarks import torch_saliency
 
   torch.set_num_threads(os.cpu_count())
-  model = torch_saliency.from_config(config, weights)
+  model = torch_saliency.from_config(config)
+  model.load_state_dict(safetensors.torch.load_file(weights))
   images = torch.as_tensor(batch['image']).permute(0, 3, 1, 2)
   points = torch.as_tensor(batch['points'][..., :3])
   centers = torch.as_tensor(samples)[None].long()
@@ -202,10 +197,10 @@ def serve_torch(kind, config, batch, samples, weights):
 
 def _serve(connection, make, *args):
   """Child: builds, and then runs what it is told to."""
-  runs, memory = make(*args)
+  runs, temporary = make(*args)
   first = {name: run() for name, run in runs.items()}
   forward = {k: np.asarray(v) for k, v in first.items() if k in RUNS['forward']}
-  connection.send((memory, forward))
+  connection.send((temporary, forward))
   while name := connection.recv():
     start, used = time.perf_counter(), time.process_time()
     runs[name]()
@@ -223,7 +218,7 @@ class Process:
     self._process = context.Process(target=_serve, args=(theirs, *start))
     self._process.start()
     theirs.close()
-    self.memory, self.first = self._connection.recv()
+    self.temporary, self.first = self._connection.recv()
 
   def time(self, name: str) -> tuple[float, float]:
     """Wall and CPU seconds of one run."""
@@ -240,14 +235,142 @@ class Process:
 
 def measure_kind(kind: str, serves: dict, rounds: int, *args) -> dict:
   """Seconds and memory of the runs of a kind, libraries taking turns."""
-  processes = {name: Process(make, kind, *args) for name, make in serves.items()}
-  found = {}
-  for name, run in ((n, r) for r in RUNS[kind] for n in processes):
-    found[f'{run}/{name}'] = []
+  processes = {
+    name: Process(serve, kind, *args) for name, serve in serves.items()
+  }
+  seconds = {(run, name): [] for run in RUNS[kind] for name in processes}
   for _ in range(rounds):
-    for run in RUNS[kind]:
-      for name, process in processes.items():
-        found[f'{run}/{name}'].append(process.time(run))
-  first = {name: process.first for name, process in processes.items()}
-  peak = {name: process.finish() for name, process in processes.items()}
-  return dict(seconds=found, peak=peak, first=first)
+    for run, name in seconds:
+      seconds[run, name].append(processes[name].time(run))
+  numbers = {}
+  for (run, name), both in seconds.items():
+    wall, used = (statistics.median(x) for x in zip(*both, strict=True))
+    numbers |= {f'{run}/{name}/wall': wall, f'{run}/{name}/cpu': used}
+  for name, process in processes.items():
+    numbers[f'{kind}/{name}/peak'] = process.finish()
+    for run, size in process.temporary.items():
+      numbers[f'{run}/{name}/temporary'] = size
+  first = [process.first for process in processes.values()]
+  for run in first[0] if len(first) == 2 else ():
+    difference = np.abs(first[0][run] - first[1][run]).max()
+    numbers[f'{run}/difference'] = float(difference)
+  return numbers
+
+
+def time_grouping(config, points: np.ndarray) -> tuple[np.ndarray, float]:
+  """Farthest points [G] of a cloud [P, 3], and the seconds they take."""
+  fields = config.model.points
+  sample = jax.jit(
+    lambda p: point_cloud.farthest_point_sampling(
+      p, jnp.ones(len(p), bool), fields.num_groups, fields.skip_squared_norm
+    )
+  )
+  samples = np.asarray(sample(points))
+  start = time.perf_counter()
+  jax.block_until_ready(sample(points))
+  return samples, time.perf_counter() - start
+
+
+def measure_sample() -> dict[str, float]:
+  """Part one; prints its table."""
+  config = make_config(True, REMAT.value, QUICK.value)
+  batch = make_batch(config, 1)
+  samples, seconds = time_grouping(config, batch['points'][0, :, :3])
+  numbers = {'farthest_points/ours/wall': seconds}
+  serves = {'ours': serve_ours}
+  with tempfile.TemporaryDirectory() as folder:
+    weights = ''
+    if importlib.util.find_spec('torch'):
+      from benchmarks import torch_saliency
+
+      weights = f'{folder}/weights.safetensors'
+      torch_saliency.save_random_weights(config, weights)
+      serves['torch'] = serve_torch
+    args = ROUNDS.value, config, batch, samples, weights
+    for kind in RUNS:
+      numbers |= measure_kind(kind, serves, *args)
+  show_sample(numbers)
+  return numbers
+
+
+def show_sample(numbers: dict[str, float]) -> None:
+  """Prints ours beside PyTorch, and the ratio of the two."""
+  print(f'{"one sample, median":44}{"ours":>9}{"PyTorch":>9}{"ratio":>7}')
+
+  def row(title, key, unit):
+    ours = numbers[key.format('ours')]
+    line = f'{title + ", " + unit:44}{ours:9.2f}'
+    if key.format('torch') in numbers:
+      theirs = numbers[key.format('torch')]
+      line += f'{theirs:9.2f}{ours / theirs:7.2f}'
+    print(line)
+
+  for kind, runs in RUNS.items():
+    for run in runs:
+      row(TITLES[run], f'{run}/{{}}/wall', 's')
+      row('  of all cores together', f'{run}/{{}}/cpu', 's')
+    row(f'peak memory, {kind}', f'{kind}/{{}}/peak', 'GiB')
+  row('farthest points', 'farthest_points/{}/wall', 's')
+  for name, value in numbers.items():
+    if name.endswith(('temporary', 'difference')):
+      print(f'{name:44}{value:9.2g}')
+
+
+def measure_batch() -> dict[str, float]:
+  """Part two, in this process; prints its row."""
+  config = make_config(False, REMAT.value, QUICK.value)
+  size, fields = PAIRS.value, config.train
+  towers = commands.Towers(config, tuple(config.data.image_size))
+  variables = dict(towers.init(jax.random.key(0)))
+  optimizer = factory.make_optimizer(
+    fields.num_steps, **config.optimizer.to_dict()
+  )
+  step = step_lib.make_train_step(
+    factory.make_embed(
+      towers.model,
+      color_jitter=fields.color_jitter,
+      mirror=fields.mirror,
+      yaw=fields.yaw,
+    ),
+    factory.make_loss(**config.loss.to_dict()),
+    optimizer,
+    ema_decay=fields.ema_decay,
+    num_chunks=size // CHUNK.value,
+  )
+  state = state_lib.init_state(
+    variables.pop('params'), variables, optimizer.init, jax.random.key(1)
+  )
+  batch = make_batch(config, size)
+  compiled = step.lower(state, batch).compile()
+  start = time.perf_counter()
+  metrics = jax.block_until_ready(compiled(state, batch)[1])
+  seconds = time.perf_counter() - start
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+  print(
+    f'a step over {size} pairs, {CHUNK.value} at once: {seconds:.1f} s, '
+    f'{seconds / size:.2f} s per pair, peak memory {peak:.1f} GiB, '
+    f'loss {metrics["loss"]:.4f}'
+  )
+  temporary = compiled.memory_analysis().temp_size_in_bytes / GIB
+  return {
+    'batch/wall': seconds,
+    'batch/peak': peak,
+    'batch/temporary': temporary,
+    'batch/loss': float(metrics['loss']),
+  }
+
+
+def main(argv: list[str]) -> None:
+  """Measures, prints and writes."""
+  del argv
+  numbers = {}
+  if 'sample' in PARTS.value:
+    numbers |= measure_sample()
+  if 'batch' in PARTS.value:
+    numbers |= measure_batch()
+  if JSON.value:
+    pathlib.Path(JSON.value).write_text(json.dumps(numbers, indent=1))
+
+
+if __name__ == '__main__':
+  app.run(main)

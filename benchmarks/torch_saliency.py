@@ -7,6 +7,7 @@ gives the authors' descriptors. Attention is a choice: torch's fused kernel, or
 products with the whole matrix, which is what the released point branch does.
 """
 
+import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional
@@ -14,6 +15,7 @@ from torch.nn import functional
 IMAGE_MEAN = (0.396197, 0.452953, 0.490031)
 IMAGE_STD = (0.315778, 0.343629, 0.369563)
 SKIP_SQUARED_NORM = 1e-3
+PATCH = 16
 
 
 class Attention(nn.Module):
@@ -75,7 +77,9 @@ class ImageEncoder(nn.Module):
     super().__init__()
     self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
     self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, width))
-    self.patch_embed = nn.ModuleDict(dict(proj=nn.Conv2d(3, width, 16, 16)))
+    self.patch_embed = nn.ModuleDict(
+      dict(proj=nn.Conv2d(3, width, PATCH, PATCH))
+    )
     self.blocks = nn.ModuleList(
       Block(width, num_heads, True, 1e-6, fused) for _ in range(depth)
     )
@@ -111,7 +115,10 @@ class MiniPointNet(nn.Module):
   def __init__(self, features):
     super().__init__()
     self.first_conv = nn.Sequential(
-      nn.Conv1d(3, 128, 1), nn.BatchNorm1d(128), nn.ReLU(), nn.Conv1d(128, 256, 1)
+      nn.Conv1d(3, 128, 1),
+      nn.BatchNorm1d(128),
+      nn.ReLU(),
+      nn.Conv1d(128, 256, 1),
     )
     self.second_conv = nn.Sequential(
       nn.Conv1d(512, 512, 1),
@@ -131,8 +138,9 @@ class MiniPointNet(nn.Module):
 class PointEncoder(nn.Module):
   """Point transformer; all tokens, CLS first."""
 
-  def __init__(self, width, depth, num_heads, num_groups, group_size, features,
-               fused):
+  def __init__(
+    self, width, depth, num_heads, num_groups, group_size, features, fused
+  ):
     super().__init__()
     self.num_groups, self.group_size = num_groups, group_size
     self.emb_encoder = MiniPointNet(features)
@@ -142,9 +150,13 @@ class PointEncoder(nn.Module):
     self.pos_embed = nn.Sequential(
       nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width)
     )
-    self.blocks = nn.ModuleDict(dict(blocks=nn.ModuleList(
-      Block(width, num_heads, False, 1e-5, fused) for _ in range(depth)
-    )))
+    self.blocks = nn.ModuleDict(
+      dict(
+        blocks=nn.ModuleList(
+          Block(width, num_heads, False, 1e-5, fused) for _ in range(depth)
+        )
+      )
+    )
     self.norm = nn.LayerNorm(width, 1e-6)
     self.fc_norm = nn.LayerNorm(width)  # in checkpoints, and never used
 
@@ -258,3 +270,39 @@ class SaliencyI2PLoc(nn.Module):
     tokens = functional.normalize(self.pc_encoder(points, samples), dim=-1)
     attention = self.pc_encoder.blocks.blocks[-1].attn
     return self.pc_proj(tokens, attention.token_weights(tokens))
+
+
+def standardized(images):
+  """uint8 images [B, 3, H, W] as the network takes them."""
+  mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGE_MEAN, IMAGE_STD))
+  return (images / 255 - mean) / std
+
+
+def from_config(config, fused=True):
+  """The network of a released config of ours, in evaluation mode."""
+  image, points = config.model.image, config.model.points
+  height, width = config.data.image_size
+  return SaliencyI2PLoc(
+    image_width=image.width,
+    image_heads=image.num_heads,
+    num_patches=height // PATCH * (width // PATCH),
+    points_width=points.width,
+    points_heads=points.num_heads,
+    depth=points.depth,
+    num_groups=points.num_groups,
+    group_size=points.group_size,
+    pointnet_features=points.pointnet_features,
+    num_clusters=config.model.aggregator.num_clusters,
+    features=config.model.aggregator.features,
+    fused=fused,
+  ).eval()
+
+
+def save_random_weights(config, path):
+  """Writes weights of that network for both sides to load."""
+  torch.manual_seed(0)
+  model = from_config(config)
+  for parameter in model.parameters():
+    if parameter.ndim > 1 and not parameter.any():
+      nn.init.normal_(parameter, std=parameter.shape[-2] ** -0.5)
+  safetensors.torch.save_file(model.state_dict(), path)

@@ -112,6 +112,10 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   for tower in (config.model.image, config.model.points):
     _shrink(tower, width=96, depth=2, num_groups=96, pointnet_features=96)
   _shrink(config.model.aggregator, num_clusters=8)
+  for path in list(config.optimizer.get('factors', {})):
+    block = path.partition('blocks_')[2]
+    if block and int(block) >= config.model.image.depth:
+      del config.optimizer.factors[path]
   return config
 
 

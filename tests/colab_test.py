@@ -16,8 +16,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 class NotebooksTest(absltest.TestCase):
   def test_notebooks_run(self):
     data = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
+    # What the first of them trains, the others find.
+    workdir = self.enterContext(tempfile.TemporaryDirectory())
     for path in sorted((ROOT / 'colab').glob('*.ipynb')):
-      with self.subTest(path.name), tempfile.TemporaryDirectory() as workdir:
+      with self.subTest(path.name):
         notebook = nbformat.read(path, as_version=4)
         self.assertLessEqual(len(notebook.cells), 12)
         settings = {
