@@ -129,8 +129,8 @@ class MirrorTest(parameterized.TestCase):
 def _painted(projection, size=(64, 192)):
   """A batch whose pixels and points have the color of their direction.
 
-  The world is a sphere around the camera with a smooth pattern, so that a pixel, a point and
-  the direction in the world that both show can be compared.
+  The world is a sphere around the camera with a smooth pattern, so that a
+  pixel, a point and the direction in the world that both show can be compared.
   """
   batch, (height, width) = _batch(3), size
   if projection == 'pinhole':
