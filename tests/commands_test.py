@@ -8,18 +8,22 @@ import math
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 import ml_collections
 import numpy as np
 
+from benchmarks.parity_rows import saliency_i2ploc as released
 from configs import common
 from configs import saliency_i2ploc
+from configs import saliency_i2ploc_kitti360
 from i2ploc import commands
 from i2ploc.report import html
 from i2ploc.retrieval import index as index_lib
 from input_pipeline import source
 from tests import configs_test
+from tests import shared
 
 
 class Recorder:
@@ -133,6 +137,42 @@ class CommandsTest(absltest.TestCase):
     self.assertIn('data:image/', page)
 
 
+class PublishedTest(absltest.TestCase):
+  def test_the_weights_of_the_authors_stand_in_for_a_checkpoint(self):
+    path = shared.require('golden/saliency_full.safetensors')
+    golden = np.load(path.with_suffix('.npz'))
+    config = saliency_i2ploc_kitti360.get_config('released')
+    model = config.model
+    model.image.update(width=96, depth=3, num_heads=6)
+    model.points.update(
+      width=48, depth=3, num_groups=32, group_size=8, pointnet_features=64
+    )
+    model.aggregator.update(num_clusters=8, features=32)
+    # The reference was given images that had been normalised.
+    model.update(
+      num_points=512, image_mean=(0.0, 0.0, 0.0), image_std=(1.0, 1.0, 1.0)
+    )
+    config.data.image_size = released.SIZE
+    config.checkpoint = str(path)
+    data = mock.Mock(image_size=released.SIZE)
+    towers, restored = commands.restore(config, data, 'nowhere')
+    batch = released.stored_batch(golden)
+    for embed, name in (
+      (towers.image, 'img'),
+      (lambda *args: towers.points((0.0,))(*args)[:, 0], 'pts'),
+    ):
+      np.testing.assert_allclose(
+        embed(restored.value, batch), golden[f'eval_w/{name}_desc'], atol=1e-4
+      )
+
+  def test_a_published_file_that_is_not_there_is_named(self):
+    config = common.smoke(saliency_i2ploc.get_config())
+    config.checkpoint = 'nowhere.pth'
+    data = mock.Mock(image_size=tuple(config.data.image_size))
+    with self.assertRaisesRegex((ValueError, FileNotFoundError), 'nowhere.pth'):
+      commands.restore(config, data, 'nowhere')
+
+
 class PanoramaTest(absltest.TestCase):
   def test_a_map_of_all_headings_tells_where_a_panorama_looks(self):
     config = common.smoke(saliency_i2ploc.get_config('camera=panorama'))
@@ -151,7 +191,7 @@ class PanoramaTest(absltest.TestCase):
     row = np.flatnonzero(found.keys == best['key'])[0]
     ahead = math.atan2(found.poses[row, 1, 0], found.poses[row, 0, 0])
     turned = (best['heading'] - ahead) / (math.pi / 26)
-    self.assertAlmostEqual(turned, round(turned), places=3)
+    self.assertAlmostEqual(turned, round(turned), places=2)
     # Views are one embedding turned, not embeddings of turned clouds.
     towers, restored = commands.restore(config, data, workdir)
     rows = data.split('test').protocols[0].map_rows[:1]

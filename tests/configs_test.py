@@ -33,6 +33,12 @@ ARGS = {
     'saliency=released',
     'saliency=none',
   ),
+  'saliency_i2ploc_kitti360': (
+    '',
+    'camera=perspective',
+    'released',
+    'camera=perspective,released',
+  ),
 }
 CASES = tuple((name, arg) for name, args in ARGS.items() for arg in args)
 

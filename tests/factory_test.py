@@ -28,27 +28,27 @@ class Probe:
     return (batch, {'image': out, 'points': out}), {}
 
 
-def _batch():
+def _batch(size=SIZE):
   rng = np.random.default_rng(0)
   axes = [[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
   intrinsics = panorama.sphere_intrinsics((HEIGHT, WIDTH))
   # One thing in each image and cloud, straight ahead.
-  image = rng.integers(0, 5, (SIZE, HEIGHT, WIDTH, 3))
+  image = rng.integers(0, 5, (size, HEIGHT, WIDTH, 3))
   image[:, :, WIDTH // 2 - 1 : WIDTH // 2 + 1] = 255
   return {
     'image': image.astype(np.uint8),
-    'intrinsics': np.tile(intrinsics, (SIZE, 1, 1)),
-    'points': np.tile(np.float32([9, 0, 0, 1]), (SIZE, 5, 1)),
-    'camera_from_lidar': np.tile(np.float32(axes), (SIZE, 1, 1)),
+    'intrinsics': np.tile(intrinsics, (size, 1, 1)),
+    'points': np.tile(np.float32([9, 0, 0, 1]), (size, 5, 1)),
+    'camera_from_lidar': np.tile(np.float32(axes), (size, 1, 1)),
   }
 
 
-def _embed(projection='equirectangular', color_jitter=0.4, **fields):
+def _embed(projection='equirectangular', size=SIZE, color_jitter=0.4, **fields):
   embed = factory.make_embed(
     Probe(projection),
     **dict(color_jitter=color_jitter, mirror=True, yaw=0.0) | fields,
   )
-  return jax.jit(lambda batch: embed({}, {}, batch, KEY)[0])(_batch())
+  return jax.jit(lambda batch: embed({}, {}, batch, KEY)[0])(_batch(size))
 
 
 def _azimuth(found):
@@ -70,9 +70,14 @@ class MakeEmbedTest(parameterized.TestCase):
     self.assertGreater(apart[~np.eye(SIZE, dtype=bool)].min(), 1e-3)
     self.assertGreater(np.abs(points).max(), np.pi / 2)
 
-  def test_the_largest_angle_is_not_passed(self):
-    _, points = _azimuth(_embed(yaw=0.2))
-    self.assertBetween(np.abs(points).max(), 0.05, 0.2)
+  def test_both_ways_up_to_the_largest_angle_mirrored_or_not(self):
+    fields = dict(size=64, color_jitter=0.0)
+    _, angle = _azimuth(_embed(yaw=0.2, **fields))
+    change = _embed(**fields)['image'] * 255 - _batch(64)['image']
+    mirrored = np.abs(change).max((1, 2, 3)) > 0.5
+    for some in (mirrored, ~mirrored):
+      self.assertBetween(np.max(angle[some]), 0.15, 0.2)
+      self.assertBetween(np.min(angle[some]), -0.2, -0.15)
 
   def test_turning_leaves_the_other_draws_as_they_were(self):
     straight, turned = _embed(), _embed(yaw=1e-7)
@@ -102,18 +107,19 @@ FIELDS = {
 
 
 def _embedded():
-  """Embeddings of a street with a place every 3 m, and the batch."""
+  """Embeddings of a street with an image every 3 m, and the batch."""
   rng = np.random.default_rng(1)
   rows = rng.normal(size=(2, SIZE, 4)).astype(np.float32)
   image, points = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-  position = np.zeros((SIZE, 3), np.float32)
-  position[:, 0] = 3.0 * np.arange(SIZE)
+  position = np.zeros((2, SIZE, 3), np.float32)
+  position[0, :, 0] = 3.0 * np.arange(SIZE)
+  position[1, :, 0] = 3.5 * np.arange(SIZE) + 2.0
   town = np.zeros(SIZE, np.int32)
   return dict(
     image=image, points=points, image_features=image, points_features=points
   ), dict(
-    image_position=position,
-    points_position=position + np.float32([1, 0, 0]),
+    image_position=position[0],
+    points_position=position[1],
     image_town=town,
     points_town=town,
     image_index=np.arange(SIZE),

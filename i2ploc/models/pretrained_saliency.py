@@ -157,8 +157,8 @@ def load_two_tower_variables(
   model: two_tower.TwoTower,
   batch: two_tower.Batch,
   *,
-  from_size: tuple[int, int] = KITTI_360_SIZE,
-  prefix: str = 'base_model',
+  from_size: tuple[int, int] | None = None,
+  prefix: str | None = None,
 ) -> dict:
   """The variables of a checkpoint.
 
@@ -167,8 +167,10 @@ def load_two_tower_variables(
     model: the released form of the towers, see the module.
     batch: one that `model` takes; only shapes and dtypes are looked at.
     from_size: (H, W) pixels of the images that the checkpoint is for; its
-      position embeddings are resampled to `model.image_size`.
-    prefix: below which the weights lie; '' for a bare state_dict.
+      position embeddings are resampled to `model.image_size`. None tells it by
+      their number: the model's own, KITTI-360's or KITTI's.
+    prefix: below which the weights lie, '' for a bare state_dict; None for
+      the authors' 'base_model', and '' for safetensors.
 
   Returns:
     {'params': ..., 'batch_stats': ...}, numpy arrays.
@@ -178,11 +180,25 @@ def load_two_tower_variables(
     ValueError: a damaged file, or one that does not fit, see
       `pretrained.convert`.
   """
-  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
+  if prefix is None:
+    prefix = '' if str(path).endswith('.safetensors') else 'base_model'
+  tensors = tensor_files.read_tensors(path, prefix)
+  from_size = from_size or _image_size(tensors, model)
   return pretrained.convert(
-    tensor_files.read_tensors(path, prefix),
+    tensors,
     two_tower_rules(model, from_size),
-    shapes,
+    jax.eval_shape(model.init, jax.random.key(0), batch),
     ignore=UNUSED,
     name=str(path),
   )
+
+
+def _image_size(tensors, model):
+  """Of the known image sizes the one whose patches have positions."""
+  known = (model.image_size, KITTI_360_SIZE, KITTI_SIZE)
+  position = tensors.get('image_encoder.pos_embed')
+  for height, width in known if position is not None else ():
+    patch = model.image.patch_size
+    if (height // patch) * (width // patch) + 1 == position.shape[1]:
+      return height, width
+  return model.image_size

@@ -76,29 +76,10 @@ def make_optimizer(
   Raises:
     ValueError: the warm-up does not fit, or a number has no meaning.
   """
-  if not 0 <= warmup_steps < num_steps:
-    raise ValueError(
-      f'warmup_steps is {warmup_steps} and num_steps is {num_steps}; the'
-      ' warm-up has to end before the run does: lower warmup_steps.'
-    )
-  numbers = dict(
-    weight_decay=weight_decay, matrix_learning_rate=matrix_learning_rate
+  _check_steps(warmup_steps, num_steps, accumulation)
+  _check_rates(
+    learning_rate, matrix_learning_rate, weight_decay, clip_norm, momentum
   )
-  if not 0 <= momentum < 1 or (momentum and matrix_learning_rate):
-    raise ValueError(
-      f'momentum={momentum} must be in [0, 1), and 0 if Muon moves the matrices'
-      f' (matrix_learning_rate={matrix_learning_rate}).'
-    )
-  if not 1 <= accumulation <= num_steps - warmup_steps:
-    raise ValueError(
-      f'accumulation={accumulation} must be at least 1, and at most the'
-      f' {num_steps - warmup_steps} steps after the warm-up.'
-    )
-  if learning_rate <= 0 or clip_norm <= 0 or min(numbers.values()) < 0:
-    raise ValueError(
-      f'learning_rate={learning_rate} and clip_norm={clip_norm} must be'
-      f' positive and none of {numbers} negative.'
-    )
 
   def schedule(peak):
     return optax.warmup_cosine_decay_schedule(
@@ -199,3 +180,36 @@ def _scaled(factors: Mapping[str, float]) -> optax.GradientTransformation:
     )
 
   return optax.stateless(scale)
+
+
+def _check_steps(warmup_steps, num_steps, accumulation):
+  """Raises ValueError unless there are updates after the warm-up."""
+  if not 0 <= warmup_steps < num_steps:
+    raise ValueError(
+      f'warmup_steps is {warmup_steps} and num_steps is {num_steps}; the'
+      ' warm-up has to end before the run does: lower warmup_steps.'
+    )
+  if not 1 <= accumulation <= num_steps - warmup_steps:
+    raise ValueError(
+      f'accumulation={accumulation} must be at least 1, and at most the'
+      f' {num_steps - warmup_steps} steps after the warm-up.'
+    )
+
+
+def _check_rates(
+  learning_rate, matrix_learning_rate, weight_decay, clip_norm, momentum
+):
+  """Raises ValueError for numbers without meaning."""
+  if not 0 <= momentum < 1 or (momentum and matrix_learning_rate):
+    raise ValueError(
+      f'momentum={momentum} must be in [0, 1), and 0 if Muon moves the matrices'
+      f' (matrix_learning_rate={matrix_learning_rate}).'
+    )
+  numbers = dict(
+    weight_decay=weight_decay, matrix_learning_rate=matrix_learning_rate
+  )
+  if learning_rate <= 0 or clip_norm <= 0 or min(numbers.values()) < 0:
+    raise ValueError(
+      f'learning_rate={learning_rate} and clip_norm={clip_norm} must be'
+      f' positive and none of {numbers} negative.'
+    )

@@ -83,6 +83,27 @@ class NearestNeighborsTest(parameterized.TestCase):
     found = point_cloud.nearest_neighbors(queries, points, mask, 6)
     np.testing.assert_array_equal(found, expected)
 
+  @parameterized.parameters(129, 192, 200)
+  def test_many_queries_are_answered_block_by_block_alike(self, num_queries):
+    points, queries = _cloud(0, 300), _cloud(1, num_queries)
+    mask = np.random.default_rng(2).uniform(size=300) < 0.7
+    points[~mask] = np.nan
+    found = point_cloud.nearest_neighbors(queries, points, mask, 5)
+    real = np.flatnonzero(mask)
+    distance = ((queries[:, None] - points[real]) ** 2).sum(-1)
+    expected = real[np.argsort(distance, axis=1)[:, :5]]
+    np.testing.assert_array_equal(found, expected)
+
+  def test_distances_of_all_queries_are_never_in_memory_at_once(self):
+    def search(queries, points, mask):
+      return point_cloud.nearest_neighbors(queries, points, mask, 8)
+
+    shapes = [(1024, 3), (4096, 3), (4096,)]
+    dtypes = [jnp.float32, jnp.float32, bool]
+    args = map(jax.ShapeDtypeStruct, shapes, dtypes)
+    stats = jax.jit(search).lower(*args).compile().memory_analysis()
+    self.assertLess(stats.temp_size_in_bytes, 1024 * 4096 * 4 / 4)
+
   def test_the_nearest_repeats_when_real_points_run_out(self):
     mask = np.arange(60) < 2
     found = point_cloud.nearest_neighbors(_cloud(3), _cloud(3), mask, 4)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Point transformer: order and padding laws, degenerate clouds."""
 
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -118,6 +120,69 @@ class PointTransformerTest(parameterized.TestCase):
     self.assertTrue(np.isfinite(value))
     finite = jax.tree.map(lambda g: bool(np.isfinite(g).all()), grads)
     self.assertTrue(all(jax.tree.leaves(finite)))
+
+  @parameterized.product(released=(False, True), remat=(False, True))
+  def test_groups_in_chunks_are_those_at_once(self, released, remat):
+    fields = dict(SMALL, **(RELEASED if released else {}), num_groups=19)
+    points, mask = _cloud(6)
+    model = point_transformer.PointTransformer(**fields)
+    variables = planted.variables(model, points, mask)
+
+    def run(model):
+      def total(params):
+        tokens, _ = model.apply(dict(variables, params=params), points, mask)
+        return (tokens**2).sum(), tokens
+
+      (_, tokens), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(
+        variables['params']
+      )
+      return tokens, grads
+
+    tokens, grads = run(model)
+    # Chunks of three groups, of which the seventh is filled up.
+    with mock.patch.object(point_transformer, 'POINTS_PER_CHUNK', 13):
+      chunked = run(model.copy(remat=remat))
+    np.testing.assert_allclose(chunked[0], tokens, atol=2e-6)
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-3),
+      chunked[1],
+      grads,
+    )
+
+  def test_batch_statistics_are_those_of_all_groups(self):
+    points, mask = _cloud(7)
+    model = point_transformer.PointTransformer(**SMALL, **RELEASED)
+    variables = planted.variables(model, points, mask)
+
+    def train(model):
+      return model.apply(
+        variables, points, mask, train=True, mutable=['batch_stats']
+      )
+
+    (tokens, _), after = jax.jit(train, static_argnums=0)(model)
+    with mock.patch.object(point_transformer, 'POINTS_PER_CHUNK', 1):
+      (small, _), small_after = jax.jit(train, static_argnums=0)(
+        model.copy(remat=True)
+      )
+    np.testing.assert_allclose(small, tokens, atol=2e-6)
+    jax.tree.map(np.testing.assert_allclose, small_after, after)
+
+  def test_remat_saves_the_memory_of_blocks_and_of_the_pointnet(self):
+    points, mask = _cloud(8, batch=1, num_points=2048)
+    fields = dict(SMALL, num_groups=512, group_size=16)
+
+    def memory(depth, remat):
+      model = point_transformer.PointTransformer(
+        **dict(fields, depth=depth), remat=remat
+      )
+      variables = planted.variables(model, points, mask)
+      grad = jax.grad(lambda v: (model.apply(v, points, mask)[0] ** 2).sum())
+      stats = jax.jit(grad).lower(variables).compile().memory_analysis()
+      return stats.temp_size_in_bytes
+
+    self.assertLess(memory(0, True), memory(0, False) / 2)  # the pointnet
+    blocks = [memory(4, remat) - memory(0, remat) for remat in (True, False)]
+    self.assertLess(blocks[0], blocks[1] / 2)
 
   def test_height_and_bearing_of_a_group_reach_its_token(self):
     model = point_transformer.PointTransformer(**SMALL)

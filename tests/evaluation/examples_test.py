@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saliency against area, counted by hand on two tokens a side."""
+
+from types import SimpleNamespace
+
+from absl.testing import absltest
+import numpy as np
+
+from i2ploc.evaluation import examples
+
+ROAD, HOUSE, CAR = 1, 2, 3
+CLASSES = {'road': (ROAD,), 'house': (HOUSE,), 'car': (CAR,)}
+WEIGHTS = np.asarray([[3.0, 1.0]])
+
+
+class Street:
+  """One image of two tokens and one scan of two and a masked third."""
+
+  moving = (CAR,)
+  movable = (CAR,)
+  protocols = (SimpleNamespace(query_rows=np.arange(1), map_rows=np.arange(1)),)
+
+  def batches(self, rows, what, size):
+    del rows, what, size
+    # Left token: road. Right token: half house, half car.
+    semantic = np.asarray([[ROAD, ROAD, HOUSE, CAR], [ROAD, ROAD, HOUSE, CAR]])
+    points = np.asarray([[5.0, 1, 0, 0], [5.0, -1, 0, 0], [9.0, 9, 9, 0]])
+    yield {
+      'mask': np.asarray([True, False]),
+      'image_semantic': np.stack([semantic] * 2),
+      'points': np.stack([points] * 2),
+      'points_mask': np.ones((2, 3), bool),
+      'points_semantic': np.asarray([[HOUSE, CAR, ROAD]] * 2),
+    }
+
+
+def _image_out(batch):
+  del batch
+  tokens = SimpleNamespace(mask=np.ones((2, 2), bool))
+  weights = np.repeat(WEIGHTS, 2, axis=0)
+  return dict(grid=(1, 2), saliency=weights, tokens=tokens)
+
+
+def _points_out(batch):
+  del batch
+  centers = np.asarray([[4.9, 1.1, 0], [5.1, -1, 0], [9.0, 9, 9]])
+  tokens = SimpleNamespace(mask=np.asarray([[True, True, False]] * 2))
+  weights = np.asarray([[*WEIGHTS[0], 50.0]] * 2)
+  return dict(centers=np.stack([centers] * 2), saliency=weights, tokens=tokens)
+
+
+DESCRIBE = examples.Describe(_image_out, _points_out)
+
+
+class SaliencySharesTest(absltest.TestCase):
+  def test_shares_of_classes_counted_by_hand(self):
+    found = dict(examples.saliency_shares(Street(), DESCRIBE, 'x', CLASSES))
+    expected = {
+      'image/road': (75.0, 50.0),
+      'image/house': (12.5, 25.0),
+      'image/car': (12.5, 25.0),
+      'points/road': (0.0, 0.0),
+      'points/house': (75.0, 50.0),
+      'points/car': (25.0, 50.0),
+    }
+    self.assertLen(found, 2 * len(expected))
+    for name, (share, area) in expected.items():
+      self.assertAlmostEqual(found[f'x/saliency/{name}_share'], share, msg=name)
+      self.assertAlmostEqual(found[f'x/saliency/{name}_area'], area, msg=name)
+
+  def test_asks_about_what_moves_unless_told_otherwise(self):
+    found = dict(examples.saliency_shares(Street(), DESCRIBE, 'x'))
+    self.assertLen(found, 8)
+    for group in ('moving', 'movable'):
+      self.assertAlmostEqual(found[f'x/saliency/image/{group}_share'], 12.5)
+      self.assertAlmostEqual(found[f'x/saliency/points/{group}_area'], 50.0)
+
+  def test_says_nothing_about_data_without_labels(self):
+    street = Street()
+    street.movable = ()
+    self.assertEmpty(list(examples.saliency_shares(street, DESCRIBE, 'x')))
+
+
+class PointWeightsTest(absltest.TestCase):
+  def test_a_point_weighs_what_the_nearest_real_token_does(self):
+    batch = next(Street().batches(None, (), 1))
+    weights = examples.point_weights(batch, 0, _points_out(batch))
+    # Of mean 1 over real tokens; the last point's own token is masked.
+    np.testing.assert_allclose(weights, [1.5, 0.5, 1.5])
+
+
+if __name__ == '__main__':
+  absltest.main()
