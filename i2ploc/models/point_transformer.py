@@ -177,10 +177,9 @@ class PointTransformer(nn.Module):
 
   def setup(self) -> None:
     """Creates the layers."""
-    pointnet, block = MiniPointNet, vit.Block
+    pointnet = MiniPointNet
     if self.remat:
       pointnet = nn.remat(MiniPointNet, static_argnums=2)
-      block = nn.remat(vit.Block)
     self.pointnet = pointnet(
       tuple(self.pointnet_widths),
       self.pointnet_features,
@@ -191,7 +190,7 @@ class PointTransformer(nn.Module):
     self.position1 = nn.Dense(128, dtype=self.dtype)
     self.position2 = nn.Dense(self.width, dtype=self.dtype)
     self.blocks = [
-      block(
+      vit.Block(
         self.width,
         self.num_heads,
         self.mlp_ratio,
@@ -276,8 +275,7 @@ class PointTransformer(nn.Module):
       )
     out = dict(samples=samples, groups=groups, centers=centers, mask=token_mask)
     attended = vit.sequence_mask(token_mask, self.has_cls)
-    for block in self.blocks:
-      x, cls_row = block(x + position, attended)
+    x, cls_row = vit.run_blocks(self.blocks, x, position, attended, self.remat)
     x = out['sequence'] = self.norm(x).astype(jnp.float32)
     if self.has_cls:
       out['cls'], out['attention'] = x[:, 0], cls_row

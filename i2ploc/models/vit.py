@@ -12,6 +12,7 @@ With their options these modules also hold the published ViT, DINOv2 and CLIP
 encoders, see `pretrained`.
 """
 
+from collections.abc import Sequence
 import functools
 import math
 
@@ -108,6 +109,53 @@ class Block(nn.Module):
   def query_key(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Queries and keys [B, H, N, D / H] of x as given, norm1 skipped."""
     return self.attention.query_key_value(x)[:2]
+
+
+def run_blocks(
+  blocks: Sequence[Block],
+  x: jax.Array,
+  position: jax.Array | None = None,
+  mask: jax.Array | None = None,
+  remat: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+  """Applies blocks one after another.
+
+  Args:
+    blocks: alike but for their parameters.
+    x: [B, N, D].
+    position: [B, N, D], added at the input of every block; None for nothing.
+    mask: see `attention.attend`.
+    remat: keep only what lies between the blocks for the backward pass, which
+      then computes each of them again.
+
+  Returns:
+    x: [B, N, D].
+    attention: [B, H, N], the CLS token's row in the last block; None without a
+      block.
+  """
+
+  def step(x, block):
+    return block(x if position is None else x + position, mask)
+
+  if not remat or not blocks or blocks[0].is_initializing():
+    cls_row = None
+    for block in blocks:
+      x, cls_row = step(x, block)
+    return x, cls_row
+  # A scan, and not `nn.remat`: on CPU, XLA merges what that computes again with
+  # what was computed before, and keeps everything.
+  block = blocks[0].unbind()[0]
+  params = jax.tree.map(
+    lambda *leaves: jnp.stack(leaves),
+    *(block.variables['params'] for block in blocks),
+  )
+
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def body(x, params):
+    return step(x, block.bind({'params': params}))
+
+  x, cls_rows = jax.lax.scan(body, x, params)
+  return x, cls_rows[-1]
 
 
 class ConvStem(nn.Module):
@@ -217,9 +265,8 @@ class ViT(nn.Module):
       self.embed = nn.Conv(
         self.width, patch, patch, padding='VALID', dtype=self.dtype
       )
-    block = nn.remat(Block) if self.remat else Block
     self.blocks = [
-      block(
+      Block(
         self.width,
         self.num_heads,
         self.mlp_ratio,
@@ -275,8 +322,7 @@ class ViT(nn.Module):
     if self.pre_norm:
       x = self.first_norm(x)
     out = {'grid': grid}
-    for block in self.blocks:
-      x, cls_row = block(x)
+    x, cls_row = run_blocks(self.blocks, x, remat=self.remat)
     x = out['sequence'] = self._last_norm(self._drop_registers(x, axis=1))
     if self.has_cls:
       out['cls'] = x[:, 0]

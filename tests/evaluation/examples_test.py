@@ -10,11 +10,13 @@ from i2ploc.evaluation import examples
 
 ROAD, HOUSE, CAR = 1, 2, 3
 CLASSES = {'road': (ROAD,), 'house': (HOUSE,), 'car': (CAR,)}
-WEIGHTS = np.asarray([[3.0, 1.0]])
+# Of two tokens of three readings; the last one is padding.
+WEIGHTS = np.asarray([[3.0, 1.0], [10.0, 10.0], [0.0, 1.0]])
+MASK = np.asarray([True, True, False])
 
 
 class Street:
-  """One image of two tokens and one scan of two and a masked third."""
+  """Images of two tokens and scans of two and a masked third, all alike."""
 
   moving = (CAR,)
   movable = (CAR,)
@@ -26,27 +28,26 @@ class Street:
     semantic = np.asarray([[ROAD, ROAD, HOUSE, CAR], [ROAD, ROAD, HOUSE, CAR]])
     points = np.asarray([[5.0, 1, 0, 0], [5.0, -1, 0, 0], [9.0, 9, 9, 0]])
     yield {
-      'mask': np.asarray([True, False]),
-      'image_semantic': np.stack([semantic] * 2),
-      'points': np.stack([points] * 2),
-      'points_mask': np.ones((2, 3), bool),
-      'points_semantic': np.asarray([[HOUSE, CAR, ROAD]] * 2),
+      'mask': MASK,
+      'image_semantic': np.stack([semantic] * 3),
+      'points': np.stack([points] * 3),
+      'points_mask': np.ones((3, 3), bool),
+      'points_semantic': np.asarray([[HOUSE, CAR, ROAD]] * 3),
     }
 
 
 def _image_out(batch):
   del batch
-  tokens = SimpleNamespace(mask=np.ones((2, 2), bool))
-  weights = np.repeat(WEIGHTS, 2, axis=0)
-  return dict(grid=(1, 2), saliency=weights, tokens=tokens)
+  tokens = SimpleNamespace(mask=np.ones((3, 2), bool))
+  return dict(grid=(1, 2), saliency=WEIGHTS, tokens=tokens)
 
 
 def _points_out(batch):
   del batch
   centers = np.asarray([[4.9, 1.1, 0], [5.1, -1, 0], [9.0, 9, 9]])
-  tokens = SimpleNamespace(mask=np.asarray([[True, True, False]] * 2))
-  weights = np.asarray([[*WEIGHTS[0], 50.0]] * 2)
-  return dict(centers=np.stack([centers] * 2), saliency=weights, tokens=tokens)
+  tokens = SimpleNamespace(mask=np.asarray([[True, True, False]] * 3))
+  weights = np.concatenate([WEIGHTS, [[50.0], [0.0], [0.0]]], axis=1)
+  return dict(centers=np.stack([centers] * 3), saliency=weights, tokens=tokens)
 
 
 DESCRIBE = examples.Describe(_image_out, _points_out)
@@ -56,12 +57,12 @@ class SaliencySharesTest(absltest.TestCase):
   def test_shares_of_classes_counted_by_hand(self):
     found = dict(examples.saliency_shares(Street(), DESCRIBE, 'x', CLASSES))
     expected = {
-      'image/road': (75.0, 50.0),
-      'image/house': (12.5, 25.0),
-      'image/car': (12.5, 25.0),
+      'image/road': (62.5, 50.0),
+      'image/house': (18.75, 25.0),
+      'image/car': (18.75, 25.0),
       'points/road': (0.0, 0.0),
-      'points/house': (75.0, 50.0),
-      'points/car': (25.0, 50.0),
+      'points/house': (62.5, 50.0),
+      'points/car': (37.5, 50.0),
     }
     self.assertLen(found, 2 * len(expected))
     for name, (share, area) in expected.items():
@@ -72,7 +73,7 @@ class SaliencySharesTest(absltest.TestCase):
     found = dict(examples.saliency_shares(Street(), DESCRIBE, 'x'))
     self.assertLen(found, 8)
     for group in ('moving', 'movable'):
-      self.assertAlmostEqual(found[f'x/saliency/image/{group}_share'], 12.5)
+      self.assertAlmostEqual(found[f'x/saliency/image/{group}_share'], 18.75)
       self.assertAlmostEqual(found[f'x/saliency/points/{group}_area'], 50.0)
 
   def test_says_nothing_about_data_without_labels(self):
