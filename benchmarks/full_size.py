@@ -34,21 +34,19 @@ from absl import app
 from absl import flags
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 # Run as a script, this folder is on the path and the checkout is not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from benchmarks import steps
 from configs import common
 from configs import saliency_i2ploc_kitti360
 from i2ploc import commands
-from i2ploc import factory
-from i2ploc.geometry import panorama
 from i2ploc.geometry import point_cloud
 from i2ploc.models import pretrained_saliency
+from i2ploc.training import compilation
 from i2ploc.training import state as state_lib
-from i2ploc.training import step as step_lib
 
 PARTS = flags.DEFINE_multi_enum(
   'part', ['sample'], ['sample', 'batch'], 'What to measure.'
@@ -60,10 +58,6 @@ REMAT = flags.DEFINE_bool('remat', False, 'Recompute blocks, for memory.')
 QUICK = flags.DEFINE_bool('quick', False, 'Everything small, for a test.')
 JSON = flags.DEFINE_string('json', None, 'Where to write the numbers.')
 
-# Camera x right, y down, z forward; LiDAR x forward, y left, z up.
-CAMERA_FROM_LIDAR = np.asarray(
-  [[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]], np.float32
-)
 RUNS = {
   'forward': ('image', 'points'),
   'backward': ('frozen', 'everything'),
@@ -84,35 +78,6 @@ def make_config(released: bool, remat: bool, quick: bool):
   for tower in (config.model.image, config.model.points):
     tower.remat = remat
   return common.smoke(config) if quick else config
-
-
-def make_batch(config: ml_collections.ConfigDict, size: int) -> dict:
-  """Random readings: noise, and points on ground and walls around."""
-  rng = np.random.default_rng(0)
-  num_points, image_size = config.model.num_points, config.data.image_size
-  points = rng.uniform(-20.0, 20.0, (size, num_points, 4))
-  points[..., 2] = -1.7
-  half = num_points // 2
-  points[:, :half, 1] = np.sign(points[:, :half, 1]) * 12.0
-  points[:, :half, 2] = rng.uniform(-1.7, 8.0, (size, half))
-  points += rng.normal(0.0, 0.05, points.shape)
-  place = 50.0 * np.arange(size)[:, None] * [1.0, 0.0, 0.0]
-  row = np.arange(size, dtype=np.int32)
-  rig = panorama.sphere_intrinsics(image_size), CAMERA_FROM_LIDAR
-  intrinsics, motion = (np.tile(x, (size, 1, 1)) for x in rig)
-  return {
-    'image': rng.integers(0, 256, (size, *image_size, 3), np.uint8),
-    'intrinsics': intrinsics.astype(np.float32),
-    'points': points.astype(np.float32),
-    'points_mask': np.ones((size, num_points), bool),
-    'camera_from_lidar': motion,
-    'image_position': place.astype(np.float32),
-    'points_position': place.astype(np.float32),
-    'image_town': np.zeros(size, np.int32),
-    'points_town': np.zeros(size, np.int32),
-    'image_index': row,
-    'points_index': row,
-  }
 
 
 def serve_ours(kind, config, batch, samples, weights):
@@ -151,7 +116,7 @@ def serve_ours(kind, config, batch, samples, weights):
   args = jax.device_put((trained, frozen, batch, samples))
   runs, temporary = {}, {}
   for name in RUNS[kind]:
-    run = jax.jit(functions[name]).lower(*args).compile()
+    run = compilation.jit(functions[name]).lower(*args).compile()
     temporary[name] = run.memory_analysis().temp_size_in_bytes / GIB
     runs[name] = functools.partial(_run, run, args)
   return runs, temporary
@@ -274,7 +239,7 @@ def time_grouping(config, points: np.ndarray) -> tuple[np.ndarray, float]:
 def measure_sample() -> dict[str, float]:
   """Part one; prints its table."""
   config = make_config(True, REMAT.value, QUICK.value)
-  batch = make_batch(config, 1)
+  batch = steps.make_batch(config, 1)
   samples, seconds = time_grouping(config, batch['points'][0, :, :3])
   numbers = {'farthest_points/ours/wall': seconds}
   serves = {'ours': serve_ours}
@@ -318,29 +283,14 @@ def show_sample(numbers: dict[str, float]) -> None:
 
 def measure_batch() -> dict[str, float]:
   """Part two, in this process; prints its row."""
-  config = make_config(False, REMAT.value, QUICK.value)
-  size, fields = PAIRS.value, config.train
+  config, size = make_config(False, REMAT.value, QUICK.value), PAIRS.value
   towers = commands.Towers(config, tuple(config.data.image_size))
   variables = dict(towers.init(jax.random.key(0)))
-  optimizer = factory.make_optimizer(
-    fields.num_steps, **config.optimizer.to_dict()
-  )
-  step = step_lib.make_train_step(
-    factory.make_embed(
-      towers.model,
-      color_jitter=fields.color_jitter,
-      mirror=fields.mirror,
-      yaw=fields.yaw,
-    ),
-    factory.make_loss(**config.loss.to_dict()),
-    optimizer,
-    ema_decay=fields.ema_decay,
-    num_chunks=size // CHUNK.value,
-  )
+  step, optimizer = steps.make_step(config, towers, size // CHUNK.value)
   state = state_lib.init_state(
     variables.pop('params'), variables, optimizer.init, jax.random.key(1)
   )
-  batch = make_batch(config, size)
+  batch = steps.make_batch(config, size)
   compiled = step.lower(state, batch).compile()
   start = time.perf_counter()
   metrics = jax.block_until_ready(compiled(state, batch)[1])

@@ -39,6 +39,7 @@ from i2ploc.models import pretrained_saliency
 from i2ploc.models import pretrained_vit
 from i2ploc.retrieval import index as index_lib
 from i2ploc.training import checkpoint
+from i2ploc.training import compilation
 from i2ploc.training import loop
 from i2ploc.training import metric_writer
 from i2ploc.training import serialization
@@ -73,7 +74,7 @@ class Towers:
 
   def init(self, key: jax.Array) -> Any:
     """Fresh variables."""
-    return jax.jit(self.model.init)({'params': key}, self.batch)
+    return compilation.jit(self.model.init)({'params': key}, self.batch)
 
   @property
   def batch(self) -> dict[str, jax.Array]:
@@ -90,7 +91,7 @@ class Towers:
   @functools.cached_property
   def image(self):
     """`variables, batch -> [B, D]`."""
-    return jax.jit(lambda *args: self._image(*args)[0])
+    return compilation.jit(lambda *args: self._image(*args)[0])
 
   @functools.cache  # noqa: B019  towers live as long as the program
   def points(self, views: tuple[float, ...]):
@@ -104,17 +105,17 @@ class Towers:
         seen = [self._points(variables, batch, yaw)[0] for yaw in views]
       return jnp.stack(seen, axis=1)
 
-    return jax.jit(embed)
+    return compilation.jit(embed)
 
   @functools.cached_property
   def image_out(self):
     """`variables, batch -> out` of the image tower."""
-    return jax.jit(lambda *args: self._image(*args)[1])
+    return compilation.jit(lambda *args: self._image(*args)[1])
 
   @functools.cached_property
   def points_out(self):
     """`variables, batch -> out` of the LiDAR tower, looking ahead."""
-    return jax.jit(lambda *args: self._points(*args)[1])
+    return compilation.jit(lambda *args: self._points(*args)[1])
 
   def _image(self, variables, batch):
     return self.model.apply(variables, batch, method='embed_image')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The full-size benchmark measures what it says, and its peer is the release."""
+"""The full-size benchmark does what it says, and its peer is the release."""
 
 import contextlib
 import importlib.util
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from benchmarks import full_size
+from benchmarks import steps
 from i2ploc import commands
 from tests import shared
 
@@ -28,7 +29,7 @@ def _tiny_config():
 class FullSizeTest(parameterized.TestCase):
   def test_given_farthest_points_the_descriptors_are_those_of_the_model(self):
     config = _tiny_config()
-    batch = full_size.make_batch(config, 1)
+    batch = steps.make_batch(config, 1)
     samples, _ = full_size.time_grouping(config, batch['points'][0, :, :3])
     runs, temporary = full_size.serve_ours(
       'forward', config, batch, samples, weights=''

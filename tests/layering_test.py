@@ -63,6 +63,7 @@ ORDER = {
   'i2ploc.training': (
     'state',
     'optimizer',
+    'compilation',
     'step',
     'serialization',
     'checkpoint',

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from i2ploc.training import compilation
 from i2ploc.training import optimizer as optimizer_lib
 from i2ploc.training import state as state_lib
 
@@ -110,7 +111,7 @@ def make_train_step(
     )
     return new_state, metrics
 
-  return jax.jit(train_step, donate_argnums=0)
+  return compilation.jit(train_step, donate_argnums=0)
 
 
 def _embed_chunks(embed, num_chunks, params, model_state, batch, key):

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compilation with the options that the programs of this library need.
+
+On CPU, XLA hands whole subgraphs to its YNNPACK library. That helps matrix
+products and harms convolutions of few channels: the kernel gradient of a 3 x 3
+convolution of 24 channels takes twice as long as without, and a training
+step of the demonstration 1.4 times (jaxlib 0.10.2, benchmarks/train_step.py).
+Only single products are left to it here.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+
+CPU_OPTIONS = {
+  'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
+}
+
+
+@functools.cache
+def options() -> dict[str, str]:
+  """`CPU_OPTIONS`, or nothing on other devices and where jaxlib lacks them."""
+  if jax.default_backend() != 'cpu':
+    return {}
+  try:
+    jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0).compile()
+  except (jax.errors.JaxRuntimeError, ValueError):
+    return {}
+  return CPU_OPTIONS
+
+
+def jit(function: Callable[..., Any], **kwargs) -> Callable[..., Any]:
+  """`jax.jit(function, **kwargs)` with `options()`; outermost calls only."""
+  return jax.jit(function, compiler_options=options(), **kwargs)

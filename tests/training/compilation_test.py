@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the compiler's options."""
+
+from unittest import mock
+
+from absl.testing import absltest
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc.training import compilation
+
+
+def _kernel_gradient(x, kernel):
+  def energy(kernel):
+    names = ('NHWC', 'HWIO', 'NHWC')
+    y = jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), 'SAME', dimension_numbers=names
+    )
+    return (y**2).sum()
+
+  return jax.grad(energy)(kernel)
+
+
+class CompilationTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    compilation.options.cache_clear()
+    self.addCleanup(compilation.options.cache_clear)
+
+  def test_convolutions_are_not_left_to_the_slow_library(self):
+    if not compilation.options():
+      self.skipTest('not a CPU, or a jaxlib without this option')
+    args = jnp.ones((4, 8, 8, 24)), jnp.ones((3, 3, 24, 24))
+    compiled = compilation.jit(_kernel_gradient).lower(*args).compile()
+    self.assertNotIn('ynn_fusion', compiled.as_text())
+    np.testing.assert_allclose(
+      compiled(*args), jax.jit(_kernel_gradient)(*args), rtol=1e-5
+    )
+
+  def test_a_jaxlib_without_the_option_compiles_without_it(self):
+    with mock.patch.object(compilation, 'CPU_OPTIONS', {'xla_no_such': '1'}):
+      self.assertEqual(compilation.options(), {})
+      self.assertEqual(compilation.jit(lambda x: x + 1)(1), 2)
+
+  def test_other_devices_are_left_alone(self):
+    with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
+      self.assertEqual(compilation.options(), {})
+
+
+if __name__ == '__main__':
+  absltest.main()
