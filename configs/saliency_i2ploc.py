@@ -115,7 +115,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         features=832,
         per_sector_head=False,
       ),
-      'netvlad': dict(name='netvlad', num_clusters=64, features=832),
+      'netvlad': dict(name='netvlad', num_clusters=64, features=256),
     }[common.choice('aggregator', arg.aggregator, ('sectors', 'netvlad'))],
     saliency=arg.saliency,
     projection='pinhole',
