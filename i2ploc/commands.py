@@ -74,7 +74,7 @@ class Towers:
 
   def init(self, key: jax.Array) -> Any:
     """Fresh variables."""
-    return compilation.jit(self.model.init)({'params': key}, self.batch)
+    return jax.jit(self.model.init)({'params': key}, self.batch)
 
   @property
   def batch(self) -> dict[str, jax.Array]:
