@@ -90,3 +90,22 @@ def rotation_z(angle: jax.Array) -> jax.Array:
     jnp.stack([zero, zero, one], axis=-1),
   ]
   return jnp.stack(rows, axis=-2)
+
+
+def rotation_from_vector(vector: jax.Array) -> jax.Array:
+  """Rotations [..., 3, 3] by |v| radians about v [..., 3] (Rodrigues).
+
+  Smooth at zero, to all orders that float32 can tell.
+  """
+  squared = jnp.sum(vector**2, axis=-1)[..., None, None]
+  small = squared < 1e-4
+  angle = jnp.sqrt(jnp.where(small, 1.0, squared))
+  sine = jnp.where(small, 1 - squared / 6, jnp.sin(angle) / angle)
+  half = jnp.sin(angle / 2) / angle
+  cosine = jnp.where(small, 0.5 - squared / 24, 2 * half**2)
+  x, y, z = jnp.moveaxis(vector, -1, 0)
+  zero = jnp.zeros_like(x)
+  rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
+  cross = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+  square = jnp.matmul(cross, cross, precision=EXACT)
+  return jnp.eye(3, dtype=vector.dtype) + sine * cross + cosine * square

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which minimal samples a consensus tries, in which order.
+
+A sampler is a pytree of arrays whose `draw` gives any run of its sequence of
+samples at once: draw t does not depend on draws before it, so that samples are
+made in batches, on device, and a batch of problems is a vmap. What differs
+between RANSAC, PROSAC and B-PROSAC is the sampler alone.
+
+Data are in the order of decreasing quality where a sampler asks for quality.
+All samplers have `num_data`, `num_samples` (draws after which nothing new
+comes) and `draw`.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_ENDLESS = np.iinfo(np.int32).max
+# Other draws of a sample that repeats a group, until one does not.
+_ATTEMPTS = 4
+
+
+def distinct(key: jax.Array, pool: jax.Array, size: int) -> jax.Array:
+  """Distinct indices below a bound, every subset with the same probability.
+
+  Args:
+    key: PRNG key.
+    pool: [S] int32, bounds; below `size` indices repeat.
+    size: m, indices per sample.
+
+  Returns:
+    [S, m] int32.
+  """
+  uniform = jax.random.uniform(key, (size, *pool.shape))
+  chosen = []
+  for i in range(size):
+    left = jnp.maximum(pool - i, 1)
+    index = jnp.minimum((uniform[i] * left).astype(jnp.int32), left - 1)
+    # The i-th of those left: it moves up by every chosen one at or below it.
+    for other in _ascending(chosen):
+      index = index + (index >= other)
+    chosen.append(index)
+  return jnp.stack(chosen, axis=-1)
+
+
+def _ascending(arrays: list[jax.Array]) -> list[jax.Array]:
+  """Equal-shaped arrays, sorted elementwise by compare and exchange."""
+  arrays = list(arrays)
+  for end in range(len(arrays) - 1, 0, -1):
+    for i in range(end):
+      low, high = arrays[i], arrays[i + 1]
+      arrays[i], arrays[i + 1] = jnp.minimum(low, high), jnp.maximum(low, high)
+  return arrays
+
+
+class Uniform(NamedTuple):
+  """Every subset of the data with the same probability.
+
+  Attributes:
+    num_data: int32 scalar; of padded data, the real ones, which come first.
+  """
+
+  num_data: jax.Array
+  num_samples = _ENDLESS
+
+  def draw(
+    self, key: jax.Array, start: jax.Array, count: int, size: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """Samples `start`, ..., `start + count - 1` of the sequence.
+
+    Args:
+      key: of the whole sequence.
+      start: int32, number of the first draw, from 0.
+      count: S.
+      size: m.
+
+    Returns:
+      indices: [S, m] int32.
+      valid: [S] bool.
+    """
+    pool = jnp.full(count, self.num_data, jnp.int32)
+    indices = distinct(jax.random.fold_in(key, start), pool, size)
+    return indices, pool >= size
+
+
+def prosac_growth(
+  num_data: int, sample_size: int, num_draws: int = 200_000
+) -> np.ndarray:
+  """After how many draws PROSAC goes on to a larger pool.
+
+  T_n = T_N prod_{i < m} (n - i) / (N - i) of T_N uniform draws are expected to
+  come from the n best data; T'_m = 1, T'_{n + 1} = T'_n + ceil(T_{n+1} - T_n).
+
+  Args:
+    num_data: N.
+    sample_size: m.
+    num_draws: T_N, after which PROSAC equals RANSAC.
+
+  Returns:
+    int64 [N + 1], T'_n; 0 below m.
+
+  Raises:
+    ValueError: fewer data than a sample holds.
+
+  References:
+    Chum and Matas, Matching with PROSAC, CVPR 2005, equations 3 to 6.
+  """
+  if num_data < sample_size:
+    raise ValueError(f'{num_data} data, but a sample holds {sample_size}.')
+  n = np.arange(num_data + 1, dtype=np.float64)
+  share = np.ones(num_data + 1)
+  for i in range(sample_size):
+    share *= np.maximum(n - i, 0.0) / (num_data - i)
+  steps = num_draws * np.diff(share)
+  # Rounding must not lift a whole number to the next one.
+  steps = np.ceil(steps - 1e-9 * np.maximum(steps, 1.0))
+  growth = np.zeros(num_data + 1, np.int64)
+  growth[sample_size] = 1
+  growth[sample_size + 1 :] = 1 + np.cumsum(steps[sample_size:]).astype(
+    np.int64
+  )
+  return growth
+
+
+class Prosac(NamedTuple):
+  """Progressive sampling: the best data first (Chum and Matas, CVPR 2005).
+
+  While draw t belongs to the pool of the n best, n = min {n: T'_n >= t}, it is
+  the n-th datum and m - 1 others of the pool; after the last pool it is
+  uniform.
+
+  Attributes:
+    num_data: int32 scalar.
+    growth: int32 [N + 1] of `prosac_growth`; entries beyond `num_data` are not
+      read.
+  """
+
+  num_data: jax.Array
+  growth: jax.Array
+  num_samples = _ENDLESS
+
+  def pool(self, draw: jax.Array) -> jax.Array:
+    """Size n of the pool of draws, counted from 0; N + 1 after the last."""
+    n = jnp.searchsorted(self.growth, draw + 1, side='left')
+    return jnp.minimum(n.astype(jnp.int32), self.num_data + 1)
+
+  def draw(
+    self, key: jax.Array, start: jax.Array, count: int, size: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """See `Uniform.draw`."""
+    n = self.pool(start + jnp.arange(count, dtype=jnp.int32))
+    grows = n <= self.num_data
+    pool = jnp.where(grows, n - 1, self.num_data)
+    indices = distinct(jax.random.fold_in(key, start), pool, size)
+    newest = jnp.where(grows, n - 1, indices[:, -1])
+    indices = indices.at[:, -1].set(newest)
+    return indices, jnp.full(count, self.num_data >= size)
+
+
+def make_prosac(
+  num_data: int, sample_size: int, capacity: int, num_draws: int = 200_000
+) -> Prosac:
+  """PROSAC for `num_data` data, padded to `capacity`."""
+  growth = np.full(capacity + 1, _ENDLESS, np.int32)
+  if num_data >= sample_size:
+    table = prosac_growth(num_data, sample_size, num_draws)
+    growth[: num_data + 1] = np.minimum(table, _ENDLESS - 1)
+  return Prosac(jnp.asarray(num_data, jnp.int32), jnp.asarray(growth))
+
+
+def balanced_order(rank: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+  """Order of B-PROSAC: all first candidates, then all second ones, and so on.
+
+  One order by similarity alone would let the few large and clear objects fill
+  its head (Matsuzaki et al., CLIP-Loc, ICRA 2024).
+
+  Args:
+    rank: [N] int, which candidate of its observation a pair is, from 0.
+    similarity: [N].
+
+  Returns:
+    [N] indices into the pairs.
+  """
+  return np.lexsort((-np.asarray(similarity), np.asarray(rank)))
+
+
+class BalancedProsac(NamedTuple):
+  """PROSAC over pairs in `balanced_order`, none of whose parts come twice.
+
+  A sample that names an observation or a landmark twice cannot be right; such
+  draws are repeated, and invalid where that does not help.
+
+  Attributes:
+    progressive: draws of the ordered pairs.
+    observation: int32 [N], of the ordered pairs.
+    landmark: int32 [N].
+  """
+
+  progressive: Prosac
+  observation: jax.Array
+  landmark: jax.Array
+  num_samples = _ENDLESS
+
+  @property
+  def num_data(self) -> jax.Array:
+    """Real pairs."""
+    return self.progressive.num_data
+
+  @property
+  def growth(self) -> jax.Array:
+    """See `Prosac`."""
+    return self.progressive.growth
+
+  def draw(
+    self, key: jax.Array, start: jax.Array, count: int, size: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """See `Uniform.draw`."""
+    keys = jax.random.split(key, _ATTEMPTS)
+    indices, valid = jax.vmap(
+      lambda k: self.progressive.draw(k, start, count, size)
+    )(keys)
+    valid &= ~_repeats(self.observation[indices])
+    valid &= ~_repeats(self.landmark[indices])
+    first = jnp.argmax(valid, axis=0)
+    indices = jnp.take_along_axis(indices, first[None, :, None], axis=0)[0]
+    return indices, valid.any(axis=0)
+
+
+def _repeats(values: jax.Array) -> jax.Array:
+  """[...] bool, whether any two of [..., m] are equal."""
+  pairs = values[..., :, None] == values[..., None, :]
+  size = values.shape[-1]
+  return (pairs & ~jnp.eye(size, dtype=bool)).any((-1, -2))
+
+
+class Exhaustive(NamedTuple):
+  """Given samples one after another, each once.
+
+  Attributes:
+    num_data: int32 scalar.
+    samples: int32 [T, m].
+    num_samples: int32 scalar, the real ones, which come first.
+  """
+
+  num_data: jax.Array
+  samples: jax.Array
+  num_samples: jax.Array
+
+  def draw(
+    self, key: jax.Array, start: jax.Array, count: int, size: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """See `Uniform.draw`; nothing is random."""
+    del key, size
+    number = start + jnp.arange(count, dtype=jnp.int32)
+    indices = self.samples.at[number].get(mode='clip')
+    return indices, number < self.num_samples
+
+
+def num_combinations(num_data: int, sample_size: int) -> int:
+  """How many samples there are."""
+  return math.comb(num_data, sample_size)
+
+
+def make_exhaustive(
+  num_data: int, sample_size: int, capacity: int
+) -> Exhaustive:
+  """All samples of `num_data` data, padded to those of `capacity` data."""
+  found = np.asarray(
+    list(itertools.combinations(range(num_data), sample_size)), np.int32
+  ).reshape(-1, sample_size)
+  samples = np.zeros((num_combinations(capacity, sample_size), sample_size))
+  samples[: len(found)] = found
+  return Exhaustive(
+    jnp.asarray(num_data, jnp.int32),
+    jnp.asarray(samples, jnp.int32),
+    jnp.asarray(len(found), jnp.int32),
+  )
+
+
+Sampler = Uniform | Prosac | BalancedProsac | Exhaustive

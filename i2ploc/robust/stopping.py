@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""After how many draws a better model is no longer to be expected."""
+
+import jax
+import jax.numpy as jnp
+
+# One-sided 95 % quantile of a Gaussian: sqrt(2.706).
+_QUANTILE = 1.645
+
+
+def _draws(inliers, total, sample_size, confidence):
+  """Draws after which a sample of inliers alone has come; [...]."""
+  success = jnp.ones_like(inliers)
+  for j in range(sample_size):
+    share = (inliers - j) / jnp.maximum(total - j, 1.0)
+    success = success * jnp.clip(share, 0.0, 1.0)
+  # log1p: a success of 1e-9 is not lost to rounding.
+  miss = jnp.log1p(-jnp.minimum(success, 1 - 1e-7))
+  needed = jnp.log1p(-jnp.asarray(confidence, inliers.dtype)) / miss
+  return jnp.where(success > 0, needed, jnp.inf)
+
+
+def ransac_draws(
+  num_inliers: jax.Array,
+  num_data: jax.Array,
+  sample_size: int,
+  confidence: float,
+) -> jax.Array:
+  """Draws of which one consists of inliers, with the given probability.
+
+  log(1 - p) / log(1 - prod_{j < m} (I - j) / (N - j)) (Fischler and Bolles,
+  1981, without replacement).
+
+  Args:
+    num_inliers: I.
+    num_data: N.
+    sample_size: m.
+    confidence: p.
+
+  Returns:
+    float32, infinite for fewer than m inliers.
+  """
+  inliers = jnp.asarray(num_inliers, jnp.float32)
+  total = jnp.asarray(num_data, jnp.float32)
+  return _draws(inliers, total, sample_size, confidence)
+
+
+def prosac_draws(
+  inliers: jax.Array,
+  growth: jax.Array,
+  num_draws: jax.Array,
+  sample_size: int,
+  confidence: float,
+  chance: float,
+) -> jax.Array:
+  """Draws after which PROSAC may stop; one expression over all pools.
+
+  The n best data end the search if their inliers are too many for chance
+  (non-randomness, Gaussian approximation of the binomial tail of 5 %) and if
+  enough samples came from them (maximality). Of the draws so far T'_n came from
+  pool n; what was drawn from larger pools does not count for it.
+
+  Args:
+    inliers: [N] bool of the best model, in order of quality.
+    growth: int32 [N + 1] of `samplers.prosac_growth`.
+    num_draws: so far.
+    sample_size: m.
+    confidence: of maximality, p.
+    chance: probability with which a datum agrees with a wrong model.
+
+  Returns:
+    float32: at most `num_draws` if the search may stop, else infinite.
+
+  References:
+    Chum and Matas, Matching with PROSAC, CVPR 2005, section 2.2.
+  """
+  m = sample_size
+  found = jnp.cumsum(inliers).astype(jnp.float32)
+  n = jnp.arange(1, inliers.size + 1, dtype=jnp.float32)
+  others = jnp.maximum(n - m, 0.0)
+  random = m + others * chance
+  random += _QUANTILE * jnp.sqrt(others * chance * (1 - chance))
+  needed = _draws(found, n, m, confidence)
+  drawn = jnp.minimum(growth[1:], num_draws).astype(jnp.float32)
+  admissible = (n > m) & (found >= random) & (drawn >= needed)
+  return jnp.min(jnp.where(admissible, needed, jnp.inf))

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the stopping rules."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc.robust import samplers
+from i2ploc.robust import stopping
+
+
+def _prosac(inliers, draws, chance=0.05):
+  growth = jnp.asarray(samplers.prosac_growth(len(inliers), 3), jnp.int32)
+  inliers = jnp.asarray(inliers, bool)
+  return float(stopping.prosac_draws(inliers, growth, draws, 3, 0.9999, chance))
+
+
+class RansacTest(parameterized.TestCase):
+  @parameterized.parameters((50, 100, 3), (5, 100, 4), (990, 1000, 2))
+  def test_the_formula(self, inliers, total, size):
+    success = np.prod([(inliers - j) / (total - j) for j in range(size)])
+    expected = np.log(1 - 0.99) / np.log(1 - success)
+    found = stopping.ransac_draws(inliers, total, size, 0.99)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+  def test_without_a_sample_of_inliers_it_never_ends(self):
+    self.assertEqual(stopping.ransac_draws(2, 100, 3, 0.99), np.inf)
+    self.assertEqual(stopping.ransac_draws(0, 0, 3, 0.99), np.inf)
+
+  def test_all_inliers_end_it_at_once(self):
+    self.assertLess(stopping.ransac_draws(100, 100, 3, 0.9999), 1.0)
+
+
+class ProsacTest(absltest.TestCase):
+  def test_a_good_head_ends_it_long_before_ransac(self):
+    inliers = np.arange(1000) < 60
+    ransac = stopping.ransac_draws(60, 1000, 3, 0.9999)
+    self.assertGreater(ransac, 10_000)
+    self.assertLess(_prosac(inliers, 256), 256)
+
+  def test_as_many_inliers_spread_evenly_do_not(self):
+    inliers = np.arange(1000) % 17 == 0
+    self.assertEqual(_prosac(inliers, 256), np.inf)
+
+  def test_what_chance_explains_is_no_reason(self):
+    # Ten inliers in the head of 20: enough draws, but chance gives as many.
+    inliers = np.arange(1000) < 10
+    self.assertLess(_prosac(inliers, 2000, chance=0.001), np.inf)
+    self.assertEqual(_prosac(inliers, 2000, chance=0.9), np.inf)
+
+  def test_draws_from_larger_pools_do_not_count_for_smaller_ones(self):
+    # Half of the best 40 are right: 69 draws from their pool would do, but
+    # there were 38, of 1,000.
+    inliers = (np.arange(100_000) < 40) & (np.arange(100_000) % 2 == 0)
+    self.assertEqual(samplers.prosac_growth(100_000, 3)[40], 38)
+    self.assertEqual(_prosac(inliers, 1000), np.inf)
+
+
+if __name__ == '__main__':
+  absltest.main()
