@@ -60,9 +60,19 @@ def _row_losses(logits: jax.Array, relations: jax.Array) -> jax.Array:
   return rows.sum() / jnp.maximum((num_positives > 0).sum(), 1)
 
 
-def _metrics(
-  similarities: jax.Array, relations: jax.Array, scale: jax.Array
+def batch_metrics(
+  similarities: jax.Array, relations: jax.Array
 ) -> dict[str, jax.Array]:
+  """How a batch would be retrieved.
+
+  Args:
+    similarities: [B, M] of queries to what they are compared with.
+    relations: [B, M] in {+1, 0, -1}.
+
+  Returns:
+    recall_at_1 (of the rows, ties are misses), positive_similarity and
+    negative_similarity (means over pairs).
+  """
   positive, negative = relations > 0, relations < 0
   best_positive = similarities.max(-1, where=positive, initial=-jnp.inf)
   best_negative = similarities.max(-1, where=negative, initial=-jnp.inf)
@@ -75,10 +85,53 @@ def _metrics(
 
   return {
     'recall_at_1': hits,
-    'scale': scale,
     'positive_similarity': mean(positive),
     'negative_similarity': mean(negative),
   }
+
+
+def check_pairs(image: jax.Array, points: jax.Array) -> None:
+  """Raises ValueError unless both are [B, D]."""
+  if image.shape != points.shape or image.ndim != 2:
+    raise ValueError(
+      f'image {image.shape} and points {points.shape}: expected both [B, D].'
+    )
+
+
+def compare(
+  image: jax.Array, points: jax.Array, relations: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+  """All inner products of a batch, in float32 at full matmul precision.
+
+  Whatever the inputs: at scale 100, products of TF32 or bfloat16 are off by
+  more than the differences that matter.
+
+  Args:
+    image: [B, D].
+    points: [B, D]; row i was paired with image i.
+    relations: [B, B] in {+1, 0, -1}, image i to points j; None: pairs (i, i)
+      are positive and all others negative.
+
+  Returns:
+    Similarities [B, B] and relations [B, B].
+
+  Raises:
+    ValueError: shapes that do not fit.
+  """
+  check_pairs(image, points)
+  size = image.shape[0]
+  if relations is None:
+    relations = 2 * jnp.eye(size, dtype=jnp.int8) - 1
+  if relations.shape != (size, size):
+    raise ValueError(
+      f'relations {relations.shape}: expected {(size, size)}, image to points.'
+    )
+  similarities = jnp.matmul(
+    image.astype(jnp.float32),
+    points.astype(jnp.float32).T,
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  return similarities, relations
 
 
 def info_nce(
@@ -90,9 +143,7 @@ def info_nce(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Contrastive loss of image descriptors against point-cloud descriptors.
 
-  S = scale image @ points^T, computed in float32 at full matmul precision
-  whatever the inputs: at scale 100 TF32 or bfloat16 products are off by more
-  than the differences that matter.
+  Of S = scale image @ points^T, see `compare`.
 
   Args:
     image: [B, D] unit norm.
@@ -116,24 +167,8 @@ def info_nce(
     Radford et al., Learning Transferable Visual Models From Natural Language
     Supervision, ICML 2021. Li et al., SaliencyI2PLoc, Information Fusion 2025.
   """
-  size = image.shape[0]
-  if image.shape != points.shape or image.ndim != 2:
-    raise ValueError(
-      f'image {image.shape} and points {points.shape}: expected both [B, D].'
-    )
-  own = jnp.eye(size, dtype=bool)
-  if relations is None:
-    relations = jnp.where(own, 1, -1)
-  if relations.shape != (size, size):
-    raise ValueError(
-      f'relations {relations.shape}: expected {(size, size)}, image to points.'
-    )
+  similarities, relations = compare(image, points, relations)
   scale = jnp.asarray(scale, jnp.float32)
-  similarities = jnp.matmul(
-    image.astype(jnp.float32),
-    points.astype(jnp.float32).T,
-    precision=jax.lax.Precision.HIGHEST,
-  )
   logits = scale * similarities
   if form == 'clip':
     image_to_points = _row_losses(logits, relations)
@@ -141,8 +176,49 @@ def info_nce(
     loss = (image_to_points + points_to_image) / 2
   elif form == 'concatenated':
     both = jnp.concatenate([logits, logits.T], axis=1)
-    once = jnp.where(own, 0, relations.T)
+    once = jnp.where(jnp.eye(len(image), dtype=bool), 0, relations.T)
     loss = _row_losses(both, jnp.concatenate([relations, once], axis=1))
   else:
     raise ValueError(f"form '{form}': expected 'clip' or 'concatenated'.")
-  return loss, _metrics(similarities, relations, scale)
+  return loss, batch_metrics(similarities, relations) | {'scale': scale}
+
+
+def sigmoid(
+  image: jax.Array,
+  points: jax.Array,
+  scale: jax.Array | float,
+  bias: jax.Array | float,
+  relations: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Every pair judged alone: does it show one place?
+
+  1/B sum_ij softplus(-r_ij (scale image_i . points_j + bias)) over the pairs
+  that are not ignored. Nothing is normalised over the batch: several positives
+  of a row do not compete, and what is ignored leaves no trace.
+
+  Args:
+    image: [B, D] unit norm.
+    points: [B, D] unit norm.
+    scale: on the similarities.
+    bias: log odds of a pair of unrelated descriptors; about -log B, so that
+      many negatives do not drown few positives at the start.
+    relations: see `info_nce`.
+
+  Returns:
+    The loss, a sum over pairs per row of the batch.
+    Metrics: those of `info_nce`, and bias.
+
+  Raises:
+    ValueError: shapes that do not fit.
+
+  References:
+    Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023, eq. 2.
+  """
+  similarities, relations = compare(image, points, relations)
+  scale = jnp.asarray(scale, jnp.float32)
+  bias = jnp.asarray(bias, jnp.float32)
+  logits = scale * similarities + bias
+  losses = jax.nn.softplus(jnp.where(relations > 0, -logits, logits))
+  loss = jnp.where(relations != 0, losses, 0.0).sum() / len(image)
+  found = {'scale': scale, 'bias': bias}
+  return loss, batch_metrics(similarities, relations) | found

@@ -296,6 +296,71 @@ class NumericsTest(parameterized.TestCase):
     np.testing.assert_allclose(inside, -14, rtol=1e-6)
 
 
+@jax.jit
+def _sigmoid(image, points, scale, bias, relations=None):
+  return contrastive.sigmoid(image, points, scale, bias, relations)[0]
+
+
+class SigmoidTest(parameterized.TestCase):
+  def test_agrees_with_a_loop_over_pairs(self):
+    image, points = _descriptors(12)
+    for relations in (None, _relations(13)):
+      total = 0.0
+      for i in range(7):
+        for j in range(7):
+          sign = 2 * (i == j) - 1 if relations is None else relations[i, j]
+          logit = 9.0 * float(image[i] @ points[j]) - 3.0
+          if sign:
+            total += math.log(1 + math.exp(-sign * logit))
+      loss = _sigmoid(image, points, 9.0, -3.0, relations)
+      np.testing.assert_allclose(loss, total / 7, rtol=1e-5)
+
+  def test_pairs_do_not_know_of_each_other(self):
+    image, points = _descriptors(14)
+    relations = 2 * np.eye(7, dtype=np.int8) - 1
+    relations[2, 4] = 1
+    by_points = jax.grad(_sigmoid, argnums=1)
+    gradient = by_points(image, points, 9.0, -3.0, relations)
+    relations[3, 5] = 0
+    without = by_points(image, points, 9.0, -3.0, relations)
+    moved = np.abs(gradient - without).max(1) > 0
+    self.assertEqual(moved.tolist(), [j == 5 for j in range(7)])
+    pull = jax.grad(_sigmoid)(image, points, 9.0, -3.0, relations)[2] @ points.T
+    # Softmax would divide the pull among the positives.
+    logit = 9.0 * image[2] @ points.T - 3.0
+    slopes = np.where(relations[2] > 0, -1.0, 1.0) / 7 * 9.0
+    slopes /= 1 + np.exp(np.where(relations[2] > 0, logit, -logit))
+    np.testing.assert_allclose(pull, slopes @ points @ points.T, atol=1e-5)
+
+  def test_a_bias_of_minus_log_of_the_batch_starts_low(self):
+    image, points = _descriptors(15, size=64, width=200)
+    unbiased = _sigmoid(image, points, 10.0, 0.0)
+    started = _sigmoid(image, points, 10.0, -math.log(64))
+    self.assertLess(started, 0.2 * unbiased)
+
+  def test_extremes_are_finite(self):
+    eye = np.eye(3, dtype=np.float32)
+    function = jax.jit(jax.value_and_grad(_sigmoid, argnums=(0, 1, 2, 3)))
+    for points in (eye, -eye, 0 * eye):
+      for relations in (np.zeros((3, 3)), np.ones((3, 3)), -np.ones((3, 3))):
+        for leaf in jax.tree.leaves(
+          function(eye, points, 100.0, -90.0, relations)
+        ):
+          self.assertTrue(np.isfinite(leaf).all())
+
+  def test_metrics_are_those_of_info_nce_and_the_bias(self):
+    image, points = _descriptors(16)
+    relations = _relations(17)
+    _, metrics = contrastive.sigmoid(image, points, 9.0, -3.0, relations)
+    _, expected = contrastive.info_nce(image, points, 9.0, relations)
+    self.assertEqual(metrics, expected | {'bias': -3.0})
+
+  def test_odd_shapes_are_named(self):
+    image, points = _descriptors(0)
+    with self.assertRaisesRegex(ValueError, r'expected both \[B, D\]'):
+      contrastive.sigmoid(image, points[:3], 1.0, 0.0)
+
+
 class MetricsTest(absltest.TestCase):
   def test_metrics_of_a_batch_worked_by_hand(self):
     image, points = _from_similarities(
