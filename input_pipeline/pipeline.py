@@ -6,6 +6,7 @@ stacked by grain.
 """
 
 from collections.abc import Iterator
+import pathlib
 
 import grain
 import numpy as np
@@ -13,64 +14,80 @@ import numpy as np
 from input_pipeline import grouping
 from input_pipeline import readings as readings_lib
 from input_pipeline import schema
+from input_pipeline.readers import kitti360
+from input_pipeline.readers import kitti360_splits
+from input_pipeline.readers import kitti_and_kitti360
+from input_pipeline.readers import kitti_odometry
+from input_pipeline.readers import kitti_odometry_splits
+from input_pipeline.readers import kitti_raw
 
-
-def _load_synthetic_city(data_dir: str, split: str, **options):
-  from input_pipeline.synthetic_city import builder
-
-  return builder.load(data_dir, split=split, **options)
-
-
-def _load_kitti_raw(data_dir: str, split: str, **options):
-  from input_pipeline.readers import kitti_raw
-
-  drives = None if split == 'all' else split.split('+')
-  return kitti_raw.load(data_dir, drives, **options)
-
-
-def _load_kitti_odometry(data_dir: str, split: str, **options):
-  from input_pipeline.readers import kitti_odometry
-
-  return kitti_odometry.load(data_dir, split.split('+'), **options)
-
-
-def _load_kitti360(data_dir: str, split: str, packed: str = '', **options):
-  if packed:
-    from input_pipeline.kitti360 import builder
-
-    return builder.load(data_dir, split, packed=packed, **options)
-  from input_pipeline.readers import kitti360
-
-  return kitti360.load(data_dir, split, **options)
-
-
-_LOADERS = {
-  'kitti360': _load_kitti360,
-  'kitti_odometry': _load_kitti_odometry,
-  'kitti_raw': _load_kitti_raw,
-  'synthetic_city': _load_synthetic_city,
+_READERS = {
+  'kitti360': (kitti360.load, kitti360_splits.GRAMMAR),
+  'kitti_and_kitti360': (kitti_and_kitti360.load, kitti_and_kitti360.GRAMMAR),
+  'kitti_odometry': (kitti_odometry.load, kitti_odometry_splits.GRAMMAR),
+  'kitti_raw': (kitti_raw.load, kitti_raw.GRAMMAR),
 }
+# Options that say where something lies, not what is read.
+_PLACES = ('kitti360_dir', 'maps_dir')
 
 
-def load(name: str, *, split: str, data_dir: str, **options) -> schema.Dataset:
+def load(
+  name: str, *, split: str, data_dir: str, packed: str = '', **options
+) -> schema.Dataset:
   """A dataset by name.
 
   Args:
-    name: a key of the table of loaders.
+    name: 'synthetic_city', or a key of the table of readers.
     split: of synthetic_city 'train', 'validation' or 'test'; of the KITTI
-      readers names of sequences or drives joined by '+', such as '05+06'
-      ('all': every drive of kitti_raw); for kitti360 see `kitti360_splits`.
+      readers sequences or drives joined by '+', such as '05+06[:100]', see
+      `readers.splits`, or the name of a published split.
     data_dir: where the data lies (or, for synthetic_city, is to be made).
+    packed: where to keep what is read, between runs; '' reads the raw files
+      each time. See `packing`.
     **options: passed to the dataset's own `load`, such as `size`.
 
   Raises:
     ValueError: for an unknown name, or a dataset without frames.
   """
-  if name not in _LOADERS:
-    raise ValueError(f'Unknown dataset {name!r}; known: {sorted(_LOADERS)}.')
-  dataset = _LOADERS[name](data_dir, split, **options)
+  known = sorted([*_READERS, 'synthetic_city'])
+  if name not in known:
+    raise ValueError(f'Unknown dataset {name!r}; known: {known}.')
+  if name == 'synthetic_city':
+    if packed:
+      raise ValueError(
+        f'packed={packed!r} is for recorded data; synthetic_city is generated '
+        'in data_dir.'
+      )
+    from input_pipeline.synthetic_city import builder
+
+    dataset = builder.load(data_dir, split=split, **options)
+  elif packed:
+    dataset = _load_packed(name, split, data_dir, packed, options)
+  else:
+    dataset = _READERS[name][0](data_dir, split, **options)
   readings_lib.check_not_empty(dataset)
   return dataset
+
+
+def _load_packed(name, split, data_dir, packed, options) -> schema.Dataset:
+  from input_pipeline import packing
+
+  read, grammar = _READERS[name]
+  places = {key: options[key] for key in _PLACES if key in options}
+  if name == 'kitti360':
+    places.setdefault(
+      'maps_dir', str(pathlib.Path(packed).expanduser() / 'maps')
+    )
+  return packing.load(
+    read,
+    name,
+    data_dir,
+    split,
+    packed=packed,
+    written=str(grammar.parse(split)),
+    places=places,
+    **{key: value for key, value in options.items() if key not in places},
+  )
 
 
 def _draw(

@@ -65,7 +65,7 @@ def users(root: pathlib.Path, splits: list[str]) -> dict[str, list[str]]:
     for path in root.glob('data_*/2013_05_28_drive_*_sync')
   }
   for split in splits:
-    for part in kitti360_splits.parse(split).parts:
+    for part in kitti360_splits.GRAMMAR.parse(split).parts:
       needed.setdefault(part.sequence, []).append(split)
   return dict(sorted(needed.items()))
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from input_pipeline import schema
 from input_pipeline.readers import kitti_files
+from input_pipeline.readers import splits
 
 IMAGE_SUFFIXES = ('.png', '.jpg')
 
@@ -56,11 +57,13 @@ class Reader:
     drives: where the files are.
     drive_index: [F] int, the drive of each row.
     frame: [F] int64, the frame number of each row.
+    dropped: what scans have lost in reading.
   """
 
   drives: tuple[Drive, ...]
   drive_index: np.ndarray
   frame: np.ndarray
+  dropped: kitti_files.Dropped
 
   def __call__(
     self, row: int, what: Sequence[str] = ('image', 'points')
@@ -85,8 +88,14 @@ class Reader:
       sample['intrinsics'] = drive.intrinsics.astype(np.float32)
     if 'points' in what:
       path = _file(drive.scans, frame, drive.name, 'scan')
-      sample['points'] = kitti_files.read_scan(path)
+      sample['points'] = kitti_files.read_scan(path, self.dropped)
     return sample
+
+  def take(self, rows: np.ndarray) -> 'Reader':
+    """The reader of these rows."""
+    return dataclasses.replace(
+      self, drive_index=self.drive_index[rows], frame=self.frame[rows]
+    )
 
 
 def _file(
@@ -135,8 +144,26 @@ def make_dataset(name: str, drives: Sequence[Drive]) -> schema.Dataset:
   )
   lengths = [len(table.frame) for table in tables]
   index = np.repeat(np.arange(len(drives)), lengths)
+  reader = Reader(tuple(drives), index, frames.frame, kitti_files.Dropped(name))
+  return schema.Dataset(name, frames, reader)
+
+
+def take_split(
+  dataset: schema.Dataset, split: splits.Split, spacing: float
+) -> schema.Dataset:
+  """The frames of a split.
+
+  Args:
+    dataset: of `make_dataset`, a drive per part of the split.
+    split: what to take.
+    spacing: metres, of the rules 'spaced' and 'disjoint'.
+
+  Raises:
+    ValueError: a slice is empty.
+  """
+  rows, queries = splits.apply(dataset.frames, split, spacing)
   return schema.Dataset(
-    name, frames, Reader(tuple(drives), index, frames.frame)
+    dataset.name, dataset.frames.take(rows), dataset.read.take(rows), queries
   )
 
 
@@ -196,6 +223,25 @@ def _timestamps(drive: Drive, frame: np.ndarray) -> np.ndarray:
       len(frame),
     )
   return np.interp(frame, known, [drive.times[i] for i in known])
+
+
+def log_missing(
+  drive: str,
+  sensor: str,
+  poses: Mapping[int, np.ndarray],
+  files: Mapping[int, pathlib.Path],
+) -> None:
+  """Warns of posed frames without a file of a sensor."""
+  missing = sorted(poses.keys() - files.keys())
+  if missing:
+    logging.warning(
+      'Drive %s: %d of %d posed frames have no %s (first: %s).',
+      drive,
+      len(missing),
+      len(poses),
+      sensor,
+      ', '.join(map(str, missing[:5])),
+    )
 
 
 def check_other_cameras(folder: pathlib.Path, sensor: str) -> None:

@@ -16,8 +16,8 @@ The world is x east, y north, z up, in UTM-like metres. Frames without a pose
 forward, midway between the fisheyes.
 
 `python -m input_pipeline.kitti360.inventory --root=ROOT` tells what is there.
-With data.packed=DIR in a config, `input_pipeline.kitti360.builder` packs what a
-split needs on first use; without, the raw files are read each time.
+With data.packed=DIR in a config, `input_pipeline.packing` packs what a split
+needs on first use; without, the raw files are read each time.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,6 @@ import dataclasses
 import math
 import pathlib
 
-from absl import logging
 import jax
 import numpy as np
 from PIL import Image
@@ -76,8 +75,8 @@ def load(
 
   Args:
     root: the folder that holds `calibration`, `data_2d_raw` and so on.
-    split: sequences joined by '+' with optional slices and a rule, or the name
-      of a published split, such as 'saliency/train'; see `kitti360_splits`.
+    split: sequences joined by '+' with optional slices and a rule, see
+      `splits`, or a name of `kitti360_splits`, such as 'saliency/train'.
     camera: 'perspective' (image_00, 376 x 1408) or 'panorama' (stitched from
       the fisheyes).
     points: 'scan' (one sweep) or 'submap' (40 x 40 m around the frame out of
@@ -97,25 +96,24 @@ def load(
     ValueError: an unknown option, or a file does not hold what it should.
   """
   _check_options(camera, points, without, maps_dir)
-  root, wanted = pathlib.Path(root), kitti360_splits.parse(split)
+  root, wanted = pathlib.Path(root), kitti360_splits.GRAMMAR.parse(split)
   rig = kitti360_files.load_rig(root, fisheyes=camera == 'panorama')
   stitcher = make_stitcher(rig, panorama_size) if rig.lenses else None
   drives = [
     _load_drive(root, part.sequence, rig, stitcher) for part in wanted.parts
   ]
-  dataset = drive_lib.make_dataset('kitti360', [drive for drive, _ in drives])
-  rows, queries = kitti360_splits.apply(dataset, wanted, query_spacing)
+  dataset = drive_lib.make_dataset(
+    f'kitti360/{split}', [drive for drive, _ in drives]
+  )
+  dataset = drive_lib.take_split(dataset, wanted, query_spacing)
   reader = Reader(
     files=dataset.read,
-    rows=rows,
     right_images=tuple(right for _, right in drives),
     stitcher=stitcher,
   )
   if points == 'submap':
     reader = reader.with_maps(pathlib.Path(maps_dir), without)
-  return schema.Dataset(
-    f'kitti360/{split}', dataset.frames.take(rows), reader, queries
-  )
+  return dataset._replace(read=reader)
 
 
 def _check_options(camera: str, points: str, without: str, maps_dir) -> None:
@@ -156,7 +154,7 @@ def _load_drive(
   for sensor, files in zip(
     (*sensors, 'velodyne_points'), (*found, scans), strict=True
   ):
-    _log_missing(name, sensor, poses, files)
+    drive_lib.log_missing(name, sensor, poses, files)
   times = drive_lib.times_by_frame(lidar / 'timestamps.txt', scans)
   times |= drive_lib.times_by_frame(
     kitti360_files.image_folder(root, name, sensors[0]).parent
@@ -185,24 +183,6 @@ def _find_images(
   if not images:
     drive_lib.check_other_cameras(folder.parent.parent, sensor)
   return images
-
-
-def _log_missing(
-  drive: str,
-  sensor: str,
-  poses: Mapping[int, np.ndarray],
-  files: Mapping[int, pathlib.Path],
-) -> None:
-  missing = sorted(poses.keys() - files.keys())
-  if missing:
-    logging.warning(
-      'Drive %s: %d of %d posed frames have no %s (first: %s).',
-      drive,
-      len(missing),
-      len(poses),
-      sensor,
-      ', '.join(map(str, missing[:5])),
-    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -294,8 +274,7 @@ class Reader:
   Compared and hashed by identity, as the function that it stands for.
 
   Attributes:
-    files: reads image_00 and raw scans, of all frames of the drives.
-    rows: [N] the rows of `files` that belong to the split.
+    files: reads image_00 and raw scans.
     right_images: per drive, the right fisheye's files.
     stitcher: None for image_00.
     maps: per drive, if points are submaps.
@@ -303,7 +282,6 @@ class Reader:
   """
 
   files: drive_lib.Reader
-  rows: np.ndarray
   right_images: tuple[Mapping[int, pathlib.Path], ...]
   stitcher: Stitcher | None
   maps: tuple[kitti360_submaps.Map, ...] = ()
@@ -317,7 +295,6 @@ class Reader:
     Raises:
       ValueError: the frame has no such sensor, or its file is damaged.
     """
-    row = int(self.rows[row])
     own = {'image'} if self.stitcher else set()
     own |= {'points'} if self.maps else set()
     sample = self.files(row, tuple(name for name in what if name not in own))
@@ -352,7 +329,7 @@ class Reader:
     maps = []
     for drive in self.files.drives:
       sweeps = kitti360_submaps.Sweeps(
-        drive.name, drive.scans, drive.world_from_lidar
+        drive.name, drive.scans, drive.world_from_lidar, self.files.dropped
       )
       maps.append(kitti360_submaps.load(folder, sweeps))
     return dataclasses.replace(self, maps=tuple(maps), without=without)

@@ -49,11 +49,13 @@ class Sweeps(NamedTuple):
     drive: its name.
     scans: scan files, as measured.
     world_from_lidar: [4, 4] poses.
+    dropped: what scans have lost in reading.
   """
 
   drive: str
   scans: Mapping[int, pathlib.Path]
   world_from_lidar: Mapping[int, np.ndarray]
+  dropped: kitti_files.Dropped
 
   @property
   def frames(self) -> list[int]:
@@ -163,7 +165,7 @@ def _make_piece(
 
 def _sweep(sweeps: Sweeps, frame: int, origin: np.ndarray) -> np.ndarray:
   """[P, 4] one sweep in the world, relative to `origin`."""
-  points = kitti_files.read_scan(sweeps.scans[frame])
+  points = kitti_files.read_scan(sweeps.scans[frame], sweeps.dropped)
   ego = (np.abs(points[:, :2]) < EGO).all(1)
   near = (points[:, :3] ** 2).sum(1) < MAX_RANGE**2
   motion = kitti360_sweeps.motion_at(sweeps.world_from_lidar, frame)

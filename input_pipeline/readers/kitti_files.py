@@ -4,7 +4,7 @@
 Every function reads one file, believes nothing it finds there and raises an
 error that names the file, what stands in it and what should. Only points are
 ever dropped (non-finite, or at the origin, which is how some converters write
-"no return"), and their number is logged.
+"no return"), and they are counted.
 
 KITTI's projection matrices count pixels from the centre of the top-left pixel.
 `split_projection` adds the half pixel that takes them to this program's
@@ -14,22 +14,53 @@ convention; nothing else does.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import datetime
-import functools
 import pathlib
 
 from absl import logging
 import numpy as np
 import PIL.Image
 
+POINT_RULES = ('non-finite', 'range 0')  # why a point is dropped
 _BYTES_PER_POINT = 16
 # Printed digits leave 1e-6; a wrong row or a transposed file leaves 1e-1.
 _ROTATION_TOLERANCE = 1e-3
 
 
-@functools.cache
-def _warn_once(message: str) -> None:
-  """Logs a warning; training reads a file many times, its fault is one."""
-  logging.warning('%s', message)
+class Dropped:
+  """Counts the points that are left out of a dataset's scans.
+
+  Scans are read when they are asked for, some of them many times: each counts
+  once. The log tells of the first that loses points, the tenth, the hundredth.
+
+  Attributes:
+    name: of the dataset, for the log.
+    scans: by file, how many points each of POINT_RULES has dropped.
+  """
+
+  def __init__(self, name: str):
+    self.name = name
+    self.scans: dict[pathlib.Path, tuple[int, ...]] = {}
+
+  def add(self, path: pathlib.Path, lost: tuple[int, ...]) -> None:
+    """Notes what a scan has lost by each of POINT_RULES, if anything."""
+    if not any(lost) or path in self.scans:
+      return
+    self.scans[path] = lost
+    count = len(self.scans)
+    if count == 10 ** (len(str(count)) - 1):
+      logging.warning(
+        '%s: dropped points of %d scans so far: %s; last %s.',
+        self.name,
+        count,
+        ', '.join(f'{n} {rule}' for rule, n in self.total().items()),
+        path,
+      )
+
+  def total(self) -> dict[str, int]:
+    """Points dropped so far, by rule."""
+    lost = np.array(list(self.scans.values()), int)
+    sums = lost.reshape(-1, len(POINT_RULES)).sum(0)
+    return dict(zip(POINT_RULES, sums.tolist(), strict=True))
 
 
 def numbered_files(
@@ -92,16 +123,16 @@ def _size_fault(path: pathlib.Path) -> str | None:
   return None
 
 
-def read_scan(path: pathlib.Path) -> np.ndarray:
+def read_scan(path: pathlib.Path, dropped: Dropped) -> np.ndarray:
   """Reads one LiDAR scan.
 
   Args:
     path: little-endian float32 (x, y, z, reflectance) per point.
+    dropped: counts what is left out.
 
   Returns:
     [P, 4] float32: LiDAR frame (x forward, y left, z up), metres, reflectance
-    in [0, 1]. Non-finite points and points at range 0 are dropped and counted
-    in the log.
+    in [0, 1]. Non-finite points and points at range 0 are dropped and counted.
 
   Raises:
     FileNotFoundError: no such file.
@@ -114,11 +145,7 @@ def read_scan(path: pathlib.Path) -> np.ndarray:
   finite = np.isfinite(points).all(axis=1)
   # Any, not a norm: the square of a tiny coordinate underflows to zero.
   hit = points[:, :3].any(axis=1)
-  for rule, keep in (('non-finite', finite), ('range 0', hit | ~finite)):
-    if not keep.all():
-      _warn_once(
-        f'{path}: dropped {np.sum(~keep)} of {len(points)} points ({rule}).'
-      )
+  dropped.add(path, (int(np.sum(~finite)), int(np.sum(finite & ~hit))))
   points = points[finite & hit]
   if not len(points):
     raise ValueError(f'{path}: no finite point with a range above 0.')

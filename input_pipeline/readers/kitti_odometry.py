@@ -10,9 +10,12 @@ down. The world here is the LiDAR's own frame 0 instead (z up, x forward):
 world_from_lidar = Tr^-1 pose_i Tr, with Tr = camera 0 from LiDAR.
 
 Scans are corrected for the car's motion during a turn, unlike KITTI raw's.
+
+A sequence with more or fewer files than the benchmark has is reported with its
+counts, and read: copies of a few frames are what tests and demonstrations use.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sized
 import pathlib
 
 from absl import logging
@@ -21,21 +24,27 @@ import numpy as np
 from input_pipeline import schema
 from input_pipeline.readers import drive as drive_lib
 from input_pipeline.readers import kitti_files
+from input_pipeline.readers import kitti_odometry_splits
 
 
 def load(
   root: str | pathlib.Path,
-  sequences: Sequence[str],
+  split: str,
+  *,
   camera: int = 2,
-  poses_dir: str | pathlib.Path | None = None,
+  poses_dir: str | pathlib.Path = '',
+  query_spacing: float = 3.0,
 ) -> schema.Dataset:
   """Loads the frame tables of KITTI sequences; sensors are read lazily.
 
   Args:
     root: the folder that holds `sequences`.
-    sequences: names such as '00'.
+    split: sequences joined by '+' with optional slices and a rule, such as
+      '00[:3000]+05', see `splits`, or a name of `kitti_odometry_splits`, such
+      as 'lip_loc/large/train'.
     camera: 0, 1 (grey, returned with three equal channels), 2 or 3 (colour).
     poses_dir: a folder of `<sequence>.txt`, instead of the two places above.
+    query_spacing: metres, of the rules 'spaced' and 'disjoint'.
 
   Returns:
     A dataset; every sequence is a town of its own. A sequence may lack scans,
@@ -46,29 +55,29 @@ def load(
     ValueError: a file does not hold what it should; the message names it.
   """
   root = pathlib.Path(root)
-  folders = [root / 'sequences' / sequence for sequence in sequences]
+  wanted = kitti_odometry_splits.GRAMMAR.parse(split)
+  folders = [root / 'sequences' / part.sequence for part in wanted.parts]
   if missing := [path.name for path in folders if not path.is_dir()]:
     found = sorted(path.name for path in (root / 'sequences').glob('*/'))
     raise FileNotFoundError(
       f'{root / "sequences"}: no sequence {missing}; found {found}.'
     )
-  if not folders:
-    raise ValueError("No sequences asked for; name some, as in ['00', '05'].")
-  return drive_lib.make_dataset(
-    'kitti_odometry',
+  dataset = drive_lib.make_dataset(
+    f'kitti_odometry/{split}',
     [
       _load_sequence(folder, camera, _find_poses(root, folder, poses_dir))
       for folder in folders
     ],
   )
+  return drive_lib.take_split(dataset, wanted, query_spacing)
 
 
 def _find_poses(
   root: pathlib.Path,
   folder: pathlib.Path,
-  poses_dir: str | pathlib.Path | None,
+  poses_dir: str | pathlib.Path,
 ) -> pathlib.Path:
-  if poses_dir is not None:
+  if poses_dir:
     candidates = [pathlib.Path(poses_dir) / f'{folder.name}.txt']
   else:
     candidates = [
@@ -110,6 +119,9 @@ def _load_sequence(
     @ camera0_from_lidar
   )
   times = drive_lib.times_by_frame(folder / 'times.txt', images | scans)
+  _check_counts(
+    folder.name, {sensor: images, 'velodyne': scans, 'poses': world_from_lidar}
+  )
   return drive_lib.Drive(
     name=folder.name,
     images=images,
@@ -119,3 +131,16 @@ def _load_sequence(
     intrinsics=intrinsics,
     camera_from_lidar=camera_from_camera0 @ camera0_from_lidar,
   )
+
+
+def _check_counts(sequence: str, found: dict[str, Sized]) -> None:
+  """Warns of a sequence that is not as long as the benchmark's."""
+  official = kitti_odometry_splits.NUM_FRAMES.get(sequence)
+  counts = {name: len(files) for name, files in found.items()}
+  if official and set(counts.values()) != {official}:
+    logging.warning(
+      'Sequence %s is not whole: %s, where the benchmark has %d frames.',
+      sequence,
+      ', '.join(f'{count} in {name}' for name, count in counts.items()),
+      official,
+    )

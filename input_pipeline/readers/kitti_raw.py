@@ -17,8 +17,8 @@ Scans are as measured, not corrected for the car's motion during a turn.
 """
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import pathlib
+import re
 
 from absl import logging
 import numpy as np
@@ -26,22 +26,35 @@ import numpy as np
 from input_pipeline import schema
 from input_pipeline.readers import drive as drive_lib
 from input_pipeline.readers import kitti_files
+from input_pipeline.readers import splits
 
+ALL = 'all'  # stands for every drive
+GRAMMAR = splits.Grammar(
+  dataset='KITTI raw',
+  sequence=lambda text: text if re.fullmatch(r'[\w-]+', text) else None,
+  example="'all', '2011_09_26_drive_0001_sync[:50]', 'spaced:DRIVE+DRIVE'",
+  published={},
+)
 _EARTH_RADIUS = 6378137.0  # Metres, as in the development kit.
 _OXTS_VALUES = 30
 
 
 def load(
   root: str | pathlib.Path,
-  drives: Sequence[str] | None = None,
+  split: str = ALL,
+  *,
   camera: int = 2,
+  query_spacing: float = 3.0,
 ) -> schema.Dataset:
   """Loads the frame tables of KITTI raw drives; sensors are read lazily.
 
   Args:
     root: the folder of the date folders.
-    drives: names such as '2011_09_26_drive_0001_sync'; all found by default.
+    split: drives joined by '+' with optional slices and a rule, such as
+      '2011_09_26_drive_0001_sync[:50]', see `splits`; 'all' stands for every
+      drive there is.
     camera: 0, 1 (grey), 2 or 3 (colour).
+    query_spacing: metres, of the rules 'spaced' and 'disjoint'.
 
   Returns:
     A dataset; every drive is a town of its own.
@@ -57,14 +70,20 @@ def load(
       f'{root}: no drive found; expected folders such as '
       '2011_09_26/2011_09_26_drive_0001_sync.'
     )
-  names = list(folders) if drives is None else list(drives)
+  wanted = GRAMMAR.parse(split)
+  if [part.sequence for part in wanted.parts] == [ALL]:
+    (every,) = wanted.parts
+    parts = tuple(every._replace(sequence=name) for name in folders)
+    wanted = wanted._replace(parts=parts)
+  names = [part.sequence for part in wanted.parts]
   if missing := [name for name in names if name not in folders]:
     raise FileNotFoundError(
       f'{root}: no drive {missing}; found {list(folders)}.'
     )
-  return drive_lib.make_dataset(
-    'kitti_raw', [_load_drive(folders[name], camera) for name in names]
+  dataset = drive_lib.make_dataset(
+    f'kitti_raw/{split}', [_load_drive(folders[name], camera) for name in names]
   )
+  return drive_lib.take_split(dataset, wanted, query_spacing)
 
 
 def _load_drive(folder: pathlib.Path, camera: int) -> drive_lib.Drive:
@@ -82,11 +101,14 @@ def _load_drive(folder: pathlib.Path, camera: int) -> drive_lib.Drive:
     folder / 'velodyne_points' / 'timestamps.txt', scans
   ) | drive_lib.times_by_frame(folder / sensor / 'timestamps.txt', images)
   intrinsics, camera_from_lidar = _load_calibration(folder.parent, camera)
+  poses = _load_poses(folder)
+  for name, files in ((sensor, images), ('velodyne_points', scans)):
+    drive_lib.log_missing(folder.name, name, poses, files)
   return drive_lib.Drive(
     name=folder.name,
     images=images,
     scans=scans,
-    world_from_lidar=_load_poses(folder),
+    world_from_lidar=poses,
     times=times or None,
     intrinsics=intrinsics,
     camera_from_lidar=camera_from_lidar,

@@ -4,20 +4,24 @@
 `load` makes what is missing: units are rendered into a cache (see
 `generate.py`), packed into ArrayRecord files by TFDS (without TensorFlow), and
 the cache is deleted. Both steps resume after a kill at any moment. Everything
-lies in `DATA_DIR/synthetic_city/SIZE-FINGERPRINT`, or with panoramas in
-`.../SIZE_panorama-FINGERPRINT`: another version of the generator makes another
-directory and never mixes with this one.
+lies in `DATA_DIR/synthetic_city/SIZE-FINGERPRINT`, with panoramas in
+`.../SIZE_panorama-FINGERPRINT`, with other sensors in `.../SIZE_SENSORS-...`:
+another version of the generator makes another directory and never mixes with
+this one.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import fcntl
 import functools
 import io
+import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 
 from absl import logging
@@ -28,13 +32,14 @@ import tensorflow_datasets as tfds
 from input_pipeline import schema
 from input_pipeline.synthetic_city import generate
 from input_pipeline.synthetic_city import records
-from input_pipeline.synthetic_city import sensors
+from input_pipeline.synthetic_city import rig
 from input_pipeline.synthetic_city import splits
 
 _LABELS = {
   'image': ('image_semantic', 'image_instance'),
   'points': ('points_semantic', 'points_instance'),
 }
+_DEFAULTS = ('pinhole', 'kitti')  # go without saying in names
 _COLUMNS = ('town', 'drive', 'frame', 'timestamp', 'world_from_lidar')
 
 
@@ -44,25 +49,39 @@ class Variant(tfds.core.BuilderConfig):
 
   Attributes:
     size: of splits.SIZES.
-    camera: of sensors.CAMERAS.
+    camera: of rig.CAMERAS.
+    setup: of rig.SETUPS.
   """
 
   size: str = ''
   camera: str = ''
+  setup: str = ''
 
 
-def variant(size: str, camera: str = 'pinhole') -> Variant:
-  """The variant of a size and a camera.
+def variant(
+  size: str, camera: str = 'pinhole', setup: str = 'kitti'
+) -> Variant:
+  """The variant of a size, a camera and a setup of sensors.
 
   Raises:
-    ValueError: for an unknown one.
+    ValueError: for an unknown one, or a camera that the setup cannot have.
   """
   if size not in splits.SIZES:
     raise ValueError(f'Unknown size {size!r}; known: {splits.SIZES}.')
-  if camera not in sensors.CAMERAS:
-    raise ValueError(f'Unknown camera {camera!r}; known: {sensors.CAMERAS}.')
-  name = size if camera == 'pinhole' else f'{size}_{camera}'
-  return Variant(name=name, size=size, camera=camera)
+  rig.find_setup(setup, camera)
+  other = [name for name in (camera, setup) if name not in _DEFAULTS]
+  return Variant(
+    name='_'.join([size, *other]), size=size, camera=camera, setup=setup
+  )
+
+
+def _variants() -> Iterator[Variant]:
+  """Every one that there is."""
+  for size, camera, setup in itertools.product(
+    splits.SIZES, rig.CAMERAS, rig.SETUPS
+  ):
+    with contextlib.suppress(ValueError):
+      yield variant(size, camera, setup)
 
 
 class SyntheticCity(tfds.core.GeneratorBasedBuilder):
@@ -73,9 +92,7 @@ class SyntheticCity(tfds.core.GeneratorBasedBuilder):
   """
 
   VERSION = tfds.core.Version('1.0.0')
-  BUILDER_CONFIGS = [
-    variant(size, camera) for camera in sensors.CAMERAS for size in splits.SIZES
-  ]
+  BUILDER_CONFIGS = list(_variants())
 
   # Nothing is downloaded; TFDS would look for checksums through a package that
   # it does not declare (importlib_resources, in 4.9.10).
@@ -133,7 +150,12 @@ class SyntheticCity(tfds.core.GeneratorBasedBuilder):
 
 
 def load(
-  data_dir: str | os.PathLike, *, size: str, split: str, camera: str = 'pinhole'
+  data_dir: str | os.PathLike,
+  *,
+  size: str,
+  split: str,
+  camera: str = 'pinhole',
+  sensors: str = 'kitti',
 ) -> schema.Dataset:
   """The frames of a split, generated first where they are missing.
 
@@ -141,21 +163,23 @@ def load(
     data_dir: where generated data is kept, between runs.
     size: 'tiny' (tests), 'small' (image 64 x 208, scan 64 x 256), 'default'
       (128 x 416, 64 x 1024) or 'full' (376 x 1241, 64 x 2048).
-    split: 'train', 'validation' or 'test'.
+    split: 'train', 'validation' or 'test'; 'train[:8]' is its first 8 towns.
     camera: 'pinhole', or 'panorama': images of 360 x 80 degrees, twice as wide,
       with intrinsics in pixels per radian, see `i2ploc.geometry.panorama`.
+    sensors: 'kitti'; '32_beams': half the beams over 41 instead of 27 degrees;
+      'wide_camera': a shorter lens and a wider image (KITTI-360's camera);
+      'other_car': both. Towns, drives and weather are the same.
 
   Returns:
     A labelled `schema.Dataset`. Beyond the schema, `read` understands
     'objects': a list of dicts, one per visible thing.
 
   Raises:
-    ValueError: for an unknown size, split or camera.
+    ValueError: for an unknown size, split, camera or sensors.
   """
-  chosen = variant(size, camera)
-  if split not in splits.SPLITS:
-    raise ValueError(f'Unknown split {split!r}; known: {splits.SPLITS}.')
-  root = directory(data_dir, size, camera)
+  chosen = variant(size, camera, sensors)
+  split, num_towns = _parse(split)
+  root = directory(data_dir, chosen)
   if not (root / 'frames.npz').exists() or (root / 'units').exists():
     build(root, chosen)
   frames = _load_frames(root, split)
@@ -167,18 +191,42 @@ def load(
       f'{root}: {len(source)} records of split {split!r} but a table of '
       f'{len(frames.town)} frames. Delete the directory to make it anew.'
     )
-  return schema.Dataset(
-    f'synthetic_city/{chosen.name}/{split}',
-    frames,
-    _make_read(source, frames, size),
-  )
+  read = _make_read(source, frames, rig.directions(size, sensors))
+  name = f'synthetic_city/{chosen.name}/{split}'
+  if num_towns is not None:
+    frames = _first_towns(frames, num_towns, name)
+  return schema.Dataset(name, frames, read)
 
 
-def directory(
-  data_dir: str | os.PathLike, size: str, camera: str = 'pinhole'
-) -> pathlib.Path:
+def _parse(text: str) -> tuple[str, int | None]:
+  """Split and number of towns of 'train' or 'train[:8]'."""
+  match = re.fullmatch(r'(\w+)(?:\[:(\d+)\])?', text)
+  if not match or match[1] not in splits.SPLITS:
+    raise ValueError(
+      f"Unknown split {text!r}; known: {splits.SPLITS}, and 'train[:8]' for "
+      'the first 8 towns.'
+    )
+  return match[1], int(match[2]) if match[2] else None
+
+
+def _first_towns(
+  frames: schema.FrameTable, num_towns: int, name: str
+) -> schema.FrameTable:
+  """The rows of the first towns, which are the first rows."""
+  towns = list(dict.fromkeys(frames.town))
+  if not 1 <= num_towns <= len(towns):
+    raise ValueError(
+      f'{name} has {len(towns)} towns; the first {num_towns} were asked for.'
+    )
+  rows = np.flatnonzero(np.isin(frames.town, towns[:num_towns]))
+  if rows[-1] != len(rows) - 1:
+    raise ValueError(f'{name}: its towns are not one after another.')
+  return frames.take(rows)
+
+
+def directory(data_dir: str | os.PathLike, chosen: Variant) -> pathlib.Path:
   """Where a variant's data of this version of the generator lies."""
-  name = f'{variant(size, camera).name}-{generate.fingerprint(size)}'
+  name = f'{chosen.name}-{generate.fingerprint(chosen.size)}'
   return pathlib.Path(data_dir) / 'synthetic_city' / name
 
 
@@ -199,7 +247,9 @@ def _render_and_pack(root: pathlib.Path, chosen: Variant) -> None:
     logging.info(
       'The generator has changed since %s was made; it may be deleted.', others
     )
-  make_render = functools.partial(generate.make_render, camera=chosen.camera)
+  make_render = functools.partial(
+    generate.make_render, camera=chosen.camera, setup=chosen.setup
+  )
   paths = generate.generate(root / 'units', size, make_render)
   for leftover in root.glob('**/*incomplete*'):
     shutil.rmtree(leftover, ignore_errors=True)
@@ -261,9 +311,10 @@ def _load_frames(root: pathlib.Path, split: str) -> schema.FrameTable:
   return schema.FrameTable(*columns, present, present)
 
 
-def _make_read(source, frames: schema.FrameTable, size: str) -> Callable:
+def _make_read(
+  source, frames: schema.FrameTable, directions: np.ndarray
+) -> Callable:
   """The function that reads one row of an opened split."""
-  directions = sensors.directions(size)
 
   def read(row: int, what: tuple[str, ...] = ('image', 'points')) -> dict:
     record = source[row]
@@ -300,7 +351,7 @@ def _reading(record, decode, directions, what: tuple[str, ...]) -> dict:
   if 'points' in what:
     distance = decode('range')
     hit = distance > 0
-    reading['points'] = sensors.points_from_scan(
+    reading['points'] = rig.points_from_scan(
       distance * np.float32(records.RANGE_UNIT),
       decode('intensity'),
       directions,

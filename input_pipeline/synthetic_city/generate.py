@@ -93,10 +93,10 @@ def _trajectory(drive: splits.Drive) -> drive_lib.Drive:
 
 
 def make_render(
-  size: str, camera: str = 'pinhole'
+  size: str, camera: str = 'pinhole', setup: str = 'kitti'
 ) -> Callable[[splits.Unit], Iterator[records.Record]]:
   """The function that renders the records of a unit."""
-  render = sensors.make_renderer(size, camera=camera)
+  render = sensors.make_renderer(size, camera=camera, setup=setup)
 
   def render_unit(unit: splits.Unit) -> Iterator[records.Record]:
     drive = unit.drive

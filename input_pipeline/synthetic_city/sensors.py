@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The camera and the LiDAR of the embedded town.
-
-The rig is KITTI's: a camera 0.27 m ahead of and 0.08 m below a spinning LiDAR
-(x forward, y left, z up). A scan is a range image [beams, columns]: row 0 is
-the highest beam, column 0 looks backward and azimuth falls with the column, so
-that forward is the middle and left is left, as in a panorama.
+"""What the camera and the LiDAR of the embedded town see.
 
 The host lists what each tile of rays may hit, the device casts and says where
 the sun may shine, the host lists what may shadow that, the device shades.
@@ -12,7 +7,6 @@ the sun may shine, the host lists what may shadow that, the device shades.
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import functools
 from typing import NamedTuple
 
 from jax import Array
@@ -21,165 +15,13 @@ import numpy as np
 from input_pipeline.synthetic_city import imaging
 from input_pipeline.synthetic_city import primitives as primitives_lib
 from input_pipeline.synthetic_city import raycast
+from input_pipeline.synthetic_city import rig
 from input_pipeline.synthetic_city import selection
 from input_pipeline.synthetic_city import shading
 
-# Camera rows and columns, beams and columns of the scan, rows and columns of
-# their tiles; a tile has equally many rays for both.
-SIZES = {
-  'tiny': ((32, 104), (32, 128), (16, 8), (16, 8)),
-  'small': ((64, 208), (64, 256), (16, 16), (32, 8)),
-  'default': ((128, 416), (64, 1024), (32, 32), (32, 32)),
-  'full': ((376, 1241), (64, 2048), (32, 32), (32, 32)),
-}
-CAMERAS = ('pinhole', 'panorama')
 CAMERA_REACH = 200.0  # metres, beyond which only the ground is drawn
 _SWEEP = 0.1  # seconds per turn of the LiDAR
 _BEAM = 1.5e-3  # radians, divergence of a pulse
-
-
-class Camera(NamedTuple):
-  """A pinhole camera or a panorama.
-
-  Attributes:
-    kind: of CAMERAS.
-    shape: rows, columns.
-    intrinsics: [3, 3] float64, pixels (of a panorama pixels per radian, see
-      `i2ploc.geometry.panorama`), top-left pixel centre at (0.5, 0.5).
-    camera_from_lidar: [4, 4] float64.
-    tile: rows and columns of rays cast together.
-  """
-
-  kind: str
-  shape: tuple[int, int]
-  intrinsics: np.ndarray
-  camera_from_lidar: np.ndarray
-  tile: tuple[int, int]
-
-
-class Lidar(NamedTuple):
-  """A spinning LiDAR.
-
-  Attributes:
-    elevations: [beams] float64, radians, descending.
-    azimuths: [columns] float64, radians, counter-clockwise from forward;
-      descending from +pi.
-    reach: metres.
-    noise: standard deviation of a range, metres.
-    tile: beams and columns of rays cast together.
-  """
-
-  elevations: np.ndarray
-  azimuths: np.ndarray
-  reach: float = 80.0
-  noise: float = 0.02
-  tile: tuple[int, int] = (32, 8)
-
-
-def make_camera(size: str, yaw: float = 0.0) -> Camera:
-  """KITTI's colour camera at a size of SIZES, turned left by `yaw` radians."""
-  shape, _, tile, _ = _size(size)
-  height, width = shape
-  x, y = width / 1242, height / 375
-  intrinsics = np.array(
-    [
-      [721.5 * x, 0, (609.6 + 0.5) * x],
-      [0, 721.5 * y, (172.9 + 0.5) * y],
-      [0, 0, 1],
-    ]
-  )
-  return Camera('pinhole', shape, intrinsics, _mount(yaw), tile)
-
-
-def make_panorama(size: str) -> Camera:
-  """An equirectangular camera, 360 x 80 degrees, forward in the middle."""
-  (height, width), _, tile, _ = _size(size)
-  width *= 2
-  x, y = width / (2 * np.pi), height / np.deg2rad(80.0)
-  intrinsics = np.array([[x, 0, width / 2], [0, y, height / 2], [0, 0, 1]])
-  return Camera('panorama', (height, width), intrinsics, _mount(0.0), tile)
-
-
-def make_lidar(size: str) -> Lidar:
-  """A LiDAR from +2 to -24.8 degrees at a size of SIZES."""
-  _, (beams, columns), _, tile = _size(size)
-  return Lidar(
-    elevations=np.deg2rad(np.linspace(2.0, -24.8, beams)),
-    azimuths=np.pi * (1 - 2 * (np.arange(columns) + 0.5) / columns),
-    tile=tile,
-  )
-
-
-def _size(size: str):
-  if size not in SIZES:
-    raise ValueError(f'Unknown size {size!r}; known: {tuple(SIZES)}.')
-  return SIZES[size]
-
-
-def _mount(yaw: float) -> np.ndarray:
-  cos, sin = np.cos(yaw), np.sin(yaw)
-  axes = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
-  turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
-  camera_from_lidar = np.eye(4)
-  camera_from_lidar[:3, :3] = axes @ turn
-  camera_from_lidar[:3, 3] = -axes @ turn @ (0.27, 0.0, -0.08)
-  return camera_from_lidar
-
-
-def scan_directions(elevations: np.ndarray, azimuths: np.ndarray) -> np.ndarray:
-  """Unit directions [beams, columns, 3] of a scan in the LiDAR frame."""
-  elevation, azimuth = np.asarray(elevations)[:, None], np.asarray(azimuths)
-  return np.stack(
-    [
-      np.cos(elevation) * np.cos(azimuth),
-      np.cos(elevation) * np.sin(azimuth),
-      np.sin(elevation) + 0.0 * azimuth,
-    ],
-    axis=-1,
-  ).astype(np.float32)
-
-
-@functools.cache
-def directions(size: str) -> np.ndarray:
-  """Unit directions [beams, columns, 3] of the scans of a size; read-only."""
-  lidar = make_lidar(size)
-  result = scan_directions(lidar.elevations, lidar.azimuths)
-  result.flags.writeable = False
-  return result
-
-
-def points_from_scan(
-  scan_range: np.ndarray, scan_intensity: np.ndarray, rays: np.ndarray
-) -> np.ndarray:
-  """The returns of a stored scan.
-
-  Args:
-    scan_range: [beams, columns] metres, 0 for no return.
-    scan_intensity: [beams, columns] uint8.
-    rays: [beams, columns, 3] of `directions` or `scan_directions`.
-
-  Returns:
-    [P, 4] float32, LiDAR frame, metres, intensity in 0..1; P counts the
-    returns, in the order of `array[scan_range > 0]` for labels.
-  """
-  hit = scan_range > 0
-  points = np.empty((np.count_nonzero(hit), 4), np.float32)
-  points[:, :3] = rays[hit] * scan_range[hit].astype(np.float32)[:, None]
-  points[:, 3] = scan_intensity[hit] * np.float32(1 / 255)
-  return points
-
-
-def _camera_directions(camera: Camera) -> np.ndarray:
-  """Unit directions [H, W, 3] of the pixel centres, LiDAR axes."""
-  height, width = camera.shape
-  pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1) + 0.5
-  focal = camera.intrinsics[[0, 1], [0, 1]]
-  plane = (pixels - camera.intrinsics[:2, 2]) / focal
-  if camera.kind == 'panorama':  # the plane of azimuth and elevation
-    return scan_directions(-plane[:, 0, 1], -plane[0, :, 0])
-  rays = np.concatenate([plane, np.ones((height, width, 1))], -1)
-  rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-  return (rays @ camera.camera_from_lidar[:3, :3]).astype(np.float32)
 
 
 class _Tiles(NamedTuple):
@@ -269,8 +111,8 @@ class _Sensor(NamedTuple):
     return _turned(local, motion[2] * time), start, slack
 
 
-def _make_imager(camera: Camera) -> _Sensor:
-  grid = _camera_directions(camera)
+def _make_imager(camera: rig.Camera) -> _Sensor:
+  grid = rig.camera_directions(camera)
   row, column = camera.shape[0] // 2, camera.shape[1] // 2
   spread = np.linalg.norm(grid[row, column + 1] - grid[row, column])
   mount = camera.camera_from_lidar
@@ -278,8 +120,8 @@ def _make_imager(camera: Camera) -> _Sensor:
   return _Sensor(_tiles(grid, camera.tile), origin, CAMERA_REACH, spread)
 
 
-def _make_scanner(lidar: Lidar) -> _Sensor:
-  grid = scan_directions(lidar.elevations, lidar.azimuths)
+def _make_scanner(lidar: rig.Lidar) -> _Sensor:
+  grid = rig.scan_directions(lidar.elevations, lidar.azimuths)
   return _Sensor(_tiles(grid, lidar.tile), np.zeros(3), lidar.reach, _BEAM)
 
 
@@ -331,13 +173,15 @@ def make_renderer(
   size: str,
   *,
   camera: str = 'pinhole',
+  setup: str = 'kitti',
   yaws: Sequence[float] = (),
 ) -> Callable[..., dict[str, np.ndarray]]:
   """Makes the function that renders one frame.
 
   Args:
-    size: of SIZES.
-    camera: of CAMERAS.
+    size: of rig.SIZES.
+    camera: of rig.CAMERAS.
+    setup: of rig.SETUPS.
     yaws: of further pinhole cameras, radians to the left of forward.
 
   Returns:
@@ -352,14 +196,19 @@ def make_renderer(
     thread may call it; equal arguments give equal bits.
 
   Raises:
-    ValueError: for an unknown size or camera.
+    ValueError: for an unknown size, camera or setup.
   """
-  if camera not in CAMERAS:
-    raise ValueError(f'Unknown camera {camera!r}; known: {CAMERAS}.')
-  make = make_panorama if camera == 'panorama' else make_camera
-  cameras = {'image': make(size)}
-  cameras |= {f'image_{i}': make_camera(size, y) for i, y in enumerate(yaws, 1)}
-  lidar = make_lidar(size)
+  optics = rig.find_setup(setup, camera).optics
+  cameras = {
+    'image': rig.make_panorama(size)
+    if camera == 'panorama'
+    else rig.make_camera(size, optics=optics)
+  }
+  cameras |= {
+    f'image_{i}': rig.make_camera(size, yaw, optics)
+    for i, yaw in enumerate(yaws, 1)
+  }
+  lidar = rig.make_lidar(size, setup)
   imagers = [_make_imager(mounted) for mounted in cameras.values()]
   sensors = (*imagers, _make_scanner(lidar))
   starts = np.cumsum([0] + [len(sensor.tiles.rays) for sensor in sensors])

@@ -15,9 +15,16 @@ from input_pipeline import pipeline
 from input_pipeline import schema
 from input_pipeline.synthetic_city import builder
 from input_pipeline.synthetic_city import generate
+from input_pipeline.synthetic_city import rig
 from input_pipeline.synthetic_city import sensors
 from input_pipeline.synthetic_city import splits
 
+# The first frame of the test's map, in every split: one town to make.
+_MAP = next(d for d in splits.specification('tiny') if d.split == 'test')
+_ONE_FRAME_EACH = tuple(
+  _MAP._replace(split=split, town=f'{split}00', frames=(0,))
+  for split in splits.SPLITS
+)
 _ALL = ('image', 'points', 'labels', 'objects')
 
 
@@ -26,7 +33,7 @@ class BuilderTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.data_dir = cls.enterClassContext(tempfile.TemporaryDirectory())
-    cls.root = builder.directory(cls.data_dir, 'tiny')
+    cls.root = builder.directory(cls.data_dir, builder.variant('tiny'))
     # The first run dies between packing and the table of frames, and leaves a
     # torn pack of an even earlier one behind.
     torn = cls.root / 'synthetic_city' / 'tiny' / 'incomplete.ABCDEF_1.0.0'
@@ -206,23 +213,96 @@ class BuilderTest(parameterized.TestCase):
 
   def test_another_generator_has_another_directory(self):
     with mock.patch.object(generate, 'fingerprint', return_value='other'):
-      other = builder.directory(self.data_dir, 'tiny')
+      other = builder.directory(self.data_dir, builder.variant('tiny'))
     self.assertNotEqual(other, self.root)
     self.assertEqual(other.parent, self.root.parent)
 
-  def test_panoramas_have_a_directory_and_a_name_of_their_own(self):
-    around = builder.directory(self.data_dir, 'tiny', 'panorama')
-    self.assertStartsWith(around.name, 'tiny_panorama-')
+  @parameterized.parameters(
+    (dict(camera='panorama'), 'tiny_panorama-'),
+    (dict(sensors='32_beams'), 'tiny_32_beams-'),
+    (dict(sensors='other_car'), 'tiny_other_car-'),
+    (dict(camera='panorama', sensors='32_beams'), 'tiny_panorama_32_beams-'),
+  )
+  def test_other_cameras_and_lidars_have_directories_of_their_own(
+    self, options, name
+  ):
     self.assertStartsWith(self.root.name, 'tiny-')
-    # Not taken for an outdated version of the other.
-    self.assertFalse(around.match('tiny-*'))
     render = mock.patch.object(
       sensors, 'make_renderer', side_effect=KeyboardInterrupt
     )
     with render as make_renderer, self.assertRaises(KeyboardInterrupt):
       with tempfile.TemporaryDirectory() as data_dir:
-        builder.load(data_dir, size='tiny', split='test', camera='panorama')
-    make_renderer.assert_called_once_with('tiny', camera='panorama')
+        try:
+          builder.load(data_dir, size='tiny', split='test', **options)
+        finally:
+          (made,) = pathlib.Path(data_dir).glob('*/*')
+    self.assertStartsWith(made.name, name)
+    # Not taken for an outdated version of the other.
+    self.assertFalse(made.match('tiny-*'))
+    make_renderer.assert_called_once_with(
+      'tiny',
+      camera=options.get('camera', 'pinhole'),
+      setup=options.get('sensors', 'kitti'),
+    )
+
+  def test_another_lidar_reads_back_along_its_own_beams(self):
+    def make_renderer(size, *, camera, setup):
+      """Sees a wall all around, 10 m away."""
+      del camera
+      shape = rig.make_camera(size, optics=rig.SETUPS[setup].optics).shape
+      rays = rig.directions(size, setup)
+      image = np.zeros(shape, np.uint8)
+      scan = np.full(rays.shape[:2], 10.0, np.float32)
+      return lambda *_: {
+        'image': np.zeros((*shape, 3), np.uint8),
+        'image_semantic': image,
+        'image_instance': image.astype(np.int32),
+        'intrinsics': np.eye(3),
+        'camera_from_lidar': np.eye(4),
+        'scan_range': scan,
+        'scan_intensity': scan.astype(np.uint8),
+        'scan_semantic': scan.astype(np.uint8),
+        'scan_instance': scan.astype(np.int32),
+      }
+
+    with (
+      tempfile.TemporaryDirectory() as data_dir,
+      mock.patch.object(splits, 'specification', return_value=_ONE_FRAME_EACH),
+      mock.patch.object(sensors, 'make_renderer', make_renderer),
+    ):
+      found = builder.load(
+        data_dir, size='tiny', split='test', sensors='other_car'
+      )
+      reading = found.read(0)
+    self.assertEqual(found.name, 'synthetic_city/tiny_other_car/test')
+    x, y, z = reading['points'][:, :3].T
+    np.testing.assert_allclose(x**2 + y**2 + z**2, 100, rtol=1e-4)
+    elevation = np.unique(np.degrees(np.arcsin(z / 10)).round(2))
+    np.testing.assert_allclose(
+      elevation, np.linspace(-30.67, 10.67, 16), atol=0.01
+    )
+    self.assertEqual(reading['image'].shape, (32, 118, 3))
+    # The same frame of the same drive.
+    np.testing.assert_array_equal(
+      found.frames.world_from_lidar[0],
+      self.datasets['test'].frames.world_from_lidar[0],
+    )
+
+  def test_the_first_towns_of_a_split_are_its_first_rows(self):
+    whole = self.datasets['train']
+    towns = list(dict.fromkeys(whole.frames.town))
+    for num_towns in (1, len(towns)):
+      part = builder.load(
+        self.data_dir, size='tiny', split=f'train[:{num_towns}]'
+      )
+      self.assertEqual(list(dict.fromkeys(part.frames.town)), towns[:num_towns])
+      row = len(part.frames.town) - 1
+      np.testing.assert_array_equal(
+        part.read(row)['image'], whole.read(row)['image']
+      )
+    for num_towns in (0, len(towns) + 1):
+      with self.assertRaisesRegex(ValueError, f'{len(towns)} towns'):
+        builder.load(self.data_dir, size='tiny', split=f'train[:{num_towns}]')
 
   def test_unknown_sizes_splits_and_cameras_list_the_known(self):
     with self.assertRaisesRegex(ValueError, "'huge'.*'small'"):
@@ -231,6 +311,15 @@ class BuilderTest(parameterized.TestCase):
       builder.load(self.data_dir, size='tiny', split='val')
     with self.assertRaisesRegex(ValueError, "'fisheye'.*'panorama'"):
       builder.load(self.data_dir, size='tiny', split='test', camera='fisheye')
+    with self.assertRaisesRegex(ValueError, "sensors '128_beams'.*'32_beams'"):
+      builder.load(
+        self.data_dir, size='tiny', split='test', sensors='128_beams'
+      )
+    with self.assertRaisesRegex(ValueError, "'wide_camera' is another pinhole"):
+      builder.load(
+        self.data_dir, size='tiny', split='test', camera='panorama',
+        sensors='wide_camera',
+      )  # fmt: skip
     self.assertLen(list(pathlib.Path(self.data_dir).glob('*')), 1)
 
 

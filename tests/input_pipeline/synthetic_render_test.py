@@ -15,6 +15,7 @@ from input_pipeline import schema
 from input_pipeline.synthetic_city import imaging
 from input_pipeline.synthetic_city import primitives
 from input_pipeline.synthetic_city import raycast
+from input_pipeline.synthetic_city import rig
 from input_pipeline.synthetic_city import selection
 from input_pipeline.synthetic_city import sensors
 from input_pipeline.synthetic_city import shading
@@ -246,8 +247,8 @@ class TerrainTest(absltest.TestCase):
 def _tiny() -> tuple:
   """The camera and the LiDAR of size 'tiny'."""
   return (
-    sensors._make_imager(sensors.make_camera('tiny')),
-    sensors._make_scanner(sensors.make_lidar('tiny')),
+    sensors._make_imager(rig.make_camera('tiny')),
+    sensors._make_scanner(rig.make_lidar('tiny')),
   )
 
 
@@ -406,11 +407,13 @@ class SensorsTest(parameterized.TestCase):
     change = (a['scan_range'] - b['scan_range'])[both]
     self.assertAlmostEqual(float(change.std()), 0.02 * 2**0.5, delta=0.004)
 
-  def test_lidar_points_project_onto_pixels_of_their_instance(self):
-    frame = _renderer()(_scene(), _pose(), 0)
-    rays = sensors.directions('tiny')
+  @parameterized.parameters('kitti', 'other_car')
+  def test_lidar_points_project_onto_pixels_of_their_instance(self, setup):
+    render = _renderer() if setup == 'kitti' else _renderer(setup=setup)
+    frame = render(_scene(), _pose(), 0)
+    rays = rig.directions('tiny', setup)
     kept = frame['scan_range'] > 0
-    points = sensors.points_from_scan(
+    points = rig.points_from_scan(
       frame['scan_range'], frame['scan_intensity'], rays
     )
     mount = frame['camera_from_lidar']
@@ -427,16 +430,42 @@ class SensorsTest(parameterized.TestCase):
     )
     inner = (around == around[4]).all(0)
     instance = frame['scan_instance'][kept][seen]
-    self.assertGreater(inner.sum(), 100)
+    self.assertGreater(inner.sum(), 3 * len(rays))
     self.assertGreater((instance > 0)[inner].mean(), 0.05)
     self.assertGreater((instance == around[4])[inner].mean(), 0.95)
+
+  @parameterized.parameters(
+    # Degrees left and right of, and above and below the axis.
+    ('kitti', 32, (40.2, 41.2, 13.5, 15.7), (2.0, -24.8)),
+    ('32_beams', 16, (40.2, 41.2, 13.5, 15.7), (10.67, -30.67)),
+    ('wide_camera', 32, (51.0, 52.7, 23.4, 14.0), (2.0, -24.8)),
+    ('other_car', 16, (51.0, 52.7, 23.4, 14.0), (10.67, -30.67)),
+  )
+  def test_setups_look_as_far_as_the_real_sensors(
+    self, setup, beams, field, elevations
+  ):
+    lidar = rig.make_lidar('tiny', setup)
+    self.assertLen(lidar.elevations, beams)
+    np.testing.assert_allclose(
+      np.degrees(lidar.elevations[[0, -1]]), elevations, atol=1e-9
+    )
+    for size in rig.SIZES:
+      camera = rig.make_camera(size, optics=rig.SETUPS[setup].optics)
+      (height, width), matrix = camera.shape, camera.intrinsics
+      (fx, fy), (u, v) = matrix[[0, 1], [0, 1]], matrix[:2, 2]
+      sides = np.array([u / fx, (width - u) / fx, v / fy, (height - v) / fy])
+      found = np.degrees(np.arctan(sides))
+      np.testing.assert_allclose(
+        found, np.take(field, [0, 1, 2, 3]), atol=0.4, err_msg=size
+      )
+      self.assertAlmostEqual(fx / fy, 1, delta=0.02)
 
   def test_stored_scans_decode_to_points_of_their_range(self):
     rng = np.random.default_rng(0)
     distance = rng.uniform(1, 80, (32, 128)) * (rng.random((32, 128)) < 0.8)
     level = rng.integers(0, 256, (32, 128)).astype(np.uint8)
-    rays = sensors.directions('tiny')
-    points = sensors.points_from_scan(distance, level, rays)
+    rays = rig.directions('tiny')
+    points = rig.points_from_scan(distance, level, rays)
     hit = distance > 0
     np.testing.assert_allclose(
       np.linalg.norm(points[:, :3], axis=1), distance[hit], rtol=1e-5
@@ -477,7 +506,7 @@ class SensorsTest(parameterized.TestCase):
     frame = _renderer(camera='panorama')(_scene(), _pose(), 0)
     height, width, _ = frame['image'].shape
     self.assertEqual((height, width), (32, 208))
-    rays, hit = sensors.directions('tiny'), frame['scan_range'] > 0
+    rays, hit = rig.directions('tiny'), frame['scan_range'] > 0
     points = rays[hit] * frame['scan_range'][hit][:, None]
     motion, square = frame['camera_from_lidar'], frame['intrinsics'].copy()
     square[1, 1] = square[0, 0]
@@ -545,6 +574,8 @@ class SensorsTest(parameterized.TestCase):
       sensors.make_renderer('huge')
     with self.assertRaisesRegex(ValueError, "'fisheye'.*'panorama'"):
       sensors.make_renderer('tiny', camera='fisheye')
+    with self.assertRaisesRegex(ValueError, "'16_beams'.*'32_beams'"):
+      sensors.make_renderer('tiny', setup='16_beams')
 
   def test_noise_is_standard_normal_and_streams_differ(self):
     index = jnp.arange(20000)

@@ -58,7 +58,7 @@ class _MapTest(parameterized.TestCase):
       points = np.column_stack([[*seen, *ego], np.full(len(seen) + 3, 0.5)])
       scans[i] = folder_lib.scan_path(self.root, 'a', i)
       folder_lib.write_scan(scans[i], points)
-    return kitti360_submaps.Sweeps('a', scans, poses)
+    return kitti360_submaps.Sweeps('a', scans, poses, kitti_files.Dropped('a'))
 
   def load(self, sweeps=None):
     return kitti360_submaps.load(self.root / 'maps', sweeps or self.sweeps)
@@ -170,12 +170,12 @@ class KeepTest(_MapTest):
   def test_a_run_that_died_is_continued(self):
     read, count = kitti_files.read_scan, 0
 
-    def dies(path):
+    def dies(path, dropped):
       nonlocal count
       count += 1
       if count == 9:
         raise KeyboardInterrupt
-      return read(path)
+      return read(path, dropped)
 
     with (
       mock.patch.object(kitti360_submaps, '_SWEEPS_PER_PIECE', 4),

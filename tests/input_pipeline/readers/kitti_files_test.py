@@ -15,6 +15,10 @@ _IDENTITY = '1 0 0 0 0 1 0 0 0 0 1 0'
 _POINTS = np.array([[1, 2, 3, 0.5], [4, 5, 6, 0.25]], '<f4')
 
 
+def _read_scan(path):
+  return kitti_files.read_scan(path, kitti_files.Dropped('drive'))
+
+
 class _FileTest(parameterized.TestCase):
   def folder(self) -> pathlib.Path:
     return pathlib.Path(
@@ -56,7 +60,7 @@ class NumberedFilesTest(_FileTest):
 class ScanTest(_FileTest):
   def test_a_scan_comes_back_as_written(self):
     path = self.write(_POINTS.tobytes(), '1.bin')
-    points = kitti_files.read_scan(path)
+    points = _read_scan(path)
     np.testing.assert_array_equal(points, _POINTS)
     self.assertEqual(points.dtype, np.float32)
 
@@ -73,14 +77,29 @@ class ScanTest(_FileTest):
     )
     content = np.concatenate([bad[:3], _POINTS, bad[3:]]).tobytes()
     path = self.write(content, '1.bin')
+    dropped = kitti_files.Dropped('drive')
     with self.assertLogs(level='WARNING') as logs:
-      points = kitti_files.read_scan(path)
+      points = kitti_files.read_scan(path, dropped)
     np.testing.assert_array_equal(points, np.concatenate([_POINTS, bad[4:]]))
-    text = '\n'.join(logs.output)
-    self.assertIn(f'{path}: dropped 3 of 7 points (non-finite)', text)
-    self.assertIn(f'{path}: dropped 1 of 7 points (range 0)', text)
+    self.assertIn(
+      'drive: dropped points of 1 scans so far: 3 non-finite, 1 range 0; last '
+      f'{path}',
+      logs.output[0],
+    )
     with self.assertNoLogs(level='WARNING'):  # Once, not once per epoch.
-      kitti_files.read_scan(path)
+      kitti_files.read_scan(path, dropped)
+    self.assertEqual(dropped.total(), {'non-finite': 3, 'range 0': 1})
+
+  def test_what_is_dropped_is_told_ever_more_rarely(self):
+    dropped = kitti_files.Dropped('drive')
+    self.assertEqual(dropped.total(), {'non-finite': 0, 'range 0': 0})
+    with self.assertLogs(level='WARNING') as logs:
+      for i in range(150):
+        dropped.add(pathlib.Path(f'{i}.bin'), (0, i % 2))
+        dropped.add(pathlib.Path(f'{i}.bin'), (0, i % 2))
+    # 75 scans lost a point: the first and the tenth were worth a line.
+    self.assertLen(logs.output, 2)
+    self.assertEqual(dropped.total(), {'non-finite': 0, 'range 0': 75})
 
   @parameterized.parameters(
     (b'', 'empty scan, 0 bytes'),
@@ -96,11 +115,11 @@ class ScanTest(_FileTest):
   def test_a_damaged_scan_is_named(self, content, message):
     path = self.write(content, '000007.bin')
     with self.assertRaisesRegex(ValueError, f'{path}.*{message}'):
-      kitti_files.read_scan(path)
+      _read_scan(path)
 
   def test_a_missing_scan_is_named(self):
     with self.assertRaisesRegex(FileNotFoundError, '/nowhere/3.bin'):
-      kitti_files.read_scan(pathlib.Path('/nowhere/3.bin'))
+      _read_scan(pathlib.Path('/nowhere/3.bin'))
 
   def test_all_damaged_scans_of_a_folder_are_found_at_once(self):
     files = [

@@ -4,47 +4,18 @@
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
-import PIL.Image
 
 from input_pipeline.readers import kitti_odometry
+from input_pipeline.readers import kitti_odometry_splits
 from tests import shared
+from tests.input_pipeline.readers import kitti_folder as folder_lib
 
-_PROJECTION = '20 0 11.5 {} 0 20 7.5 0 0 0 1 0'
-# Camera x, y, z = LiDAR -y, -z, x; the LiDAR sits 0.3 m behind the camera.
-_TR = '0 -1 0 0 0 0 -1 0 1 0 0 -0.3'
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(text)
-
-
-def _write_frame(folder: pathlib.Path, frame: int, scan: bool = True) -> None:
-  image = folder / 'image_0' / f'{frame:06d}.png'
-  image.parent.mkdir(parents=True, exist_ok=True)
-  PIL.Image.fromarray(np.full((16, 24), 10 + frame, np.uint8)).save(image)
-  if scan:
-    path = folder / 'velodyne' / f'{frame:06d}.bin'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.array([[10 + frame, 0, 0, 0.5]], '<f4').tofile(path)
-
-
-def _make_sequence(root: pathlib.Path, tr_key: str = 'Tr:') -> pathlib.Path:
-  """Frames 0 and 1 of sequence 03 with the poses of four frames."""
-  folder = root / 'sequences' / '03'
-  for i in range(2):
-    _write_frame(folder, i)
-  lines = [f'P{k}: {_PROJECTION.format(10 * k)}' for k in range(4)]
-  _write(folder / 'calib.txt', '\n'.join([*lines, f'{tr_key} {_TR}', '']))
-  _write(folder / 'times.txt', '0.0\n0.1\n0.2\n0.35\n')
-  # One metre ahead per frame, and half a metre up (camera y points down).
-  rows = [f'1 0 0 0 0 1 0 {-0.5 * i} 0 0 1 {i}' for i in range(4)]
-  _write(root / 'poses' / '03.txt', '\n'.join([*rows, '']))
-  return folder
+_write = folder_lib.write
 
 
 class _SequenceTest(parameterized.TestCase):
@@ -53,10 +24,10 @@ class _SequenceTest(parameterized.TestCase):
     self.root = pathlib.Path(
       self.enterContext(tempfile.TemporaryDirectory(prefix='kitti_'))
     )
-    self.folder = _make_sequence(self.root)
+    self.folder = folder_lib.make_sequence(self.root)
 
-  def load(self, sequences=('03',), camera=0, **arguments):
-    return kitti_odometry.load(self.root, sequences, camera, **arguments)
+  def load(self, split='03', camera=0, **arguments):
+    return kitti_odometry.load(self.root, split, camera=camera, **arguments)
 
   def assert_fails(self, error, message: str, **arguments):
     with self.assertRaisesRegex(error, message):
@@ -66,7 +37,7 @@ class _SequenceTest(parameterized.TestCase):
 class LoadTest(_SequenceTest):
   @parameterized.parameters('Tr:', 'Tr')
   def test_two_frames_come_back_as_written(self, tr_key):
-    _make_sequence(self.root, tr_key)
+    folder_lib.make_sequence(self.root, tr_key)
     dataset = self.load()
     frames = dataset.frames
     self.assertEqual(list(frames.frame), [0, 1])
@@ -103,8 +74,8 @@ class LoadTest(_SequenceTest):
     np.testing.assert_allclose((colour - left)[:3, 3], [1, 0, 0], atol=1e-6)
 
   def test_a_missing_scan_in_the_middle_shifts_nothing(self):
-    _write_frame(self.folder, 2)
-    _write_frame(self.folder, 3)
+    folder_lib.write_frame(self.folder, 2)
+    folder_lib.write_frame(self.folder, 3)
     (self.folder / 'velodyne' / '000001.bin').unlink()
     (self.folder / 'image_0' / '000002.png').unlink()
     dataset = self.load()
@@ -121,23 +92,73 @@ class LoadTest(_SequenceTest):
       dataset.read(2)
 
   def test_frames_beyond_the_poses_are_dropped_and_counted(self):
-    _write_frame(self.folder, 4)
+    folder_lib.write_frame(self.folder, 4)
     (self.folder / 'times.txt').unlink()
     with self.assertLogs(level='WARNING') as logs:
       frames = self.load().frames
     self.assertEqual(list(frames.frame), [0, 1])
     np.testing.assert_allclose(frames.timestamp, [0, 0.1])
     self.assertIn(
-      'dropped 1 of 3 frames, which have no pose (first: 4)', logs.output[0]
+      'dropped 1 of 3 frames, which have no pose (first: 4)', logs.output[1]
     )
 
   def test_a_blank_time_is_interpolated(self):
-    _write_frame(self.folder, 3)
+    folder_lib.write_frame(self.folder, 3)
     _write(self.folder / 'times.txt', '0.0\n\n0.2\n0.3\n')
     with self.assertLogs(level='WARNING') as logs:
       frames = self.load().frames
     np.testing.assert_allclose(frames.timestamp, [0, 0.1, 0.3])
-    self.assertIn('1 of 3 frames have no timestamp', logs.output[0])
+    self.assertIn('1 of 3 frames have no timestamp', logs.output[1])
+
+  def test_a_sequence_that_is_not_whole_says_so_and_is_read(self):
+    with self.assertLogs(level='WARNING') as logs:
+      frames = self.load().frames
+    self.assertLen(frames.frame, 2)
+    (line,) = logs.output
+    self.assertIn(
+      'Sequence 03 is not whole: 2 in image_0, 2 in velodyne, 4 in poses, '
+      'where the benchmark has 801 frames',
+      line,
+    )
+    # Whole, or no sequence of the benchmark: nothing to say.
+    with mock.patch.dict(kitti_odometry_splits.NUM_FRAMES, {'03': 4}):
+      for i in (2, 3):
+        folder_lib.write_frame(self.folder, i)
+      with self.assertNoLogs(level='WARNING'):
+        self.load()
+    self.folder.rename(self.folder.with_name('77'))
+    (self.root / 'poses/03.txt').rename(self.root / 'poses/77.txt')
+    with self.assertNoLogs(level='WARNING'):
+      self.load('77')
+
+  def test_a_slice_takes_frames_and_a_rule_who_asks(self):
+    for i in (2, 3):
+      folder_lib.write_frame(self.folder, i)
+    dataset = self.load('03[1:3]')
+    self.assertEqual(list(dataset.frames.frame), [1, 2])
+    np.testing.assert_array_equal(dataset.read(1)['image'], 12)
+    np.testing.assert_array_equal(dataset.read(0)['points'][0, 0], 11)
+    dataset = self.load('spaced:03', query_spacing=1.5)
+    self.assertEqual(list(dataset.frames.frame), [0, 2])
+    self.assertEqual(dataset.read(1)['points'][0, 0], 12)
+    dataset = self.load('disjoint:03[:-1]', query_spacing=1.5)
+    self.assertEqual(list(dataset.frames.frame), [0, 1, 2])
+    self.assertEqual(list(dataset.queries), [True, False, True])
+    self.assertIsNone(self.load('03').queries)
+
+  def test_points_that_are_dropped_are_counted_once_for_the_dataset(self):
+    for i in range(2):
+      path = self.folder / 'velodyne' / f'{i:06d}.bin'
+      points = [[5, 0, 0, 0.5], [0, 0, 0, 0.5], [np.nan, 0, 0, 0.5]]
+      np.array(points, '<f4').tofile(path)
+    dataset = self.load()
+    with self.assertLogs(level='WARNING') as logs:
+      for row in (0, 1, 0, 1):
+        self.assertLen(dataset.read(row, ('points',))['points'], 1)
+    self.assertLen(logs.output, 1)
+    self.assertEqual(
+      dataset.read.dropped.total(), {'non-finite': 2, 'range 0': 2}
+    )
 
   def test_poses_are_found_in_their_three_places(self):
     elsewhere = self.root / 'elsewhere'
@@ -155,16 +176,28 @@ class BadInputTest(_SequenceTest):
     self.assert_fails(
       FileNotFoundError,
       r"no sequence \['09'\]; found \['03'\]",
-      sequences=['09'],
+      split='09',
     )
 
-  def test_no_sequence_at_all_is_refused(self):
-    self.assert_fails(ValueError, 'No sequences asked for', sequences=[])
+  @parameterized.parameters('', '03+', '003', '03[:0]', 'all')
+  def test_what_is_no_split_is_refused(self, split):
+    self.assert_fails(ValueError, 'is not a split|is empty', split=split)
 
   def test_another_camera_than_the_one_there_is_named(self):
     self.assert_fails(
       FileNotFoundError, r"no images in image_2, but in \['image_0'\]", camera=2
     )
+
+  def test_sequences_without_official_poses_ask_for_others(self):
+    self.folder.rename(self.folder.with_name('14'))
+    self.assert_fails(
+      FileNotFoundError,
+      '11-21 have no official ones: give poses_dir',
+      split='14',
+    )
+    shutil.move(self.root / 'poses/03.txt', self.root / '14.txt')
+    frames = self.load('14', poses_dir=self.root).frames
+    self.assertEqual(list(frames.frame), [0, 1])
 
   def test_missing_poses_say_where_they_were_looked_for(self):
     (self.root / 'poses' / '03.txt').unlink()
@@ -212,7 +245,7 @@ class RealSequencesTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.root = shared.require('data/kitti_odometry')
-    cls.dataset = kitti_odometry.load(cls.root, ['00', '01', '06'], camera=0)
+    cls.dataset = kitti_odometry.load(cls.root, '00+01+06', camera=0)
 
   def test_sparse_sequences_keep_their_frame_numbers(self):
     frames = self.dataset.frames
@@ -224,7 +257,7 @@ class RealSequencesTest(parameterized.TestCase):
       list(frames.frame[frames.has_points]), [0, 1, 94, 95, 198, 199]
     )
     self.assertEqual([rows['01'].sum(), rows['06'].sum()], [11, 25])
-    colour = kitti_odometry.load(self.root, ['06'])
+    colour = kitti_odometry.load(self.root, '06')
     self.assertEqual(list(colour.frames.frame), [12, 13, 14, 17])
 
   def test_rotations_are_orthonormal(self):

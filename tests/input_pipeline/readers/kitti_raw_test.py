@@ -13,61 +13,13 @@ import PIL.Image
 
 from input_pipeline.readers import kitti_raw
 from tests import shared
+from tests.input_pipeline.readers import kitti_folder as folder_lib
 
-_NAME = '2011_09_26_drive_0001_sync'
-_PROJECTION = np.array(
-  [[20, 0, 11.5, 1.5], [0, 21, 7.5, 0.3], [0, 0, 1, 0.004]]
-)
-_RECTIFICATION = np.array([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])
-_LIDAR_AXES = '0 -1 0 0 0 -1 1 0 0'  # Camera x, y, z = LiDAR -y, -z, x.
-
-
-def _numbers(values: np.ndarray) -> str:
-  return ' '.join(repr(float(value)) for value in np.ravel(values))
-
-
-def _oxts(*values: float) -> str:
-  return _numbers(np.array([*values, *([0] * (30 - len(values)))]))
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(text)
-
-
-def _write_image(path: pathlib.Path, value: int) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  PIL.Image.fromarray(np.full((16, 24, 3), value, np.uint8)).save(path)
-
-
-def _write_scan(path: pathlib.Path, x: float) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  np.array([[x, 0, 0, 0.5], [x, 1, 2, 0.25]], '<f4').tofile(path)
-
-
-def _make_drive(root: pathlib.Path, name: str = _NAME) -> pathlib.Path:
-  """Two frames, 0 and 1, as the download unpacks."""
-  date = root / '2011_09_26'
-  _write(
-    date / 'calib_cam_to_cam.txt',
-    'calib_time: 09-Jan-2012 13:57:47\ncorner_dist: 9.95e-02\n'
-    f'R_rect_00: {_numbers(_RECTIFICATION)}\n'
-    f'P_rect_02: {_numbers(_PROJECTION)}\n',
-  )
-  _write(date / 'calib_velo_to_cam.txt', f'R: {_LIDAR_AXES}\nT: 0 -0.1 -0.3\n')
-  _write(
-    date / 'calib_imu_to_velo.txt', 'R: 1 0 0 0 1 0 0 0 1\nT: -0.8 0.3 -0.8\n'
-  )
-  folder = date / name
-  for i in range(2):
-    stem = f'{i:010d}'
-    _write_image(folder / 'image_02' / 'data' / f'{stem}.png', 10 + i)
-    _write_scan(folder / 'velodyne_points' / 'data' / f'{stem}.bin', 10.0 + i)
-    _write(folder / 'oxts' / 'data' / f'{stem}.txt', _oxts(49, 8 + 1e-5 * i))
-  times = [f'2011-09-26 13:02:2{i}.500000123' for i in range(2)]
-  for sensor in ('image_02', 'velodyne_points'):
-    _write(folder / sensor / 'timestamps.txt', '\n'.join(times))
-  return folder
+_NAME = folder_lib.NAME
+_oxts = folder_lib.oxts
+_write = folder_lib.write
+_write_image = folder_lib.write_image
+_write_scan = folder_lib.write_scan
 
 
 class _DriveTest(parameterized.TestCase):
@@ -76,7 +28,7 @@ class _DriveTest(parameterized.TestCase):
     self.root = pathlib.Path(
       self.enterContext(tempfile.TemporaryDirectory(prefix='kitti_'))
     )
-    self.folder = _make_drive(self.root)
+    self.folder = folder_lib.make_drive(self.root)
 
   def sensor(self, name: str, frame: int, suffix: str) -> pathlib.Path:
     return self.folder / name / 'data' / f'{frame:010d}{suffix}'
@@ -103,8 +55,8 @@ class LoadTest(_DriveTest):
   def test_the_camera_sees_what_the_projection_matrix_says(self):
     sample = kitti_raw.load(self.root).read(0)
     point = np.array([5.0, 1.0, -0.5])
-    rectified = _RECTIFICATION @ np.array([-1.0, 0.5 - 0.1, 5 - 0.3])
-    u, v, w = _PROJECTION @ np.append(rectified, 1)
+    rectified = folder_lib.RECTIFICATION @ np.array([-1.0, 0.5 - 0.1, 5 - 0.3])
+    u, v, w = folder_lib.PROJECTION @ np.append(rectified, 1)
     camera = sample['camera_from_lidar'] @ np.append(point, 1)
     pixel = sample['intrinsics'] @ camera[:3]
     np.testing.assert_allclose(
@@ -130,16 +82,31 @@ class LoadTest(_DriveTest):
 
   def test_drives_are_towns_in_the_order_asked_for(self):
     other = _NAME.replace('0001', '0002')
-    folder = _make_drive(self.root, other)
+    folder = folder_lib.make_drive(self.root, other)
     _write_image(folder / 'image_02' / 'data' / '0000000000.png', 77)
     self.sensor('image_02', 1, '.png').unlink()
     found = kitti_raw.load(self.root)
     self.assertEqual(list(found.frames.town), [_NAME] * 2 + [other] * 2)
-    dataset = kitti_raw.load(self.root, drives=[other, _NAME])
+    dataset = kitti_raw.load(self.root, f'{other}+{_NAME}')
     self.assertEqual(list(dataset.frames.town), [other] * 2 + [_NAME] * 2)
     self.assertEqual(list(dataset.frames.has_image), [True, True, True, False])
     np.testing.assert_array_equal(dataset.read(0)['image'], 77)
     np.testing.assert_array_equal(dataset.read(2)['image'], 10)
+
+  def test_slices_and_rules_are_those_of_every_reader(self):
+    other = _NAME.replace('0001', '0002')
+    folder_lib.make_drive(self.root, other)
+    dataset = kitti_raw.load(self.root, f'{_NAME}[1:]+{other}')
+    self.assertEqual(list(dataset.frames.frame), [1, 0, 1])
+    np.testing.assert_array_equal(dataset.read(0)['image'], 11)
+    dataset = kitti_raw.load(self.root, 'all[:1]')
+    self.assertEqual(list(dataset.frames.drive), [_NAME, other])
+    self.assertEqual(list(dataset.frames.frame), [0, 0])
+    # 1e-5 degrees east are 0.73 m.
+    dataset = kitti_raw.load(self.root, 'disjoint:all', query_spacing=0.8)
+    self.assertEqual(list(dataset.queries), [True, False] * 2)
+    dataset = kitti_raw.load(self.root, 'spaced:all', query_spacing=0.7)
+    self.assertLen(dataset.frames.frame, 4)
 
   def test_a_missing_scan_in_the_middle_shifts_nothing(self):
     for i in (2, 3):
@@ -151,7 +118,11 @@ class LoadTest(_DriveTest):
     _write(self.folder / 'image_02' / 'timestamps.txt', '\n'.join(times))
     times[1] = ''
     _write(self.folder / 'velodyne_points' / 'timestamps.txt', '\n'.join(times))
-    dataset = kitti_raw.load(self.root)
+    with self.assertLogs(level='WARNING') as logs:
+      dataset = kitti_raw.load(self.root)
+    self.assertIn(
+      '1 of 4 posed frames have no velodyne_points (first: 1)', logs.output[0]
+    )
     self.assertEqual(list(dataset.frames.frame), [0, 1, 2, 3])
     self.assertEqual(list(dataset.frames.has_points), [True, False, True, True])
     for row in (0, 2, 3):
@@ -271,12 +242,18 @@ class BadInputTest(_DriveTest):
 
   def test_an_unknown_drive_is_named_beside_the_known(self):
     self.assert_fails(
-      FileNotFoundError, rf"no drive \['x'\]; found \['{_NAME}'\]", drives=['x']
+      FileNotFoundError,
+      rf"no drive \['x'\]; found \['{_NAME}'\]",
+      split='x',
     )
 
   def test_a_drive_listed_twice_and_no_drive_at_all_are_refused(self):
-    self.assert_fails(ValueError, 'listed twice', drives=[_NAME, _NAME])
-    self.assert_fails(ValueError, 'no drives', drives=[])
+    self.assert_fails(
+      ValueError,
+      'listed twice',
+      split=f'{_NAME}+{_NAME}[:1]',
+    )
+    self.assert_fails(ValueError, 'is not a split of KITTI raw', split='')
 
   def test_another_camera_than_the_one_there_is_named(self):
     self.assert_fails(

@@ -1,20 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A split of KITTI-360 packed once, stitched and aggregated, as TFDS datasets.
+"""Splits packed once, as TFDS datasets that need the raw folders no more.
 
 Reading a frame from the raw folders costs two images of two megapixels, or the
 crop of a map; training reads every frame many times. `load` packs the frames of
-a split on first use into `PACKED/<split>-<digest of the options>`, and does not
-need the raw folders after that. Frames are packed in units of some hundred,
-each a TFDS dataset of its own (ArrayRecord, without TensorFlow): a run that was
-killed continues with the unit in which it died.
+a split on first use into `PACKED/<dataset>_<split>-<digest of the options>`.
+They are packed in units of some hundred, each a TFDS dataset of its own
+(ArrayRecord, without TensorFlow): a run that was killed continues with the unit
+in which it died.
+
+What is packed is also open to other programs, as one TFDS data source,
+
+  units = sorted(pathlib.Path(FOLDER).glob('*/packed_frames/*'))
+  builder = tfds.builder_from_directories(units)
+  source = builder.as_data_source('frames')  # or 'frames[:100]'
+  reading = dict(packing.decode(source[0], ('image', 'points')))
+
+and the columns of `schema.FrameTable` are in FOLDER/frames.npz, row by row.
+Images are kept as JPEG, points in units of 4 mm.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent import futures
 import contextlib
 import fcntl
 import hashlib
+import inspect
 import io
 import os
 import pathlib
@@ -29,18 +42,17 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from input_pipeline import schema
-from input_pipeline.readers import kitti360
-from input_pipeline.readers import kitti360_splits
 
 # Half a unit is a tenth of the LiDAR's noise; 131 m fit into 16 bits.
 POINT_UNIT = 0.004
+SENSORS = ('image', 'points')
 _INTENSITY_UNIT = 1 / 32767
 _ROWS_PER_UNIT = 200
 _JPEG_QUALITY = 95
-_VERSION = '1.0.0'
+_VERSION = '2.0.0'
 
 
-class Kitti360(tfds.core.GeneratorBasedBuilder):
+class PackedFrames(tfds.core.GeneratorBasedBuilder):
   """Some frames of a dataset; see `features`."""
 
   VERSION = tfds.core.Version(_VERSION)
@@ -49,9 +61,7 @@ class Kitti360(tfds.core.GeneratorBasedBuilder):
   # it does not declare (importlib_resources, in 4.9.10).
   url_infos = None
 
-  def __init__(
-    self, *, dataset: schema.Dataset | None, rows: Sequence[int], **kwargs
-  ):
+  def __init__(self, *, dataset: schema.Dataset, rows: Sequence[int], **kwargs):
     self._dataset, self._rows = dataset, rows
     super().__init__(**kwargs)
 
@@ -59,7 +69,7 @@ class Kitti360(tfds.core.GeneratorBasedBuilder):
     matrix = tfds.features.Tensor
     features = tfds.features.FeaturesDict(
       {
-        # JPEG or PNG; nothing where the frame has no image.
+        # JPEG; nothing where the frame has no image.
         'image': tfds.features.Text(),
         'intrinsics': matrix(shape=(3, 3), dtype=np.float64),
         'camera_from_lidar': matrix(shape=(4, 4), dtype=np.float64),
@@ -84,61 +94,66 @@ class Kitti360(tfds.core.GeneratorBasedBuilder):
 
 
 def load(
+  reader: Callable[..., schema.Dataset],
+  name: str,
   root: str | os.PathLike,
   split: str,
   *,
   packed: str | os.PathLike,
-  camera: str = 'perspective',
-  points: str = 'scan',
-  panorama_size: tuple[int, int] = (512, 1024),
-  without: str = '',
-  query_spacing: float = 3.0,
+  written: str,
+  places: Mapping[str, object] | None = None,
+  **options,
 ) -> schema.Dataset:
   """The frames of a split, packed first where they are not.
 
   Args:
+    reader: `reader(root, split, **options)` loads the raw folders.
+    name: of the dataset.
     root: the raw folders; not touched if the split is packed.
-    split: see `kitti360.load`, as all that follow.
-    packed: where packed splits and maps are kept, between runs.
-    camera: 'perspective' or 'panorama'.
-    points: 'scan' or 'submap'.
-    panorama_size: (H, W), pixels.
-    without: what to drop from submaps.
-    query_spacing: metres.
+    split: as the reader takes it.
+    packed: where packed splits are kept, between runs.
+    written: the split in full, whatever `split` names; part of the key.
+    places: options of the reader that do not decide what it reads, such as
+      where it keeps its maps.
+    **options: of the reader.
 
   Raises:
     FileNotFoundError: the raw folders lack something.
     ValueError: a file does not hold what it should; the message names it.
   """
-  options = dict(
-    camera=camera,
-    points=points,
-    panorama_size=tuple(panorama_size),
-    without=without,
-    query_spacing=query_spacing,
-  )
-  packed = pathlib.Path(packed).expanduser()
-  own = directory(packed, split, options)
+  root, packed = pathlib.Path(root), pathlib.Path(packed).expanduser()
+  own = directory(packed, name, split, _content(reader, written, options))
   if not (own / 'frames.npz').exists():
     own.mkdir(parents=True, exist_ok=True)
     with _locked(own / 'lock'):
       if not (own / 'frames.npz').exists():
-        dataset = kitti360.load(
-          root, split, maps_dir=packed / 'maps', **options
-        )
-        _pack(own, dataset)
-  return _open(own, split)
+        dataset = reader(root, split, **options, **(places or {}))
+        _pack(own, dataset, root)
+  return _open(own, f'{name}/{split}', root)
+
+
+def _content(reader, split: str, options: dict[str, object]) -> str:
+  """What decides which readings are packed: every option, given or default."""
+  given = inspect.signature(reader).bind(None, split, **options)
+  given.apply_defaults()
+  _, *chosen = given.arguments.items()  # all but the root
+  return repr([(key, _plain(value)) for key, value in sorted(chosen)])
+
+
+def _plain(value):
+  """A config's lists are a signature's tuples, its paths strings."""
+  if isinstance(value, list | tuple):
+    return tuple(value)
+  return str(value) if isinstance(value, os.PathLike) else value
 
 
 def directory(
-  packed: pathlib.Path, split: str, options: dict[str, object]
+  packed: pathlib.Path, name: str, split: str, content: str
 ) -> pathlib.Path:
-  """Where a split with these options is packed."""
-  written = kitti360_splits.PUBLISHED.get(split, split)
-  content = repr((_VERSION, written, sorted(options.items())))
-  digest = hashlib.sha256(content.encode()).hexdigest()[:12]
-  name = re.sub(r'\W+', '_', split).strip('_')
-  return packed / f'{name}-{digest}'
+  """Where a split of this content is packed."""
+  digest = hashlib.sha256(repr((_VERSION, content)).encode()).hexdigest()[:12]
+  written = re.sub(r'\W+', '_', f'{name}_{split}').strip('_')
+  return packed / f'{written[:80]}-{digest}'
 
 
 @contextlib.contextmanager
@@ -149,21 +164,32 @@ def _locked(path: pathlib.Path):
     yield
 
 
-def _pack(own: pathlib.Path, dataset: schema.Dataset) -> None:
+def _pack(own: pathlib.Path, dataset: schema.Dataset, root) -> None:
   """Makes the units that are missing, and last the table of frames."""
   frames = dataset.frames
   units = _units(frames)
   logging.info('Packing %d frames in %s.', len(frames.frame), own)
   for leftover in own.glob('**/*incomplete*'):
     shutil.rmtree(leftover, ignore_errors=True)
-  bar = tqdm.tqdm(units.items(), unit='unit', desc=f'packing {dataset.name}')
+  for stale in {path.name for path in own.glob('*/')} - units.keys():
+    shutil.rmtree(own / stale)
   # TFDS announces a download of unknown size and shows bars of its own.
   tfds.disable_progress_bar()
-  for name, rows in bar:
+  bar = tqdm.tqdm(units.items(), unit='unit', desc=f'packing {dataset.name}')
+  for unit, rows in bar:
+    builder = PackedFrames(
+      dataset=dataset,
+      rows=rows,
+      data_dir=own / unit,
+      file_format='array_record',
+    )
     with contextlib.redirect_stdout(io.StringIO()):
-      _builder(own, name, dataset, rows).download_and_prepare()
+      builder.download_and_prepare()
   tfds.enable_progress_bar()
-  columns = frames._asdict() | {'units': np.array(list(units))}
+  columns = frames._asdict() | {
+    'units': np.array(list(units)),
+    'root': str(root.resolve()),
+  }
   if dataset.queries is not None:
     columns['queries'] = dataset.queries
   temporary = own / 'frames.npz.tmp'
@@ -187,22 +213,8 @@ def _units(frames: schema.FrameTable) -> dict[str, np.ndarray]:
   return units
 
 
-def _builder(
-  own: pathlib.Path,
-  unit: str,
-  dataset: schema.Dataset | None = None,
-  rows: Sequence[int] = (),
-) -> Kitti360:
-  return Kitti360(
-    dataset=dataset,
-    rows=rows,
-    data_dir=own / unit,
-    file_format='array_record',
-  )
-
-
 def encode(dataset: schema.Dataset, row: int) -> dict[str, object]:
-  """A frame's record; see `Kitti360`."""
+  """A frame's record; see `PackedFrames`."""
   frames = dataset.frames
   has = {'image': frames.has_image[row], 'points': frames.has_points[row]}
   reading = dataset.read(int(row), tuple(name for name in has if has[name]))
@@ -238,10 +250,10 @@ def _inflate(data: bytes) -> np.ndarray:
   return np.ascontiguousarray(columns.T * scale)
 
 
-def _open(own: pathlib.Path, split: str) -> schema.Dataset:
+def _open(own: pathlib.Path, name: str, root: pathlib.Path) -> schema.Dataset:
   try:
     with np.load(own / 'frames.npz') as archive:
-      columns = {name: archive[name] for name in archive.files}
+      columns = {key: archive[key] for key in archive.files}
   except Exception as error:
     raise ValueError(
       f'{own / "frames.npz"} is damaged ({error}). Delete it; what is packed '
@@ -249,29 +261,42 @@ def _open(own: pathlib.Path, split: str) -> schema.Dataset:
     ) from error
   units = columns.pop('units').tolist()
   queries = columns.pop('queries', None)
+  source = str(columns.pop('root'))
+  if root.exists() and str(root.resolve()) != source:
+    logging.warning(
+      '%s was packed from %s and is taken for %s. If that is other data, '
+      'delete the folder or pack elsewhere.',
+      own,
+      source,
+      root,
+    )
   frames = schema.FrameTable(**columns)
-  read = Reader(own, frames, [_source(own, unit) for unit in units])
-  return schema.Dataset(f'kitti360/{split}', frames, read, queries)
+  return schema.Dataset(
+    name, frames, Reader(own, frames, _source(own, units)), queries
+  )
 
 
-def _source(own: pathlib.Path, unit: str):
+def _source(own: pathlib.Path, units: list[str]):
+  """The records of all units, by row."""
+  folders = [own / unit / 'packed_frames' / _VERSION for unit in units]
   try:
-    return _builder(own, unit).as_data_source(split='frames')
+    builder = tfds.builder_from_directories(folders)
+    return builder.as_data_source('frames')
   except Exception as error:
     raise ValueError(
-      f'{own}: unit {unit} does not open ({error}). Delete the folder to pack '
-      'it anew.'
+      f'{own}: what is packed does not open ({error}). Delete the folder to '
+      'pack it anew.'
     ) from error
 
 
 class Reader:
   """`schema.Dataset.read` of packed frames."""
 
-  def __init__(self, own: pathlib.Path, frames: schema.FrameTable, sources):
-    self._own, self._frames, self._sources = own, frames, sources
+  def __init__(self, own: pathlib.Path, frames: schema.FrameTable, source):
+    self._own, self._frames, self._source = own, frames, source
 
   def __call__(
-    self, row: int, what: tuple[str, ...] = ('image', 'points')
+    self, row: int, what: tuple[str, ...] = SENSORS
   ) -> dict[str, np.ndarray]:
     """Reads a row; see `schema.Dataset`.
 
@@ -280,14 +305,11 @@ class Reader:
     """
     frames, row = self._frames, int(row)
     name = f'drive {frames.drive[row]}, frame {frames.frame[row]}'
-    unknown = set(what) - {'image', 'points'}
-    if unknown:
-      raise ValueError(
-        f'Asked for {sorted(unknown)}; KITTI-360 has image and points.'
-      )
+    if unknown := sorted(set(what) - set(SENSORS)):
+      raise ValueError(f'Asked for {unknown}; packed are {list(SENSORS)}.')
     try:
-      record = self._sources[row // _ROWS_PER_UNIT][row % _ROWS_PER_UNIT]
-      reading = dict(_decode(record, what))
+      record = self._source[row]
+      reading = dict(decode(record, what))
     except Exception as error:
       raise ValueError(
         f'{name}: what is packed does not decode ({error}). Delete {self._own} '
@@ -305,7 +327,10 @@ class Reader:
     return reading
 
 
-def _decode(record, what: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:
+def decode(
+  record: Mapping[str, object], what: tuple[str, ...]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Names and values of a record's reading; absent sensors are left out."""
   yield 'camera_from_lidar', record['camera_from_lidar'].astype(np.float32)
   if 'image' in what and record['image']:
     with Image.open(io.BytesIO(record['image'])) as image:

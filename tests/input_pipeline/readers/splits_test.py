@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splits of KITTI-360: the grammar, the 3 m rule, and who is in which role."""
-
-import itertools
+"""Splits: the grammar of all readers, and the 3 m rule."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -10,6 +8,15 @@ import numpy as np
 from input_pipeline import grouping
 from input_pipeline import schema
 from input_pipeline.readers import kitti360_splits
+from input_pipeline.readers import kitti_and_kitti360
+from input_pipeline.readers import kitti_odometry_splits
+from input_pipeline.readers import kitti_raw
+from input_pipeline.readers import splits
+
+_KITTI360 = kitti360_splits.GRAMMAR
+_ODOMETRY = kitti_odometry_splits.GRAMMAR
+_BOTH = kitti_and_kitti360.GRAMMAR
+_DRIVE = '2011_09_26_drive_0001_sync'
 
 
 def _dataset(counts, spacing=0.4):
@@ -38,7 +45,7 @@ class ParseTest(parameterized.TestCase):
     ),
   )
   def test_what_is_written_is_what_is_meant(self, text, rule, parts):
-    split = kitti360_splits.parse(text)
+    split = _KITTI360.parse(text)
     self.assertEqual(split.rule, rule)
     self.assertEqual(
       [(part.sequence, part.frames) for part in split.parts], parts
@@ -52,46 +59,49 @@ class ParseTest(parameterized.TestCase):
     '00003',
     'sparse:0003',
     '0003[1]',
+    '0003[-:]',
+    '0003[1:2',
+    '0003 ',
     '٣',
   )
   def test_anything_else_is_answered_by_the_grammar(self, text):
     with self.assertRaisesRegex(ValueError, "Expected e.g. '0000"):
-      kitti360_splits.parse(text)
+      _KITTI360.parse(text)
+
+  @parameterized.parameters(
+    (_ODOMETRY, '00[:3000]+5', '00[:3000]+05'),
+    (_ODOMETRY, 'spaced:03+04[10:-1]', 'spaced:03+04[10:-1]'),
+    (_KITTI360, 'disjoint:3[0:]', 'disjoint:0003[0:]'),
+    (kitti_raw.GRAMMAR, f'{_DRIVE}[:10]', f'{_DRIVE}[:10]'),
+    (kitti_raw.GRAMMAR, 'disjoint:all', 'disjoint:all'),
+    (_BOTH, '3+0003[-2:]', '03+0003[-2:]'),
+  )
+  def test_one_grammar_for_all_readers(self, grammar, text, written):
+    self.assertEqual(str(grammar.parse(text)), written)
+    self.assertEqual(grammar.parse(written), grammar.parse(text))
+
+  @parameterized.parameters(
+    (_ODOMETRY, '003', 'KITTI odometry'),
+    (_ODOMETRY, 'saliency/train', 'lip_loc/large/train'),
+    (_KITTI360, 'rangebev/test', 'saliency/train'),
+    (kitti_raw.GRAMMAR, 'sparse:all', 'KITTI raw'),
+    (kitti_raw.GRAMMAR, f'{_DRIVE}/image_02', 'all'),
+    (_BOTH, '00005', 'two digits'),
+  )
+  def test_each_has_its_names_and_says_so(self, grammar, text, hint):
+    with self.assertRaisesRegex(ValueError, f'is not a split of .*{hint}'):
+      grammar.parse(text)
+
+  def test_a_list_of_both_is_taken_apart(self):
+    split = _BOTH.parse('disjoint:08[:9]+0000+9')
+    kitti = split.only(lambda sequence: len(sequence) == 2)
+    self.assertEqual(str(kitti), 'disjoint:08[:9]+09')
+    rest = split.only(lambda sequence: len(sequence) == 4)
+    self.assertEqual(str(rest), 'disjoint:0000')
 
   def test_a_sequence_listed_twice_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'listed twice'):
-      kitti360_splits.parse('0003[:9]+3[9:]')
-
-
-class PublishedTest(parameterized.TestCase):
-  def test_no_sequence_has_two_roles(self):
-    sequences = {}
-    for name in kitti360_splits.PUBLISHED:
-      paper, role = name.split('/')
-      parts = kitti360_splits.parse(name).parts
-      sequences.setdefault(paper, {})[role] = {part.sequence for part in parts}
-    for paper, roles in sequences.items():
-      self.assertIn('train', roles)
-      self.assertIn('validation', roles)
-      self.assertGreater(len(roles), 2)
-      for a, b in itertools.combinations(roles, 2):
-        self.assertEmpty(roles[a] & roles[b], f'{paper}: {a} and {b}')
-
-  def test_the_tests_are_the_papers(self):
-    published = kitti360_splits.PUBLISHED
-    for name, sequence in (
-      ('saliency/urban', '0000'),
-      ('saliency/highway', '0003'),
-      ('generalisation/urban', '0018'),
-      ('generalisation/highway', '0007'),
-      ('lip_loc/test', '0000'),
-      ('ae/test', '0003'),
-    ):
-      parts = kitti360_splits.parse(published[name]).parts
-      self.assertEqual([part.sequence for part in parts], [sequence])
-    every = '+'.join(published.values())
-    self.assertNotIn('0008', every)  # has no published poses
-    self.assertNotIn('0001', every)  # does not exist
+      _KITTI360.parse('0003[:9]+3[9:]')
 
 
 class SpacedTest(parameterized.TestCase):
@@ -99,7 +109,7 @@ class SpacedTest(parameterized.TestCase):
   def test_equals_the_rule_said_aloud(self, seed):
     rng = np.random.default_rng(seed)
     position = np.cumsum(rng.normal(0, 0.5, (300, 2)), axis=0)
-    chosen = kitti360_splits.spaced(position, 3.0)
+    chosen = splits.spaced(position, 3.0)
     expected, since = [0], 0.0
     for i in range(1, 300):
       since += np.hypot(*(position[i] - position[i - 1]))
@@ -112,46 +122,40 @@ class SpacedTest(parameterized.TestCase):
     angle = np.linspace(0, 2 * np.pi, 200)
     circle = np.stack([np.cos(angle), np.sin(angle)], -1)
     # 6.28 m of path never 3 m away from its beginning.
-    self.assertEqual(kitti360_splits.spaced(circle, 3.0).sum(), 3)
+    self.assertEqual(splits.spaced(circle, 3.0).sum(), 3)
 
   def test_one_frame_and_none(self):
-    self.assertEqual(
-      kitti360_splits.spaced(np.zeros((1, 2)), 3).tolist(), [True]
-    )
-    self.assertEmpty(kitti360_splits.spaced(np.zeros((0, 2)), 3))
+    self.assertEqual(splits.spaced(np.zeros((1, 2)), 3).tolist(), [True])
+    self.assertEmpty(splits.spaced(np.zeros((0, 2)), 3))
 
 
 class ApplyTest(parameterized.TestCase):
   def test_spaced_keeps_few_and_disjoint_asks_with_them(self):
     dataset = _dataset({'a': 100, 'b': 50})
-    rows, queries = kitti360_splits.apply(
-      dataset, kitti360_splits.parse('spaced:1+2[10:]'), 3.0
+    rows, queries = splits.apply(
+      dataset.frames, _KITTI360.parse('spaced:1+2[10:]'), 3.0
     )
     self.assertIsNone(queries)
     # Every eighth frame: 8 x 0.4 m > 3 m.
     self.assertEqual(rows.tolist(), [*range(0, 100, 8), *range(110, 150, 8)])
-    rows, queries = kitti360_splits.apply(
-      dataset, kitti360_splits.parse('disjoint:1[-40:]+2'), 3.0
+    rows, queries = splits.apply(
+      dataset.frames, _KITTI360.parse('disjoint:1[-40:]+2'), 3.0
     )
     self.assertEqual(rows.tolist(), [*range(60, 150)])
     self.assertEqual(rows[queries].tolist()[:3], [60, 68, 76])
-    rows, queries = kitti360_splits.apply(
-      dataset, kitti360_splits.parse('1+2'), 3.0
-    )
+    rows, queries = splits.apply(dataset.frames, _KITTI360.parse('1+2'), 3.0)
     self.assertEqual((rows.tolist(), queries), ([*range(150)], None))
 
   def test_an_empty_slice_is_named(self):
     with self.assertRaisesRegex(
       ValueError, r'a\[200:None\] is empty; .* 100 fr'
     ):
-      kitti360_splits.apply(
-        _dataset({'a': 100}), kitti360_splits.parse('1[200:]'), 3.0
-      )
+      splits.apply(_dataset({'a': 100}).frames, _KITTI360.parse('1[200:]'), 3.0)
 
   def test_the_protocol_is_the_papers(self):
     dataset = _dataset({'a': 30})
-    rows, queries = kitti360_splits.apply(
-      dataset, kitti360_splits.parse('disjoint:1'), 3.0
+    rows, queries = splits.apply(
+      dataset.frames, _KITTI360.parse('disjoint:1'), 3.0
     )
     dataset = dataset._replace(
       frames=dataset.frames.take(rows), queries=queries

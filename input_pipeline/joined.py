@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several datasets as one.
+
+Frames keep their towns, drives and numbers; every part reads its own, with its
+own camera and its own LiDAR.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from input_pipeline import schema
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reader:
+  """`schema.Dataset.read` over parts.
+
+  Compared and hashed by identity, as the function that it stands for.
+
+  Attributes:
+    parts: of the dataset, in the order of its table.
+    end: [N] int, the row after each part's last.
+  """
+
+  parts: tuple[schema.Dataset, ...]
+  end: np.ndarray
+
+  def __call__(
+    self, row: int, what: tuple[str, ...] = ('image', 'points')
+  ) -> dict[str, np.ndarray]:
+    """Reads a row with its part's own reader; see `schema.Dataset`."""
+    index = int(np.searchsorted(self.end, row, side='right'))
+    start = int(self.end[index - 1]) if index else 0
+    return self.parts[index].read(int(row) - start, what)
+
+
+def join(name: str, parts: Sequence[schema.Dataset]) -> schema.Dataset:
+  """One dataset out of several.
+
+  Args:
+    name: of the whole.
+    parts: at least one; their towns and drives differ.
+
+  Raises:
+    ValueError: nothing to join, a town or drive in two parts, or parts that
+      name their queries beside parts that do not.
+  """
+  if not parts:
+    raise ValueError(f'{name}: no datasets to join.')
+  for column in ('town', 'drive'):
+    seen = [{*getattr(part.frames, column).tolist()} for part in parts]
+    if len(set().union(*seen)) < sum(map(len, seen)):
+      raise ValueError(
+        f'{name}: parts share a {column}: {[sorted(names) for names in seen]}.'
+      )
+  queries = [part.queries for part in parts]
+  named = [part.name for part in parts if part.queries is not None]
+  if named and len(named) < len(parts):
+    raise ValueError(
+      f'{name}: {named} name their queries and the other parts do not; write '
+      'all splits with the same rule.'
+    )
+  frames = schema.FrameTable(
+    *map(np.concatenate, zip(*(part.frames for part in parts), strict=True))
+  )
+  end = np.cumsum([len(part.frames.town) for part in parts])
+  return schema.Dataset(
+    name,
+    frames,
+    Reader(tuple(parts), end),
+    np.concatenate(queries) if named else None,
+  )
