@@ -84,6 +84,8 @@ class RetrievalEvaluator:
   Attributes:
     predictions: after `run`, the ranked answers by
       '<split>/<protocol>/<direction>'.
+    embedded: after `run`, (rows [N], descriptors [N, V, D]) of 'image' and
+      'points'.
   """
 
   def __init__(
@@ -158,6 +160,7 @@ class RetrievalEvaluator:
       exclude_within=exclude_within,
     )
     self.predictions: dict[str, predictions.Predictions] = {}
+    self.embedded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
   def run(self, variables: Variables) -> Iterator[tuple[str, float]]:
     """Embeds every reading once and yields (name, value).
@@ -180,6 +183,9 @@ class RetrievalEvaluator:
       self._points_batches(),
       frames.has_points,
     )
+    for side in (image, points):
+      rows = np.flatnonzero(side.slot >= 0)
+      self.embedded[side.name] = rows, side.descriptors[side.slot[rows]]
     for name in dict.fromkeys(protocol.name for protocol in self._questions):
       yield from self._direction(name, 'image_to_points', image, points)
       yield from self._direction(name, 'points_to_image', points, image)
@@ -199,7 +205,7 @@ class RetrievalEvaluator:
       if question is None:
         continue
       views = self._views.get(name)
-      similarities = _similarities(
+      similarities = metrics.similarities(
         queries.take(question.query_rows, views),
         places.take(question.map_rows, views),
       )
@@ -255,15 +261,6 @@ def _embed_all(
   if not count:
     raise ValueError(f'No {name} to embed: the batches are empty.')
   return _Side(name, np.concatenate(parts), slot, np.asarray(has, bool))
-
-
-def _similarities(queries: np.ndarray, places: np.ndarray) -> np.ndarray:
-  """[Q, M] cosines of the most similar views of [Q, V, D] and [M, V, D]."""
-  best = np.full((len(queries), len(places)), -np.inf, np.float32)
-  for query_view in np.moveaxis(queries, 1, 0):
-    for place_view in np.moveaxis(places, 1, 0):
-      np.maximum(best, query_view @ place_view.T, out=best)
-  return best
 
 
 def _outcome(

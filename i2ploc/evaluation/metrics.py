@@ -16,6 +16,53 @@ Conventions, stated once:
 
 import numpy as np
 
+SIMILARITIES = ('dot', 'euclidean')
+# Rows of float64 similarities at a time: 9 MB against 4,541 places.
+ROWS = 256
+
+
+def similarities(
+  queries: np.ndarray, places: np.ndarray, kind: str = 'dot'
+) -> np.ndarray:
+  """Similarities of the most similar views.
+
+  Sums run in float64 and are rounded to float32: equal descriptors tie in
+  whatever order the sums are taken, so that the tie policy sees them.
+
+  Args:
+    queries: [Q, V, D].
+    places: [M, V, D], another number of views if need be.
+    kind: 'dot', or 'euclidean' for the negative distance. Distances below
+      1e-6 of the descriptors' length are 0.
+
+  Returns:
+    float32 [Q, M], larger is more similar.
+
+  Raises:
+    ValueError: an unknown kind.
+  """
+  if kind not in SIMILARITIES:
+    raise ValueError(f'Unknown similarity {kind!r}; expected {SIMILARITIES}.')
+  queries = np.moveaxis(np.asarray(queries, np.float64), 1, 0)
+  places = np.moveaxis(np.asarray(places, np.float64), 1, 0)
+  best = np.full((queries.shape[1], places.shape[1]), -np.inf, np.float32)
+  for start in range(0, len(best), ROWS):
+    rows = slice(start, start + ROWS)
+    for query in queries[:, rows]:
+      for place in places:
+        value = query @ place.T
+        if kind == 'euclidean':
+          value = -_distances(query, place, value)
+        np.maximum(best[rows], value.astype(np.float32), out=best[rows])
+  return best
+
+
+def _distances(x: np.ndarray, y: np.ndarray, products: np.ndarray):
+  """|x - y| [Q, M] from x y^T."""
+  scale = (x**2).sum(1)[:, None] + (y**2).sum(1)
+  squared = scale - 2 * products
+  return np.sqrt(np.where(squared > 1e-12 * scale, squared, 0.0))
+
 
 def horizontal_distances(queries: np.ndarray, places: np.ndarray) -> np.ndarray:
   """Distances in the ground plane, metres.
@@ -31,7 +78,7 @@ def horizontal_distances(queries: np.ndarray, places: np.ndarray) -> np.ndarray:
   places = np.asarray(places, np.float64)
   east = queries[:, None, 0] - places[:, 0]
   north = queries[:, None, 1] - places[:, 1]
-  return np.hypot(east, north).astype(np.float32)
+  return np.sqrt(east * east + north * north).astype(np.float32)
 
 
 def allowed_candidates(
@@ -106,6 +153,28 @@ def pessimistic_ranks(
   return np.where(positives.any(1), ranks, similarities.shape[1])
 
 
+def optimistic_ranks(
+  similarities: np.ndarray, positives: np.ndarray, candidates: np.ndarray
+) -> np.ndarray:
+  """How many negatives are more similar than the best positive: ties won.
+
+  What an evaluator reports that ranks equal answers alike (a left-sided
+  search). Beside `pessimistic_ranks` it shows what ties are worth.
+
+  Args:
+    similarities: [Q, M], finite.
+    positives: bool [Q, M].
+    candidates: bool [Q, M].
+
+  Returns:
+    int64 [Q]; M where no candidate is a positive.
+  """
+  positives = positives & candidates
+  best = np.where(positives, similarities, -np.inf).max(1, initial=-np.inf)
+  above = candidates & ~positives & (similarities > best[:, None])
+  return np.where(positives.any(1), above.sum(1), similarities.shape[1])
+
+
 def one_percent(num_candidates: np.ndarray) -> np.ndarray:
   """N of recall@1%: ceil(M / 100), at least 1."""
   return np.maximum(-(-np.asarray(num_candidates) // 100), 1)
@@ -160,6 +229,58 @@ def top1_errors(
   tied = candidates & (allowed >= best)
   farthest = np.where(tied, distances, -np.inf).max(1, initial=-np.inf)
   return np.where(tied.any(1), farthest, np.inf)
+
+
+def f1_max(
+  scores: np.ndarray, correct: np.ndarray, num_answerable: int
+) -> float:
+  """The best F1 over all thresholds on the similarity of the first answer.
+
+  An answer is given where its score reaches the threshold. Precision is over
+  the answers given, recall over the queries that have a right one, so a wrong
+  answer to an answerable query costs both. Equal scores pass together.
+
+  Args:
+    scores: [Q] similarity of each query's first answer; -inf without one.
+    correct: bool [Q], whether that answer is right.
+    num_answerable: queries with a right answer, found or not.
+
+  Returns:
+    F1 in [0, 1]; 0 if nothing is answerable.
+  """
+  given = np.isfinite(scores)
+  scores, correct = np.asarray(scores)[given], np.asarray(correct)[given]
+  if not num_answerable or not len(scores):
+    return 0.0
+  order = np.argsort(-scores, kind='stable')
+  last = np.append(np.diff(scores[order]) != 0, True)
+  found, answers = np.cumsum(correct[order]), np.arange(1, len(order) + 1)
+  # 2 TP / (2 TP + FP + FN) with TP + FP answers and TP + FN answerable.
+  return float((2 * found / (answers + num_answerable))[last].max())
+
+
+def blocks_from_travel(
+  positions: np.ndarray, metres: float = 50.0
+) -> np.ndarray:
+  """Cuts a drive into blocks of nearly equal travel for the bootstrap.
+
+  For frames of a fixed rate, which lie close together in slow traffic and at
+  lights: there a number of frames says nothing about independence.
+
+  Args:
+    positions: [Q, 2] in the ground plane, in the order of travel.
+    metres: about the travel of a block; the drive is cut without remainder.
+
+  Returns:
+    int64 [Q], 0 for the first block, not decreasing.
+  """
+  positions = np.asarray(positions, np.float64)
+  steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+  travel = np.concatenate([[0.0], np.cumsum(steps)])[: len(positions)]
+  total = travel[-1] if len(travel) else 0.0
+  num_blocks = max(1, round(total / metres))
+  blocks = np.floor(travel * num_blocks / max(total, 1e-9)).astype(np.int64)
+  return np.minimum(blocks, num_blocks - 1)
 
 
 def blocks_from_runs(runs: np.ndarray, length: int = 20) -> np.ndarray:

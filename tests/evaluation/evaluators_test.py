@@ -191,6 +191,14 @@ class EvaluatorTest(parameterized.TestCase):
     self.assertEqual(results['test/sync/image_to_points/recall@1_10m'], 100)
     self.assertEqual(results['test/cross/image_to_points/recall@1_10m'], 50)
 
+  def test_what_was_embedded_is_kept_by_row(self):
+    shuffled = codes(1)[np.random.default_rng(0).permutation(len(codes()))]
+    _, evaluator, _ = self.run_all(codes(), shuffled)
+    for name, table in (('image', codes()), ('points', shuffled)):
+      rows, descriptors = evaluator.embedded[name]
+      self.assertLen(rows, len(table))
+      np.testing.assert_allclose(descriptors[:, 0], table[rows], rtol=1e-6)
+
   def test_variables_reach_the_towers_and_runs_repeat(self):
     towers = Towers(codes(), codes())
     evaluator = towers.evaluator(make_frames(), make_protocols())

@@ -100,6 +100,90 @@ class RanksTest(parameterized.TestCase):
       )
 
 
+class OptimisticTest(absltest.TestCase):
+  def test_differs_from_the_pessimistic_rank_by_the_ties_alone(self):
+    for levels in (None, 3):
+      similarities, distances, candidates = scene(0, levels=levels)
+      positives = distances < 5
+      low = metrics.optimistic_ranks(similarities, positives, candidates)
+      high = metrics.pessimistic_ranks(similarities, positives, candidates)
+      ties = np.zeros(len(low), int)
+      for q, row in enumerate(similarities):
+        positive = positives[q] & candidates[q]
+        if positive.any():
+          tied = row == row[positive].max()
+          ties[q] = (tied & candidates[q] & ~positives[q]).sum()
+      np.testing.assert_array_equal(high - low, ties)
+      self.assertEqual(ties.any(), levels is not None)
+
+  def test_a_query_without_positive_is_never_found(self):
+    ranks = metrics.optimistic_ranks(
+      np.zeros((1, 3)), np.zeros((1, 3), bool), np.ones((1, 3), bool)
+    )
+    np.testing.assert_array_equal(ranks, [3])
+
+
+class SimilaritiesTest(parameterized.TestCase):
+  def test_the_most_similar_views_count(self):
+    rng = np.random.default_rng(0)
+    queries, places = rng.normal(size=(300, 2, 5)), rng.normal(size=(7, 3, 5))
+    apart = queries[:, None, :, None] - places[None, :, None]
+    expected = {
+      'dot': np.einsum('qvd,mwd->qmvw', queries, places).max((2, 3)),
+      'euclidean': -np.linalg.norm(apart, axis=-1).min((2, 3)),
+    }
+    for kind, value in expected.items():
+      found = metrics.similarities(queries, places, kind)
+      np.testing.assert_allclose(found, value, rtol=1e-6, atol=1e-6)
+      self.assertEqual(found.dtype, np.float32)
+
+  @parameterized.product(kind=metrics.SIMILARITIES, count=(1, 3, 259))
+  def test_equal_descriptors_tie_wherever_they_stand(self, kind, count):
+    rng = np.random.default_rng(1)
+    place = rng.normal(size=(1, 1, 253)).astype(np.float32)
+    queries = rng.normal(size=(count, 1, 253)).astype(np.float32)
+    queries[-1] = place
+    for places in (np.tile(place, (m, 1, 1)) for m in (7, 1031)):
+      found = metrics.similarities(queries, places, kind)
+      np.testing.assert_array_equal(found, np.tile(found[:, :1], len(places)))
+
+  def test_an_unknown_kind_is_an_error(self):
+    with self.assertRaisesRegex(ValueError, "'cosine'; expected"):
+      metrics.similarities(np.ones((1, 1, 2)), np.ones((1, 1, 2)), 'cosine')
+
+
+class F1Test(parameterized.TestCase):
+  @parameterized.parameters(None, 4)
+  def test_agrees_with_every_threshold(self, levels):
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=80)
+    if levels:
+      scores = rng.integers(levels, size=80) / levels
+    correct = rng.random(80) < 0.2 + 0.5 * (scores > 0.4)
+    scores = np.where(rng.random(80) < 0.1, -np.inf, scores)
+    correct &= np.isfinite(scores)
+    answerable = int(correct.sum()) + 9
+    best = 0.0
+    for threshold in scores[np.isfinite(scores)]:
+      given = scores >= threshold
+      precision = correct[given].mean()
+      recall = correct[given].sum() / answerable
+      if precision + recall:
+        f1 = 2 * precision * recall / (precision + recall)
+        best = max(best, f1)
+    self.assertAlmostEqual(metrics.f1_max(scores, correct, answerable), best)
+
+  def test_equal_scores_pass_together(self):
+    # Taken one by one, the right answer would come first: F1 = 1.
+    found = metrics.f1_max(np.zeros(4), np.arange(4) < 1, 1)
+    self.assertAlmostEqual(found, 0.4)
+
+  def test_without_answers_or_revisits_it_is_zero(self):
+    none = np.zeros(2, bool)
+    self.assertEqual(metrics.f1_max(np.full(2, -np.inf), none, 2), 0)
+    self.assertEqual(metrics.f1_max(np.zeros(2), none, 0), 0)
+
+
 class CandidatesTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
@@ -213,6 +297,25 @@ class BootstrapTest(absltest.TestCase):
     np.testing.assert_array_equal(sizes, [14, 14, 13, 3, 20])
     for block in range(5):
       self.assertLen(set(runs[blocks == block]), 1)
+
+  def test_blocks_of_travel_are_equally_long_and_swallow_a_stop(self):
+    # 120 m at 1 m per frame with a stop of 500 frames after 30 m.
+    along = np.concatenate(
+      [np.arange(30.0), np.full(500, 30.0), np.arange(31.0, 121.0)]
+    )
+    positions = np.stack([0 * along, along], axis=1)
+    blocks = metrics.blocks_from_travel(positions, 40)
+    self.assertEqual(blocks.max(), 2)
+    for block in range(3):
+      inside = along[blocks == block]
+      self.assertBetween(np.ptp(inside), 38, 40)
+    self.assertLen(set(blocks[along == 30]), 1)
+    self.assertTrue((np.diff(blocks) >= 0).all())
+
+  def test_a_vehicle_that_stands_is_one_block(self):
+    blocks = metrics.blocks_from_travel(np.ones((5, 2)))
+    np.testing.assert_array_equal(blocks, np.zeros(5))
+    self.assertEmpty(metrics.blocks_from_travel(np.zeros((0, 2))))
 
   def test_covers_the_truth_of_correlated_queries_where_single_draws_fail(self):
     rng = np.random.default_rng(0)

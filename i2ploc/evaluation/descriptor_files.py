@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Descriptors with poses on disk: what any method hands to the evaluator.
+
+A folder holds one SEQUENCE.npz per drive:
+
+  image            [F, D] or [F, V, D]: a descriptor per image; of V views of
+                   one reading the most similar counts
+  points           [M, D] or [M, V, D]: a descriptor per scan
+  image_frame      [F] whole numbers: readings of one instant share the number;
+  points_frame     [M] without them, row r is frame r (of both sensors)
+  image_pose       [F, 4, 4] world from vehicle, or image_position [F, 3], m
+  points_pose      [M, 4, 4], or points_position [M, 3]
+  image_time       [F] seconds (loop closure needs them), or a frame rate is
+  points_time      [M] given by whoever loads the folder
+  axes             'kitti': camera 0, x right, y down, z forward, ground (x, z)
+                   'z_up' or 'kitti360': x forward, z up, ground (x, y)
+  similarity       'dot' (of the descriptors as they are) or 'euclidean'
+
+Every file is bad input until proven good: nothing is guessed, and rows in
+question are named.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import os
+import pathlib
+from typing import Any
+from typing import NamedTuple
+import zipfile
+import zlib
+
+import numpy as np
+
+from i2ploc.evaluation import metrics
+from i2ploc.evaluation import sequence_protocols
+from i2ploc.retrieval import index as index_lib
+
+SENSORS = ('image', 'points')
+COLUMNS = ('frame', 'pose', 'position', 'time')
+SETTINGS = ('axes', 'similarity')
+KEYS = (
+  *SENSORS,
+  *(f'{sensor}_{column}' for sensor in SENSORS for column in COLUMNS),
+  *SETTINGS,
+)
+# Rotations written with a few digits are still rotations.
+RIGID_TOLERANCE = 1e-2
+
+
+class Side(NamedTuple):
+  """The embedded readings of one sensor along a drive.
+
+  Attributes:
+    descriptors: float32 [N, V, D].
+    track: where and when they were taken, N rows.
+  """
+
+  descriptors: np.ndarray
+  track: sequence_protocols.Track
+
+
+class Recording(NamedTuple):
+  """One drive.
+
+  Attributes:
+    name: of the drive.
+    image: its images.
+    points: its scans.
+    similarity: one of `metrics.SIMILARITIES`.
+  """
+
+  name: str
+  image: Side
+  points: Side
+  similarity: str
+
+
+def load_descriptors(
+  folder: str | os.PathLike,
+  poses: Mapping[str, np.ndarray] | None = None,
+  *,
+  axes: str = '',
+  similarity: str = '',
+  rate: float = 0.0,
+) -> Iterator[Recording]:
+  """Reads a folder, one drive at a time.
+
+  Args:
+    folder: of `SEQUENCE.npz` files.
+    poses: by sequence, [., 4, 4] of camera 0 in KITTI's axes with the frame
+      number as row; they replace the poses and axes of the files.
+    axes: of files that do not say theirs; '' if all do.
+    similarity: likewise.
+    rate: frames per second of files without times; 0 leaves times unknown.
+
+  Yields:
+    The recordings by name, their rows in the order of frames.
+
+  Raises:
+    FileNotFoundError: there is no such folder, or no npz in it.
+    ValueError: a file does not hold what it should; the message names it.
+  """
+  folder = pathlib.Path(folder)
+  paths = sorted(folder.glob('*.npz'))
+  if not paths:
+    raise FileNotFoundError(
+      f'{folder}: no SEQUENCE.npz there; write one file per drive.'
+    )
+  for path in paths:
+    try:
+      yield _recording(path, poses, axes, similarity, rate)
+    except ValueError as error:
+      raise ValueError(f'{path}: {error}') from None
+
+
+def save_descriptors(
+  folder: str | os.PathLike,
+  frames: Any,
+  image: tuple[np.ndarray, np.ndarray],
+  points: tuple[np.ndarray, np.ndarray],
+) -> list[str]:
+  """Writes what a model embedded, one file per drive with both sensors.
+
+  Args:
+    folder: made if need be; each file is written whole or not at all.
+    frames: a frame table with drive, frame, timestamp, world_from_lidar.
+    image: rows [N] of the table and unit descriptors [N, D] or [N, V, D].
+    points: the same of the scans.
+
+  Returns:
+    The drives without a file: only one of their sensors was embedded.
+  """
+  left_out = []
+  for drive in np.unique(frames.drive):
+    arrays = {'axes': np.array('z_up'), 'similarity': np.array('dot')}
+    for sensor, (rows, descriptors) in zip(
+      SENSORS, (image, points), strict=True
+    ):
+      inside = frames.drive[rows] == drive
+      if inside.any():
+        arrays[sensor] = np.asarray(descriptors[inside], np.float32)
+        arrays[f'{sensor}_frame'] = frames.frame[rows[inside]]
+        arrays[f'{sensor}_pose'] = frames.world_from_lidar[rows[inside]]
+        arrays[f'{sensor}_time'] = frames.timestamp[rows[inside]]
+    if all(sensor in arrays for sensor in SENSORS):
+      name = str(drive).replace('/', '_')
+      index_lib.save_arrays(arrays, pathlib.Path(folder) / f'{name}.npz')
+    else:
+      left_out.append(str(drive))
+  return left_out
+
+
+def _recording(
+  path: pathlib.Path,
+  poses: Mapping[str, np.ndarray] | None,
+  axes: str,
+  similarity: str,
+  rate: float,
+) -> Recording:
+  arrays = _load_arrays(path)
+  name = path.stem
+  if poses is not None:
+    if name not in poses:
+      raise ValueError(f'no poses of {name!r}; there are {sorted(poses)}.')
+    arrays = {
+      key: value
+      for key, value in arrays.items()
+      if not key.endswith(('_pose', '_position'))
+    }
+    arrays['axes'] = np.array('kitti')
+  axes = _setting(arrays, 'axes', axes, tuple(sequence_protocols.AXES))
+  similarity = _setting(arrays, 'similarity', similarity, metrics.SIMILARITIES)
+  descriptors = {sensor: _descriptors(arrays, sensor) for sensor in SENSORS}
+  widths = [x.shape[-1] for x in descriptors.values()]
+  if widths[0] != widths[1]:
+    raise ValueError(
+      f'image descriptors have {widths[0]} numbers, points {widths[1]}: they'
+      ' cannot be compared.'
+    )
+  counts = {sensor: len(x) for sensor, x in descriptors.items()}
+  sides = []
+  for sensor in SENSORS:
+    frames = _frames(arrays, sensor, counts)
+    places = _poses(arrays, sensor, frames, poses and poses[name])
+    track = _track(arrays, sensor, frames, places, axes, rate)
+    order = np.argsort(frames)
+    sides.append(Side(descriptors[sensor][order], track.take(order)))
+    _check_times(sensor, sides[-1].track)
+  return Recording(name, *sides, similarity)
+
+
+def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = dict(file)
+  except (
+    AttributeError,  # np.load returns a bare array for an npy file
+    EOFError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
+    raise ValueError(
+      f'truncated, or not an npz of plain arrays ({type(error).__name__}:'
+      f' {error}).'
+    ) from None
+  if unknown := sorted(set(arrays) - set(KEYS)):
+    raise ValueError(f'unknown keys {unknown}; expected some of {KEYS}.')
+  if missing := [sensor for sensor in SENSORS if sensor not in arrays]:
+    raise ValueError(f'lacks {missing}; both sensors are needed.')
+  return arrays
+
+
+def _setting(
+  arrays: dict[str, np.ndarray],
+  key: str,
+  default: str,
+  allowed: tuple[str, ...],
+) -> str:
+  found = str(arrays.get(key, default))
+  if not found:
+    raise ValueError(
+      f'does not say its {key!r}; store one of {allowed} in it or give --{key}.'
+    )
+  if found not in allowed:
+    raise ValueError(f'{key} is {found!r}; expected one of {allowed}.')
+  if default and found != default:
+    raise ValueError(f'{key} is {found!r} in the file, but {default!r} asked.')
+  return found
+
+
+def _descriptors(arrays: dict[str, np.ndarray], sensor: str) -> np.ndarray:
+  found = arrays[sensor]
+  if found.ndim not in (2, 3) or 0 in found.shape:
+    raise ValueError(
+      f'{sensor} has shape {found.shape}; expected [N, D] or [N, V, D] with'
+      ' at least one descriptor.'
+    )
+  found = _numbers(f'{sensor} descriptors', found).astype(np.float32)
+  return found[:, None] if found.ndim == 2 else found
+
+
+def _numbers(name: str, values: np.ndarray) -> np.ndarray:
+  """Finite numbers along the first axis, or an error that names the rows."""
+  if values.dtype.kind not in 'fiu':
+    raise ValueError(f'{name}: {values.dtype}; expected numbers.')
+  finite = np.isfinite(values).reshape(len(values), -1).all(1)
+  if not finite.all():
+    rows = np.flatnonzero(~finite)
+    raise ValueError(
+      f'{name}: {len(rows)} rows are not finite, first {rows[:5].tolist()}.'
+    )
+  return values
+
+
+def _column(
+  arrays: dict[str, np.ndarray], key: str, shape: tuple[int, ...]
+) -> np.ndarray:
+  found = arrays[key]
+  if found.shape != shape:
+    raise ValueError(
+      f'{key} has shape {found.shape}; expected {shape}, a row per descriptor.'
+    )
+  return _numbers(key, found)
+
+
+def _frames(
+  arrays: dict[str, np.ndarray], sensor: str, counts: dict[str, int]
+) -> np.ndarray:
+  key = f'{sensor}_frame'
+  if key not in arrays:
+    numbered = [name for name in SENSORS if f'{name}_frame' in arrays]
+    if numbered or len(set(counts.values())) > 1:
+      raise ValueError(
+        f'lacks {key} with {counts} descriptors: which readings were taken'
+        ' together? Rows are frames only if both sensors have all of them.'
+      )
+    return np.arange(counts[sensor])
+  found = _column(arrays, key, (counts[sensor],))
+  frames = found.astype(np.int64)
+  if (frames != found).any() or (frames < 0).any():
+    raise ValueError(f'{key} holds something else than whole numbers from 0.')
+  values, times = np.unique(frames, return_counts=True)
+  if (times > 1).any():
+    raise ValueError(
+      f'{key} holds {values[times > 1][:5].tolist()} more than once; several'
+      f' descriptors of a reading are views: {sensor} [N, V, D].'
+    )
+  return frames
+
+
+def _poses(
+  arrays: dict[str, np.ndarray],
+  sensor: str,
+  frames: np.ndarray,
+  table: np.ndarray | None,
+) -> np.ndarray:
+  """Poses [N, 4, 4], or positions [N, 3], of the rows of a file."""
+  if table is not None:
+    if frames.max() >= len(table):
+      raise ValueError(
+        f'{sensor} has frames up to {frames.max()}, the pose file'
+        f' {len(table)} rows; are the rows of the descriptors the frames?'
+      )
+    if f'{sensor}_frame' not in arrays and len(frames) != len(table):
+      raise ValueError(
+        f'{len(frames)} {sensor} descriptors without {sensor}_frame, but'
+        f' {len(table)} poses: store the frame numbers.'
+      )
+    return np.asarray(table, np.float64)[frames]
+  keys = [f'{sensor}_pose', f'{sensor}_position']
+  given = [key for key in keys if key in arrays]
+  if len(given) != 1:
+    raise ValueError(
+      f'holds {given or "neither"} of {keys}; store one of them, or give'
+      ' --poses.'
+    )
+  if given[0].endswith('_position'):
+    return _column(arrays, given[0], (len(frames), 3)).astype(np.float64)
+  poses = _column(arrays, given[0], (len(frames), 4, 4)).astype(np.float64)
+  rotation = poses[:, :3, :3]
+  error = np.abs(rotation @ rotation.swapaxes(1, 2) - np.eye(3)).max((1, 2))
+  error = np.maximum(error, np.abs(poses[:, 3] - [0, 0, 0, 1]).max(1))
+  if (error > RIGID_TOLERANCE).any():
+    rows = np.flatnonzero(error > RIGID_TOLERANCE)
+    raise ValueError(
+      f'{given[0]} is no rigid transform in {len(rows)} rows, first'
+      f' {rows[:5].tolist()}.'
+    )
+  return poses
+
+
+def _track(
+  arrays: dict[str, np.ndarray],
+  sensor: str,
+  frames: np.ndarray,
+  places: np.ndarray,
+  axes: str,
+  rate: float,
+) -> sequence_protocols.Track:
+  times = None
+  if f'{sensor}_time' in arrays:
+    times = _column(arrays, f'{sensor}_time', frames.shape).astype(np.float64)
+  elif rate > 0:
+    times = frames / rate
+  if places.ndim == 2:
+    return sequence_protocols.Track(frames, places, axes, times)
+  headings = sequence_protocols.headings_from_poses(places, axes)
+  return sequence_protocols.Track(
+    frames, places[:, :3, 3], axes, times, headings
+  )
+
+
+def _check_times(sensor: str, track: sequence_protocols.Track) -> None:
+  if track.times is None:
+    return
+  back = np.flatnonzero(np.diff(track.times) < 0)
+  if len(back):
+    raise ValueError(
+      f'{sensor}_time goes back after frame {track.frames[back[0]]}.'
+    )
