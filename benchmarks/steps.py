@@ -62,6 +62,7 @@ def make_step(config, towers: commands.Towers, num_chunks: int):
     color_jitter=fields.color_jitter,
     mirror=fields.mirror,
     yaw=fields.yaw,
+    cutout=fields.cutout,
   )
   step = step_lib.make_train_step(
     embed,

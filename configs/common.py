@@ -68,6 +68,7 @@ def defaults() -> ml_collections.ConfigDict:
         color_jitter=0.4,
         mirror=True,
         yaw=0.0,  # radians, largest joint turn of image and cloud
+        cutout=False,  # rectangles out of images and range images
       ),
       optimizer=dict(
         learning_rate=2e-3,  # of AdamW

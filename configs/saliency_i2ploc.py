@@ -33,10 +33,16 @@ SPLITS = {
     test='test',
     size='small',
     camera='pinhole',
+    sensors='kitti',
   ),
-  'kitti_raw': dict(train='', validation='', test='all', camera=2),
+  'kitti_raw': dict(train='', validation='', test='all', camera=2, packed=''),
   'kitti_odometry': dict(
-    train='03+04+05+06+07', validation='10', test='08+09', camera=2
+    train='03+04+05+06+07',
+    validation='10',
+    test='08+09',
+    camera=2,
+    packed='',
+    poses_dir='',
   ),
 }
 

@@ -5,7 +5,8 @@ Each joins a config, the data of an experiment and a workdir, and leaves files
 that the next verb reads:
 
   train     checkpoints/  metrics.jsonl  events/  and what evaluate writes
-  evaluate  results.json  predictions.npz  examples.npz  queries/  overview*
+  evaluate  results.json  predictions.npz  examples.npz  descriptors/  queries/
+            overview*
   index     index.npz
   localize  answers.jsonl
 
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc import factory
+from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import evaluators
 from i2ploc.evaluation import examples
 from i2ploc.evaluation import predictions
@@ -35,8 +37,7 @@ from i2ploc.evaluation import protocols
 from i2ploc.evaluation import summary
 from i2ploc.localization import image_to_points
 from i2ploc.losses import contrastive
-from i2ploc.models import pretrained_saliency
-from i2ploc.models import pretrained_vit
+from i2ploc.models import published
 from i2ploc.retrieval import index as index_lib
 from i2ploc.training import checkpoint
 from i2ploc.training import compilation
@@ -130,11 +131,11 @@ def train(config, data, workdir: str) -> None:
   batches = data.train_batches(config.train.batch_size, config.seed)
   towers = Towers(config, data.image_size)
   variables = dict(towers.init(jax.random.key(config.seed)))
-  params = variables.pop('params')
   if config.train.pretrained:
-    params['image'] = pretrained_vit.load_vit_variables(
-      config.train.pretrained, towers.model.image, data.image_size
-    )['params']
+    variables = published.with_encoders(
+      config.train.pretrained, towers.model, variables
+    )
+  params = variables.pop('params')
   count = sum(x.size for x in jax.tree.leaves(params))
   print(f'{count:,} parameters')
   optimizer = factory.make_optimizer(
@@ -146,6 +147,7 @@ def train(config, data, workdir: str) -> None:
       color_jitter=config.train.color_jitter,
       mirror=config.train.mirror,
       yaw=config.train.yaw,
+      cutout=config.train.cutout,
     ),
     factory.make_loss(**config.loss.to_dict()),
     optimizer,
@@ -196,6 +198,9 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
   predictions.save_predictions(
     evaluator.predictions, folder / 'predictions.npz'
   )
+  descriptor_files.save_descriptors(
+    folder / 'descriptors', split.frames, **evaluator.embedded
+  )
   examples.save_examples(
     split,
     describe,
@@ -217,7 +222,7 @@ def index(config, data, workdir: str) -> None:
   Finished parts survive a kill: the next run embeds only what is missing.
   """
   towers, restored = restore(config, data, workdir)
-  provenance = _provenance(config, data, restored.value)
+  provenance = _provenance(config, data, towers, restored.value)
   split = data.split('test')
   rows = np.unique(np.concatenate([p.map_rows for p in split.protocols]))
   # Parts of another model, config or map are never mixed in.
@@ -325,7 +330,7 @@ def restore(config, data, workdir):
   """
   towers = Towers(config, data.image_size)
   if config.checkpoint:
-    variables = pretrained_saliency.load_two_tower_variables(
+    variables = published.load_two_tower_variables(
       config.checkpoint, towers.model, towers.batch
     )
     return towers, checkpoint.Restored(variables, 0, None, {}, {}, '')
@@ -337,7 +342,7 @@ def restore(config, data, workdir):
     checkpoints.close()
 
 
-def _provenance(config, data, variables):
+def _provenance(config, data, towers, variables):
   digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
   return {
     'method': config.name,
@@ -345,6 +350,7 @@ def _provenance(config, data, variables):
     'config': digest.hexdigest(),
     'dataset': data.name,
     'software': f'jax {jax.__version__}',
+    'similarity': 'cosine' if towers.model.has_unit_descriptors else 'dot',
   }
 
 

@@ -17,23 +17,29 @@ from i2ploc.geometry import augmentation
 from i2ploc.losses import contrastive
 from i2ploc.losses import metric
 from i2ploc.losses import relational
+from i2ploc.losses import soft_targets
+from i2ploc.losses import tiled
+from i2ploc.losses import tiles
 from i2ploc.models import aggregators
 from i2ploc.models import point_transformer
+from i2ploc.models import projection
+from i2ploc.models import resnet
 from i2ploc.models import two_tower
 from i2ploc.models import vit
 from i2ploc.retrieval import relations as relations_lib
 from i2ploc.training import optimizer as optimizer_lib
 from i2ploc.training import step as step_lib
 
-IMAGE_ENCODERS = {'vit': vit.ViT}
+IMAGE_ENCODERS = {'resnet': resnet.ResNet, 'vit': vit.ViT}
 POINTS_ENCODERS = {
   'point_transformer': point_transformer.PointTransformer,
-  'vit': vit.ViT,  # on range images
+  **IMAGE_ENCODERS,  # on range images
 }
 AGGREGATORS = {
   'gem': aggregators.GeM,
   'mean': aggregators.Mean,
   'netvlad': aggregators.NetVLAD,
+  'projection': projection.ProjectionHead,
 }
 # Radians. Turned further, a pinhole image is mostly what it had not seen.
 MAX_YAW = {'pinhole': 0.5, 'equirectangular': math.pi}
@@ -87,7 +93,12 @@ def make_model(
 
 
 def make_embed(
-  model: two_tower.TwoTower, *, color_jitter: float, mirror: bool, yaw: float
+  model: two_tower.TwoTower,
+  *,
+  color_jitter: float,
+  mirror: bool,
+  yaw: float,
+  cutout: bool,
 ) -> step_lib.Embed:
   """The training side of a model: augmentation on device, then both towers.
 
@@ -97,6 +108,8 @@ def make_embed(
     mirror: whether half of the pairs are mirrored.
     yaw: largest angle by which pairs are turned to either side, radians, see
       `augmentation.turn`; 0 for none, pi for all around.
+    cutout: whether rectangles are cut out of what image encoders are given, of
+      either tower on its own, see `augmentation.cutout`.
 
   Returns:
     `params, model_state, batch, key -> embeddings, model_state`, see
@@ -130,11 +143,15 @@ def make_embed(
         maxval=yaw,
       )
       batch = augmentation.turn(batch, angle, model.projection)
+    streams = ('dropout', 'cutout') if cutout else ('dropout',)
+    rngs = {
+      name: jax.random.fold_in(keys[2], i) for i, name in enumerate(streams)
+    }
     (embedded, out), model_state = model.apply(
       {'params': params, **model_state},
       batch,
       train=True,
-      rngs={'points': keys[2]},
+      rngs={'points': keys[2], **rngs},
       mutable=list(model_state),
     )
     embeddings = {
@@ -148,18 +165,103 @@ def make_embed(
   return embed
 
 
-def _info_nce(*, form: str) -> Callable:
-  """InfoNCE with the model's scale; `form` is 'clip' or 'concatenated'."""
+class _Relations:
+  """Who is near whom in a batch: all pairs at once, or a tile of them."""
+
+  def __init__(self, batch: Fields, **radii: float):
+    self._batch, self._radii = batch, radii
+
+  def __call__(self, a: str, b: str) -> jax.Array:
+    """[B, B] of the readings of a and b; row i of both is a pair."""
+    return self._relate(self._places(a), self._places(b), paired=True)
+
+  def in_tiles(self, a: str, b: str) -> tiles.Places:
+    """The same, for a loss that asks tile by tile."""
+    return tiles.Places(self._relate_tile, self._places(a), self._places(b))
+
+  def _places(self, side):
+    position = self._batch[f'{side}_position']
+    row = jnp.arange(len(position))
+    return {
+      'position': position,
+      'town': self._batch[f'{side}_town'],
+      'row': row,
+    }
+
+  def _relate(self, a, b, paired):
+    return relations_lib.from_positions(
+      a['position'],
+      a['town'],
+      b['position'],
+      b['town'],
+      paired=paired,
+      **self._radii,
+    )
+
+  def _relate_tile(self, a, b):
+    own = a['row'][:, None] == b['row']
+    return jnp.where(own, 1, self._relate(a, b, paired=False))
+
+
+def _check_tile(tile: int) -> None:
+  if tile < 0:
+    raise ValueError(f'tile={tile}: expected rows, or 0 for all pairs at once')
+
+
+def _info_nce(*, form: str, tile: int = 0) -> Callable:
+  """InfoNCE with the model's scale.
+
+  Args:
+    form: 'clip' or 'concatenated'.
+    tile: rows compared at once, see `tiled.info_nce`; 0 for all.
+  """
+  _check_tile(tile)
+  if tile and form != 'clip':
+    raise ValueError(f"tile={tile} with form={form!r}: expected form='clip'")
 
   def loss(params, embeddings, relate, key):
     del key
     scale = contrastive.clamped_scale(params['log_scale'])
-    return contrastive.info_nce(
-      embeddings['image'],
-      embeddings['points'],
-      scale,
+    rows = embeddings['image'], embeddings['points']
+    if tile:
+      places = relate.in_tiles('image', 'points')
+      return tiled.info_nce(*rows, scale, places, tile=tile)
+    return contrastive.info_nce(*rows, scale, relate('image', 'points'), form)
+
+  return loss
+
+
+def _sigmoid(*, tile: int = 0) -> Callable:
+  """The sigmoid loss with the model's scale and bias; `tile` as of InfoNCE."""
+  _check_tile(tile)
+
+  def loss(params, embeddings, relate, key):
+    del key
+    if 'similarity_bias' not in params:
+      raise ValueError(
+        "loss 'sigmoid' learns a bias that the model lacks: set "
+        'model.initial_bias, to -10.0 or about -log(batch size)'
+      )
+    scale = contrastive.clamped_scale(params['log_scale'])
+    rows = embeddings['image'], embeddings['points']
+    factors = scale, params['similarity_bias']
+    if tile:
+      places = relate.in_tiles('image', 'points')
+      return tiled.sigmoid(*rows, *factors, places, tile=tile)
+    return contrastive.sigmoid(*rows, *factors, relate('image', 'points'))
+
+  return loss
+
+
+def _soft_targets() -> Callable:
+  """See `soft_targets.soft_targets`; it takes descriptors before their norm."""
+
+  def loss(params, embeddings, relate, key):
+    del params, key
+    return soft_targets.soft_targets(
+      embeddings['image_features'],
+      embeddings['points_features'],
       relate('image', 'points'),
-      form,
     )
 
   return loss
@@ -208,6 +310,8 @@ def _four_triplets(
 
 LOSSES = {
   'info_nce': _info_nce,
+  'sigmoid': _sigmoid,
+  'soft_targets': _soft_targets,
   'triplet': _triplet,
   'four_triplets': _four_triplets,
 }
@@ -244,17 +348,11 @@ def make_loss(
   euclidean, angle, hyperbolic = relation_weights
 
   def loss(params, embeddings, batch):
-    def relate(a, b):
-      return relations_lib.from_positions(
-        batch[f'{a}_position'],
-        batch[f'{a}_town'],
-        batch[f'{b}_position'],
-        batch[f'{b}_town'],
-        positive_radius=positive_radius,
-        ignore_radius=max(ignore_radius, positive_radius),
-        paired=True,
-      )
-
+    relate = _Relations(
+      batch,
+      positive_radius=positive_radius,
+      ignore_radius=max(ignore_radius, positive_radius),
+    )
     # What a loss draws follows from the batch: a resumed run draws the same.
     key = jax.random.fold_in(jax.random.key(0), batch['image_index'].sum())
     value, metrics = tell_apart(params, embeddings, relate, key)

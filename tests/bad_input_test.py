@@ -101,7 +101,7 @@ class DriveTest(_Workplace):
       'no drive .*0099',
       kitti_raw.load,
       self.root,
-      ['2011_09_26_drive_0099_sync'],
+      '2011_09_26_drive_0099_sync',
       error=FileNotFoundError,
     )
 
@@ -158,7 +158,7 @@ class DriveTest(_Workplace):
       'no sequence',
       kitti_odometry.load,
       self.root,
-      ['77'],
+      '77',
       error=FileNotFoundError,
     )
 
@@ -188,7 +188,7 @@ class PipelineTest(_Workplace):
 
   def test_17_batch_larger_than_the_data(self):
     self.refuse(
-      'batch_size=9, but kitti_raw has 2',
+      'batch_size=9, but kitti_raw/all has 2',
       self.train_batches, self.dataset(), batch_size=9,
     )  # fmt: skip
 

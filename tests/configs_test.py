@@ -11,15 +11,33 @@ import jax.numpy as jnp
 import ml_collections
 
 from configs import common
+from configs import lip_loc
 from i2ploc import commands
 from i2ploc import factory
 from i2ploc.training import state as state_lib
 from i2ploc.training import step as step_lib
 from input_pipeline import source
+from input_pipeline.readers import kitti360_splits
+from input_pipeline.readers import kitti_and_kitti360
+from input_pipeline.readers import kitti_odometry_splits
 
 CONFIGS = pathlib.Path(common.__file__).parent
 ARGS = {
   'ae_spherical': ('', 'dataset=kitti_odometry', 'camera=panorama'),
+  'lip_loc': (
+    '',
+    'aggregator=head',
+    'recipe=released',
+    'dataset=kitti_raw',
+    'dataset=kitti_odometry',
+    'dataset=kitti_odometry,recipe=released',
+    'dataset=kitti_odometry,recipe=released,experiment=largest_vit',
+    'dataset=kitti_odometry,recipe=released,experiment=larger_uncropped',
+    'dataset=kitti360,experiment=360_vit',
+    'dataset=kitti_and_kitti360',
+    'dataset=kitti_and_kitti360,recipe=released,experiment=maximum_vit',
+    'dataset=kitti_and_kitti360,experiment=large,backbone=small',
+  ),
   'saliency_i2ploc': (
     '',
     'dataset=kitti_raw',
@@ -70,6 +88,7 @@ def _training(config):
       color_jitter=config.train.color_jitter,
       mirror=config.train.mirror,
       yaw=config.train.yaw,
+      cutout=config.train.cutout,
     ),
     factory.make_loss(**config.loss.to_dict()),
     optimizer,
@@ -107,9 +126,11 @@ class ConfigsTest(parameterized.TestCase):
     self.assertIn('log_scale', variables['params'])
     source.Source(data_dir='nowhere', **config.data)
 
-  @parameterized.parameters(*ARGS)
-  def test_the_config_takes_a_step(self, name):
-    config = load(name, '')
+  @parameterized.parameters(
+    *((name, '') for name in ARGS), ('lip_loc', 'recipe=released')
+  )
+  def test_the_config_takes_a_step(self, name, arg):
+    config = load(name, arg)
     variables, optimizer, step = _training(config)
     params = variables.pop('params')
     state = jax.eval_shape(
@@ -136,6 +157,47 @@ class ConfigsTest(parameterized.TestCase):
   def test_a_wrong_argument_is_named(self, arg, message):
     with self.assertRaisesRegex(ValueError, message):
       load('saliency_i2ploc', arg)
+
+  @parameterized.parameters(
+    ('dataset=nuscenes', "dataset='nuscenes'; known: "),
+    ('recipe=best', "recipe='best'; known: "),
+    ('backbone=vgg', "backbone='vgg'; known: "),
+    ('aggregator=netvlad', "aggregator='netvlad'; known: "),
+    ('experiment=large', "experiment='large'; known: "),
+    ('dataset=kitti360,experiment=large', "experiment='large'; known: "),
+    (
+      'dataset=kitti_odometry,experiment=maximum_vit',
+      'trains on all of KITTI, 08 and 09 of the test among them',
+    ),
+  )
+  def test_a_wrong_argument_of_lip_loc_is_named(self, arg, message):
+    with self.assertRaisesRegex(ValueError, message):
+      load('lip_loc', arg)
+
+  def test_no_split_of_lip_loc_is_tested_on_what_it_trains_on(self):
+    grammars = {
+      'kitti_odometry': kitti_odometry_splits.GRAMMAR,
+      'kitti360': kitti360_splits.GRAMMAR,
+      'kitti_and_kitti360': kitti_and_kitti360.GRAMMAR,
+    }
+    for dataset, experiments in lip_loc.KNOWN.items():
+      for name in experiments:
+        data = load('lip_loc', f'dataset={dataset},experiment={name}').data
+        roles = ('train', 'validation', 'test')
+        used = [
+          {part.sequence for part in grammars[dataset].parse(data[role]).parts}
+          for role in roles
+        ]
+        self.assertTrue(all(used), name)
+        total = sum(len(sequences) for sequences in used)
+        self.assertLen(set().union(*used), total, name)
+
+  def test_both_recipes_of_lip_loc_see_as_many_pairs_with_alike_encoders(self):
+    ours, released = load('lip_loc', ''), load('lip_loc', 'recipe=released')
+    self.assertEqual(ours.model.image, released.model.image)
+    self.assertEqual(ours.model.points, released.model.points)
+    pairs = {c.train.batch_size * c.train.num_steps for c in (ours, released)}
+    self.assertLen(pairs, 1)
 
   @parameterized.parameters(
     (dict(steps=3), 'steps=three', "steps='three' is not of type int"),

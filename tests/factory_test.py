@@ -11,6 +11,7 @@ from i2ploc import factory
 from i2ploc.geometry import panorama
 from i2ploc.losses import contrastive
 from i2ploc.losses import metric
+from i2ploc.losses import soft_targets
 
 SIZE, HEIGHT, WIDTH = 6, 8, 32
 KEY = jax.random.key(3)
@@ -23,7 +24,8 @@ class Probe:
     self.projection = projection
 
   def apply(self, variables, batch, **kwargs):
-    del variables, kwargs
+    del variables
+    self.streams = set(kwargs['rngs'])
     out = {'pooled': batch['camera_from_lidar']}
     return (batch, {'image': out, 'points': out}), {}
 
@@ -46,7 +48,8 @@ def _batch(size=SIZE):
 def _embed(projection='equirectangular', size=SIZE, color_jitter=0.4, **fields):
   embed = factory.make_embed(
     Probe(projection),
-    **dict(color_jitter=color_jitter, mirror=True, yaw=0.0) | fields,
+    **dict(color_jitter=color_jitter, mirror=True, yaw=0.0, cutout=False)
+    | fields,
   )
   return jax.jit(lambda batch: embed({}, {}, batch, KEY)[0])(_batch(size))
 
@@ -87,6 +90,17 @@ class MakeEmbedTest(parameterized.TestCase):
     np.testing.assert_array_equal(light['points'], dark['points'])
 
   @parameterized.parameters(
+    (False, {'points', 'dropout'}), (True, {'points', 'dropout', 'cutout'})
+  )
+  def test_a_model_cuts_out_only_if_it_is_told_to(self, cutout, streams):
+    probe = Probe()
+    embed = factory.make_embed(
+      probe, color_jitter=0.0, mirror=False, yaw=0.0, cutout=cutout
+    )
+    embed({}, {}, _batch(), KEY)
+    self.assertEqual(probe.streams, streams)
+
+  @parameterized.parameters(
     ('pinhole', 0.6, 'yaw=0.6: expected 0 to 0.500 .* pinhole'),
     ('equirectangular', 4.0, 'yaw=4.0: expected 0 to 3.142'),
     ('equirectangular', -0.1, 'yaw=-0.1'),
@@ -101,6 +115,8 @@ RELATIONS = dict(relation_weights=(0.0, 0.0, 0.0), curvature=0.1)
 TRIPLETS = dict(mining='random', margin=0.3)
 FIELDS = {
   'info_nce': dict(form='clip'),
+  'sigmoid': dict(),
+  'soft_targets': dict(),
   'triplet': TRIPLETS,
   'four_triplets': dict(within_weight=0.1, **TRIPLETS),
 }
@@ -116,7 +132,10 @@ def _embedded():
   position[1, :, 0] = 3.5 * np.arange(SIZE) + 2.0
   town = np.zeros(SIZE, np.int32)
   return dict(
-    image=image, points=points, image_features=image, points_features=points
+    image=image,
+    points=points,
+    image_features=3 * image,
+    points_features=points,
   ), dict(
     image_position=position[0],
     points_position=position[1],
@@ -129,7 +148,10 @@ def _embedded():
 def _loss(batch_fields=(), **fields):
   embeddings, batch = _embedded()
   loss = jax.jit(factory.make_loss(**RADII | RELATIONS | fields))
-  params = {'log_scale': jnp.float32(2.0)}
+  params = {
+    'log_scale': jnp.float32(2.0),
+    'similarity_bias': jnp.float32(-1.5),
+  }
   return loss(params, embeddings, batch | dict(batch_fields))
 
 
@@ -150,6 +172,8 @@ class MakeLossTest(parameterized.TestCase):
     arguments = dict(fields, key=jax.random.key(0))
     expected = {
       'info_nce': contrastive.info_nce(image, points, np.exp(2.0), across),
+      'sigmoid': contrastive.sigmoid(image, points, np.exp(2.0), -1.5, across),
+      'soft_targets': soft_targets.soft_targets(3 * image, points, across),
       'triplet': metric.triplet(image, points, across, **arguments),
       'four_triplets': metric.four_triplets(
         image,
@@ -167,6 +191,20 @@ class MakeLossTest(parameterized.TestCase):
       np.testing.assert_allclose(found, value, rtol=1e-5, err_msg=name)
       np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
       self.assertIn('recall_at_1', metrics)
+
+  @parameterized.parameters('info_nce', 'sigmoid')
+  def test_tiles_are_told_the_same(self, name):
+    value, metrics = _loss(name=name, **FIELDS[name])
+    tiled, in_tiles = _loss(name=name, tile=4, **FIELDS[name])
+    np.testing.assert_allclose(tiled, value, rtol=1e-6)
+    self.assertEqual(set(in_tiles), set(metrics))
+    for key, expected in metrics.items():
+      np.testing.assert_allclose(in_tiles[key], expected, rtol=1e-5, atol=1e-6)
+
+  def test_a_model_without_a_bias_is_named(self):
+    loss = factory.make_loss(name='sigmoid', **RADII | RELATIONS)
+    with self.assertRaisesRegex(ValueError, 'set model.initial_bias'):
+      loss({'log_scale': jnp.float32(2.0)}, *_embedded())
 
   def test_relation_consistency_joins_any_loss(self):
     for name, fields in FIELDS.items():
@@ -198,6 +236,8 @@ class MakeLossTest(parameterized.TestCase):
       "unknown mining 'easy'; known: ",
     ),
     (dict(name='triplet', mining='all', margin=9.0), 'margin=9.0: expected'),
+    (dict(form='concatenated', tile=4), "tile=4 .*expected form='clip'"),
+    (dict(name='sigmoid', tile=-1), 'tile=-1: expected rows, or 0'),
   )
   def test_wrong_fields_are_named_before_training(self, fields, message):
     with self.assertRaisesRegex(ValueError, message):

@@ -7,6 +7,8 @@ import pathlib
 
 from benchmarks.parity_rows import comparison
 from benchmarks.parity_rows import encoders
+from benchmarks.parity_rows import lip_loc
+from benchmarks.parity_rows import lip_loc_loss
 from benchmarks.parity_rows import losses
 from benchmarks.parity_rows import saliency_i2ploc
 from benchmarks.parity_rows import saliency_parts
@@ -16,6 +18,8 @@ MODULES = (
   *losses.MODULES,
   *encoders.MODULES,
   *saliency_i2ploc.MODULES,
+  *lip_loc.MODULES,
+  *lip_loc_loss.MODULES,
 )
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIABLE = 'I2PLOC_GOLDEN'

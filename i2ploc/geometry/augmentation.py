@@ -3,7 +3,8 @@
 
 A batch is the dict of raw sensor tensors that the input pipeline emits. Only
 what the physical world could have shown is changed: light, handedness, and
-where the vehicle heads.
+where the vehicle heads. `cutout` alone takes something away, of what an encoder
+is given.
 """
 
 import chex
@@ -44,6 +45,45 @@ def color_jitter(
   gray = images.mean(-1, keepdims=True)
   images = gray + (images - gray) * factor(keys[3], strength)
   return jnp.clip(images, 0.0, 1.0)
+
+
+def cutout(
+  key: jax.Array,
+  images: jax.Array,
+  probability: float = 0.9,
+  num_holes: int = 5,
+  sides: tuple[float, float] = (50 / 224, 100 / 224),
+) -> jax.Array:
+  """Rectangles of zeros, as LIP-Loc cuts them into both sensors' images.
+
+  DeVries and Taylor, Improved Regularization with Cutout, 2017.
+
+  Args:
+    key: PRNG key.
+    images: [B, H, W, C], normalised, so that zero is their mean.
+    probability: that an image has holes at all.
+    num_holes: in an image that has; they may overlap.
+    sides: least and largest height and width over H and W.
+
+  Returns:
+    [B, H, W, C].
+  """
+  keys = jax.random.split(key, 3)
+  batch, *shape, _ = images.shape
+  draws = (num_holes, batch, 2)
+  low, high = sides
+  side = jax.random.uniform(keys[0], draws, minval=low, maxval=high)
+  start = jax.random.uniform(keys[1], draws) * (1.0 - side)
+  row, column = ((jnp.arange(size) + 0.5) / size for size in shape)
+
+  def within(place, axis):
+    first, extent = start[..., axis, None], side[..., axis, None]
+    return (place >= first) & (place < first + extent)
+
+  holes = within(row, 0)[..., :, None] & within(column, 1)[..., None, :]
+  some = jax.random.bernoulli(keys[2], probability, (batch, 1, 1))
+  hidden = holes.any(0) & some
+  return jnp.where(hidden[..., None], 0.0, images)
 
 
 def mirror(batch: Batch, flags: jax.Array) -> Batch:

@@ -72,7 +72,9 @@ def sector_membership(
   return (share + around * circle[..., None]) * inside[..., None]
 
 
-def _sector_weights(tokens, weights, bounds, num_sectors):
+def sector_weights(
+  tokens: Tokens, weights: jax.Array, bounds: Bounds, num_sectors: int
+) -> jax.Array:
   """Weight [B, N, S] of each token in each sector; S = 1 for all tokens."""
   batch, length, _ = tokens.features.shape
   chex.assert_shape([tokens.azimuth, tokens.mask, weights], (batch, length))
@@ -140,7 +142,7 @@ class Mean(nn.Module):
   ) -> tuple[jax.Array, dict]:
     """Pools; arguments and results as in `NetVLAD`."""
     del train
-    share = _sector_weights(tokens, weights, bounds, self.num_sectors)
+    share = sector_weights(tokens, weights, bounds, self.num_sectors)
     mass = jnp.sum(share, axis=1)[..., None]
     total = jnp.einsum('bns,bnd->bsd', share, tokens.features)
     head = SectorHead(self.features, self.per_sector_head)
@@ -177,7 +179,7 @@ class GeM(nn.Module):
   ) -> tuple[jax.Array, dict]:
     """Pools; arguments and results as in `NetVLAD`."""
     del train
-    share = _sector_weights(tokens, weights, bounds, self.num_sectors)
+    share = sector_weights(tokens, weights, bounds, self.num_sectors)
     power = self.param(
       'power', nn.initializers.constant(self.initial_power), ()
     )
@@ -294,7 +296,7 @@ class NetVLAD(nn.Module):
     chex.assert_rank(tokens.features, 3)
     x = normalization.unit(tokens.features)
     width = x.shape[-1]
-    share = _sector_weights(tokens, weights, bounds, self.num_sectors)
+    share = sector_weights(tokens, weights, bounds, self.num_sectors)
     assignment = self._assign(x, train)
     # sum_i a x - c sum_i a: no [B, N, K, D] array of residuals.
     shared = share[..., None] * assignment[:, :, None]

@@ -70,6 +70,15 @@ def norm(path: str, name: str) -> list[Rule]:
   ]
 
 
+def batch_norm(place: str, name: str) -> list[Rule]:
+  """Rules of a `BatchNorm` at `place`, relative to the collections."""
+  return [
+    *norm(f'params/{place}', name),
+    Rule(f'batch_stats/{place}/mean', (f'{name}.running_mean',)),
+    Rule(f'batch_stats/{place}/var', (f'{name}.running_var',)),
+  ]
+
+
 def scaled(rules: Sequence[Rule], gain: str) -> list[Rule]:
   """The rules of a layer whose outputs are multiplied by the vector `gain`."""
 

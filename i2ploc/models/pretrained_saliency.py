@@ -30,15 +30,6 @@ KITTI_360_SIZE = (512, 1024)
 KITTI_SIZE = (368, 1232)
 
 
-def _batch_norm(place: str, name: str) -> list[pretrained.Rule]:
-  """Rules of a BatchNorm at `place`, relative to the collections."""
-  return [
-    *pretrained.norm(f'params/{place}', name),
-    pretrained.Rule(f'batch_stats/{place}/mean', (f'{name}.running_mean',)),
-    pretrained.Rule(f'batch_stats/{place}/var', (f'{name}.running_var',)),
-  ]
-
-
 def _pointwise(path: str, name: str) -> list[pretrained.Rule]:
   """Rules of an `nn.Dense` from torch's Conv1d of kernel size 1."""
   return [
@@ -71,12 +62,12 @@ def point_transformer_rules(
 
   rules = [
     *_pointwise(f'{pointnet}/point1', f'{first}.0'),
-    *_batch_norm(f'{place}pointnet/norm1', f'{first}.1'),
+    *pretrained.batch_norm(f'{place}pointnet/norm1', f'{first}.1'),
     *_pointwise(f'{pointnet}/point2', f'{first}.3'),
     pretrained.Rule(f'{pointnet}/group/kernel', (joint,), half(0)),
     pretrained.Rule(f'{pointnet}/group/bias', (f'{second}.0.bias',)),
     pretrained.Rule(f'{pointnet}/point3/kernel', (joint,), half(1)),
-    *_batch_norm(f'{place}pointnet/norm2', f'{second}.1'),
+    *pretrained.batch_norm(f'{place}pointnet/norm2', f'{second}.1'),
     *_pointwise(f'{pointnet}/point4', f'{second}.3'),
     *pretrained.dense(f'{path}reduce', f'{prefix}reduce_dim'),
     *pretrained.dense(f'{path}position1', f'{prefix}pos_embed.0'),
@@ -115,9 +106,9 @@ def netvlad_rules(place: str = '', prefix: str = '') -> list[pretrained.Rule]:
     pretrained.Rule(
       f'{path}centers', (f'{prefix}cluster_weights2',), lambda c: c[0].T
     ),
-    *_batch_norm(f'{place}assign_norm', f'{prefix}bn1'),
-    *_batch_norm(f'{place}output_norm', f'{prefix}bn2'),
-    *_batch_norm(f'{place}gate_norm', f'{gating}.bn1'),
+    *pretrained.batch_norm(f'{place}assign_norm', f'{prefix}bn1'),
+    *pretrained.batch_norm(f'{place}output_norm', f'{prefix}bn2'),
+    *pretrained.batch_norm(f'{place}gate_norm', f'{gating}.bn1'),
   ]
 
 

@@ -15,17 +15,18 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2ploc.geometry import augmentation
 from i2ploc.geometry import camera
 from i2ploc.geometry import point_cloud
 from i2ploc.geometry import range_image
 from i2ploc.geometry import rigid
 from i2ploc.models import aggregators
 from i2ploc.models import normalization
+from i2ploc.models import range_view
 from i2ploc.models import saliency as saliency_lib
 
 Batch = dict[str, jax.Array]
 MAX_LOG_SCALE = math.log(100.0)
-OUT_OF_REACH = 200.0  # metres, beyond any LiDAR here
 # Parts of a sector by which a turn may miss a whole number of sectors.
 TURN_TOLERANCE = 1e-3
 
@@ -37,31 +38,6 @@ def normalize_images(
   if images.dtype == jnp.uint8:
     images = images.astype(jnp.float32) / 255.0
   return (images - jnp.asarray(mean)) / jnp.asarray(std)
-
-
-def range_channels(
-  image: jax.Array, valid: jax.Array, elevation_bounds: tuple[float, float]
-) -> jax.Array:
-  """Input of a range-image encoder.
-
-  Args:
-    image: [B, H, W, 2] range in metres and intensity.
-    valid: [B, H, W] bool.
-    elevation_bounds: (low, high) of the rows, radians.
-
-  Returns:
-    [B, H, W, 5]: log range, inverse range, height, intensity, validity; about
-    unit scale, zero in empty cells.
-  """
-  distance, intensity = image[..., 0], image[..., 1]
-  low, high = elevation_bounds
-  rows = image.shape[1]
-  elevation = high - (jnp.arange(rows) + 0.5) / rows * (high - low)
-  height = distance * jnp.sin(elevation)[:, None]
-  inverse = 5.0 / jnp.maximum(distance, 1.0)
-  parts = [jnp.log1p(distance) - 2.5, inverse, height / 1.5, intensity]
-  channels = jnp.where(valid[..., None], jnp.stack(parts, axis=-1), 0.0)
-  return jnp.concatenate([channels, valid[..., None]], axis=-1)
 
 
 class TwoTower(nn.Module):
@@ -81,13 +57,20 @@ class TwoTower(nn.Module):
       of the tokens and in no direction, hence without sectors alone.
     num_points: points kept in view, drawn evenly if there are more.
     azimuth_margin: how far beyond the camera's field the LiDAR tower looks,
-      radians. Tokens out there give context, but join no sector.
+      radians; pi for all around. Tokens out there give context, but join no
+      sector.
     range_shape: (H, W) of the range image; None for a point encoder.
+    range_encoding: one of `range_view.ENCODINGS`: 'channels', or 'released'.
+    scan_shape: (H, W) of the whole scan of the released encoding, about as fine
+      as the LiDAR: finer leaves holes, which look far.
+    range_crop: of the released encoding: the 120 degrees ahead, or everything.
+    max_range: metres; a range image has no returns at or beyond it.
     elevation_bounds: (low, high) of the range image, radians, relative to the
-      camera's optical axis.
-    image_mean: per channel, of images in 0..1.
+      camera's optical axis; the released encoding has its own.
+    image_mean: per channel, of images in 0..1, and of released range images.
     image_std: per channel.
     initial_temperature: of the similarities; its inverse is learned.
+    initial_bias: of the similarities, for losses that want one; it is learned.
 
   `out` of a tower: tokens, saliency [B, N], bounds, what its encoder and its
   aggregator give (attention, sequence, grid, pooled, ...); of the LiDAR tower
@@ -106,28 +89,51 @@ class TwoTower(nn.Module):
   num_points: int = 1024
   azimuth_margin: float = 0.05
   range_shape: tuple[int, int] | None = None
+  range_encoding: str = 'channels'
+  scan_shape: tuple[int, int] = range_image.SPHERICAL_SHAPE
+  range_crop: bool = True
+  max_range: float = math.inf
   elevation_bounds: tuple[float, float] = (-0.44, 0.05)
   image_mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
   image_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
   initial_temperature: float = 0.07
+  initial_bias: float | None = None
 
   def __post_init__(self):
     camera.check_projection(self.projection)
+    range_view.check_encoding(self.range_encoding)
     saliency_lib.check_option(self.saliency, self.image.has_cls, 'image')
     saliency_lib.check_option(self.saliency, self.points.has_cls, 'points')
-    if self.aggregate_cls:
-      self._check_aggregate_cls()
+    self._check_cls()
     super().__post_init__()
 
-  def _check_aggregate_cls(self):
+  def _check_cls(self):
+    pooling = self.image_aggregator, self.points_aggregator
+    if not self.aggregate_cls:
+      if any(getattr(p, 'pool', None) == 'cls' for p in pooling):
+        raise ValueError("pool 'cls' without aggregate_cls: set both")
+      return
     if not (self.image.has_cls and self.points.has_cls):
       raise ValueError('aggregate_cls, but an encoder has no CLS token')
-    sectors = self.image_aggregator.num_sectors
-    if sectors or self.points_aggregator.num_sectors:
+    if any(p.num_sectors for p in pooling):
       raise ValueError(
         'aggregate_cls with sectors: a CLS token lies in no direction; set '
         'num_sectors to 0 or aggregate_cls to False'
       )
+
+  @property
+  def has_unit_descriptors(self) -> bool:
+    """Whether descriptors are made to be compared by their angle alone."""
+    return getattr(self.points_aggregator, 'normalized', True)
+
+  @property
+  def _sees_all_around(self):
+    """Whether the LiDAR tower is given the points out of the camera's field."""
+    return (
+      self.projection == 'equirectangular'
+      or self.azimuth_margin >= math.pi
+      or (self.range_shape is not None and self.range_encoding == 'released')
+    )
 
   @property
   def num_headings(self) -> int:
@@ -188,9 +194,18 @@ class TwoTower(nn.Module):
     """Creates the layers."""
     init = nn.initializers.constant(-math.log(self.initial_temperature))
     self.log_scale = self.param('log_scale', init, ())
+    if self.initial_bias is not None:
+      bias = nn.initializers.constant(self.initial_bias)
+      self.similarity_bias = self.param('similarity_bias', bias, ())
     if self.saliency == 'attention':
       self.image_saliency = saliency_lib.AttentionSaliency()
       self.points_saliency = saliency_lib.AttentionSaliency()
+
+  def _cut(self, pixels, train):
+    """Normalised images, with holes if the caller provides a 'cutout' key."""
+    if not (train and self.has_rng('cutout')):
+      return pixels
+    return augmentation.cutout(self.make_rng('cutout'), pixels)
 
   def _weights(self, tower, tokens, out):
     """Saliency [B, 1 + N] of CLS and the tokens of 'image' or 'points'."""
@@ -230,7 +245,7 @@ class TwoTower(nn.Module):
     chex.assert_shape(images, (None, *self.image_size, 3))
     chex.assert_shape(intrinsics, (images.shape[0], 3, 3))
     x = normalize_images(images, self.image_mean, self.image_std)
-    features, out = self.image(x, train)
+    features, out = self.image(self._cut(x, train), train)
     rows, columns = out['grid']
     width = self.image_size[1]
     azimuth = camera.column_azimuth(intrinsics, width, columns, self.projection)
@@ -242,10 +257,12 @@ class TwoTower(nn.Module):
 
   def _points_in_view(self, points, mask, camera_from_lidar, bounds, train):
     """At most `num_points` of what the camera's field covers, and its mask."""
-    if self.projection == 'pinhole':
+    if not self._sees_all_around:
       in_camera = jax.vmap(rigid.apply)(camera_from_lidar, points[..., :3])
       in_view = jax.vmap(point_cloud.in_azimuth_span)(in_camera, *bounds)
       mask = mask & in_view
+    if self.range_shape is not None and points.shape[1] <= self.num_points:
+      return points, mask  # in whatever order
     # Fixed at evaluation, and where the caller provides no 'points' stream.
     drawn = train and self.has_rng('points')
     key = self.make_rng('points') if drawn else jax.random.key(0)
@@ -261,60 +278,38 @@ class TwoTower(nn.Module):
     return aggregators.Tokens(features, azimuth, out['mask']), out
 
   def _encode_range(self, points, mask, camera_from_lidar, bounds, train):
-    # Directions turn into the camera's axes, positions stay: seen from its own
-    # origin a scan has one return per cell, seen from the camera it has holes.
-    turned = jnp.einsum(
-      'bij,bpj->bpi', camera_from_lidar.rotation, points[..., :3]
-    )
-    x, y, z = turned[..., 0], turned[..., 1], turned[..., 2]
-    seen = jnp.stack([z, -x, -y, points[..., 3]], axis=-1)
-    image, valid = jax.vmap(
-      lambda p, m, b: range_image.range_image(
-        p, m, b, self.elevation_bounds, self.range_shape
+    if self.range_encoding == 'channels':
+      view = range_view.camera_view(
+        points,
+        mask,
+        camera_from_lidar,
+        bounds,
+        self.elevation_bounds,
+        self.range_shape,
+        self.max_range,
       )
-    )(seen, mask, bounds)
-    channels = range_channels(image, valid, self.elevation_bounds)
-    features, out = self.points(channels, train)
-    azimuth = self._token_azimuth(bounds, out['grid'][1])
-    rows = out['grid'][0]
-    centers = self._token_centers(image[..., 0], valid, azimuth, rows)
-    # Camera axes, then the LiDAR's: x @ R is R^T x.
-    x, y, z = centers[..., 0], centers[..., 1], centers[..., 2]
-    centers = jnp.stack([-y, -z, x], axis=-1) @ camera_from_lidar.rotation
-    azimuth = jnp.tile(azimuth, (1, rows))
+      pixels = view.pixels
+    else:
+      view = range_view.released_view(
+        points,
+        mask,
+        self.range_shape,
+        self.scan_shape,
+        self.range_crop,
+        self.max_range,
+      )
+      pixels = normalize_images(view.pixels, self.image_mean, self.image_std)
+    features, out = self.points(self._cut(pixels, train), train)
+    rows, columns = out['grid']
+    azimuth = jnp.tile(range_view.token_azimuth(view, columns), (1, rows))
     token_mask = jnp.ones(features.shape[:2], bool)
     tokens = aggregators.Tokens(features, azimuth, token_mask)
     return tokens, dict(
-      out, range_image=image, range_valid=valid, centers=centers
+      out,
+      range_image=view.image,
+      range_valid=view.valid,
+      centers=range_view.token_centers(view, (rows, columns)),
     )
-
-  def _token_azimuth(self, bounds, columns):
-    """Azimuth [B, columns] of the centres of equal parts of a span."""
-    left, right = bounds
-    across = (jnp.arange(columns) + 0.5) / columns
-    return left[:, None] + (right - left)[:, None] * across
-
-  def _token_centers(self, distance, valid, azimuth, rows):
-    """Mean position [B, N, 3] of each token's returns, x forward, z up."""
-    batch, height, width = distance.shape
-    columns = azimuth.shape[1]
-    tiles = (batch, rows, height // rows, columns, width // columns)
-    total = jnp.where(valid, distance, 0.0).reshape(tiles).sum((2, 4))
-    count = valid.reshape(tiles).sum((2, 4))
-    # Where nothing returned, a token stands for what is out of reach.
-    mean = jnp.where(count > 0, total / jnp.maximum(count, 1), OUT_OF_REACH)
-    low, high = self.elevation_bounds
-    elevation = high - (jnp.arange(rows) + 0.5) / rows * (high - low)
-    elevation, azimuth = elevation[None, :, None], azimuth[:, None, :]
-    direction = jnp.stack(
-      jnp.broadcast_arrays(
-        jnp.cos(elevation) * jnp.cos(azimuth),
-        -jnp.cos(elevation) * jnp.sin(azimuth),
-        jnp.sin(elevation),
-      ),
-      axis=-1,
-    )
-    return (mean[..., None] * direction).reshape(batch, -1, 3)
 
   def embed_points(
     self, batch: Batch, train: bool = False, yaw: jax.Array | float = 0.0
@@ -331,7 +326,7 @@ class TwoTower(nn.Module):
         opposite heading would see it.
 
     Returns:
-      descriptor: [B, D], unit length.
+      descriptor: [B, D], unit length unless the aggregator leaves it.
       out: see the class.
     """
     points, mask = batch['points'], batch['points_mask']
@@ -341,7 +336,8 @@ class TwoTower(nn.Module):
     yaw = jnp.broadcast_to(jnp.asarray(yaw, points.dtype), points.shape[:1])
     turn = rigid.rotation_z(yaw)
     # x @ R is R^T x: the world turns against the viewing direction.
-    turned = jnp.concatenate([points[..., :3] @ turn, points[..., 3:]], axis=-1)
+    xyz = jnp.matmul(points[..., :3], turn, precision=rigid.EXACT)
+    turned = jnp.concatenate([xyz, points[..., 3:]], axis=-1)
     bounds = camera.horizontal_span(
       batch['intrinsics'], self.image_size[1], self.projection
     )
@@ -363,10 +359,12 @@ class TwoTower(nn.Module):
 
     Returns:
       ({'image': [B, D], 'points': [B, D], 'scale': scalar in 1..100}, out) with
-      out = {'image': ..., 'points': ...}.
+      out = {'image': ..., 'points': ...}; with `initial_bias` also 'bias'.
     """
     image, image_out = self.embed_image(batch, train)
     points, points_out = self.embed_points(batch, train)
     scale = jnp.exp(jnp.clip(self.log_scale, 0.0, MAX_LOG_SCALE))
     embedded = {'image': image, 'points': points, 'scale': scale}
+    if self.initial_bias is not None:
+      embedded['bias'] = self.similarity_bias
     return embedded, {'image': image_out, 'points': points_out}

@@ -24,6 +24,7 @@ import numpy as np
 
 FORMAT = 'i2ploc.index.1'
 PROVENANCE = ('model', 'config', 'dataset', 'software')
+SIMILARITIES = ('cosine', 'dot')
 # float32 entries of one block of similarities: about 1 MB, see design.md 6.
 BLOCK_ENTRIES = 2**18
 MIN_QUERIES = 16
@@ -49,7 +50,7 @@ class Index(NamedTuple):
   """Descriptors, poses and origin of a map of M rows.
 
   Attributes:
-    descriptors: float32 [M, D], unit norm.
+    descriptors: float32 [M, D], unit norm unless `similarity` is 'dot'.
     keys: int64 [M], the place of a row; equal keys are views of one place.
     poses: float64 [M, 4, 4], world_from_lidar of the reading, metres, z up.
     towns: [M] str, positions of different towns are not comparable.
@@ -57,7 +58,8 @@ class Index(NamedTuple):
     views: float64 [M], radians: the descriptor is what a vehicle at `poses`
       turned to the left by `views` about its own z axis would see.
     provenance: at least 'model' (fingerprint of the parameters), 'config'
-      (digest), 'dataset' and 'software'; strings.
+      (digest), 'dataset' and 'software'; strings. 'similarity' too, if it is
+      not cosine but the dot product of what a model gives.
     rig: the camera and its mounting.
   """
 
@@ -74,6 +76,11 @@ class Index(NamedTuple):
   def num_places(self) -> int:
     """Number of distinct keys."""
     return len(np.unique(self.keys))
+
+  @property
+  def similarity(self) -> str:
+    """'cosine', or 'dot' of descriptors of any length."""
+    return self.provenance.get('similarity', SIMILARITIES[0])
 
   def world_from_view(self, rows: np.ndarray) -> np.ndarray:
     """The pose that each row's descriptor shows: its reading, turned.
@@ -103,19 +110,19 @@ class Index(NamedTuple):
     of two.
 
     Args:
-      queries: [Q, D], unit norm.
+      queries: [Q, D], unit norm unless `similarity` is 'dot'.
       k: how many places; a map of fewer gives all of them.
 
     Returns:
-      similarities: float32 [Q, min(k, places)], cosines, not increasing.
+      similarities: float32 [Q, min(k, places)], not increasing.
       rows: int32, the same shape; rows of this index with distinct keys.
 
     Raises:
       ValueError: no query, another width than the map's, a descriptor that is
-        not finite or not of unit norm, or k < 1.
+        not finite or not of the norm it should have, or k < 1.
     """
     queries = np.asarray(queries, np.float32)
-    _check_queries(queries, self.descriptors.shape[1])
+    _check_queries(queries, self.descriptors.shape[1], self.similarity)
     if k < 1:
       raise ValueError(f'k={k} places were asked for; ask for at least 1.')
     table = _rows_of_places(np.asarray(self.keys))
@@ -181,7 +188,7 @@ def _power_of_two(n: int) -> int:
   return 1 << (int(n) - 1).bit_length()
 
 
-def _check_queries(queries: np.ndarray, width: int) -> None:
+def _check_queries(queries: np.ndarray, width: int, similarity: str) -> None:
   if queries.ndim != 2 or not len(queries):
     raise ValueError(
       f'Query descriptors have shape {queries.shape}; expected [Q, {width}]'
@@ -193,16 +200,20 @@ def _check_queries(queries: np.ndarray, width: int) -> None:
       ' they come from different models. Build the index again with the model'
       ' that embeds the queries.'
     )
-  _check_descriptors('query', queries)
+  _check_descriptors('query', queries, similarity)
 
 
-def _check_descriptors(name: str, descriptors: np.ndarray) -> None:
+def _check_descriptors(
+  name: str, descriptors: np.ndarray, similarity: str
+) -> None:
   bad = np.flatnonzero(~np.isfinite(descriptors).all(1))
   if len(bad):
     raise ValueError(
       f'{len(bad)} of {len(descriptors)} {name} descriptors are not finite,'
       f' first rows {bad[:5].tolist()}; check the readings they come from.'
     )
+  if similarity == 'dot':
+    return
   norms = np.linalg.norm(descriptors, axis=1)
   bad = np.flatnonzero(np.abs(norms - 1) > NORM_TOLERANCE)
   if len(bad):
@@ -216,8 +227,8 @@ def check_index(index: Index, name: str = 'index') -> None:
   """Raises ValueError, with `name` in front, for anything but a sound index."""
   try:
     _check_columns(index)
-    _check_descriptors('map', np.asarray(index.descriptors))
     _check_origin(index)
+    _check_descriptors('map', np.asarray(index.descriptors), index.similarity)
   except ValueError as error:
     raise ValueError(f'{name}: {error}') from None
 
@@ -252,6 +263,10 @@ def _check_origin(index: Index) -> None:
   missing = [key for key in PROVENANCE if not index.provenance.get(key)]
   if missing:
     raise ValueError(f'provenance lacks {missing}; expected {PROVENANCE}.')
+  if index.similarity not in SIMILARITIES:
+    raise ValueError(
+      f'similarity is {index.similarity!r}; known: {SIMILARITIES}.'
+    )
   rig = index.rig
   shapes = tuple(np.shape(part) for part in rig)
   if shapes != ((3, 3), (2,), (4, 4)):

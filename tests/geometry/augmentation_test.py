@@ -321,5 +321,38 @@ class ColorJitterTest(parameterized.TestCase):
     self.assertGreater(np.abs(out / 0.4 - 1).max(), 0.1)
 
 
+class CutoutTest(parameterized.TestCase):
+  def _hidden(self, seed=0, size=200, shape=(40, 60), **fields):
+    """Which pixels [B, H, W] of images of ones are gone."""
+    images = jnp.ones((size, *shape, 3))
+    out = np.asarray(
+      augmentation.cutout(jax.random.key(seed), images, **fields)
+    )
+    gone = (out == 0).all(-1)
+    np.testing.assert_array_equal(out[~gone], 1)  # all channels or none
+    return gone
+
+  def test_a_hole_is_a_rectangle_of_the_sides_asked_for(self):
+    gone = self._hidden(probability=1.0, num_holes=1, sides=(0.25, 0.5))
+    rows, columns = gone.any(2), gone.any(1)
+    np.testing.assert_array_equal(gone, rows[:, :, None] & columns[:, None])
+    for along, length in ((rows, 40), (columns, 60)):
+      runs = np.abs(np.diff(np.pad(along, ((0, 0), (1, 1))).astype(int)))
+      np.testing.assert_array_equal(runs.sum(1), 2)  # one piece
+      sides = along.sum(1)
+      self.assertBetween(sides.min(), 0.25 * length - 1, 0.3 * length)
+      self.assertBetween(sides.max(), 0.45 * length, 0.5 * length + 1)
+    self.assertGreater(len(np.unique(gone, axis=0)), 190)
+    # Anywhere in the image, up to its borders.
+    self.assertTrue(rows.any(0).all() and columns.any(0).all())
+
+  def test_nine_in_ten_images_lose_a_third_to_a_half(self):
+    gone = self._hidden(seed=1, size=600).mean((1, 2))
+    self.assertBetween(np.mean(gone > 0), 0.86, 0.94)
+    # Five of 0.33^2 of the image on average; less, where they overlap.
+    self.assertBetween(gone[gone > 0].mean(), 0.3, 0.5)
+    self.assertEqual(self._hidden(probability=0.0).sum(), 0)
+
+
 if __name__ == '__main__':
   absltest.main()

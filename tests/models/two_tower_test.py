@@ -16,6 +16,8 @@ from i2ploc.geometry import augmentation
 from i2ploc.geometry import panorama
 from i2ploc.models import aggregators
 from i2ploc.models import point_transformer
+from i2ploc.models import projection
+from i2ploc.models import resnet
 from i2ploc.models import two_tower
 from i2ploc.models import vit
 from tests.models import planted
@@ -422,6 +424,137 @@ class TwoTowerTest(parameterized.TestCase):
       _model(depth=0)
     _model(depth=0, saliency='none')
 
+  def test_a_margin_of_pi_sees_all_around(self):
+    batch = _batch()
+    model = _model(azimuth_margin=math.pi, num_points=300)
+    variables = planted.variables(model, batch)
+    _, out = _apply(model, variables, batch, method='embed_points')
+    azimuth = np.asarray(out['tokens'].azimuth)
+    quarters = np.unique(np.floor(azimuth / (math.pi / 2)))
+    self.assertLen(quarters, 4)
+
+  def test_a_bias_is_a_parameter_only_where_one_is_wanted(self):
+    batch = _batch()
+    for initial_bias in (None, -10.0):
+      model = _model(initial_bias=initial_bias)
+      variables = jax.eval_shape(model.init, KEY, batch)
+      wanted = initial_bias is not None
+      self.assertEqual('similarity_bias' in variables['params'], wanted)
+      embedded, _ = jax.eval_shape(model.apply, variables, batch)
+      self.assertEqual('bias' in embedded, wanted)
+
+
+def _lip_loc(**fields):
+  """The released form with narrow towers."""
+  encoder = functools.partial(resnet.ResNet, 4, (2, 2), (1, 1))
+  head = functools.partial(
+    projection.ProjectionHead, features=8, normalized=False, dropout=0.5
+  )
+  released = dict(
+    range_shape=(16, 48),
+    range_encoding='released',
+    scan_shape=(16, 90),
+    max_range=50.0,
+    saliency='none',
+    num_points=300,
+  )
+  return two_tower.TwoTower(
+    encoder(),
+    encoder(),
+    head(),
+    head(),
+    (HEIGHT, WIDTH),
+    **released | fields,
+  )
+
+
+class LipLocTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.batch = _batch()
+    self.model = _lip_loc()
+    self.variables = planted.variables(self.model, self.batch)
+
+  def _points(self, model=None, **changes):
+    return _apply(
+      model or self.model,
+      self.variables,
+      self.batch | changes,
+      method='embed_points',
+    )
+
+  def test_descriptors_are_raw_and_their_lengths_say_so(self):
+    descriptor, out = self._points()
+    np.testing.assert_array_equal(descriptor, out['pooled'])
+    self.assertFalse(self.model.has_unit_descriptors)
+    self.assertTrue(_model().has_unit_descriptors)
+    self.assertEqual(out['range_image'].shape, (2, 16, 48, 2))
+    self.assertEqual(out['centers'].shape[0], 2)
+
+  def test_the_scan_is_seen_along_its_own_axes_without_the_calibration(self):
+    one, _ = self._points()
+    turn = np.eye(4, dtype=np.float32)
+    turn[:3, :3] = CAMERA_FROM_LIDAR[:, :3] @ CAMERA_FROM_LIDAR[:, :3]
+    motion = self.batch['camera_from_lidar'] @ turn
+    other, _ = self._points(camera_from_lidar=motion)
+    np.testing.assert_array_equal(one, other)
+    # 50 degrees to the side is in the crop, and not in the camera's field.
+    mask = self.batch['points_mask']
+    points = self.batch['points']
+    azimuth = np.abs(np.arctan2(points[..., 1], points[..., 0]))
+    beside = (azimuth > 0.8) & (azimuth < 1.0)
+    without, _ = self._points(points_mask=mask & ~beside)
+    self.assertGreater(np.abs(one - without).max(), 1e-3)
+    # What is beyond the crop, or 50 m, is not seen.
+    beyond, _ = self._points(points_mask=mask & (azimuth < 1.1))
+    np.testing.assert_array_equal(one, beyond)
+    far = points * np.where(azimuth > 1.1, 1.0, 20.0)[..., None]
+    nothing, _ = self._points(points=far.astype(np.float32))
+    empty, _ = self._points(points_mask=np.zeros_like(mask))
+    np.testing.assert_array_equal(nothing, empty)
+
+  def test_without_the_crop_it_sees_all_around(self):
+    model = _lip_loc(range_crop=False)
+    azimuth = np.arctan2(
+      self.batch['points'][..., 1], self.batch['points'][..., 0]
+    )
+    ahead = self.batch['points_mask'] & (np.abs(azimuth) < 1.0)
+    one, _ = self._points(model)
+    other, _ = self._points(model, points_mask=ahead)
+    self.assertGreater(np.abs(one - other).max(), 1e-3)
+
+  def test_training_drops_and_cuts_with_keys_of_its_own(self):
+    model = self.model
+
+    @jax.jit
+    def train(rngs):
+      return model.apply(
+        self.variables, self.batch, True, rngs=rngs, mutable=['batch_stats']
+      )[0][0]
+
+    plain = train({})
+    for name in ('dropout', 'cutout'):
+      changed = train({name: jax.random.key(1)})
+      for side in ('image', 'points'):
+        moved = np.abs(changed[side] - plain[side]).max()
+        self.assertGreater(moved, 1e-2, name)
+
+  def test_a_pooled_cls_token_has_to_be_among_those_given(self):
+    heads = {
+      f'{side}_aggregator': projection.ProjectionHead(features=8, pool='cls')
+      for side in ('image', 'points')
+    }
+    with self.assertRaisesRegex(ValueError, "'cls' without aggregate_cls"):
+      self.model.clone(**heads)
+    towers = dict(image=_image_encoder(), points=_image_encoder())
+    model = self.model.clone(aggregate_cls=True, **towers, **heads)
+    variables = planted.variables(model, self.batch)
+    self.assertNotIn('batch_stats', variables)
+
+  def test_an_unknown_encoding_is_refused_at_construction(self):
+    with self.assertRaisesRegex(ValueError, "range_encoding is 'polar'"):
+      _lip_loc(range_encoding='polar')
+
 
 class ParameterCountTest(parameterized.TestCase):
   # Features 256, tokens of width 96, demonstration settings.
@@ -430,9 +563,11 @@ class ParameterCountTest(parameterized.TestCase):
     'netvlad': (dict(num_clusters=16, num_sectors=8), 52_256),
     'gem': (dict(num_sectors=8), 96 * 32 + 1),
     'mean': (dict(num_sectors=8, per_sector_head=True), 8 * 96 * 32),
+    # 96 x 32 and 32 x 32 with biases, 64 of the norm.
+    'projection': (dict(num_sectors=8), 97 * 32 + 33 * 32 + 64),
   }
   # Counted in the test of the module.
-  ELSEWHERE = {'vit', 'point_transformer'}
+  ELSEWHERE = {'vit', 'resnet', 'point_transformer'}
 
   @parameterized.parameters(*COUNTS)
   def test_aggregators_have_the_parameters_they_should(self, name):

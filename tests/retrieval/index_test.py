@@ -71,6 +71,24 @@ class SearchTest(parameterized.TestCase):
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_allclose(similarities, expected_similarities, atol=1e-6)
 
+  def test_dot_products_are_searched_where_the_map_says_so(self):
+    rng = np.random.default_rng(3)
+    descriptors = 16 * rng.normal(size=(40, 12)).astype(np.float32)
+    queries = 16 * rng.normal(size=(9, 12)).astype(np.float32)
+    cosine = make_index(descriptors)
+    with self.assertRaisesRegex(ValueError, 'do not have unit norm'):
+      index_lib.check_index(cosine)
+    origin = dict(cosine.provenance, similarity='dot')
+    index = cosine._replace(provenance=origin)
+    index_lib.check_index(index)
+    similarities, rows = index.search(queries, 3)
+    expected_similarities, expected_rows = search_by_loop(index, queries, 3)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_allclose(similarities, expected_similarities, rtol=1e-5)
+    unknown = dict(origin, similarity='euclidean')
+    with self.assertRaisesRegex(ValueError, "'euclidean'; known: "):
+      index_lib.check_index(index._replace(provenance=unknown))
+
   def test_repeated_keys_are_answered_once_unlike_plain_top_k(self):
     rng = np.random.default_rng(0)
     place = unit(rng, 1, 8)
