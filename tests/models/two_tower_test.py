@@ -493,8 +493,8 @@ class LipLocTest(parameterized.TestCase):
 
   def test_the_scan_is_seen_along_its_own_axes_without_the_calibration(self):
     one, _ = self._points()
-    turn = np.eye(4, dtype=np.float32)
-    turn[:3, :3] = CAMERA_FROM_LIDAR[:, :3] @ CAMERA_FROM_LIDAR[:, :3]
+    # Other axes altogether.
+    turn = CAMERA_FROM_LIDAR @ CAMERA_FROM_LIDAR
     motion = self.batch['camera_from_lidar'] @ turn
     other, _ = self._points(camera_from_lidar=motion)
     np.testing.assert_array_equal(one, other)
