@@ -121,13 +121,15 @@ class ProjectionHeadTest(parameterized.TestCase):
   def test_drops_in_training_alone_and_only_with_a_key(self):
     head, variables, run = _head(dropout=0.5)
 
-    def train(**rngs):
+    def train(train=True, **rngs):
       return head.apply(
-        variables, _tokens(), WEIGHTS, BOUNDS, train=True, rngs=rngs
+        variables, _tokens(), WEIGHTS, BOUNDS, train=train, rngs=rngs
       )[0]
 
     plain = run(_tokens())[0]
     np.testing.assert_allclose(train(), plain, atol=1e-6)
+    evaluated = train(train=False, dropout=jax.random.key(0))
+    np.testing.assert_allclose(evaluated, plain, atol=1e-6)
     one, other = (train(dropout=jax.random.key(i)) for i in range(2))
     self.assertGreater(np.abs(one - plain).max(), 1e-2)
     self.assertGreater(np.abs(one - other).max(), 1e-2)
