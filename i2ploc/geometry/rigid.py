@@ -109,3 +109,15 @@ def rotation_from_vector(vector: jax.Array) -> jax.Array:
   cross = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
   square = jnp.matmul(cross, cross, precision=EXACT)
   return jnp.eye(3, dtype=vector.dtype) + sine * cross + cosine * square
+
+
+def orthonormalized(rotation: jax.Array) -> jax.Array:
+  """The rotations next to matrices [..., 3, 3] that are nearly that.
+
+  One Newton step of the polar decomposition: an error of 1e-7 becomes 1e-14.
+  """
+  square = jnp.matmul(
+    jnp.swapaxes(rotation, -1, -2), rotation, precision=EXACT
+  )
+  half = 1.5 * jnp.eye(3, dtype=rotation.dtype) - 0.5 * square
+  return jnp.matmul(rotation, half, precision=EXACT)

@@ -1,23 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pose of a calibrated camera from points of a map: the problem.
+"""Pose of a calibrated camera from points of a map.
 
-A model is `camera_from_map`. Image points are on the plane z = 1 of the camera
-(see `camera.normalize`); residuals are distances there, focal lengths turn a
-threshold in pixels into one.
+A model is `camera_from_map`. `PLANE` is for cameras that look ahead: image
+points are on the plane z = 1, residuals are distances there. `SPHERE` is for
+those that look all around: directions, whose residuals are chords of the unit
+sphere. Focal lengths turn a threshold in pixels into either.
 """
 
+from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import p3p
 from i2ploc.geometry import rigid
+from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
+from i2ploc.robust import search
 
 # Distance on the image plane of what is behind the camera, squared.
 _BEHIND = 1e6
 _MIN_DEPTH = 1e-3
+# Rays that leave a lens further off its axis do not belong on a plane: tan 80.
+_MAX_SLOPE = 5.67
 
 
 class Correspondences(NamedTuple):
@@ -38,15 +47,44 @@ class Correspondences(NamedTuple):
   v: jax.Array
 
 
+class Sightings(NamedTuple):
+  """Points of a map and the directions in which they are seen; [N] each.
+
+  Attributes:
+    x: map frame, metres.
+    y: metres.
+    z: metres.
+    right: of a unit vector in the camera frame.
+    down: of the same.
+    ahead: of the same.
+  """
+
+  x: jax.Array
+  y: jax.Array
+  z: jax.Array
+  right: jax.Array
+  down: jax.Array
+  ahead: jax.Array
+
+
 def _solve(sample: Correspondences) -> tuple[rigid.Rigid, jax.Array]:
   rays = jnp.stack([sample.u, sample.v, jnp.ones_like(sample.u)], axis=-1)
   rays = rays / jnp.linalg.norm(rays, axis=-1, keepdims=True)
+  return _poses(rays, sample)
+
+
+def _solve_sphere(sample: Sightings) -> tuple[rigid.Rigid, jax.Array]:
+  rays = jnp.stack([sample.right, sample.down, sample.ahead], axis=-1)
+  return _poses(rays, sample)
+
+
+def _poses(rays, sample):
   points = jnp.stack([sample.x, sample.y, sample.z], axis=-1)
   found = p3p.p3p(rays, points)
   return rigid.Rigid(found.rotation, found.translation), found.valid
 
 
-def _camera_points(pose: rigid.Rigid, data: Correspondences):
+def _camera_points(pose: rigid.Rigid, data: Correspondences | Sightings):
   """Coordinates [N] of the points in the camera, one array each."""
   # Written out: a matrix product of three columns does not vectorise on CPU.
   return tuple(
@@ -72,6 +110,24 @@ def _residual(pose: rigid.Rigid, data: Correspondences) -> jax.Array:
   return jnp.where(z > _MIN_DEPTH, squared, _BEHIND)
 
 
+def _errors_sphere(pose: rigid.Rigid, data: Sightings) -> jax.Array:
+  """[N, 3] between unit vectors."""
+  x, y, z = _camera_points(pose, data)
+  inverse = jax.lax.rsqrt(jnp.maximum(x * x + y * y + z * z, _MIN_DEPTH**2))
+  return jnp.stack(
+    [
+      x * inverse - data.right,
+      y * inverse - data.down,
+      z * inverse - data.ahead,
+    ],
+    axis=-1,
+  )
+
+
+def _residual_sphere(pose: rigid.Rigid, data: Sightings) -> jax.Array:
+  return jnp.sum(_errors_sphere(pose, data) ** 2, axis=-1)
+
+
 def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
   """`pose` after a small motion of the camera frame.
 
@@ -81,10 +137,12 @@ def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
       metres.
   """
   turn = rigid.rotation_from_vector(step[:3])
-  return rigid.Rigid(turn @ pose.rotation, turn @ pose.translation + step[3:])
+  # What float32 leaves of a rotation would bound the accuracy in float64.
+  rotation = rigid.orthonormalized(turn @ pose.rotation)
+  return rigid.Rigid(rotation, turn @ pose.translation + step[3:])
 
 
-PROBLEM = problem_lib.Problem(
+PLANE = problem_lib.Problem(
   sample_size=3,
   num_solutions=p3p.NUM_SOLUTIONS,
   dof=6,
@@ -93,3 +151,163 @@ PROBLEM = problem_lib.Problem(
   errors=_errors,
   retract=retract,
 )
+SPHERE = PLANE._replace(
+  solve=_solve_sphere, residual=_residual_sphere, errors=_errors_sphere
+)
+
+
+class AbsolutePose(NamedTuple):
+  """Where a camera is.
+
+  Attributes:
+    camera_from_map: float64 motion; None unless `valid`.
+    inliers: [N] bool, correspondences within the threshold.
+    num_inliers: their number.
+    covariance: [6, 6] of a small motion of the camera frame, rotation vector
+      in radians, then metres, from the inliers' own residuals.
+    num_draws: minimal samples drawn.
+    valid: whether there is a pose.
+    reason: why not; empty if valid.
+  """
+
+  camera_from_map: Any
+  inliers: np.ndarray
+  num_inliers: int
+  covariance: np.ndarray
+  num_draws: int
+  valid: bool
+  reason: str
+
+  @property
+  def camera_in_map(self) -> np.ndarray:
+    """Position [3] of the camera, metres."""
+    motion = self.camera_from_map
+    return -motion.rotation.T @ motion.translation
+
+
+def absolute_pose(
+  points: np.ndarray,
+  pixels: np.ndarray,
+  lens: lens_lib.Lens,
+  threshold: float = 3.0,
+  *,
+  scores: np.ndarray | None = None,
+  sampler: str = 'auto',
+  seed: int = 0,
+  settings: consensus.Settings = consensus.DEFAULT,
+) -> AbsolutePose:
+  """Pose of a camera from points of a map and where it sees them.
+
+  Args:
+    points: [N, 3], map frame, metres; any distance from the origin.
+    pixels: [N, 2] (column, row) as measured, with the lens's distortion.
+    lens: the camera.
+    threshold: reprojection error of an inlier, at most, pixels.
+    scores: [N], higher is better: draws samples in that order (PROSAC).
+    sampler: of `search.SAMPLERS`.
+    seed: of the samples.
+    settings: how to search.
+
+  Returns:
+    The pose; too few or degenerate correspondences give `valid=False` and a
+    reason. Pixels that the lens cannot have imaged are outliers.
+
+  Raises:
+    ValueError: shapes that do not fit, values that are not finite, an
+      impossible lens.
+  """
+  (found,) = absolute_poses(
+    [points],
+    [pixels],
+    lens,
+    threshold,
+    scores=None if scores is None else [scores],
+    sampler=sampler,
+    seed=seed,
+    settings=settings,
+  )
+  return found
+
+
+def absolute_poses(
+  points: Sequence[np.ndarray],
+  pixels: Sequence[np.ndarray],
+  lens: lens_lib.Lens,
+  threshold: float = 3.0,
+  *,
+  scores: Sequence[np.ndarray] | None = None,
+  sampler: str = 'auto',
+  seed: int = 0,
+  settings: consensus.Settings = consensus.DEFAULT,
+) -> list[AbsolutePose]:
+  """`absolute_pose` of many images of a camera in one call.
+
+  Args:
+    points: B arrays [N, 3]; N may differ.
+    pixels: B arrays [N, 2].
+    lens: see `absolute_pose`, as all others.
+    threshold: pixels.
+    scores: B arrays [N].
+    sampler: of `search.SAMPLERS`.
+    seed: of the samples.
+    settings: how to search.
+  """
+  scores = [None] * len(points) if scores is None else scores
+  asked = [
+    _question(*one, lens) for one in zip(points, pixels, scores, strict=True)
+  ]
+  found = search.search_each(
+    SPHERE if lens.model == 'equirectangular' else PLANE,
+    [question for question, _ in asked],
+    threshold / lens.focal_length,
+    sampler=sampler,
+    seed=seed,
+    settings=settings,
+  )
+  return [
+    _pose_from_found(one, center)
+    for one, (_, center) in zip(found, asked, strict=True)
+  ]
+
+
+def _question(points, pixels, scores, lens):
+  """What to search, about the points' centre, and that centre [3]."""
+  points = np.asarray(points, np.float64)
+  if points.ndim != 2 or points.shape != (len(pixels), 3):
+    raise ValueError(
+      f'points must be [N, 3], as many as pixels: {list(points.shape)} beside '
+      f'{list(np.shape(pixels))}'
+    )
+  rays, usable = lens_lib.rays_from_pixels(lens, pixels)
+  finite = np.isfinite(points).all(-1) & np.isfinite(pixels).all(-1)
+  if not finite.all():
+    raise ValueError(
+      f'{(~finite).sum()} correspondences are not finite, first row '
+      f'{np.flatnonzero(~finite)[0]}; leave them out'
+    )
+  # Far from the origin float32 has no centimetres left.
+  center = points.mean(axis=0) if len(points) else np.zeros(3)
+  near = points - center
+  if lens.model == 'equirectangular':
+    data = Sightings(*near.T, *rays.T)
+  else:
+    plane = rays[:, :2] / np.maximum(rays[:, 2:], 1e-9)
+    usable &= np.abs(plane).max(axis=-1, initial=0.0) < _MAX_SLOPE
+    data = Correspondences(*near.T, *plane.T)
+  return search.Question(data, usable, scores), center
+
+
+def _pose_from_found(found, center):
+  pose = found.model
+  if found.valid:
+    shift = pose.rotation @ center
+    pose = rigid.Rigid(pose.rotation, pose.translation - shift)
+  return AbsolutePose(
+    pose,
+    found.inliers,
+    found.num_inliers,
+    found.covariance,
+    found.num_draws,
+    found.valid,
+    found.reason,
+  )

@@ -3,10 +3,11 @@
 
 Every turn takes a batch of minimal samples, solves them all, scores all models
 on some of the data and the best of them on all (preemption; Nister, 2003),
-refines the few that remain, and asks whether a better one is to be expected.
-Refinement of several models is no luxury: a minimal sample of noisy data is
-rarely within reach of all inliers, and at a fixed budget it decides between
-success and failure (LO-RANSAC; Chum et al., 2003).
+refines the few that remain if one of them is a new best, and asks whether a
+better one is to be expected. Refinement of several models is no luxury: a
+minimal sample of noisy data is rarely within reach of all inliers, and at a
+fixed budget it decides between success and failure (LO-RANSAC; Chum et al.,
+2003).
 
 Shapes are static, data are padded, and a batch of problems is a vmap.
 """
@@ -43,7 +44,7 @@ class Settings(NamedTuple):
   """
 
   batch: int = 256
-  max_draws: int = 10_000
+  max_draws: int = 30_000
   min_draws: int = 0
   confidence: float = 0.9999
   score: str = 'msac'
@@ -126,23 +127,33 @@ def estimate(
     score=settings.score,
   )
 
-  def turn(models, valid):
-    """The best model of a turn, refined, and its cost."""
-    costs = jnp.where(valid, total(models), jnp.inf)
-    rows = jax.lax.top_k(-costs, min(settings.refined, costs.size))[1]
-    models, costs = _take(models, rows), costs[rows]
-    refined, _ = jax.vmap(
+  def refined(models, costs):
+    """The best of some models and of what refinement makes of them."""
+    better, _ = jax.vmap(
       lambda model: refine_lib.refine(
         problem, model, *few, threshold, settings.refine_steps
       )
     )(models)
-    again = jnp.where(jnp.isfinite(costs), total(refined), jnp.inf)
+    again = jnp.where(jnp.isfinite(costs), total(better), jnp.inf)
     models = jax.tree.map(
-      lambda *leaves: jnp.concatenate(leaves), models, refined
+      lambda *leaves: jnp.concatenate(leaves), models, better
     )
     costs = jnp.concatenate([costs, again])
     best = jnp.argmin(costs)
     return _take(models, best), costs[best]
+
+  def turn(models, valid, known):
+    """The best model of a turn and its cost; refined where it may matter."""
+    costs = jnp.where(valid, total(models), jnp.inf)
+    rows = jax.lax.top_k(-costs, min(settings.refined, costs.size))[1]
+    models, costs = _take(models, rows), costs[rows]
+    return jax.lax.cond(
+      costs[0] < known,
+      refined,
+      lambda models, costs: (_take(models, 0), costs[0]),
+      models,
+      costs,
+    )
 
   def body(search):
     indices, drawn = sampler.draw(
@@ -152,7 +163,7 @@ def estimate(
     models, valid = _finalists(
       problem, settings, models, valid, some, threshold
     )
-    model, cost = turn(models, valid)
+    model, cost = turn(models, valid, search.cost)
     better = cost < search.cost
     model = jax.tree.map(
       lambda a, b: jnp.where(better, a, b), model, search.model
@@ -182,8 +193,34 @@ def estimate(
   )
 
 
+def estimate_each(
+  problem: problem_lib.Problem,
+  sampler: samplers.Sampler,
+  data: problem_lib.Data,
+  threshold: jax.Array,
+  key: jax.Array,
+  settings: Settings = DEFAULT,
+) -> Estimate:
+  """`estimate` of many problems in one call; all but two gain an axis B.
+
+  An accelerator takes a turn of all problems at once, until the last is done.
+  A CPU takes one problem after the other: its data stay in the cache, and an
+  easy problem does not wait for a hard one.
+  """
+
+  def one(arguments):
+    return estimate(problem, *arguments, settings)
+
+  arguments = sampler, data, threshold, key
+  if jax.default_backend() == 'cpu':
+    return jax.lax.map(one, arguments)
+  return jax.vmap(one)(arguments)
+
+
 def _needed(problem, sampler, settings, inliers, draws):
   """Draws after which the search may end."""
+  if isinstance(sampler, samplers.Exhaustive):
+    return jnp.asarray(jnp.inf, jnp.float32)  # whoever asks for all gets all
   m, confidence = problem.sample_size, settings.confidence
   needed = stopping.ransac_draws(inliers.sum(), sampler.num_data, m, confidence)
   if not hasattr(sampler, 'growth'):

@@ -30,7 +30,7 @@ class Problem(NamedTuple):
     errors: `model, data -> [N, E]`: what `residual` is the squared length of,
       differentiable; for least squares.
     retract: `model, step [dof] -> model`: a model near by; zero changes
-      nothing.
+      nothing but rounding errors, of a rotation for one.
   """
 
   sample_size: int

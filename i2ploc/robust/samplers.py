@@ -260,24 +260,29 @@ class Exhaustive(NamedTuple):
     return indices, number < self.num_samples
 
 
-def num_combinations(num_data: int, sample_size: int) -> int:
-  """How many samples there are."""
-  return math.comb(num_data, sample_size)
-
-
 def make_exhaustive(
   num_data: int, sample_size: int, capacity: int
 ) -> Exhaustive:
-  """All samples of `num_data` data, padded to those of `capacity` data."""
-  found = np.asarray(
-    list(itertools.combinations(range(num_data), sample_size)), np.int32
-  ).reshape(-1, sample_size)
-  samples = np.zeros((num_combinations(capacity, sample_size), sample_size))
-  samples[: len(found)] = found
+  """All samples of `num_data` data, padded to `capacity` samples.
+
+  Raises:
+    ValueError: there are more samples than that.
+  """
+  count = math.comb(num_data, sample_size)
+  if count > capacity:
+    raise ValueError(
+      f'{num_data} data have {count:,} samples of {sample_size}, more than '
+      f'{capacity:,}; draw them at random'
+    )
+  samples = np.zeros((capacity, sample_size), np.int32)
+  chosen = itertools.combinations(range(num_data), sample_size)
+  samples[:count] = np.fromiter(
+    chosen, np.dtype((np.int32, sample_size)), count
+  )
   return Exhaustive(
     jnp.asarray(num_data, jnp.int32),
-    jnp.asarray(samples, jnp.int32),
-    jnp.asarray(len(found), jnp.int32),
+    jnp.asarray(samples),
+    jnp.asarray(count, jnp.int32),
   )
 
 

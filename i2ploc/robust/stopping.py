@@ -57,8 +57,9 @@ def prosac_draws(
 
   The n best data end the search if their inliers are too many for chance
   (non-randomness, Gaussian approximation of the binomial tail of 5 %) and if
-  enough samples came from them (maximality). Of the draws so far T'_n came from
-  pool n; what was drawn from larger pools does not count for it.
+  there were enough samples for them (maximality). Samples of smaller pools are
+  better than even ones, and once pools are larger, what they add can only be
+  found there: as in the paper all draws count once pool n was reached.
 
   Args:
     inliers: [N] bool of the best model, in order of quality.
@@ -81,6 +82,8 @@ def prosac_draws(
   random = m + others * chance
   random += _QUANTILE * jnp.sqrt(others * chance * (1 - chance))
   needed = _draws(found, n, m, confidence)
-  drawn = jnp.minimum(growth[1:], num_draws).astype(jnp.float32)
-  admissible = (n > m) & (found >= random) & (drawn >= needed)
+  drawn = jnp.asarray(num_draws, jnp.float32)
+  # T'_{n - 1} draws come before the first one of pool n.
+  reached = growth[:-1] < num_draws
+  admissible = (n > m) & reached & (found >= random) & (drawn >= needed)
   return jnp.min(jnp.where(admissible, needed, jnp.inf))

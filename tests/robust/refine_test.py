@@ -15,9 +15,7 @@ PIXEL = 1 / planted.FOCAL
 
 
 def _refine(data, pose, mask, steps=10):
-  return refine.refine(
-    absolute_pose.PROBLEM, pose, data, mask, 3 * PIXEL, steps
-  )
+  return refine.refine(absolute_pose.PLANE, pose, data, mask, 3 * PIXEL, steps)
 
 
 class RefineTest(absltest.TestCase):

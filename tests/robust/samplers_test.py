@@ -140,11 +140,15 @@ class BalancedProsacTest(absltest.TestCase):
 
 class ExhaustiveTest(absltest.TestCase):
   def test_every_sample_comes_once(self):
-    sampler = samplers.make_exhaustive(6, 3, 8)
+    sampler = samplers.make_exhaustive(6, 3, 32)
     indices, valid = _draw(sampler, 56)
-    self.assertEqual(valid.sum(), samplers.num_combinations(6, 3))
+    self.assertEqual(valid.sum(), 20)
     self.assertLen(set(map(tuple, indices[valid])), 20)
     self.assertTrue(valid[:20].all())
+
+  def test_more_samples_than_fit(self):
+    with self.assertRaisesRegex(ValueError, '6 data have 20 samples of 3'):
+      samplers.make_exhaustive(6, 3, 16)
 
 
 if __name__ == '__main__':

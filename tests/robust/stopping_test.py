@@ -49,12 +49,18 @@ class ProsacTest(absltest.TestCase):
     self.assertLess(_prosac(inliers, 2000, chance=0.001), np.inf)
     self.assertEqual(_prosac(inliers, 2000, chance=0.9), np.inf)
 
-  def test_draws_from_larger_pools_do_not_count_for_smaller_ones(self):
-    # Half of the best 40 are right: 69 draws from their pool would do, but
-    # there were 38, of 1,000.
+  def test_all_draws_count(self):
+    # Half of the best 40 are right: after 69 draws a better one is unlikely.
     inliers = (np.arange(100_000) < 40) & (np.arange(100_000) % 2 == 0)
     self.assertEqual(samplers.prosac_growth(100_000, 3)[40], 38)
-    self.assertEqual(_prosac(inliers, 1000), np.inf)
+    self.assertEqual(_prosac(inliers, 60), np.inf)
+    self.assertLess(_prosac(inliers, 90), 90)
+
+  def test_pools_that_are_still_to_come_do_not_count(self):
+    # Nine of ten of the best 200 are right, but the pool is at 32.
+    inliers = (np.arange(100_000) >= 20) & (np.arange(100_000) < 200)
+    self.assertEqual(_prosac(inliers, 20), np.inf)
+    self.assertLess(_prosac(inliers, 2000), np.inf)
 
 
 if __name__ == '__main__':

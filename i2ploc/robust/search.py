@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front of `consensus` for one problem: numpy in, numpy out.
+
+It puts data in the order of their scores, chooses a sampler, pads to a bucket
+so that nothing compiles twice for nothing, and polishes the winner in float64
+on all data: float32 is enough to find a model, not to report one.
+"""
+
+from collections.abc import Sequence
+import functools
+import math
+import operator
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc.robust import consensus
+from i2ploc.robust import problem as problem_lib
+from i2ploc.robust import refine
+from i2ploc.robust import samplers
+from i2ploc.robust import scoring
+
+SAMPLERS = ('auto', 'uniform', 'prosac', 'exhaustive')
+# 'auto' tries every sample where there are no more than one run would draw.
+_FEW_SAMPLES = 1024
+_SMALLEST_BUCKET = 32
+_POLISH_STEPS = 4
+
+
+class Found(NamedTuple):
+  """A model and what speaks for it; data in the caller's order.
+
+  Attributes:
+    model: pytree of float64 arrays; None unless `valid`.
+    inliers: [N] bool, data within the threshold.
+    num_inliers: their number.
+    covariance: [dof, dof] of the step of the problem's `retract`, from the
+      inliers' own residuals; infinite where these do not determine the model.
+    cost: sum of min(r^2, t^2) / t^2 over the data that were used.
+    num_draws: minimal samples drawn.
+    valid: whether there is a model.
+    reason: why not; empty if valid.
+  """
+
+  model: Any
+  inliers: np.ndarray
+  num_inliers: int
+  covariance: np.ndarray
+  cost: float
+  num_draws: int
+  valid: bool
+  reason: str
+
+
+def bucket(num_data: int) -> int:
+  """To how many data so many are padded: four sizes per power of two."""
+  size = max(num_data, _SMALLEST_BUCKET)
+  step = max(1 << (size - 1).bit_length() - 3, 8)
+  return -(-size // step) * step
+
+
+class Question(NamedTuple):
+  """One problem of several.
+
+  Attributes:
+    data: pytree of numpy arrays [N], as the problem reads them.
+    usable: [N] bool, data that may have a say; None for all.
+    scores: [N], higher is better; None if unknown.
+  """
+
+  data: Any
+  usable: np.ndarray | None = None
+  scores: np.ndarray | None = None
+
+
+def search(
+  problem: problem_lib.Problem,
+  data: Any,
+  threshold: float,
+  *,
+  usable: np.ndarray | None = None,
+  scores: np.ndarray | None = None,
+  sampler: str = 'auto',
+  seed: int = 0,
+  settings: consensus.Settings = consensus.DEFAULT,
+) -> Found:
+  """The model that most data agree with.
+
+  Args:
+    problem: what to solve.
+    data: pytree of numpy arrays [N], as the problem reads them.
+    threshold: residual of an inlier, at most.
+    usable: [N] bool, data that may have a say; all by default.
+    scores: [N], higher is better; they turn 'auto' into PROSAC.
+    sampler: of `SAMPLERS`.
+    seed: of the samples.
+    settings: how to search.
+
+  Returns:
+    What was found. Too few or degenerate data are no error: they give
+    `valid=False` and a reason.
+
+  Raises:
+    ValueError: lengths that differ, data that are not finite, a threshold that
+      is not positive, an unknown sampler or cost.
+  """
+  question = Question(data, usable, scores)
+  (found,) = search_each(
+    problem,
+    [question],
+    threshold,
+    sampler=sampler,
+    seed=seed,
+    settings=settings,
+  )
+  return found
+
+
+def search_each(
+  problem: problem_lib.Problem,
+  questions: Sequence[Question],
+  threshold: float,
+  *,
+  sampler: str = 'auto',
+  seed: int = 0,
+  settings: consensus.Settings = consensus.DEFAULT,
+) -> list[Found]:
+  """`search` of many problems in one call; their sizes may differ.
+
+  They share a bucket and a sampler: sort very different ones into groups.
+  """
+  asked = [_checked(q, threshold, sampler, settings) for q in questions]
+  found = [_too_few(problem, q) for q in asked]
+  places = [i for i, answer in enumerate(found) if answer is None]
+  if places:
+    some = [asked[i] for i in places]
+    answers = _answers(problem, some, threshold, sampler, seed, settings)
+    for i, answer in zip(places, answers, strict=True):
+      found[i] = answer
+  return found
+
+
+class _Asked(NamedTuple):
+  """A question that makes sense: rows that are used, in order of quality."""
+
+  data: Any
+  rows: np.ndarray
+  total: int
+  has_scores: bool
+
+
+def _answers(problem, asked, threshold, sampler, seed, settings):
+  """What is found for questions of enough data."""
+  counts = [len(q.rows) for q in asked]
+  capacity = bucket(max(counts))
+  mask = np.arange(capacity) < np.asarray(counts)[:, None]
+  padded = jax.tree.map(
+    lambda *leaves: _padded(leaves, asked, capacity), *(q.data for q in asked)
+  )
+  name = _sampler_name(sampler, problem.sample_size, asked)
+  samples = [
+    _sampler(name, count, problem.sample_size, capacity) for count in counts
+  ]
+  found = _estimate(
+    problem,
+    jax.tree.map(lambda *x: np.stack(x), *samples),
+    jax.tree.map(np.float32, padded),
+    np.full(len(asked), threshold, np.float32),
+    _keys(seed, len(asked)),
+    settings,
+  )
+  model, valid, num_draws = jax.device_get(
+    (found.model, found.valid, found.num_draws)
+  )
+  polished = _polished(problem, model, padded, mask, float(threshold))
+  outcome = polished, valid, num_draws
+  return [
+    _answer(problem, q, jax.tree.map(operator.itemgetter(i), outcome))
+    for i, q in enumerate(asked)
+  ]
+
+
+def _answer(problem, asked, outcome):
+  (model, inliers, covariance, cost), valid, num_draws = outcome
+  if not valid:
+    size = problem.sample_size
+    reason = f'no sample of {size} gave a model that other data agree with'
+    return _nothing(problem, asked.total, int(num_draws), reason)
+  chosen = np.zeros(asked.total, bool)
+  chosen[asked.rows] = inliers[: len(asked.rows)]
+  count, num_draws = int(chosen.sum()), int(num_draws)
+  return Found(
+    model, chosen, count, covariance, float(cost), num_draws, True, ''
+  )
+
+
+_estimate = jax.jit(
+  consensus.estimate_each, static_argnames=('problem', 'settings')
+)
+
+
+@functools.partial(jax.jit, static_argnames='problem')
+def _polish(problem, models, data, mask, threshold):
+  """Refined models, their inliers, covariances and costs; [B] of each."""
+
+  def polish(arguments):
+    model, data, mask = arguments
+    # What float32 left of a rotation is made good, wherever the best one is.
+    model = problem.retract(model, jnp.zeros(problem.dof))
+    model, cost = refine.refine(
+      problem, model, data, mask, threshold, _POLISH_STEPS
+    )
+    inliers = mask & (problem.residual(model, data) < threshold**2)
+    covariance = refine.covariance(problem, model, data, inliers)
+    return model, inliers, covariance, cost / threshold**2
+
+  return jax.lax.map(polish, (models, data, mask))
+
+
+def _polished(problem, models, data, mask, threshold):
+  models = jax.tree.map(np.float64, models)
+  # An accelerator has no float64 to speak of.
+  with jax.enable_x64(True), jax.default_device(jax.devices('cpu')[0]):
+    return jax.device_get(_polish(problem, models, data, mask, threshold))
+
+
+@functools.lru_cache(maxsize=64)
+def _keys(seed, count):
+  return jax.random.split(jax.random.key(seed), count)
+
+
+def _sampler_name(name, size, asked):
+  if name != 'auto':
+    return name
+  if max(math.comb(len(q.rows), size) for q in asked) <= _FEW_SAMPLES:
+    return 'exhaustive'
+  return 'prosac' if all(q.has_scores for q in asked) else 'uniform'
+
+
+@functools.lru_cache(maxsize=1024)
+def _sampler(name, num_data, size, capacity):
+  """A sampler of numpy arrays."""
+  if name == 'exhaustive':
+    most = max(math.comb(num_data, size), _FEW_SAMPLES)
+    made = samplers.make_exhaustive(num_data, size, most)
+  elif name == 'prosac':
+    made = samplers.make_prosac(num_data, size, capacity)
+  else:
+    made = samplers.Uniform(np.int32(num_data))
+  return jax.tree.map(np.asarray, made)
+
+
+def _padded(leaves, asked, capacity):
+  out = np.zeros((len(leaves), capacity), np.float64)
+  for row, leaf, q in zip(out, leaves, asked, strict=True):
+    row[: len(q.rows)] = leaf[q.rows]
+  return out
+
+
+def _too_few(problem, asked):
+  """The answer where a sample is all there is, or None."""
+  count, size = len(asked.rows), problem.sample_size
+  if count > size:
+    return None
+  reason = f'{count} data, but more than {size} are needed'
+  return _nothing(problem, asked.total, 0, reason)
+
+
+def _nothing(problem, total, num_draws, reason):
+  covariance = np.full((problem.dof, problem.dof), np.inf)
+  return Found(
+    None,
+    np.zeros(total, bool),
+    0,
+    covariance,
+    np.inf,
+    num_draws,
+    False,
+    reason,
+  )
+
+
+def _checked(question, threshold, sampler, settings):
+  """The question with its rows in order; ValueError for what cannot be."""
+  if sampler not in SAMPLERS:
+    raise ValueError(f'unknown sampler {sampler!r}; known: {SAMPLERS}')
+  scoring.check_score(settings.score)
+  if not (np.isfinite(threshold) and threshold > 0):
+    raise ValueError(f'the threshold must be positive, not {threshold}')
+  data, usable, scores = question
+  data = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), data)
+  columns = jax.tree.leaves(data)
+  total = len(columns[0])
+  usable = np.ones(total, bool) if usable is None else np.asarray(usable, bool)
+  if scores is not None:
+    columns = [*columns, np.asarray(scores)]
+  for column in [*columns, usable]:
+    if column.shape != (total,):
+      raise ValueError(
+        f'data, scores and usable must be [N]: {list(column.shape)} beside '
+        f'{total} data'
+      )
+  finite = np.isfinite(np.stack(columns)).all(axis=0)
+  if not finite[usable].all():
+    row = int(np.flatnonzero(usable & ~finite)[0])
+    raise ValueError(
+      f'{(usable & ~finite).sum()} data or scores are not finite, first row '
+      f'{row}; leave them out'
+    )
+  rows = np.flatnonzero(usable)
+  if scores is not None:
+    rows = rows[np.argsort(-columns[-1][rows], kind='stable')]
+  return _Asked(data, rows, total, scores is not None)

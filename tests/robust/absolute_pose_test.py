@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pose from numpy arrays, as users call it."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from i2ploc.geometry import lens as lens_lib
+from i2ploc.geometry import panorama
+from i2ploc.robust import absolute_pose
+from i2ploc.robust import search
+from tests.robust import planted
+
+SIZE = (480, 640)
+K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+PINHOLE = lens_lib.Lens('pinhole', K)
+SPHERE = lens_lib.Lens(
+  'equirectangular', np.float64(panorama.sphere_intrinsics((512, 1024)))
+)
+FAR = np.array([5e5, 5.4e6, 100.0])  # such as UTM coordinates
+
+
+def _scene(lens, num_data=200, outliers=0.5, seed=0, noise=0.5, offset=0.0):
+  """Points, pixels, the true motion and which are inliers."""
+  rng = np.random.default_rng(seed)
+  height, width = SIZE if lens is PINHOLE else (512, 1024)
+  pixels = rng.uniform(0, 1, (num_data, 2)) * [width, height]
+  rays, _ = lens_lib.rays_from_pixels(lens, pixels)
+  rotation = planted.random_rotation(rng)
+  center = rng.normal(size=3) + offset
+  points = rays * rng.uniform(2, 10, (num_data, 1)) @ rotation + center
+  inliers = rng.permutation(num_data) >= round(outliers * num_data)
+  pixels += rng.normal(size=pixels.shape) * noise
+  wrong = rng.uniform(0, 1, pixels.shape) * [width, height]
+  pixels = np.where(inliers[:, None], pixels, wrong)
+  return points, pixels, rotation, center, inliers
+
+
+class AbsolutePoseTest(parameterized.TestCase):
+  def _assert_near(self, found, rotation, center, metres, degrees):
+    self.assertTrue(found.valid, found.reason)
+    turn = found.camera_from_map.rotation @ rotation.T
+    angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
+    self.assertLess(angle, degrees)
+    error = np.linalg.norm(found.camera_in_map - center)
+    self.assertLess(error, metres)
+
+  @parameterized.parameters((PINHOLE,), (SPHERE,))
+  def test_finds_the_pose(self, lens):
+    points, pixels, rotation, center, inliers = _scene(lens)
+    found = absolute_pose.absolute_pose(points, pixels, lens)
+    self._assert_near(found, rotation, center, 0.05, 0.5)
+    self.assertGreater((found.inliers == inliers).mean(), 0.97)
+    self.assertEqual(found.num_inliers, found.inliers.sum())
+
+  def test_far_from_the_origin(self):
+    points, pixels, rotation, center, _ = _scene(PINHOLE, offset=FAR)
+    found = absolute_pose.absolute_pose(points, pixels, PINHOLE)
+    self._assert_near(found, rotation, center, 0.05, 0.5)
+
+  def test_without_noise_it_is_exact(self):
+    """What float32 alone would not be."""
+    points, pixels, rotation, center, _ = _scene(PINHOLE, noise=0.0)
+    found = absolute_pose.absolute_pose(points, pixels, PINHOLE)
+    self._assert_near(found, rotation, center, 1e-8, 2e-6)
+
+  def test_scores_save_draws(self):
+    points, pixels, rotation, center, inliers = _scene(PINHOLE, 200, 0.85, 3)
+    scores = inliers + np.random.default_rng(0).normal(size=200) * 0.5
+    shuffle = np.random.default_rng(1).permutation(200)
+    plain = absolute_pose.absolute_pose(points, pixels, PINHOLE)
+    led = absolute_pose.absolute_pose(
+      points[shuffle], pixels[shuffle], PINHOLE, scores=scores[shuffle]
+    )
+    self._assert_near(led, rotation, center, 0.1, 1)
+    self.assertLess(led.num_draws, plain.num_draws)
+    self.assertGreater((led.inliers == inliers[shuffle]).mean(), 0.97)
+
+  def test_covariance_tells_the_error(self):
+    """Normalised squared errors average to the degrees of freedom."""
+    total = []
+    for seed in range(20):
+      points, pixels, rotation, center, _ = _scene(PINHOLE, 200, 0.0, seed)
+      found = absolute_pose.absolute_pose(points, pixels, PINHOLE, 5.0)
+      turn = rotation @ found.camera_from_map.rotation.T
+      skew = turn - turn.T
+      vector = np.array([skew[2, 1], skew[0, 2], skew[1, 0]])
+      shift = -rotation @ center - turn @ found.camera_from_map.translation
+      error = np.concatenate([vector / 2, shift])
+      total.append(error @ np.linalg.solve(found.covariance, error))
+    self.assertBetween(np.mean(total), 4, 9)
+
+  def test_few_points_are_enumerated(self):
+    points, pixels, rotation, center, _ = _scene(PINHOLE, 12, 0.25, 1, 0.1)
+    found = absolute_pose.absolute_pose(points, pixels, PINHOLE)
+    self._assert_near(found, rotation, center, 0.1, 1)
+    self.assertGreaterEqual(found.num_draws, 220)
+
+  def test_same_seed_same_answer(self):
+    points, pixels, *_ = _scene(PINHOLE, 200, 0.7, 2)
+    first, again, other = (
+      absolute_pose.absolute_pose(points, pixels, PINHOLE, seed=seed)
+      for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first.covariance, again.covariance)
+    self.assertTrue(other.valid)
+
+  @parameterized.parameters(0, 2, 3)
+  def test_too_few(self, num_data):
+    points, pixels, *_ = _scene(PINHOLE, 10, 0.0)
+    found = absolute_pose.absolute_pose(
+      points[:num_data], pixels[:num_data], PINHOLE
+    )
+    self.assertFalse(found.valid)
+    self.assertIn(f'{num_data} data, but more than 3', found.reason)
+    self.assertTrue(np.isinf(found.covariance).all())
+
+  def test_points_on_a_line_have_no_pose(self):
+    points, pixels, *_ = _scene(PINHOLE, 200)
+    points = np.outer(np.linspace(0, 5, 200), [1.0, 2.0, 3.0])
+    found = absolute_pose.absolute_pose(points, pixels, PINHOLE)
+    self.assertFalse(found.valid)
+    self.assertIn('no sample', found.reason)
+
+  def test_pixels_beyond_the_lens_are_outliers(self):
+    lens = lens_lib.Lens('opencv', K, np.array([-0.25, 0.0, 0.0, 0.0]))
+    points, pixels, rotation, center, inliers = _scene(PINHOLE, 200, 0.2)
+    plane = (pixels - K[:2, 2]) / 500
+    square = (plane**2).sum(-1, keepdims=True)
+    pixels = plane * (1 - 0.25 * square) * 500 + K[:2, 2]
+    pixels[np.flatnonzero(~inliers)[:5]] = [5000, 240]
+    found = absolute_pose.absolute_pose(points, pixels, lens)
+    self._assert_near(found, rotation, center, 0.1, 1)
+    self.assertFalse(found.inliers[~inliers][:5].any())
+
+  def test_bad_input(self):
+    points, pixels, *_ = _scene(PINHOLE, 20)
+    spoiled = points.copy()
+    spoiled[7, 1] = np.nan
+    for arguments, message in (
+      ((points[:, :2], pixels, PINHOLE), r'points must be \[N, 3\]'),
+      ((points[:9], pixels, PINHOLE), 'as many as pixels'),
+      ((spoiled, pixels, PINHOLE), 'not finite, first row 7'),
+      ((points, pixels, PINHOLE, -1.0), 'threshold must be positive'),
+    ):
+      with self.subTest(message), self.assertRaisesRegex(ValueError, message):
+        absolute_pose.absolute_pose(*arguments)
+    with self.assertRaisesRegex(ValueError, 'unknown sampler'):
+      absolute_pose.absolute_pose(points, pixels, PINHOLE, sampler='magic')
+    with self.assertRaisesRegex(ValueError, 'beside 20 data'):
+      absolute_pose.absolute_pose(points, pixels, PINHOLE, scores=np.ones(3))
+
+
+class BucketTest(absltest.TestCase):
+  def test_few_sizes_and_little_waste(self):
+    sizes = [search.bucket(n) for n in range(1, 20_000)]
+    self.assertLess(len(set(sizes)), 45)
+    waste = [s / n for n, s in enumerate(sizes, 1) if n > 64]
+    self.assertLessEqual(max(waste), 1.25)
+    self.assertGreaterEqual(min(waste), 1.0)
+
+  def test_a_second_call_compiles_nothing(self):
+    points, pixels, *_ = _scene(PINHOLE, 200)
+    absolute_pose.absolute_pose(points, pixels, PINHOLE)
+    sizes = search._estimate._cache_size(), search._polish._cache_size()
+    absolute_pose.absolute_pose(points[:197], pixels[:197], PINHOLE, 2.0)
+    self.assertEqual(
+      sizes, (search._estimate._cache_size(), search._polish._cache_size())
+    )
+
+
+if __name__ == '__main__':
+  absltest.main()
