@@ -10,7 +10,7 @@ from absl import logging
 import jax
 from ml_collections import config_flags
 
-from i2ploc import commands
+from i2ploc import tasks
 from i2ploc.report import html
 from input_pipeline import source
 
@@ -39,17 +39,17 @@ def main(argv: list[str]) -> None:
   )
   config, workdir = CONFIG.value, WORKDIR.value
   try:
-    data = source.Source(data_dir=DATA_DIR.value, **config.data)
+    data = source.open_source(config, DATA_DIR.value)
     if argv[1:] and MODE.value != 'localize':
       raise ValueError(f'unexpected arguments {argv[1:]}')
     if MODE.value == 'report':
       print(html.write_report(workdir))
     elif MODE.value == 'localize':
+      find = tasks.verb(config, 'localize')
       camera = tuple(map(float, CAMERA.value))
-      queries = QUERY.value + argv[1:]
-      commands.localize(config, data, workdir, queries, camera)
+      find(config, data, workdir, QUERY.value + argv[1:], camera)
     else:
-      getattr(commands, MODE.value)(config, data, workdir)
+      tasks.verb(config, MODE.value)(config, data, workdir)
   except (ValueError, FileNotFoundError) as error:
     logging.debug('', exc_info=True)
     sys.exit(f'{MODE.value}: {error}')

@@ -19,7 +19,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 import pathlib
 import shutil
 from typing import Any
@@ -29,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc import factory
+from i2ploc import workdir as workdir_lib
 from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import evaluators
 from i2ploc.evaluation import examples
@@ -127,7 +127,9 @@ class Towers:
 
 def train(config, data, workdir: str) -> None:
   """Trains, chooses the checkpoint on validation, evaluates on test."""
-  _save_text(workdir, 'config.json', json.dumps(config.to_dict(), indent=2))
+  workdir_lib.save_text(
+    workdir, 'config.json', json.dumps(config.to_dict(), indent=2)
+  )
   batches = data.train_batches(config.train.batch_size, config.seed)
   towers = Towers(config, data.image_size)
   variables = dict(towers.init(jax.random.key(config.seed)))
@@ -158,7 +160,7 @@ def train(config, data, workdir: str) -> None:
   writer = metric_writer.MetricWriter(
     workdir, headline=('loss', 'recall_at_1', 'scale')
   )
-  checkpoints = _checkpoints(config, workdir)
+  checkpoints = workdir_lib.open_checkpoints(config, workdir)
   try:
     loop.train(
       state_lib.init_state(
@@ -211,7 +213,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     radius=config.index.radius,
   )
   data.save_pictures(folder)
-  _save_text(folder, 'results.json', json.dumps(results, indent=1))
+  workdir_lib.save_text(folder, 'results.json', json.dumps(results, indent=1))
   print('\n'.join(summary.table(results, 'test', config.index.radius)))
   return results
 
@@ -276,7 +278,7 @@ def localize(
     record = image_to_points.record_from_answers(str(path), answers[0])
     lines.append(json.dumps(record))
     print(lines[-1], flush=True)
-  _save_text(workdir, 'answers.jsonl', '\n'.join(lines) + '\n')
+  workdir_lib.save_text(workdir, 'answers.jsonl', '\n'.join(lines) + '\n')
 
 
 def _evaluator(config, data, towers, role):
@@ -316,13 +318,6 @@ def _evaluator(config, data, towers, role):
   )
 
 
-def _checkpoints(config, workdir):
-  return checkpoint.Checkpoints(
-    pathlib.Path(workdir) / 'checkpoints',
-    provenance={'config': config.to_dict()},
-  )
-
-
 def restore(config, data, workdir):
   """The towers of a config and the best checkpoint of a workdir.
 
@@ -335,7 +330,7 @@ def restore(config, data, workdir):
     )
     return towers, checkpoint.Restored(variables, 0, None, {}, {}, '')
   shapes = jax.eval_shape(towers.init, jax.random.key(0))
-  checkpoints = _checkpoints(config, workdir)
+  checkpoints = workdir_lib.open_checkpoints(config, workdir)
   try:
     return towers, checkpoints.restore_best(shapes)
   finally:
@@ -383,12 +378,3 @@ def _index(split, rows, descriptors, towers, provenance):
     provenance=provenance,
     rig=index_lib.Rig(intrinsics, split.image_size, camera_from_lidar),
   )
-
-
-def _save_text(workdir, name, text):
-  """Writes a file of the workdir, whole or not at all."""
-  path = pathlib.Path(workdir) / name
-  path.parent.mkdir(parents=True, exist_ok=True)
-  draft = path.with_name(f'.{name}.tmp')
-  draft.write_text(text)
-  os.replace(draft, path)

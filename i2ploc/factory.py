@@ -47,7 +47,7 @@ MAX_YAW = {'pinhole': 0.5, 'equirectangular': math.pi}
 Fields = Mapping[str, Any]
 
 
-def _make(table: Mapping[str, Callable], kind: str, fields: Fields) -> Any:
+def make(table: Mapping[str, Callable], kind: str, fields: Fields) -> Any:
   """What `fields['name']` names, made of the other fields."""
   fields = dict(fields)
   name = fields.pop('name')
@@ -83,10 +83,10 @@ def make_model(
   """
   compute = dict(dtype=jnp.dtype(dtype))
   towers = dict(
-    image=_make(IMAGE_ENCODERS, 'image encoder', {**image, **compute}),
-    points=_make(POINTS_ENCODERS, 'points encoder', {**points, **compute}),
-    image_aggregator=_make(AGGREGATORS, 'aggregator', aggregator),
-    points_aggregator=_make(AGGREGATORS, 'aggregator', aggregator),
+    image=make(IMAGE_ENCODERS, 'image encoder', {**image, **compute}),
+    points=make(POINTS_ENCODERS, 'points encoder', {**points, **compute}),
+    image_aggregator=make(AGGREGATORS, 'aggregator', aggregator),
+    points_aggregator=make(AGGREGATORS, 'aggregator', aggregator),
   )
   fields = {k: v for k, v in fields.items() if v is not None}
   return two_tower.TwoTower(**towers, image_size=tuple(image_size), **fields)
@@ -344,7 +344,7 @@ def make_loss(
   Raises:
     ValueError: an unknown name, field, or value of a field.
   """
-  tell_apart = _make(LOSSES, 'loss', {**fields, 'name': name})
+  tell_apart = make(LOSSES, 'loss', {**fields, 'name': name})
   euclidean, angle, hyperbolic = relation_weights
 
   def loss(params, embeddings, batch):

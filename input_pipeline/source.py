@@ -2,6 +2,7 @@
 """The data of one experiment: its splits, as the five verbs ask for them."""
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 import glob
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from i2ploc.geometry import camera
+from input_pipeline import crops as crops_lib
 from input_pipeline import grouping
 from input_pipeline import pipeline
 from input_pipeline import readings
@@ -144,11 +146,12 @@ class Source:
     validation: str,
     test: str,
     image_size: tuple[int, int],
-    num_points: int,
-    frustum: float,
-    cross_drive: float,
-    max_offset: float,
-    town_run: int,
+    num_points: int = 1,
+    frustum: float = 0.0,
+    cross_drive: float = 0.0,
+    max_offset: float = 0.0,
+    town_run: int = 1,
+    crops: Mapping[str, float] | None = None,
     **options,
   ):
     """Reads nothing yet.
@@ -165,6 +168,7 @@ class Source:
       cross_drive: see `pipeline.train_batches`.
       max_offset: see `pipeline.train_batches`.
       town_run: see `pipeline.train_batches`.
+      crops: what `crops` takes of images; None where it is not called.
       **options: what the dataset's own `load` takes.
     """
     self.name = name
@@ -182,6 +186,7 @@ class Source:
     self._pairing = dict(
       cross_drive=cross_drive, max_offset=max_offset, town_run=town_run
     )
+    self._crops = crops
     self._options = options
 
   def has(self, role: str) -> bool:
@@ -217,6 +222,21 @@ class Source:
       **self._form,
       **self._pairing,
     )
+
+  @functools.cache  # noqa: B019  likewise
+  def crops(self, role: str) -> crops_lib.Crops:
+    """The objects in the split of a role, see `crops.Crops`.
+
+    Raises:
+      ValueError: the dataset lists no objects, or the config names no crops.
+    """
+    if not self._labelled or self._crops is None:
+      raise ValueError(
+        f'{self.name}: crops need a dataset that lists objects '
+        '(synthetic_city), and data.crops.'
+      )
+    dataset = self.split(role).dataset
+    return crops_lib.Crops(dataset, self.image_size, **self._crops)
 
   def queries(
     self,
@@ -286,6 +306,13 @@ class Source:
       Image.fromarray(reading['image']).save(folder / f'queries/{stem}.png')
     if self.name == 'synthetic_city':
       _save_overviews(split.frames, self._options['size'], folder)
+
+
+def open_source(config, data_dir: str | None) -> Source | None:
+  """The source of a config; None of one that names no data."""
+  if 'data' not in config:
+    return None
+  return Source(data_dir=data_dir, **config.data)
 
 
 def _open_query(path: str) -> Image.Image:

@@ -19,6 +19,7 @@ from configs import common
 from configs import saliency_i2ploc
 from configs import saliency_i2ploc_kitti360
 from i2ploc import commands
+from i2ploc import tasks
 from i2ploc.report import html
 from i2ploc.retrieval import index as index_lib
 from input_pipeline import source
@@ -66,7 +67,8 @@ class CommandsTest(absltest.TestCase):
     cls.recorder = Recorder(cls.config, cls.read)
     data_dir = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
     cls.data = source.Source(data_dir=str(data_dir), **cls.recorder.data)
-    commands.train(cls.recorder, cls.data, cls.workdir)
+    train = tasks.verb(cls.recorder, 'train')
+    train(cls.recorder, cls.data, cls.workdir)
     commands.index(cls.recorder, cls.data, cls.workdir)
     queries = sorted(map(str, (cls.workdir / 'queries').glob('*.png')))
     with contextlib.redirect_stdout(io.StringIO()) as cls.printed:

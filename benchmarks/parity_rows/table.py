@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import os
 import pathlib
 
+from benchmarks.parity_rows import clip
 from benchmarks.parity_rows import comparison
 from benchmarks.parity_rows import encoders
 from benchmarks.parity_rows import lip_loc
@@ -17,6 +18,7 @@ MODULES = (
   *saliency_parts.MODULES,
   *losses.MODULES,
   *encoders.MODULES,
+  *clip.MODULES,
   *saliency_i2ploc.MODULES,
   *lip_loc.MODULES,
   *lip_loc_loss.MODULES,

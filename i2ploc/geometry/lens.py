@@ -116,6 +116,48 @@ def _undistort(coefficients, target):
   return np.where(valid[:, None], plane, 0.0), valid
 
 
+def _angles_or_plane(lens, pixels):
+  """Pixels [N, 2] without intrinsics; [N] bool, whether finite."""
+  check_lens(lens)
+  pixels = np.asarray(pixels, np.float64)
+  if pixels.ndim != 2 or pixels.shape[1] != 2:
+    raise ValueError(f'pixels must be [N, 2], not {list(pixels.shape)}')
+  matrix = np.asarray(lens.intrinsics, np.float64)
+  valid = np.isfinite(pixels).all(axis=-1)
+  found = np.where(valid[:, None], pixels, matrix[:2, 2]) - matrix[:2, 2]
+  found[:, 1] /= matrix[1, 1]
+  found[:, 0] = (found[:, 0] - matrix[0, 1] * found[:, 1]) / matrix[0, 0]
+  return found, valid
+
+
+def plane_from_pixels(
+  lens: Lens, pixels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Where the directions of pixels meet the plane z = 1 of the camera.
+
+  Args:
+    lens: a camera that looks ahead, not 'equirectangular'.
+    pixels: [N, 2] (column, row).
+
+  Returns:
+    plane: [N, 2] float64; zero for pixels that the lens cannot have imaged.
+    valid: [N] bool; False for those, and for pixels that are not finite.
+
+  Raises:
+    ValueError: an impossible lens, one that looks all around, or pixels of
+      another shape.
+  """
+  plane, valid = _angles_or_plane(lens, pixels)
+  if lens.model == 'equirectangular':
+    raise ValueError('an equirectangular camera has no plane ahead of it')
+  if np.size(lens.distortion):
+    coefficients = np.zeros(8)
+    coefficients[: np.size(lens.distortion)] = lens.distortion
+    plane, found = _undistort(coefficients, plane)
+    valid &= found
+  return plane, valid
+
+
 def rays_from_pixels(
   lens: Lens, pixels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -133,24 +175,12 @@ def rays_from_pixels(
   Raises:
     ValueError: an impossible lens, or pixels of another shape.
   """
-  check_lens(lens)
-  pixels = np.asarray(pixels, np.float64)
-  if pixels.ndim != 2 or pixels.shape[1] != 2:
-    raise ValueError(f'pixels must be [N, 2], not {list(pixels.shape)}')
-  matrix = np.asarray(lens.intrinsics, np.float64)
-  valid = np.isfinite(pixels).all(axis=-1)
-  pixels = np.where(valid[:, None], pixels, matrix[:2, 2])
-  y = (pixels[:, 1] - matrix[1, 2]) / matrix[1, 1]
-  x = (pixels[:, 0] - matrix[0, 2] - matrix[0, 1] * y) / matrix[0, 0]
   if lens.model == 'equirectangular':
+    angles, valid = _angles_or_plane(lens, pixels)
+    x, y = angles.T
     level = np.cos(y)
     rays = [level * np.sin(x), np.sin(y), level * np.cos(x)]
     return np.stack(rays, axis=-1), valid
-  plane = np.stack([x, y], axis=-1)
-  if np.size(lens.distortion):
-    coefficients = np.zeros(8)
-    coefficients[: np.size(lens.distortion)] = lens.distortion
-    plane, found = _undistort(coefficients, plane)
-    valid &= found
+  plane, valid = plane_from_pixels(lens, pixels)
   rays = np.concatenate([plane, np.ones((len(plane), 1))], axis=-1)
   return rays / np.linalg.norm(rays, axis=-1, keepdims=True), valid

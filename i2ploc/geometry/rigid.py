@@ -116,8 +116,6 @@ def orthonormalized(rotation: jax.Array) -> jax.Array:
 
   One Newton step of the polar decomposition: an error of 1e-7 becomes 1e-14.
   """
-  square = jnp.matmul(
-    jnp.swapaxes(rotation, -1, -2), rotation, precision=EXACT
-  )
+  square = jnp.matmul(jnp.swapaxes(rotation, -1, -2), rotation, precision=EXACT)
   half = 1.5 * jnp.eye(3, dtype=rotation.dtype) - 0.5 * square
   return jnp.matmul(rotation, half, precision=EXACT)

@@ -33,7 +33,8 @@ def _logits(query, key, mask):
   query = query * query.shape[-1] ** -0.5
   logits = jnp.einsum('bhqd,bhnd->bhqn', query, key).astype(jnp.float32)
   if mask is not None:
-    logits = jnp.where(mask[:, None, None], logits, MASKED)
+    mask = mask[:, None] if mask.ndim == 3 else mask[:, None, None]
+    logits = jnp.where(mask, logits, MASKED)
   return logits
 
 
@@ -45,7 +46,8 @@ def probabilities(
   Args:
     query: [B, H, Q, d].
     key: [B, H, N, d].
-    mask: [B, N] bool, keys that may be attended to; None for all.
+    mask: [B, N] bool, keys that may be attended to, or [B, Q, N], those that
+      each query may attend to; None for all.
 
   Returns:
     [B, H, Q, N] float32, rows sum to one.
@@ -169,14 +171,16 @@ def attend(
     key: [B, H, N, d].
     value: [B, H, N, d].
     mask: [B, N] bool, tokens that may be attended to, which come before those
-      that may not; None for all.
+      that may not; or [B, N, N], those that each query may attend to, which
+      costs the whole matrix; None for all.
 
   Returns:
     y: [B, N, H, d].
     attention: [B, H, N] float32, probabilities of the first query's row. Costs
       nothing under jit where it is not used.
   """
-  if query.shape[2] <= PLAIN_TOKENS:
+  per_query = mask is not None and mask.ndim == 3
+  if query.shape[2] <= PLAIN_TOKENS or per_query:
     attention = probabilities(query, key, mask)
     y = jnp.einsum('bhqn,bhnd->bqhd', attention.astype(value.dtype), value)
     return y, attention[:, :, 0]

@@ -106,7 +106,7 @@ _HF_DINOV2 = _HF_VIT._replace(
   gain1='layer_scale1.lambda1',
   gain2='layer_scale2.lambda1',
 )
-_HF_CLIP = ViTNames(
+HF_CLIP = ViTNames(
   cls='embeddings.class_embedding',
   position='embeddings.position_embedding.weight',
   patch='embeddings.patch_embedding',
@@ -129,8 +129,8 @@ _HUGGING_FACE = {
   'dinov2_with_registers': _HF_DINOV2._replace(
     registers='embeddings.register_tokens', antialias=True
   ),
-  'clip': _HF_CLIP,
-  'clip_vision_model': _HF_CLIP,
+  'clip': HF_CLIP,
+  'clip_vision_model': HF_CLIP,
 }
 
 
@@ -344,7 +344,7 @@ def _hugging_face_checkpoint(kind, config, tensors):
     mlp=config.hidden_act,
     num_registers=getattr(config, 'num_register_tokens', 0),
     pre_norm=bool(names.pre_norm),
-    norm_cls_only=names is _HF_CLIP,
+    norm_cls_only=names is HF_CLIP,
   )
   if hasattr(config, 'intermediate_size'):
     hidden = config.intermediate_size

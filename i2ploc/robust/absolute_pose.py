@@ -278,7 +278,6 @@ def _question(points, pixels, scores, lens):
       f'points must be [N, 3], as many as pixels: {list(points.shape)} beside '
       f'{list(np.shape(pixels))}'
     )
-  rays, usable = lens_lib.rays_from_pixels(lens, pixels)
   finite = np.isfinite(points).all(-1) & np.isfinite(pixels).all(-1)
   if not finite.all():
     raise ValueError(
@@ -289,9 +288,10 @@ def _question(points, pixels, scores, lens):
   center = points.mean(axis=0) if len(points) else np.zeros(3)
   near = points - center
   if lens.model == 'equirectangular':
+    rays, usable = lens_lib.rays_from_pixels(lens, pixels)
     data = Sightings(*near.T, *rays.T)
   else:
-    plane = rays[:, :2] / np.maximum(rays[:, 2:], 1e-9)
+    plane, usable = lens_lib.plane_from_pixels(lens, pixels)
     usable &= np.abs(plane).max(axis=-1, initial=0.0) < _MAX_SLOPE
     data = Correspondences(*near.T, *plane.T)
   return search.Question(data, usable, scores), center

@@ -43,7 +43,7 @@ class Settings(NamedTuple):
       stop PROSAC.
   """
 
-  batch: int = 256
+  batch: int = 128
   max_draws: int = 30_000
   min_draws: int = 0
   confidence: float = 0.9999
@@ -53,7 +53,7 @@ class Settings(NamedTuple):
   refined: int = 4
   refine_steps: int = 4
   refine_data: int = 512
-  chance: float = 0.05
+  chance: float = 0.01
 
 
 DEFAULT = Settings()

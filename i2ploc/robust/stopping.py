@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """After how many draws a better model is no longer to be expected."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-# One-sided 95 % quantile of a Gaussian: sqrt(2.706).
-_QUANTILE = 1.645
+# Probability of taking chance for a model, per pool: there are many pools.
+_CHANCE_LEVEL = 1e-3
 
 
 def _draws(inliers, total, sample_size, confidence):
@@ -56,10 +58,11 @@ def prosac_draws(
   """Draws after which PROSAC may stop; one expression over all pools.
 
   The n best data end the search if their inliers are too many for chance
-  (non-randomness, Gaussian approximation of the binomial tail of 5 %) and if
-  there were enough samples for them (maximality). Samples of smaller pools are
-  better than even ones, and once pools are larger, what they add can only be
-  found there: as in the paper all draws count once pool n was reached.
+  (non-randomness) and if there were enough samples for them (maximality). The
+  binomial tail is bounded by Chernoff's exp(-n KL(share | chance)): the usual
+  Gaussian takes four inliers of five data for a model. Samples of smaller
+  pools are better than even ones, and once pools are larger, what they add can
+  only be found there: as in the paper all draws count once pool n was reached.
 
   Args:
     inliers: [N] bool of the best model, in order of quality.
@@ -78,12 +81,14 @@ def prosac_draws(
   m = sample_size
   found = jnp.cumsum(inliers).astype(jnp.float32)
   n = jnp.arange(1, inliers.size + 1, dtype=jnp.float32)
-  others = jnp.maximum(n - m, 0.0)
-  random = m + others * chance
-  random += _QUANTILE * jnp.sqrt(others * chance * (1 - chance))
+  others = jnp.maximum(n - m, 1.0)
+  share = jnp.clip((found - m) / others, chance, 1 - 1e-6)
+  divergence = share * jnp.log(share / chance)
+  divergence += (1 - share) * jnp.log((1 - share) / (1 - chance))
+  surprising = others * divergence >= -math.log(_CHANCE_LEVEL)
   needed = _draws(found, n, m, confidence)
   drawn = jnp.asarray(num_draws, jnp.float32)
   # T'_{n - 1} draws come before the first one of pool n.
   reached = growth[:-1] < num_draws
-  admissible = (n > m) & reached & (found >= random) & (drawn >= needed)
+  admissible = (n > m) & reached & surprising & (drawn >= needed)
   return jnp.min(jnp.where(admissible, needed, jnp.inf))

@@ -74,6 +74,19 @@ class AttendTest(parameterized.TestCase):
     # No key at all: uniform, and not NaN.
     np.testing.assert_allclose(got[1], 1 / 7, rtol=1e-6)
 
+  @parameterized.parameters(7, 300)
+  def test_each_query_may_have_keys_of_its_own(self, length):
+    query, key, value = _inputs(length)
+    mask = np.random.default_rng(0).random((2, length, length)) < 0.6
+    mask[..., 0] = True
+    y, first = attention.attend(query, key, value, jnp.asarray(mask))
+    for i in (0, length // 2, length - 1):
+      # As if all queries had the keys of this one.
+      expected, _ = _oracle(query, key, value, mask[:, i])
+      np.testing.assert_allclose(y[:, i], expected[:, i], atol=2e-6)
+    row = attention.probabilities(query[:, :, :1], key, mask[:, 0])
+    np.testing.assert_allclose(first, row[:, :, 0], atol=2e-6)
+
   @parameterized.parameters(False, True)
   def test_memory_grows_with_the_length_and_not_with_its_square(self, grad):
     def total(query, key, value):

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both towers of CLIP against what transformers and torch computed."""
+
+import jax
+import numpy as np
+
+from benchmarks.parity_rows import comparison
+from benchmarks.parity_rows import encoders
+from i2ploc.models import pretrained_clip
+
+Comparison = comparison.Comparison
+
+
+def _load(path, images):
+  """The towers for images that are normalised already."""
+  model, variables = pretrained_clip.load_clip(path, images.shape[1:3])
+  identity = dict(image_mean=(0.0,) * 3, image_std=(1.0,) * 3)
+  return model.clone(**identity), variables
+
+
+def _images(io, name):
+  return io[name].transpose(0, 2, 3, 1)
+
+
+def joint(path):
+  """Descriptors and similarities of images and texts."""
+  io = np.load(path / 'io.npz')
+  wide = _images(io, 'pixel_values_nonsquare')
+  model, variables = _load(path, wide)
+  _, out = model.apply(variables, wide, method='embed_image')
+  yield Comparison(
+    'CLS tokens', out['cls'], io['vision_nonsquare_pooled'], 1e-5
+  )
+  images = _images(io, 'pixel_values')
+  model, variables = _load(path, images)
+  found, out = jax.jit(model.apply)(variables, images, io['input_ids'])
+  for side in ('image', 'text'):
+    yield Comparison('descriptors', found[side], io[f'{side}_embeds'], 1e-5)
+    expected = io[f'{side}_features_unnormalised']
+    yield Comparison('features', out[side]['features'], expected, 1e-5)
+  logits = found['scale'] * found['image'] @ found['text'].T
+  yield Comparison('similarities', logits, io['logits_per_image'], 1e-5)
+
+
+def text_tower(path):
+  """Hidden states, pooled features, and rows of other lengths."""
+  io = np.load(path / 'io.npz')
+  model, variables = pretrained_clip.load_clip(path)
+  params = {'params': variables['params']['text']}
+  tokens = io['input_ids']
+  hidden, out = encoders.hidden_states(model.text, params, tokens)
+  # Theirs of what is behind the end see less of each other.
+  read = io['attention_mask'][..., None]
+  for i, found in enumerate(hidden):
+    expected = io[f'text_hidden_{i}']
+    yield Comparison('hidden states', found * read, expected * read, 1e-5)
+  expected = io['text_last_hidden']
+  yield Comparison('output', out['sequence'] * read, expected * read, 1e-5)
+  for end, name in (
+    (model.text.end, 'text_pooled'),
+    (None, 'text_pooled_config_eos2'),
+  ):
+    pooled, _ = model.text.clone(end=end).apply(params, tokens)
+    yield Comparison('pooled', pooled, io[name], 1e-5)
+
+
+def tokens(path):
+  """Texts as numbers: equal or not."""
+  io = np.load(path / 'io.npz')
+  expected = io['input_ids']
+  tokenize = pretrained_clip.load_tokenize(path, expected.shape[1])
+  found = tokenize([str(text) for text in io['texts']])
+  yield Comparison('numbers', found, expected, 0.0)
+
+
+MODULES = (
+  comparison.Module('CLIP', 'clip_tiny', joint),
+  comparison.Module('CLIP, text side', 'clip_tiny', text_tower),
+  comparison.Module('CLIP, tokenizer', 'clip_tiny', tokens),
+)

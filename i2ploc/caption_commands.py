@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of a CLIP on crops and captions: train, evaluate.
+
+  train     checkpoints/  config.json  metrics.jsonl  events/  and evaluate's
+  evaluate  results.json
+
+A workdir is all that others need of it, see `load_encoder`.
+"""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc import caption_factory
+from i2ploc import factory
+from i2ploc import workdir as workdir_lib
+from i2ploc.evaluation import caption_scores
+from i2ploc.models import clip_encoder
+from i2ploc.models import pretrained_clip
+from i2ploc.models import vocabulary
+from i2ploc.training import checkpoint
+from i2ploc.training import loop
+from i2ploc.training import metric_writer
+from i2ploc.training import state as state_lib
+from i2ploc.training import step as step_lib
+
+
+def train(config, data, workdir: str) -> None:
+  """Trains, chooses the checkpoint on validation, evaluates on test."""
+  workdir_lib.save_text(
+    workdir, 'config.json', json.dumps(config.to_dict(), indent=2)
+  )
+  model, tokenize = _make(config.model.to_dict())
+  batches = data.crops('train').train_batches(
+    config.train.batch_size, config.seed, tokenize
+  )
+  params = _init(model, jax.random.key(config.seed))['params']
+  count = sum(x.size for x in jax.tree.leaves(params))
+  print(f'{count:,} parameters')
+  optimizer = factory.make_optimizer(
+    config.train.num_steps, **config.optimizer.to_dict()
+  )
+  step = step_lib.make_train_step(
+    caption_factory.make_embed(
+      model,
+      margin=config.margin,
+      color_jitter=config.train.color_jitter,
+      mirror=config.train.mirror,
+      box_jitter=config.train.box_jitter,
+    ),
+    caption_factory.make_loss(**config.loss.to_dict()),
+    optimizer,
+    num_chunks=config.train.num_chunks,
+    ema_decay=config.train.ema_decay,
+  )
+  roles = ('validation',) if data.has('validation') else ()
+  writer = metric_writer.MetricWriter(
+    workdir, headline=('loss', 'recall_at_1', 'scale')
+  )
+  checkpoints = workdir_lib.open_checkpoints(config, workdir)
+  encoder = _encoder(model, {'params': params}, tokenize, config.margin, '')
+  try:
+    loop.train(
+      state_lib.init_state(
+        params, {}, optimizer.init, jax.random.key(config.seed + 1)
+      ),
+      batches,
+      step,
+      num_steps=config.train.num_steps,
+      evaluators=[_evaluator(config, data, encoder, role) for role in roles],
+      eval_every=config.train.eval_every,
+      best_metric=config.evaluation.select,
+      checkpoints=checkpoints,
+      save_every=config.train.save_every,
+      writer=writer,
+      id_keys=('image_index',),
+    )
+  finally:
+    checkpoints.close()
+    writer.close()
+  if data.has('test'):
+    evaluate(config, data, workdir)
+
+
+def evaluate(config, data, workdir: str) -> dict[str, float]:
+  """Measures the best checkpoint on the test split; writes results.json."""
+  encoder, restored = _restore(workdir)
+  evaluator = _evaluator(config, data, encoder, 'test')
+  results = dict(evaluator.run(restored.value))
+  results['step'] = float(restored.step)
+  workdir_lib.save_text(workdir, 'results.json', json.dumps(results, indent=1))
+  print(f'weights: {encoder.name}')
+  print('\n'.join(caption_scores.table(results, 'test')))
+  return results
+
+
+def load_encoder(path: str, dtype: str = 'float32') -> clip_encoder.ClipEncoder:
+  """Any CLIP with its tokenizer.
+
+  Args:
+    path: a workdir that was trained here, or a published checkpoint: a folder
+      or a name, see `pretrained_clip`.
+    dtype: of a published checkpoint's computation.
+
+  Raises:
+    FileNotFoundError: neither.
+    ValueError: damaged.
+  """
+  if (pathlib.Path(path) / 'checkpoints').is_dir():
+    return _restore(path)[0]
+  return pretrained_clip.load_encoder(path, dtype)
+
+
+def _make(fields):
+  """Model and tokenizer of a config's model."""
+  model = caption_factory.make_clip(**fields)
+  return model, vocabulary.make_tokenize(fields['words'], model.text.max_length)
+
+
+def _init(model, key):
+  """Fresh variables."""
+  images = jnp.zeros((1, *model.image_size, 3))
+  tokens = jnp.zeros((1, model.text.max_length), jnp.int32)
+  return jax.jit(model.init)(key, images, tokens)
+
+
+def _encoder(model, variables, tokenize, margin, name):
+  return clip_encoder.ClipEncoder(
+    model, variables, tokenize, name=name, margin=margin
+  )
+
+
+def _restore(workdir):
+  """The encoder of a workdir, and its best checkpoint."""
+  file = pathlib.Path(workdir) / 'config.json'
+  if not file.exists():
+    raise FileNotFoundError(
+      f'{file} does not exist: train into this workdir first'
+    )
+  fields = json.loads(file.read_text())
+  model, tokenize = _make(fields['model'])
+  shapes = jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
+  checkpoints = checkpoint.Checkpoints(pathlib.Path(workdir) / 'checkpoints')
+  try:
+    restored = checkpoints.restore_best(dict(shapes))
+  finally:
+    checkpoints.close()
+  name = f'{workdir}, step {restored.step}, {restored.fingerprint[:12]}'
+  encoder = _encoder(model, restored.value, tokenize, fields['margin'], name)
+  return encoder, restored
+
+
+def _evaluator(config, data, encoder, role):
+  crops = data.crops(role)
+  fields = config.evaluation
+
+  @functools.cache
+  def scenes():
+    """Evenly spaced frames of every protocol."""
+    found = {}
+    for protocol in data.split(role).protocols:
+      rows = found.setdefault(protocol.name, [])
+      rows.extend(protocol.query_rows.tolist())
+    chosen = {}
+    for name, rows in found.items():
+      count = min(fields.num_frames, len(rows))
+      rows = np.asarray(rows)[np.linspace(0, len(rows) - 1, count).astype(int)]
+      chosen[name] = list(crops.scenes(rows, fields.radius))
+    return chosen
+
+  return caption_scores.CaptionEvaluator(role, encoder=encoder, scenes=scenes)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which verbs a config has: its task names the module that holds them."""
+
+from collections.abc import Callable
+
+from i2ploc import caption_commands
+from i2ploc import commands
+from i2ploc import hypothesis_commands
+
+TASKS = {
+  'captions': caption_commands,
+  'hypotheses': hypothesis_commands,
+  'image_to_points': commands,
+}
+VERBS = ('train', 'evaluate', 'index', 'localize')
+
+
+def verb(config, name: str) -> Callable[..., None]:
+  """The function of a verb.
+
+  Args:
+    config: with `task`, of TASKS, and `name`.
+    name: of VERBS.
+
+  Raises:
+    ValueError: an unknown task, or one without this verb.
+  """
+  if config.task not in TASKS:
+    raise ValueError(f'Unknown task {config.task!r}; known: {sorted(TASKS)}.')
+  module = TASKS[config.task]
+  if not hasattr(module, name):
+    known = [verb for verb in VERBS if hasattr(module, verb)]
+    raise ValueError(f'{config.name} has no {name!r}; it has {known}.')
+  return getattr(module, name)
