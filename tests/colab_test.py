@@ -26,6 +26,7 @@ class NotebooksTest(absltest.TestCase):
           'I2PLOC_DATA': str(data),
           'I2PLOC_WORKDIR': workdir,
           'I2PLOC_STEPS': '4',
+          'I2PLOC_PROBLEMS': '8',
         }
         with mock.patch.dict(os.environ, settings):
           nbclient.NotebookClient(

@@ -22,6 +22,7 @@ from PIL import Image
 from i2ploc.report import charts
 from i2ploc.report import examples
 from i2ploc.report import figures
+from i2ploc.report import hypotheses
 from i2ploc.report import recall
 from i2ploc.report import workdir as workdir_lib
 
@@ -78,8 +79,14 @@ def write_report(workdir: str | os.PathLike) -> str:
   return str(path)
 
 
-def _page(work: Work, detail: _Detail) -> str:
-  sections = [
+def _sections(work: Work, detail: _Detail) -> list[tuple[str, str, str]]:
+  """Anchor, title and content of each."""
+  if work.hypotheses:
+    return [
+      ('hypotheses', 'Hypotheses', hypotheses.section(work.hypotheses)),
+      ('config', 'Configuration', _config(work)),
+    ]
+  return [
     ('recall', 'Recall', _recall(work)),
     ('maps', 'Where it was right', _maps(work)),
     ('retrievals', 'Retrievals', _retrievals(work, detail)),
@@ -89,6 +96,10 @@ def _page(work: Work, detail: _Detail) -> str:
     ('learning', 'Learning curves', _learning(work)),
     ('config', 'Configuration', _config(work)),
   ]
+
+
+def _page(work: Work, detail: _Detail) -> str:
+  sections = _sections(work, detail)
   links = ''.join(f'<a href="#{i}">{title}</a>' for i, title, _ in sections)
   body = _head(work) + f'<nav>{links}</nav>'
   body += ''.join(
@@ -128,6 +139,9 @@ def _lead(text: str) -> str:
 
 
 def _head(work: Work) -> str:
+  title = f'<h1>{escape(_name(work))}</h1>'
+  if work.hypotheses:
+    return f'<header>{title}{hypotheses.lead(work.hypotheses)}</header>'
   facts = {}
   data = work.config.get('data')
   if isinstance(data, Mapping):
@@ -156,7 +170,7 @@ def _head(work: Work) -> str:
   )
   tiles = recall.headline(work.results)
   return (
-    f'<header><h1>{escape(_name(work))}</h1>'
+    f'<header>{title}'
     + _lead(
       'Where was this camera image taken? Answered by retrieval in a map'
       ' of LiDAR scans: one descriptor per image, one per scan.'

@@ -30,6 +30,7 @@ FILES = (
   'predictions.npz',
   'examples.npz',
   'answers.jsonl',
+  'hypotheses.json',
 )
 
 
@@ -59,6 +60,7 @@ class Workdir(NamedTuple):
     examples: arrays by field, the same number of rows each.
     overviews: by town.
     answers: one record per query.
+    hypotheses: setup, problems and rows of an experiment on planted problems.
     written: local time of the last change, by file name.
   """
 
@@ -70,6 +72,7 @@ class Workdir(NamedTuple):
   examples: Arrays
   overviews: Mapping[str, Overview]
   answers: list[Mapping[str, Any]]
+  hypotheses: Mapping[str, Any]
   written: Mapping[str, str]
 
 
@@ -108,6 +111,7 @@ def load_workdir(path: str | pathlib.Path) -> Workdir:
       for record in _lines(path / 'answers.jsonl')
       if isinstance(record.get('answers'), list)
     ],
+    hypotheses=_mapping(path / 'hypotheses.json'),
     written={
       name: time.strftime(
         '%Y-%m-%d %H:%M', time.localtime((path / name).stat().st_mtime)

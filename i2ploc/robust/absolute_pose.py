@@ -138,8 +138,8 @@ def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
   """
   turn = rigid.rotation_from_vector(step[:3])
   # What float32 leaves of a rotation would bound the accuracy in float64.
-  rotation = rigid.orthonormalized(turn @ pose.rotation)
-  return rigid.Rigid(rotation, turn @ pose.translation + step[3:])
+  moved = rigid.compose(rigid.Rigid(turn, step[3:]), pose)
+  return moved._replace(rotation=rigid.orthonormalized(moved.rotation))
 
 
 PLANE = problem_lib.Problem(

@@ -127,34 +127,6 @@ def estimate(
     score=settings.score,
   )
 
-  def refined(models, costs):
-    """The best of some models and of what refinement makes of them."""
-    better, _ = jax.vmap(
-      lambda model: refine_lib.refine(
-        problem, model, *few, threshold, settings.refine_steps
-      )
-    )(models)
-    again = jnp.where(jnp.isfinite(costs), total(better), jnp.inf)
-    models = jax.tree.map(
-      lambda *leaves: jnp.concatenate(leaves), models, better
-    )
-    costs = jnp.concatenate([costs, again])
-    best = jnp.argmin(costs)
-    return _take(models, best), costs[best]
-
-  def turn(models, valid, known):
-    """The best model of a turn and its cost; refined where it may matter."""
-    costs = jnp.where(valid, total(models), jnp.inf)
-    rows = jax.lax.top_k(-costs, min(settings.refined, costs.size))[1]
-    models, costs = _take(models, rows), costs[rows]
-    return jax.lax.cond(
-      costs[0] < known,
-      refined,
-      lambda models, costs: (_take(models, 0), costs[0]),
-      models,
-      costs,
-    )
-
   def body(search):
     indices, drawn = sampler.draw(
       sample_key, search.draws, settings.batch, problem.sample_size
@@ -163,7 +135,9 @@ def estimate(
     models, valid = _finalists(
       problem, settings, models, valid, some, threshold
     )
-    model, cost = turn(models, valid, search.cost)
+    model, cost = _best(
+      problem, settings, models, valid, few, total, search.cost, threshold
+    )
     better = cost < search.cost
     model = jax.tree.map(
       lambda a, b: jnp.where(better, a, b), model, search.model
@@ -185,7 +159,9 @@ def estimate(
     return left & wanted
 
   first = _first(problem, data, mask)
-  search = jax.lax.while_loop(goes_on, body, first)
+  # A GPU's TF32 would lose a pixel.
+  with jax.default_matmul_precision('highest'):
+    search = jax.lax.while_loop(goes_on, body, first)
   valid = jnp.isfinite(search.cost)
   valid &= search.inliers.sum() > problem.sample_size
   return Estimate(
@@ -215,6 +191,30 @@ def estimate_each(
   if jax.default_backend() == 'cpu':
     return jax.lax.map(one, arguments)
   return jax.vmap(one)(arguments)
+
+
+def _best(problem, settings, models, valid, few, total, known, threshold):
+  """The best of the models and its cost; refined if better than is known."""
+  costs = jnp.where(valid, total(models), jnp.inf)
+  rows = jax.lax.top_k(-costs, min(settings.refined, costs.size))[1]
+  models, costs = _take(models, rows), costs[rows]
+
+  def refined(models, costs):
+    better, _ = jax.vmap(
+      lambda model: refine_lib.refine(
+        problem, model, *few, threshold, settings.refine_steps
+      )
+    )(models)
+    again = jnp.where(jnp.isfinite(costs), total(better), jnp.inf)
+    models = jax.tree.map(lambda *x: jnp.concatenate(x), models, better)
+    costs = jnp.concatenate([costs, again])
+    best = jnp.argmin(costs)
+    return _take(models, best), costs[best]
+
+  def as_they_are(models, costs):
+    return _take(models, 0), costs[0]
+
+  return jax.lax.cond(costs[0] < known, refined, as_they_are, models, costs)
 
 
 def _needed(problem, sampler, settings, inliers, draws):

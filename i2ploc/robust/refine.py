@@ -115,7 +115,8 @@ def refine(
 
   first = cost(model)
   fit = _Fit(model, first, jnp.full_like(first, _FIRST_DAMPING))
-  fit = jax.lax.fori_loop(0, num_steps, step, fit)
+  with jax.default_matmul_precision('highest'):
+    fit = jax.lax.fori_loop(0, num_steps, step, fit)
   return fit.model, fit.cost
 
 

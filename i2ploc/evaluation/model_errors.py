@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far models that were found are from those that were planted.
+
+All functions take B models of each, pytrees of arrays [B, ...], and give [B]
+numbers by name, in the unit that `UNITS` says.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+UNITS = {
+  'angle': '°',
+  'corner': 'px',
+  'direction': '°',
+  'offset': 'm',
+  'position': 'm',
+  'rotation': '°',
+  'scale': '%',
+  'translation': 'm',
+}
+
+Errors = Mapping[str, np.ndarray]
+
+
+def camera_errors(found: Any, true: Any) -> Errors:
+  """Of `camera_from_map`: where the camera is, and how it is turned."""
+
+  def centers(pose):
+    return -np.einsum('nji,nj->ni', pose.rotation, pose.translation)
+
+  return {
+    'position': np.linalg.norm(centers(found) - centers(true), axis=1),
+    'rotation': _turn(found.rotation, true.rotation),
+  }
+
+
+def relative_errors(found: Any, true: Any) -> Errors:
+  """Of motions whose translation has length 1."""
+  apart = np.linalg.norm(found.translation - true.translation, axis=1)
+  return {
+    'direction': _degrees(apart / 2),
+    'rotation': _turn(found.rotation, true.rotation),
+  }
+
+
+def motion_errors(found: Any, true: Any) -> Errors:
+  """Of `a_from_b`, with or without scale."""
+  errors = {
+    'translation': np.linalg.norm(found.translation - true.translation, axis=1),
+    'rotation': _turn(found.rotation, true.rotation),
+  }
+  if hasattr(true, 'scale'):
+    errors['scale'] = 100 * np.abs(found.scale / true.scale - 1)
+  return errors
+
+
+def surface_errors(found: Any, true: Any) -> Errors:
+  """Of planes or lines, with normals of either sign."""
+  side = np.sign(np.sum(found.normal * true.normal, axis=1))
+  apart = np.linalg.norm(side[:, None] * found.normal - true.normal, axis=1)
+  return {
+    'offset': np.abs(side * found.offset - true.offset),
+    'angle': _degrees(apart / 2),
+  }
+
+
+def corner_errors(
+  found: np.ndarray, true: np.ndarray, *, corners: np.ndarray, focal: float
+) -> Errors:
+  """Of homographies [B, 3, 3]: how far corners are mapped apart, on average.
+
+  Args:
+    found: any multiples.
+    true: any multiples.
+    corners: [4, 2].
+    focal: pixels per unit of the corners.
+  """
+  apart = mapped(found, corners) - mapped(true, corners)
+  return {'corner': focal * np.linalg.norm(apart, axis=-1).mean(axis=1)}
+
+
+def mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
+  """Points [N, 2] as homographies [..., 3, 3] map them, [..., N, 2]."""
+  points = np.concatenate([points, np.ones((len(points), 1))], axis=1)
+  moved = points @ np.swapaxes(homography, -1, -2)
+  # Of a wrong model a corner may be at infinity.
+  depth = np.where(moved[..., 2:] == 0, np.finfo(float).tiny, moved[..., 2:])
+  return moved[..., :2] / depth
+
+
+def _degrees(half_chord):
+  """The angle of a chord of the unit circle."""
+  return np.degrees(2 * np.arcsin(np.clip(half_chord, 0, 1)))
+
+
+def _turn(found, true):
+  """Angles [B] between rotations [B, 3, 3], degrees."""
+  # |A - B| is sqrt(8) times the sine of half the angle.
+  return _degrees(np.linalg.norm(found - true, axis=(1, 2)) / np.sqrt(8))

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The line that most points of a plane are on: RANSAC as it is taught."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc.robust import consensus
+from i2ploc.robust import problem as problem_lib
+from i2ploc.robust import search
+
+
+class Line(NamedTuple):
+  """All x with normal @ x = offset.
+
+  Attributes:
+    normal: [2], of length 1.
+    offset: of the line from the origin along the normal.
+  """
+
+  normal: jax.Array
+  offset: jax.Array
+
+
+class Points(NamedTuple):
+  """Points; every leaf is [N].
+
+  Attributes:
+    x: in any unit.
+    y: in the same.
+  """
+
+  x: jax.Array
+  y: jax.Array
+
+
+def _solve(sample: Points) -> tuple[Line, jax.Array]:
+  (x0, x1), (y0, y1) = sample
+  squared = (x1 - x0) ** 2 + (y1 - y0) ** 2
+  reach = jnp.maximum(jnp.abs(sample.x).max(), jnp.abs(sample.y).max())
+  resolution = 4 * jnp.finfo(reach.dtype).eps * reach
+  valid = (squared > resolution**2) & (squared > 0) & jnp.isfinite(squared)
+  length = jnp.sqrt(jnp.where(valid, squared, 1.0))
+  normal = jnp.stack([(y0 - y1) / length, (x1 - x0) / length])
+  normal = jnp.where(valid, normal, jnp.array([0.0, 1.0], reach.dtype))
+  middle = jnp.stack([x0 + x1, y0 + y1]) / 2
+  offset = jnp.sum(jnp.where(valid, normal * middle, 0.0))
+  return Line(normal[None], offset[None]), valid[None]
+
+
+def _distance(line: Line, data: Points) -> jax.Array:
+  """[N], signed."""
+  return line.normal[0] * data.x + line.normal[1] * data.y - line.offset
+
+
+def retract(line: Line, step: jax.Array) -> Line:
+  """`line`, turned and moved.
+
+  Args:
+    line: where to start.
+    step: [2], angle of the normal from x to y, radians, then of the offset.
+  """
+  (x, y), (cos, sin) = line.normal, (jnp.cos(step[0]), jnp.sin(step[0]))
+  normal = jnp.stack([cos * x - sin * y, sin * x + cos * y])
+  return Line(normal, line.offset + step[1])
+
+
+PROBLEM = problem_lib.Problem(
+  sample_size=2,
+  num_solutions=1,
+  dof=2,
+  solve=_solve,
+  residual=lambda model, data: _distance(model, data) ** 2,
+  errors=lambda model, data: _distance(model, data)[:, None],
+  retract=retract,
+)
+
+
+def line(
+  points: np.ndarray,
+  threshold: float,
+  *,
+  scores: np.ndarray | None = None,
+  sampler: str = 'auto',
+  seed: int = 0,
+  settings: consensus.Settings = consensus.DEFAULT,
+) -> search.Found:
+  """The line that most points are on.
+
+  Args:
+    points: [N, 2]; any distance from the origin.
+    threshold: distance of an inlier from the line, at most.
+    scores: [N], higher is better: draws samples in that order (PROSAC).
+    sampler: of `search.SAMPLERS`.
+    seed: of the samples.
+    settings: how to search.
+
+  Returns:
+    A `Line` whose normal points away from the origin, and what speaks for it;
+    too few points or points that coincide give `valid=False` and a reason.
+
+  Raises:
+    ValueError: another shape, or values that are not finite.
+  """
+  points = np.asarray(points, np.float64)
+  if points.ndim != 2 or points.shape[1] != 2:
+    raise ValueError(f'points must be [N, 2], not {list(points.shape)}')
+  # Far from the origin float32 has few digits left.
+  center = np.nanmedian(points, axis=0) if len(points) else np.zeros(2)
+  found = search.search(
+    PROBLEM,
+    Points(*(points - center).T),
+    threshold,
+    scores=scores,
+    sampler=sampler,
+    seed=seed,
+    settings=settings,
+  )
+  return _about_origin(found, center) if found.valid else found
+
+
+def _about_origin(found, center):
+  """A line found about a center, and its covariance, about the origin."""
+  normal = found.model.normal / np.linalg.norm(found.model.normal)
+  offset = found.model.offset + normal @ center
+  side = -1.0 if offset < 0 else 1.0
+  covariance = found.covariance
+  if np.isfinite(covariance).all():
+    # A turn about the center moves the line past the origin.
+    along = np.array([-normal[1], normal[0]])
+    change = np.array([[1.0, 0.0], [side * along @ center, side]])
+    covariance = change @ covariance @ change.T
+  return found._replace(
+    model=Line(side * normal, side * offset), covariance=covariance
+  )

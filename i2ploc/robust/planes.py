@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plane that most points of a cloud are on: the simplest of problems."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc.robust import consensus
+from i2ploc.robust import problem as problem_lib
+from i2ploc.robust import search
+
+# Squared sine of a corner below which three points are on a line.
+_FLAT = 1e-10
+
+
+class Plane(NamedTuple):
+  """All x with normal @ x = offset.
+
+  Attributes:
+    normal: [3], of length 1.
+    offset: metres, of the plane from the origin along the normal.
+  """
+
+  normal: jax.Array
+  offset: jax.Array
+
+
+class Points(NamedTuple):
+  """Points; every leaf is [N], metres.
+
+  Attributes:
+    x: of the frame of the cloud.
+    y: of the same.
+    z: of the same.
+  """
+
+  x: jax.Array
+  y: jax.Array
+  z: jax.Array
+
+
+def _solve(sample: Points) -> tuple[Plane, jax.Array]:
+  points = jnp.stack(sample, axis=-1)
+  side, other = points[1] - points[0], points[2] - points[0]
+  normal = jnp.cross(side, other)
+  squared = jnp.sum(normal**2)
+  longest = jnp.maximum(jnp.sum(side**2), jnp.sum(other**2))
+  valid = (squared > _FLAT * longest**2) & jnp.isfinite(squared)
+  up = jnp.array([0.0, 0.0, 1.0], points.dtype)
+  normal = jnp.where(valid, normal / jnp.sqrt(jnp.where(valid, squared, 1)), up)
+  offset = jnp.sum(jnp.where(valid, normal * points.mean(0), 0.0))
+  return Plane(normal[None], offset[None]), valid[None]
+
+
+def _distance(plane: Plane, data: Points) -> jax.Array:
+  """[N], signed, metres."""
+  a, b, c = plane.normal
+  return a * data.x + b * data.y + c * data.z - plane.offset
+
+
+def tangents(normal: jax.Array) -> jax.Array:
+  """Two unit vectors [2, 3], at right angles to a third and to each other.
+
+  The reflection that maps the z axis to the normal or its opposite, whichever
+  is further away, maps the x and y axes to them (Householder).
+  """
+  away = normal.at[2].add(jnp.where(normal[2] < 0, -1.0, 1.0))
+  mirror = 2 * jnp.outer(away, away) / jnp.sum(away**2)
+  return (jnp.eye(3, dtype=normal.dtype) - mirror)[:2]
+
+
+def retract(plane: Plane, step: jax.Array) -> Plane:
+  """`plane`, tilted and moved.
+
+  Args:
+    plane: where to start.
+    step: [3], of the normal along its `tangents`, radians, then of the offset,
+      metres.
+  """
+  first, second = tangents(plane.normal)
+  normal = plane.normal + step[0] * first + step[1] * second
+  normal = normal / jnp.sqrt(jnp.sum(normal**2))
+  return Plane(normal, plane.offset + step[2])
+
+
+PROBLEM = problem_lib.Problem(
+  sample_size=3,
+  num_solutions=1,
+  dof=3,
+  solve=_solve,
+  residual=lambda model, data: _distance(model, data) ** 2,
+  errors=lambda model, data: _distance(model, data)[:, None],
+  retract=retract,
+)
+
+
+def plane(
+  points: np.ndarray,
+  threshold: float,
+  *,
+  scores: np.ndarray | None = None,
+  sampler: str = 'auto',
+  seed: int = 0,
+  settings: consensus.Settings = consensus.DEFAULT,
+) -> search.Found:
+  """The plane that most points are on.
+
+  Args:
+    points: [N, 3], metres; any distance from the origin.
+    threshold: distance of an inlier from the plane, at most, metres.
+    scores: [N], higher is better: draws samples in that order (PROSAC).
+    sampler: of `search.SAMPLERS`.
+    seed: of the samples.
+    settings: how to search.
+
+  Returns:
+    A `Plane` whose normal points away from the origin, and what speaks for it;
+    too few points or points on a line give `valid=False` and a reason.
+
+  Raises:
+    ValueError: another shape, or values that are not finite.
+  """
+  points = np.asarray(points, np.float64)
+  if points.ndim != 2 or points.shape[1] != 3:
+    raise ValueError(f'points must be [N, 3], not {list(points.shape)}')
+  # Far from the origin float32 has no centimetres left.
+  center = np.nanmedian(points, axis=0) if len(points) else np.zeros(3)
+  found = search.search(
+    PROBLEM,
+    Points(*(points - center).T),
+    threshold,
+    scores=scores,
+    sampler=sampler,
+    seed=seed,
+    settings=settings,
+  )
+  return _about_origin(found, center) if found.valid else found
+
+
+def _about_origin(found, center):
+  """A plane found about a center, and its covariance, about the origin."""
+  normal = found.model.normal / np.linalg.norm(found.model.normal)
+  offset = found.model.offset + normal @ center
+  side = -1.0 if offset < 0 else 1.0
+  before, after = (
+    np.asarray(tangents(jnp.asarray(n)), np.float64)
+    for n in (normal, side * normal)
+  )
+  covariance = found.covariance
+  if np.isfinite(covariance).all():
+    # A tilt about the center moves the plane past the origin.
+    change = side * np.eye(3)
+    change[:2, :2] = side * after @ before.T
+    change[2, :2] = side * before @ center
+    covariance = change @ covariance @ change.T
+  model = Plane(side * normal, side * offset)
+  return found._replace(model=model, covariance=covariance)
