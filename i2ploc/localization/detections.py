@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an object detector says about one image.
+
+Boxes are (left, top, right, bottom) in pixels, the centre of the top-left pixel
+at (0.5, 0.5): the image itself is the box (0, 0, width, height). Sizes of
+images are (height, width).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from i2ploc.geometry import lens as lens_lib
+
+# Boxes that end within so many pixels of the border may go on beyond it.
+BORDER = 2.0
+# Of a shorter side, pixels; less is a blur once it is enlarged to a crop.
+SMALL = 20.0
+# How far undistortion moves the edges of an image inwards, pixels.
+_MOVED_BORDER = 16.0
+
+
+class Detections(NamedTuple):
+  """M detections in one image.
+
+  Attributes:
+    box: [M, 4] float64, pixels.
+    category: [M] int64, in the detector's own numbers.
+    score: [M] float64 in [0, 1].
+    cut: [M] bool, the box touches the border: the object may be larger.
+    small: [M] bool, too few pixels to tell what it shows.
+    embedding: [M, D] float32 of the crops, or None.
+  """
+
+  box: np.ndarray
+  category: np.ndarray
+  score: np.ndarray
+  cut: np.ndarray
+  small: np.ndarray
+  embedding: np.ndarray | None = None
+
+  def take(self, rows: np.ndarray) -> 'Detections':
+    """The detections of these rows."""
+    return Detections(
+      *(None if column is None else column[rows] for column in self)
+    )
+
+
+Detector = Callable[[np.ndarray], Detections]
+
+
+def box_fault(box: np.ndarray) -> np.ndarray:
+  """Why boxes [..., 4] cannot be: '', 'not finite' or 'inverted'; [...] str."""
+  box = np.asarray(box, np.float64)
+  finite = np.isfinite(box).all(-1)
+  upright = (box[..., 2:] > box[..., :2]).all(-1)
+  return np.where(finite, np.where(upright, '', 'inverted'), 'not finite')
+
+
+def make_detections(
+  box: np.ndarray,
+  category: np.ndarray,
+  score: np.ndarray,
+  image_size: tuple[int, int],
+  *,
+  embedding: np.ndarray | None = None,
+) -> Detections:
+  """Detections with their flags.
+
+  Args:
+    box: [M, 4] pixels.
+    category: [M].
+    score: [M].
+    image_size: (height, width).
+    embedding: [M, D] or None.
+
+  Raises:
+    ValueError: columns of different lengths, or rows that are NaN or inverted.
+  """
+  box = np.asarray(box, np.float64).reshape(-1, 4)
+  category = np.asarray(category, np.int64).reshape(-1)
+  score = np.asarray(score, np.float64).reshape(-1)
+  lengths = {'box': len(box), 'category': len(category), 'score': len(score)}
+  if embedding is not None:
+    embedding = np.asarray(embedding, np.float32)
+    lengths['embedding'] = len(embedding)
+  if len(set(lengths.values())) > 1:
+    raise ValueError(f'columns of different lengths: {lengths}')
+  faults = box_fault(box)
+  faults = np.where((faults == '') & ~np.isfinite(score), 'not finite', faults)
+  if bad := np.flatnonzero(faults != '').tolist():
+    first = bad[0]
+    raise ValueError(
+      f'{len(bad)} of {len(box)} detections cannot be used, rows {bad[:5]}; '
+      f'row {first} is {faults[first]}: {box[first].tolist()}, score '
+      f'{score[first]:g}. Expected finite left < right, top < bottom.'
+    )
+  bounds = _bounds(image_size)
+  cut = ((box[:, :2] < BORDER) | (box[:, 2:] > bounds[2:] - BORDER)).any(-1)
+  small = (box[:, 2:] - box[:, :2]).min(-1, initial=np.inf) < SMALL
+  return Detections(box, category, score, cut, small, embedding)
+
+
+def _bounds(image_size):
+  height, width = image_size
+  return np.array([0.0, 0.0, width, height])
+
+
+def cut_edges(
+  detections: Detections, image_size: tuple[int, int]
+) -> np.ndarray:
+  """Which edges [M, 4] bool of boxes end at the border, not with the object.
+
+  Undistorted boxes do not end exactly there; of a cut box every edge close to
+  the border counts.
+  """
+  gap = np.abs(detections.box - _bounds(image_size))
+  outside = (detections.box - _bounds(image_size)) * [1, 1, -1, -1] < 0
+  return detections.cut[:, None] & ((gap < _MOVED_BORDER) | outside)
+
+
+def undistort(detections: Detections, lens: lens_lib.Lens) -> Detections:
+  """The boxes that a pinhole with the lens's own intrinsics would see.
+
+  An edge moves as its midpoint does, next to which a convex object touches it.
+  Flags stay: what the real image cut remains cut.
+
+  Raises:
+    ValueError: a lens that is not a pinhole with distortion, or an edge where
+      the lens has no image.
+  """
+  if lens.model == 'equirectangular':
+    raise ValueError('boxes of a panorama have no pinhole image; cut it first')
+  box = detections.box
+  middle = (box[:, :2] + box[:, 2:]) / 2
+  pixels = np.stack(
+    [
+      np.stack([box[:, 0], middle[:, 1]], -1),
+      np.stack([middle[:, 0], box[:, 1]], -1),
+      np.stack([box[:, 2], middle[:, 1]], -1),
+      np.stack([middle[:, 0], box[:, 3]], -1),
+    ],
+    axis=1,
+  )
+  rays, valid = lens_lib.rays_from_pixels(lens, pixels.reshape(-1, 2))
+  if not valid.all():
+    rows = np.flatnonzero(~valid.reshape(-1, 4).all(-1)).tolist()
+    raise ValueError(
+      f'boxes {rows[:5]} reach where the lens has no image: '
+      f'{box[rows[0]].tolist()}; are they of another image size?'
+    )
+  seen = rays / rays[:, 2:] @ np.asarray(lens.intrinsics, np.float64).T
+  seen = seen.reshape(-1, 4, 3)
+  edges = [seen[:, i, i % 2] for i in range(4)]
+  return detections._replace(box=np.stack(edges, axis=-1))
+
+
+def crops(
+  image: np.ndarray,
+  detections: Detections,
+  size: int,
+  context: float = 0.1,
+) -> np.ndarray:
+  """Square pictures of the detections, for an image encoder.
+
+  The square around a box keeps its proportions; beyond the border of the image
+  it has the image's mean colour.
+
+  Args:
+    image: uint8 [H, W, 3].
+    detections: in this image.
+    size: of the pictures, pixels.
+    context: added on every side, relative to the longer side of the box.
+
+  Returns:
+    uint8 [M, size, size, 3].
+  """
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+    raise ValueError(
+      f'expected an image uint8 [H, W, 3], not {image.dtype} '
+      f'{list(image.shape)}'
+    )
+  pictures = np.empty((len(detections.box), size, size, 3), np.uint8)
+  mean = image.reshape(-1, 3).mean(0).round().astype(np.uint8)
+  for picture, box in zip(pictures, detections.box, strict=True):
+    side = max(1, round((box[2:] - box[:2]).max() * (1 + 2 * context)))
+    corner = np.round((box[:2] + box[2:] - side) / 2).astype(int)
+    canvas = np.full((side, side, 3), mean, np.uint8)
+    low = np.maximum(corner, 0)
+    high = np.minimum(corner + side, [image.shape[1], image.shape[0]])
+    if (high > low).all():
+      (x0, y0), (x1, y1) = low - corner, high - corner
+      canvas[y0:y1, x0:x1] = image[low[1] : high[1], low[0] : high[0]]
+    resized = PIL.Image.fromarray(canvas).resize(
+      (size, size), PIL.Image.Resampling.BICUBIC
+    )
+    picture[:] = np.asarray(resized)
+  return pictures
+
+
+def detect(detector: Detector, image: np.ndarray) -> Detections:
+  """Runs any detector on an image and believes nothing it says.
+
+  Args:
+    detector: image uint8 [H, W, 3] to `Detections`.
+    image: uint8 [H, W, 3].
+
+  Raises:
+    ValueError: the detector gives something else, or boxes that cannot be.
+  """
+  found = detector(image)
+  if not isinstance(found, Detections):
+    raise ValueError(
+      f'the detector gave {type(found).__name__}, expected Detections; see '
+      'make_detections'
+    )
+  return make_detections(
+    found.box,
+    found.category,
+    found.score,
+    image.shape[:2],
+    embedding=found.embedding,
+  )
+
+
+def ultralytics_detector(weights: str, min_score: float = 0.25) -> Detector:
+  """A detector by the package ultralytics, which this program does not need.
+
+  Args:
+    weights: a file or name that `ultralytics.YOLO` knows.
+    min_score: less certain boxes are left out.
+
+  Raises:
+    ImportError: the package is not installed.
+  """
+  try:
+    import ultralytics
+  except ImportError as error:
+    raise ImportError(
+      'ultralytics is not installed. `pip install ultralytics` brings it (mind '
+      'its licence, AGPL-3.0); or give boxes from a file, or any function that '
+      'takes an image and returns Detections.'
+    ) from error
+  model = ultralytics.YOLO(weights)
+
+  def detector(image):
+    # It takes arrays for images in OpenCV's order of colours.
+    blue_first = np.ascontiguousarray(image[..., ::-1])
+    (result,) = model.predict(blue_first, conf=min_score, verbose=False)
+    boxes = result.boxes.cpu().numpy()
+    return make_detections(boxes.xyxy, boxes.cls, boxes.conf, image.shape[:2])
+
+  return detector

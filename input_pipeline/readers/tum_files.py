@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file formats of TUM RGB-D sequences, and what joins them by time.
+
+Every function believes nothing it finds and raises an error that names the
+file, the line, what stands there and what should.
+"""
+
+import pathlib
+
+from absl import logging
+import numpy as np
+import PIL.Image
+
+from i2ploc.geometry import lens as lens_lib
+from input_pipeline.readers import kitti_files
+
+MAX_APART = 0.02  # seconds
+_ROUNDING = 1e-6  # of printed times
+# Motion capture runs at 100 Hz or more; beyond a longer hole it was lost.
+_MAX_HOLE = 0.1
+DEPTH_UNITS = 5000.0  # of a 16-bit depth image, per metre
+_QUATERNION_TOLERANCE = 1e-2
+# The calibrations that the authors recommend: fx fy cx cy, k1 k2 p1 p2 k3. The
+# images of the third camera come undistorted.
+PUBLISHED = {
+  'freiburg1': (
+    (517.3, 516.5, 318.6, 255.3),
+    (0.2624, -0.9531, -0.0054, 0.0026, 1.1633),
+  ),
+  'freiburg2': (
+    (520.9, 521.0, 325.1, 249.7),
+    (0.2312, -0.7849, -0.0033, -0.0001, 0.9172),
+  ),
+  'freiburg3': ((535.4, 539.2, 320.1, 247.6), ()),
+}
+_SETTINGS = ('fx', 'fy', 'cx', 'cy')
+_DISTORTION = ('k1', 'k2', 'p1', 'p2', 'k3')
+
+
+def _read_rows(path):
+  """Words of every line that is no comment, by line number from 1."""
+  try:
+    lines = path.read_text('utf-8').splitlines()
+  except FileNotFoundError:
+    raise FileNotFoundError(
+      f'There is no {path}; download it with the sequence.'
+    ) from None
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path}: not a text file ({error}).') from error
+  rows = {
+    i: line.split()
+    for i, line in enumerate(lines, 1)
+    if line.strip() and not line.lstrip().startswith('#')
+  }
+  if not rows:
+    raise ValueError(f'{path}: no entries in the file.')
+  return rows
+
+
+def _floats(path, line, words):
+  try:
+    values = [float(word) for word in words]
+  except ValueError as error:
+    raise ValueError(f'{path}, line {line}: not numbers ({error}).') from None
+  if not np.isfinite(values).all():
+    raise ValueError(f'{path}, line {line}: non-finite numbers {words}.')
+  return values
+
+
+def read_list(
+  path: pathlib.Path, column: int = 0
+) -> tuple[np.ndarray, tuple[pathlib.Path, ...]]:
+  """Reads a list of images.
+
+  Args:
+    path: lines `timestamp file`, once or twice.
+    column: 0, or 2 for the second pair of columns.
+
+  Returns:
+    times: [F] seconds, increasing.
+    files: F of them, in this order.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: no entries, a malformed line, or a time that occurs twice.
+  """
+  times, files = [], []
+  for line, words in _read_rows(path).items():
+    if len(words) not in (2, 4) or len(words) < column + 2:
+      raise ValueError(
+        f'{path}, line {line}: {len(words)} words, expected '
+        f'{"timestamp file timestamp file" if column else "timestamp file"}.'
+      )
+    times += _floats(path, line, words[column : column + 1])
+    files.append(path.parent / words[column + 1])
+  order = np.argsort(times, kind='stable')
+  times = np.array(times)[order]
+  if len(repeated := times[1:][np.diff(times) == 0]):
+    raise ValueError(
+      f'{path}: the time {repeated[0]:.6f} is listed twice; remove one.'
+    )
+  return times, tuple(files[i] for i in order)
+
+
+def nearest_pairs(times: np.ndarray, others: np.ndarray) -> np.ndarray:
+  """Which of `others` [N] goes with each of `times` [F]; -1 for none.
+
+  The closest pair first, each at most once, none further than `MAX_APART`.
+  """
+  after = np.clip(np.searchsorted(others, times), 1, max(len(others) - 1, 1))
+  choices = np.minimum(np.stack([after - 1, after], -1), len(others) - 1)
+  apart = np.abs(others[choices] - times[:, None])
+  matches = np.full(len(times), -1)
+  taken = set()
+  for flat in np.argsort(apart, axis=None, kind='stable').tolist():
+    i, j = flat // 2, int(choices.flat[flat])
+    if apart.flat[flat] > MAX_APART + _ROUNDING:
+      break
+    if matches[i] < 0 and j not in taken:
+      matches[i] = j
+      taken.add(j)
+  return matches
+
+
+def read_trajectory(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """Reads a trajectory.
+
+  Args:
+    path: lines `timestamp tx ty tz qx qy qz qw`; others start with '#'.
+
+  Returns:
+    times: [N] seconds, increasing; of poses with one time, which the published
+      files have, the first is taken, and the others are counted.
+    poses: [N, 7] positions and unit quaternions (x, y, z, w).
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: a malformed line, a time before the last one, or a quaternion
+      that is not of unit length.
+  """
+  rows = _read_rows(path)
+  values = []
+  for line, words in rows.items():
+    if len(words) != 8:
+      raise ValueError(
+        f'{path}, line {line}: {len(words)} numbers, expected 8: timestamp tx '
+        'ty tz qx qy qz qw.'
+      )
+    values.append(_floats(path, line, words))
+  table, lines = np.array(values), list(rows)
+  step = np.diff(table[:, 0])
+  if len(bad := np.flatnonzero(step < 0)):
+    raise ValueError(
+      f'{path}, line {lines[bad[0] + 1]}: the time {table[bad[0] + 1, 0]:.6f} '
+      'comes before that of the line above.'
+    )
+  norm = np.linalg.norm(table[:, 4:], axis=-1)
+  if len(bad := np.flatnonzero(np.abs(norm - 1) > _QUATERNION_TOLERANCE)):
+    raise ValueError(
+      f'{path}, line {lines[bad[0]]}: a quaternion of length '
+      f'{norm[bad[0]]:.4g}, expected 1 (order qx qy qz qw).'
+    )
+  table[:, 4:] /= norm[:, None]
+  again = np.flatnonzero(step == 0) + 1
+  if len(again):
+    logging.warning(
+      '%s: %d times occur twice (first: %.6f); took the first pose.',
+      path,
+      len(again),
+      table[again[0], 0],
+    )
+  table = np.delete(table, again, axis=0)
+  return table[:, 0], table[:, 1:]
+
+
+def poses_at(
+  times: np.ndarray, stamps: np.ndarray, poses: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Poses at other times than those of the trajectory.
+
+  Positions are interpolated linearly, rotations along the shortest arc; at a
+  hole in the trajectory and at its ends the nearest pose is taken.
+
+  Args:
+    times: [F] seconds.
+    stamps: [N] of the trajectory, increasing.
+    poses: [N, 7], see `read_trajectory`.
+
+  Returns:
+    posed: [F] bool, the nearest sample is within `MAX_APART`.
+    matrices: [F, 4, 4] world_from_camera; the identity where there is none.
+  """
+  last = len(stamps) - 1
+  after = np.clip(np.searchsorted(stamps, times), 1, max(last, 1))
+  low, high = after - 1, np.minimum(after, last)
+  hole = stamps[high] - stamps[low]
+  share = (times - stamps[low]) / np.maximum(hole, 1e-9)
+  share = np.where(hole > _MAX_HOLE, np.round(share), share)
+  share = np.clip(share, 0, 1)
+  apart = np.minimum(np.abs(times - stamps[low]), np.abs(times - stamps[high]))
+  posed = apart <= MAX_APART + _ROUNDING
+  position = poses[low, :3] + share[:, None] * (
+    poses[high, :3] - poses[low, :3]
+  )
+  turn = _interpolated(poses[low, 3:], poses[high, 3:], share)
+  matrices = kitti_files.rigid_matrix(_rotations(turn), position, 'quaternions')
+  return posed, np.where(posed[:, None, None], matrices, np.eye(4))
+
+
+def _interpolated(first, second, share):
+  """Unit quaternions [F, 4] on the shortest arcs between two."""
+  cosine = np.sum(first * second, -1, keepdims=True)
+  second, cosine = np.where(cosine < 0, -second, second), np.abs(cosine)
+  angle = np.arccos(np.clip(cosine, 0, 1))
+  small = angle < 1e-6
+  sine = np.sin(np.where(small, 1.0, angle))
+  share = share[:, None]
+  weight = np.where(small, 1 - share, np.sin((1 - share) * angle) / sine)
+  other = np.where(small, share, np.sin(share * angle) / sine)
+  mixed = weight * first + other * second
+  return mixed / np.linalg.norm(mixed, axis=-1, keepdims=True)
+
+
+def _rotations(quaternions):
+  """[F, 3, 3] of unit quaternions [F, 4], w last: I + 2 w [v] + 2 [v]^2."""
+  vector, w = quaternions[:, :3], quaternions[:, 3, None, None]
+  x, y, z = vector.T
+  zero = np.zeros_like(x)
+  cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1)
+  cross = cross.reshape(-1, 3, 3)
+  return np.eye(3) + 2 * w * cross + 2 * cross @ cross
+
+
+def read_depth(path: pathlib.Path) -> np.ndarray:
+  """Reads a depth image as float32 [H, W] metres, 0 for no measurement.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: it does not decode, or is not a 16-bit grey image.
+  """
+  try:
+    with PIL.Image.open(path) as image:
+      if not image.mode.startswith('I'):
+        raise ValueError(f'mode {image.mode}, expected 16-bit grey')
+      values = np.array(image)
+  except FileNotFoundError:
+    raise
+  # Pillow's PNG plugin reports broken chunks as SyntaxError.
+  except (OSError, SyntaxError, ValueError) as error:
+    raise ValueError(
+      f'{path}: the depth image does not decode ({error}); download it again, '
+      'or delete it: a missing image is allowed.'
+    ) from error
+  return (values / DEPTH_UNITS).astype(np.float32)
+
+
+def published_lens(name: str) -> lens_lib.Lens:
+  """The published lens of the camera that a sequence's name tells.
+
+  Raises:
+    ValueError: none of the names of `PUBLISHED` is in it.
+  """
+  camera = next((camera for camera in PUBLISHED if camera in name), None)
+  if camera is None:
+    raise ValueError(
+      f'The name {name!r} has none of {sorted(PUBLISHED)} in it, so the camera '
+      'is not known; give its lens, or its settings file to load_lens.'
+    )
+  return _lens(*PUBLISHED[camera])
+
+
+def _lens(pinhole, distortion):
+  fx, fy, cx, cy = pinhole
+  intrinsics = np.array([[fx, 0, cx + 0.5], [0, fy, cy + 0.5], [0, 0, 1.0]])
+  coefficients = np.array(distortion, np.float64)
+  model = 'opencv' if coefficients.any() else 'pinhole'
+  kept = coefficients if coefficients.any() else np.zeros(0)
+  return lens_lib.Lens(model, intrinsics, kept)
+
+
+def load_lens(path: str | pathlib.Path) -> lens_lib.Lens:
+  """Reads the lens from a settings file of ORB-SLAM and its descendants.
+
+  Args:
+    path: lines `Camera.fx: 520.9`, with fx fy cx cy and, if any, k1 k2 p1 p2
+      k3; other lines are ignored.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: a number is missing, or is none.
+  """
+  path = pathlib.Path(path)
+  found = {}
+  for line, words in _read_rows(path).items():
+    key = words[0].removeprefix('Camera.').removesuffix(':')
+    if words[0].startswith('Camera.') and key in _SETTINGS + _DISTORTION:
+      (found[key],) = _floats(path, line, words[1:2] or ['nothing'])
+  if missing := [key for key in _SETTINGS if key not in found]:
+    raise ValueError(
+      f'{path}: no {", ".join(f"Camera.{key}" for key in missing)}; found '
+      f'{sorted(found)}.'
+    )
+  return _lens(
+    [found[key] for key in _SETTINGS],
+    [found.get(key, 0.0) for key in _DISTORTION],
+  )

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the TUM RGB-D reader, on hand-made folders and on real frames."""
+
+import os
+import pathlib
+import pickle
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import PIL.Image
+from scipy.spatial import transform
+
+from i2ploc.geometry import lens as lens_lib
+from input_pipeline.readers import tum_files
+from input_pipeline.readers import tum_rgbd
+from tests import shared
+
+# Images every 40 ms, depth 15 ms later, poses every 10 ms: at x = t, turned
+# about z by t radians.
+_TIMES = 100 + 0.04 * np.arange(4)
+
+
+def _write_lists(folder, times=_TIMES, depth_times=_TIMES + 0.015):
+  for name, stamps in (('rgb', times), ('depth', depth_times)):
+    (folder / name).mkdir(exist_ok=True)
+    lines = ['# timestamp filename']
+    for i, stamp in enumerate(stamps):
+      file = f'{name}/{stamp:.6f}.png'
+      lines.append(f'{stamp:.6f} {file}')
+      if name == 'rgb':
+        picture = np.full((6, 8, 3), 10 + i, np.uint8)
+      else:
+        picture = np.full((6, 8), 5000 + i, np.uint16)
+      PIL.Image.fromarray(picture).save(folder / file)
+    (folder / f'{name}.txt').write_text('\n'.join(lines) + '\n')
+
+
+def _write_poses(folder, stamps=None):
+  stamps = 99.9 + 0.01 * np.arange(40) if stamps is None else stamps
+  lines = ['# timestamp tx ty tz qx qy qz qw']
+  for t in stamps:
+    half = (t - 100) / 2
+    lines.append(
+      f'{t:.6f} {t - 100:.9f} 2 3 0 0 {np.sin(half):.9f} {np.cos(half):.9f}'
+    )
+  (folder / 'groundtruth.txt').write_text('\n'.join(lines) + '\n')
+
+
+class _FolderTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    root = self.enterContext(tempfile.TemporaryDirectory(prefix='tum_'))
+    self.folder = pathlib.Path(root) / 'rgbd_dataset_freiburg2_test'
+    self.folder.mkdir()
+    _write_lists(self.folder)
+    _write_poses(self.folder)
+
+  def edit(self, name, *replacements):
+    path = self.folder / name
+    text = path.read_text()
+    for old, new in replacements:
+      self.assertIn(old, text)
+      text = text.replace(old, new, 1)
+    path.write_text(text)
+
+  def assert_fails(self, error, message, **arguments):
+    with self.assertRaisesRegex(error, message):
+      tum_rgbd.load(self.folder, **arguments)
+
+
+class LoadTest(_FolderTest):
+  def test_frames_come_back_as_written(self):
+    found = tum_rgbd.load(self.folder)
+    np.testing.assert_allclose(found.timestamp, _TIMES)
+    self.assertTrue(found.has_image.all() and found.has_depth.all())
+    sample = found.read(2)
+    np.testing.assert_array_equal(sample['image'], np.full((6, 8, 3), 12))
+    np.testing.assert_allclose(sample['depth'], 5002 / 5000, rtol=1e-6)
+    self.assertEqual(sample['depth'].dtype, np.float32)
+
+  def test_poses_are_interpolated(self):
+    _write_poses(self.folder, 99.987 + 0.03 * np.arange(10))
+    found = tum_rgbd.load(self.folder)
+    away = _TIMES - 100
+    np.testing.assert_allclose(
+      found.world_from_camera[:, 0, 3], away, atol=1e-6
+    )
+    turn = transform.Rotation.from_rotvec(away[:, None] * [0, 0, 1])
+    np.testing.assert_allclose(
+      found.world_from_camera[:, :3, :3], turn.as_matrix(), atol=1e-6
+    )
+
+  def test_a_quaternion_and_its_negative_are_one_rotation(self):
+    expected = tum_rgbd.load(self.folder).world_from_camera
+    path = self.folder / 'groundtruth.txt'
+    lines = [line.split() for line in path.read_text().splitlines()]
+    for words in lines[1::2]:
+      words[4:] = [str(-float(word)) for word in words[4:]]
+    _write_lists(self.folder, times=_TIMES + 0.005)
+    path.write_text('\n'.join(map(' '.join, lines)))
+    found = tum_rgbd.load(self.folder).world_from_camera
+    turn = np.swapaxes(expected[:, :3, :3], 1, 2) @ found[:, :3, :3]
+    np.testing.assert_allclose(turn[:, 1, 0], np.sin(0.005), atol=1e-6)
+
+  def test_at_a_hole_the_nearest_pose_is_taken(self):
+    _write_poses(self.folder, [99.99, 100.185])
+    found = tum_rgbd.load(self.folder)
+    np.testing.assert_allclose(found.timestamp, _TIMES[:1])
+    np.testing.assert_allclose(found.world_from_camera[0, 0, 3], -0.01)
+
+  def test_frames_without_a_pose_are_left_out_and_counted(self):
+    _write_poses(self.folder, [100.0, 100.01, 100.02])
+    with self.assertLogs(level='WARNING') as logs:
+      found = tum_rgbd.load(self.folder)
+    np.testing.assert_allclose(found.timestamp, _TIMES[:2])
+    self.assertRegex(logs.output[0], 'left out 2 of 4 frames.*100.08')
+
+  def test_depth_belongs_to_the_nearest_image_once(self):
+    _write_lists(self.folder, depth_times=[100.005, 100.03, 100.045, 100.2])
+    found = tum_rgbd.load(self.folder)
+    self.assertEqual(found.has_depth.tolist(), [True, True, False, False])
+    self.assertEqual(found.depths[1].stem, '100.045000')
+    _write_lists(self.folder, depth_times=[100.021])
+    found = tum_rgbd.load(self.folder)
+    self.assertEqual(found.has_depth.tolist(), [False, True, False, False])
+    _write_lists(self.folder, depth_times=[100.02])
+    self.assertEqual(tum_rgbd.load(self.folder).has_depth.sum(), 1)
+
+  def test_associations_stand_for_the_lists(self):
+    lines = [
+      f'{t:.6f} rgb/{t:.6f}.png {t + 0.015:.6f} depth/{t + 0.015:.6f}.png'
+      for t in _TIMES
+    ]
+    (self.folder / 'associations.txt').write_text('\n'.join(lines))
+    expected = tum_rgbd.load(self.folder)
+    for gone in ('depth.txt', 'rgb.txt'):
+      (self.folder / gone).unlink()
+      found = tum_rgbd.load(self.folder)
+      self.assertEqual(found.images, expected.images)
+      self.assertEqual(found.depths, expected.depths)
+
+  def test_without_depth_there_are_still_images(self):
+    (self.folder / 'depth.txt').unlink()
+    found = tum_rgbd.load(self.folder)
+    self.assertFalse(found.has_depth.any())
+    with self.assertRaisesRegex(ValueError, 'Frame 0 of .* has no depth'):
+      found.read(0)
+    self.assertEqual(found.read(0, ('image',)).keys(), {'image', 'intrinsics'})
+
+  def test_images_that_are_not_there_are_counted(self):
+    os.remove(next((self.folder / 'rgb').iterdir()))
+    with self.assertLogs(level='WARNING') as logs:
+      found = tum_rgbd.load(self.folder)
+    self.assertEqual(found.has_image.sum(), 3)
+    self.assertRegex(logs.output[0], '1 of 4 listed colour images')
+
+  def test_the_table_can_be_sent_to_a_worker_process(self):
+    found = pickle.loads(pickle.dumps(tum_rgbd.load(self.folder)))
+    self.assertEqual(found.read(0)['image'].shape, (6, 8, 3))
+
+  def test_the_order_of_the_lines_does_not_matter(self):
+    path = self.folder / 'rgb.txt'
+    lines = path.read_text().splitlines()
+    path.write_text('\n'.join(lines[:1] + lines[:0:-1]))
+    np.testing.assert_allclose(tum_rgbd.load(self.folder).timestamp, _TIMES)
+
+
+class LensTest(_FolderTest):
+  def test_the_name_tells_the_camera(self):
+    lens = tum_rgbd.load(self.folder).lens
+    self.assertEqual(lens.model, 'opencv')
+    self.assertEqual(lens.intrinsics[0].tolist(), [520.9, 0, 325.6])
+    third = tum_files.published_lens('rgbd_dataset_freiburg3_desk')
+    self.assertEqual((third.model, third.distortion.size), ('pinhole', 0))
+    with self.assertRaisesRegex(ValueError, "'desk' has none of.*load_lens"):
+      tum_files.published_lens('desk')
+
+  def test_a_settings_file(self):
+    path = self.folder / 'TUM.yaml'
+    path.write_text(
+      '%YAML:1.0\n# Camera\nCamera.fx: 500.5\nCamera.fy: 501\nCamera.cx: 320\n'
+      'Camera.cy: 240\nCamera.k1: 0.1\nCamera.p2: -0.2\nCamera.fps: 30.0\n'
+    )
+    lens = tum_files.load_lens(path)
+    np.testing.assert_array_equal(
+      lens.intrinsics, [[500.5, 0, 320.5], [0, 501, 240.5], [0, 0, 1]]
+    )
+    self.assertEqual(lens.distortion.tolist(), [0.1, 0, 0, -0.2, 0])
+    self.assertIs(tum_rgbd.load(self.folder, lens=lens).lens, lens)
+    path.write_text(path.read_text().replace('Camera.cx', 'cx'))
+    with self.assertRaisesRegex(ValueError, r'no Camera.cx; found'):
+      tum_files.load_lens(path)
+    path.write_text('Camera.fx:')
+    with self.assertRaisesRegex(ValueError, 'line 1: not numbers'):
+      tum_files.load_lens(path)
+
+
+class RefusalTest(_FolderTest):
+  def test_missing_files(self):
+    (self.folder / 'groundtruth.txt').unlink()
+    self.assert_fails(FileNotFoundError, 'groundtruth.txt; download it')
+    (self.folder / 'rgb.txt').unlink()
+    self.assert_fails(FileNotFoundError, 'no rgb.txt and no associations.txt')
+    with self.assertRaisesRegex(FileNotFoundError, 'There is no folder'):
+      tum_rgbd.load(self.folder / 'nowhere')
+
+  @parameterized.parameters(
+    ('groundtruth.txt', ' 2 3 ', ' 2 ', 'line 2: 7 numbers, expected 8'),
+    ('groundtruth.txt', ' 2 3 ', ' 2 x ', 'line 2: not numbers'),
+    ('groundtruth.txt', ' 2 3 ', ' 2 nan ', 'line 2: non-finite'),
+    ('groundtruth.txt', ' 0 0 ', ' 0 1 ', 'line 2: a quaternion of length 1.4'),
+    ('groundtruth.txt', '99.910000', '99.890000', 'line 3: the time 99.89'),
+    ('rgb.txt', '100.040000 ', '', 'line 3: 1 words, expected timestamp file'),
+    ('rgb.txt', '100.040000 ', 'soon ', 'line 3: not numbers'),
+    ('rgb.txt', '100.040000 ', '100.000000 ', 'time 100.000000 is listed twi'),
+  )
+  def test_malformed_lines_are_named(self, name, old, new, message):
+    self.edit(name, (old, new))
+    self.assert_fails(ValueError, f'{name}.*{message}')
+
+  def test_a_time_that_occurs_twice_counts_once(self):
+    self.edit('groundtruth.txt', ('99.920000', '99.910000'))
+    with self.assertLogs(level='WARNING') as logs:
+      stamps, _ = tum_files.read_trajectory(self.folder / 'groundtruth.txt')
+    self.assertLen(stamps, 39)
+    self.assertRegex(logs.output[0], '1 times occur twice .first: 99.91')
+
+  def test_empty_lists_and_binary_files(self):
+    (self.folder / 'rgb.txt').write_text('# nothing\n\n')
+    self.assert_fails(ValueError, 'rgb.txt: no entries')
+    (self.folder / 'rgb.txt').write_bytes(b'\xff\xfe\x00')
+    self.assert_fails(ValueError, 'rgb.txt: not a text file')
+
+  def test_poses_of_another_sequence(self):
+    _write_poses(self.folder, 500 + 0.01 * np.arange(9))
+    self.assert_fails(
+      ValueError, 'none of 4 images, 100.000 to 100.120 s.*500.000 to 500.080'
+    )
+
+  def test_damaged_depth(self):
+    found = tum_rgbd.load(self.folder)
+    PIL.Image.fromarray(np.zeros((6, 8), np.uint8)).save(found.depths[0])
+    with self.assertRaisesRegex(ValueError, 'mode L, expected 16-bit grey'):
+      found.read(0)
+    found.depths[1].write_bytes(found.depths[1].read_bytes()[:40])
+    with self.assertRaisesRegex(ValueError, 'does not decode'):
+      found.read(1)
+    with self.assertRaisesRegex(ValueError, r"Asked for \['points'\]"):
+      found.read(2, ('points',))
+
+
+class RealTest(absltest.TestCase):
+  def test_real_images_and_poses(self):
+    folder = shared.require(
+      'data/tum_rgbd/rgbd_dataset_freiburg3_long_office_household'
+    )
+    found = tum_rgbd.load(folder)
+    self.assertEqual(found.has_image.sum(), 19)  # of 20, one before all poses
+    row = int(np.flatnonzero(found.has_image)[3])
+    sample = found.read(row, ('image',))
+    self.assertEqual(sample['image'].shape, (480, 640, 3))
+    np.testing.assert_allclose(sample['intrinsics'][0, 2], 320.6, atol=1e-4)
+
+  def test_poses_are_those_of_another_program(self):
+    folder = shared.require('data/objects/tum_fr2_desk')
+    found = tum_rgbd.load(
+      folder, lens=tum_files.load_lens(folder / 'TUM2.yaml')
+    )
+    fixture = np.load(folder / 'fixture.npz')
+    stamps = fixture['timestamps']
+    rows = np.searchsorted(found.timestamp, stamps - 1e-4)
+    rows = np.minimum(rows, len(found.timestamp) - 1)
+    both = np.abs(found.timestamp[rows] - stamps) < 1e-3
+    self.assertGreater(both.mean(), 0.98)
+    poses = found.world_from_camera[rows[both]]
+    shift = np.linalg.norm(poses[:, :3, 3] - fixture['C_w'][both], axis=-1)
+    turn = np.abs(poses[:, :3, :3] - fixture['R_wc'][both]).max((1, 2))
+    self.assertLess(np.quantile(shift, 0.99), 0.01)
+    self.assertLess(np.quantile(turn, 0.99), 0.01)
+
+  def test_depth_agrees_between_frames(self):
+    source = shared.require('data/tum_rgbd/freiburg3_cabinet_58')
+    with tempfile.TemporaryDirectory() as root:
+      folder = pathlib.Path(root) / 'freiburg3_cabinet'
+      folder.mkdir()
+      lines = (source / 'truth_cam_poses.txt').read_text().splitlines()
+      (folder / 'groundtruth.txt').write_text('\n'.join(lines))
+      rows = []
+      for i, line in enumerate(lines):
+        stamp = line.split()[0]
+        depth = source / 'depth_imgs' / f'{i:04d}_depth_raw.png'
+        rows.append(f'{stamp} rgb/{i}.png {stamp} {depth}')
+      (folder / 'associations.txt').write_text('\n'.join(rows))
+      found = tum_rgbd.load(folder)
+      self.assertLess(_depth_disagreement(found, 0, 1), 0.06)
+      # With the poses the wrong way round nothing fits.
+      inverted = np.linalg.inv(found.world_from_camera)
+      wrong = tum_rgbd.dataclasses.replace(found, world_from_camera=inverted)
+      self.assertGreater(_depth_disagreement(wrong, 0, 1), 0.1)
+
+
+def _depth_disagreement(recording, first, second):
+  """Median metres between a depth image and another one moved to it."""
+  one, other = (
+    recording.read(row, ('depth',))['depth'] for row in (first, second)
+  )
+  intrinsics = recording.lens.intrinsics
+  rows, columns = np.nonzero(one[::4, ::4])
+  pixels = np.stack([columns, rows], -1) * 4 + 0.5
+  rays, _ = lens_lib.rays_from_pixels(recording.lens, pixels)
+  depth = one[::4, ::4][rows, columns]
+  points = rays / rays[:, 2:] * depth[:, None]
+  second_from_first = (
+    np.linalg.inv(recording.world_from_camera[second])
+    @ recording.world_from_camera[first]
+  )
+  points = points @ second_from_first[:3, :3].T + second_from_first[:3, 3]
+  seen = points @ intrinsics.T
+  at = np.floor(seen[:, :2] / seen[:, 2:]).astype(int)
+  inside = (at >= 0).all(1) & (at < [640, 480]).all(1) & (points[:, 2] > 0)
+  measured = other[at[inside, 1], at[inside, 0]]
+  error = np.abs(measured - points[inside, 2])[measured > 0]
+  return np.median(error)
+
+
+if __name__ == '__main__':
+  absltest.main()
