@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Essential matrices E = [t] R, and the relative poses behind them.
+
+x_camera1 = R x_camera0 + t, of which the length of t is unknown and here 1.
+Conventions in `epipolar`.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from i2ploc.geometry import rigid
+from i2ploc.geometry import vectors
+
+_exact = functools.partial(jnp.matmul, precision=rigid.EXACT)
+
+
+def from_pose(camera1_from_camera0: rigid.Rigid) -> jax.Array:
+  """E [3, 3]: the cross product of t with every column of R."""
+  rotation, translation = camera1_from_camera0
+  return jnp.stack(vectors.cross(translation, rotation))
+
+
+def motions(
+  essential: vectors.Matrix,
+) -> tuple[tuple[vectors.Matrix, vectors.Matrix], vectors.Vector]:
+  """The two rotations and the translation of a matrix of norm sqrt(2).
+
+  The cofactors of E are t t^T R, and they are R + [t] E (Horn, Recovering
+  baseline and orientation from essential matrix, 1990). The other rotation
+  belongs to -t; either translation goes with both.
+  """
+  cofactors = vectors.cofactors(essential)
+  translation = vectors.unit(vectors.longest(vectors.transposed(cofactors)))
+  # A row of [t] E is that of t crossed with all columns.
+  crossed = vectors.cross(translation, [jnp.stack(row) for row in essential])
+  rotations = []
+  for sign in (-1, 1):
+    first, second, _ = (
+      vectors.total(a, vectors.scaled(tuple(b), sign))
+      for a, b in zip(cofactors, crossed, strict=True)
+    )
+    # Of what is nearly essential: two axes, made orthogonal.
+    first = vectors.unit(first)
+    third = vectors.unit(vectors.cross(first, second))
+    rotations.append((first, vectors.cross(third, first), third))
+  return tuple(rotations), translation
+
+
+def depths(
+  rotation: vectors.Matrix,
+  translation: vectors.Vector,
+  ray0: vectors.Vector,
+  ray1: vectors.Vector,
+) -> tuple[jax.Array, jax.Array]:
+  """Distances of points along their rays, times a common square.
+
+  x1 x (d0 R x0 + t) = 0 gives d0, and R x0 x (d1 x1 - t) = 0 gives d1.
+  """
+  turned = vectors.apply(rotation, ray0)
+  normal = vectors.cross(ray1, turned)
+  return (
+    vectors.dot(vectors.cross(translation, ray1), normal),
+    vectors.dot(vectors.cross(translation, turned), normal),
+  )
+
+
+def choose(
+  essential: vectors.Matrix, rays0: vectors.Vector, rays1: vectors.Vector
+) -> tuple[vectors.Matrix, vectors.Vector]:
+  """Of the four poses, the one with most points ahead of both cameras.
+
+  Args:
+    essential: coordinates [V], of norm sqrt(2).
+    rays0: coordinates [N, 1].
+    rays1: coordinates [N, 1].
+
+  Returns:
+    rotation: coordinates [V].
+    translation: coordinates [V], of length 1.
+  """
+  rotations, translation = motions(essential)
+  counts = []
+  for rotation in rotations:
+    near, far = depths(rotation, translation, rays0, rays1)
+    counts.append(((near > 0) & (far > 0)).sum(0))
+    counts.append(((near < 0) & (far < 0)).sum(0))
+  ahead, behind, other, other_behind = counts
+  first = jnp.maximum(ahead, behind) >= jnp.maximum(other, other_behind)
+  rotation = tuple(
+    vectors.where(first, a, b) for a, b in zip(*rotations, strict=True)
+  )
+  opposite = jnp.where(first, behind > ahead, other_behind > other)
+  return rotation, vectors.scaled(translation, jnp.where(opposite, -1.0, 1.0))
+
+
+def decompose(
+  essential: jax.Array, rays0: jax.Array, rays1: jax.Array
+) -> rigid.Rigid:
+  """Of the four poses of E, the one with most points ahead of both cameras.
+
+  Args:
+    essential: [3, 3], of any length and sign; nearly essential is enough.
+    rays0: [N, 3].
+    rays1: [N, 3].
+
+  Returns:
+    camera1_from_camera0; the translation of length 1.
+  """
+  chex.assert_equal_shape([rays0, rays1])
+  squared = jnp.maximum(jnp.sum(essential**2), vectors.TINY)
+  flat = (essential * jnp.sqrt(2 / squared)).reshape(9, 1)
+  rays0, rays1 = (tuple(r.T[:, :, None]) for r in (rays0, rays1))
+  poses = stacked(*choose(vectors.rows(tuple(flat)), rays0, rays1))
+  return jax.tree.map(lambda leaf: leaf[0], poses)
+
+
+def stacked(
+  rotation: vectors.Matrix, translation: vectors.Vector
+) -> rigid.Rigid:
+  """Motions [V] of coordinates [V]."""
+  rotation = jnp.stack([jnp.stack(row, axis=-1) for row in rotation], axis=-2)
+  return rigid.Rigid(rotation, jnp.stack(translation, axis=-1))
+
+
+def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
+  """A relative pose near another.
+
+  Args:
+    pose: camera1_from_camera0, with a translation of length 1.
+    step: [5], rotation vector in camera 1, radians, then of the translation
+      along its `vectors.tangents`, radians.
+  """
+  turn = rigid.rotation_from_vector(step[:3])
+  first, second = vectors.tangents(tuple(pose.translation))
+  moved = pose.translation + step[3] * jnp.stack(first)
+  moved = moved + step[4] * jnp.stack(second)
+  moved = moved / jnp.sqrt(jnp.sum(moved**2))
+  # What float32 leaves of a rotation would bound the accuracy in float64.
+  rotation = rigid.orthonormalized(_exact(turn, pose.rotation))
+  return rigid.Rigid(rotation, moved)

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relative poses of two calibrated cameras from five points.
+
+Five epipolar equations leave E = x X + y Y + z Z + w W, and E is essential if
+
+  det E = 0,   2 E E^T E - trace(E E^T) E = 0,
+
+ten cubics in the unknowns. Sorted by powers of x and y they eliminate these,
+but for three equations that are linear in (x, y, 1) with coefficients of degree
+3, 3 and 4 in (z, w): their determinant, of degree 10, is zero (Nister, An
+efficient solution to the five-point relative pose problem, PAMI 2004). It is
+never expanded: its values at eleven angles of (z, w) are enough, see
+`polynomial`. Roots start Newton's method on the pose itself, which restores
+the digits that float32 lost, and through which gradients pass.
+
+Conventions in `epipolar`. Written for one sample and vmapped by the caller.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc.geometry import epipolar
+from i2ploc.geometry import essential as essential_lib
+from i2ploc.geometry import polynomial
+from i2ploc.geometry import rigid
+from i2ploc.geometry import vectors
+
+NUM_SOLUTIONS = 10
+NUM_POLISH = 3
+# Of unit rows: what one of them has beside the others, at least.
+_DEPENDENT = 1e-5
+# Of unit vectors: how far an epipolar equation may be from zero.
+_SOLVED = 1e-5
+# Of Newton's method, radians.
+_LONGEST_STEP = 0.2
+# Products of unknowns: what is eliminated, and what is kept, which belongs to
+# x, to y or to neither.
+_ELIMINATED = ['xxx', 'xxy', 'xyy', 'yyy', 'xxz', 'xxw', 'xyz', 'xyw']
+_ELIMINATED += ['yyz', 'yyw']
+_KEPT = ['xzz', 'xzw', 'xww', 'yzz', 'yzw', 'yww', 'zzz', 'zzw', 'zww', 'www']
+_FIRST_USED = _ELIMINATED.index('xxz')
+
+
+def _expansion():
+  """Mixtures [4, 32] of X, Y, Z, W, and the coefficients [32, 20] of a cubic.
+
+  The coefficients are a product of its values there. Of random mixtures these
+  lose the fewest digits, less than one.
+  """
+  mixtures = np.random.default_rng(102).normal(size=(32, 4))
+  mixtures /= np.linalg.norm(mixtures, axis=1, keepdims=True)
+  unknown = dict(zip('xyzw', mixtures.T, strict=True))
+  products = [
+    unknown[i] * unknown[j] * unknown[k] for i, j, k in _ELIMINATED + _KEPT
+  ]
+  return mixtures.T, np.linalg.pinv(np.stack(products, axis=-1)).T
+
+
+_MIXTURES, _COEFFICIENTS = _expansion()
+# Where a real camera looks is no reason for an unknown to vanish.
+_MIX = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+_exact = functools.partial(jnp.matmul, precision=rigid.EXACT)
+
+
+def _cubics(basis):
+  """Coefficients [10, 20] of the ten cubics; of X, Y, Z, W [4, 9]."""
+  mixtures = jnp.asarray(_MIXTURES, basis.dtype)
+  rows = vectors.rows(tuple(_exact(basis.T, mixtures)))
+  square = [[vectors.dot(a, b) for a in rows] for b in rows]
+  trace = square[0][0] + square[1][1] + square[2][2]
+  values = [vectors.dot(rows[0], vectors.cross(rows[1], rows[2]))]
+  for row, products in zip(rows, square, strict=True):
+    triple = vectors.total(
+      *(vectors.scaled(a, p) for a, p in zip(rows, products, strict=True))
+    )
+    values += [2 * x - trace * y for x, y in zip(triple, row, strict=True)]
+  return _exact(jnp.stack(values), jnp.asarray(_COEFFICIENTS, basis.dtype))
+
+
+def _reduced(cubics):
+  """[6, 10]: what the last six of the eliminated products are, negated.
+
+  Gauss and Jordan's elimination, every time with the largest row that is left.
+  """
+  size = len(_ELIMINATED)
+
+  def eliminate(k, state):
+    matrix, turns = state
+    column = jax.lax.dynamic_index_in_dim(matrix, k, axis=1, keepdims=False)
+    left = jnp.where(turns < 0, jnp.abs(column), -1.0)
+    chosen = jnp.arange(size) == jnp.argmax(left)
+    row = jnp.where(chosen[:, None], matrix, 0.0).sum(0)
+    pivot = jnp.where(chosen, column, 0.0).sum()
+    row = row / jnp.where(jnp.abs(pivot) < 1e-30, 1e-30, pivot)
+    factor = jnp.where(chosen, column - 1, column)
+    return matrix - factor[:, None] * row, jnp.where(chosen, k, turns)
+
+  start = cubics, jnp.full(size, -1)
+  matrix, turns = jax.lax.fori_loop(0, size, eliminate, start)
+  wanted = turns == jnp.arange(_FIRST_USED, size)[:, None]
+  rows = jnp.where(wanted[:, :, None], matrix[:, size:], 0.0)
+  return rows.sum(1)
+
+
+def _linear(reduced):
+  """Coefficients of three equations that are linear in x, y and 1.
+
+  x x z = -first and x x w = -second, so that w first = z second; likewise with
+  x y and y y.
+
+  Returns:
+    [3, 4], [3, 4] and [3, 5], of z z z, z z w, ... and z z z z, ...
+  """
+  first, second = reduced[0::2], reduced[1::2]
+  columns = ((0, 3), (3, 6), (6, 10))
+  zero = jnp.zeros_like(first[:, :1])
+  return tuple(
+    jnp.concatenate([zero, first[:, i:j]], axis=-1)
+    - jnp.concatenate([second[:, i:j], zero], axis=-1)
+    for i, j in columns
+  )
+
+
+def _powers(where, degree):
+  """z^n, z^(n - 1) w, ..., w^n; a list of arrays."""
+  z, w = jnp.sin(where), jnp.cos(where)
+  return [z ** (degree - i) * w**i for i in range(degree + 1)]
+
+
+def _at(coefficients, where):
+  """The three equations, as rows, at angles [T] of (z, w)."""
+  third, fourth = _powers(where, 3), _powers(where, 4)
+  return tuple(
+    tuple(
+      sum(c * p for c, p in zip(part[i], powers, strict=True))
+      for part, powers in zip(coefficients, (third, third, fourth), strict=True)
+    )
+    for i in range(3)
+  )
+
+
+def _essentials(basis):
+  """Essential matrices among mixtures of [4, 9]: rows of [10], valid [10]."""
+  basis = _exact(jnp.asarray(_MIX, basis.dtype), basis)
+  coefficients = _linear(_reduced(_cubics(basis)))
+  where = jnp.asarray(polynomial.angles(NUM_SOLUTIONS), basis.dtype)
+  a, b, c = _at(coefficients, where)
+  where, valid = polynomial.roots(vectors.dot(a, vectors.cross(b, c)))
+  x, y, one = vectors.longest(vectors.cofactors(_at(coefficients, where)))
+  mix = x, y, one * jnp.sin(where), one * jnp.cos(where)
+  flat = tuple(
+    sum(m * b for m, b in zip(mix, column, strict=True)) for column in basis.T
+  )
+  squared = sum(x * x for x in flat)
+  valid &= jnp.isfinite(squared) & (squared > 0)
+  scale = jnp.sqrt(2 / jnp.where(valid, squared, 1.0))
+  return vectors.rows(vectors.scaled(flat, jnp.where(valid, scale, 0.0))), valid
+
+
+def _solve(columns, right):
+  """Solves square systems by orthogonalisation; finite if one is singular.
+
+  Args:
+    columns: of the matrix, D arrays [D, V].
+    right: [D, V].
+
+  Returns:
+    D arrays [V].
+  """
+  columns, size, upper, found = list(columns), len(columns), {}, {}
+  for k in range(size):
+    inverse = jax.lax.rsqrt((columns[k] ** 2).sum(0) + vectors.TINY)
+    upper[k] = inverse
+    columns[k] = columns[k] * inverse
+    for j in range(k + 1, size):
+      upper[k, j] = (columns[k] * columns[j]).sum(0)
+      columns[j] = columns[j] - upper[k, j] * columns[k]
+  for k in reversed(range(size)):
+    rest = (columns[k] * right).sum(0)
+    for j in range(k + 1, size):
+      rest = rest - upper[k, j] * found[j]
+    found[k] = rest * upper[k]
+  return tuple(found[k] for k in range(size))
+
+
+def _errors(rotation, translation, rays0, rays1):
+  """Epipolar equations [N, V], and what their gradients are made of."""
+  turned = vectors.apply(rotation, rays0)
+  normals = vectors.cross(turned, rays1)
+  return vectors.dot(normals, translation), normals, turned
+
+
+def _polish(rotation, translation, rays0, rays1):
+  """A step of Newton's towards five epipolar equations."""
+  errors, normals, turned = _errors(rotation, translation, rays0, rays1)
+  first, second = vectors.tangents(translation)
+  columns = (
+    *vectors.cross(turned, vectors.cross(rays1, translation)),
+    *(vectors.dot(normals, along) for along in (first, second)),
+  )
+  step = _solve(columns, -errors)
+  squared = sum(x * x for x in step)
+  long = squared > _LONGEST_STEP**2
+  shorter = _LONGEST_STEP * jax.lax.rsqrt(jnp.where(long, squared, 1.0))
+  step = vectors.scaled(step, jnp.where(long, shorter, 1.0))
+  # The rotation by 2 arctan(|step| / 2) about the step (Cayley).
+  half = vectors.scaled(step[:3], 0.5)
+  factor = 2 / (1 + vectors.dot(half, half))
+  turned = []
+  for column in vectors.transposed(rotation):
+    once = vectors.cross(half, column)
+    twice = vectors.total(once, vectors.cross(half, once))
+    turned.append(vectors.total(column, vectors.scaled(twice, factor)))
+  moved = vectors.total(
+    translation, vectors.scaled(first, step[3]), vectors.scaled(second, step[4])
+  )
+  return vectors.transposed(turned), vectors.unit(moved)
+
+
+def _poses(essential, rays0, rays1):
+  """Poses of [V] essential matrices, exactly, and whether they are ones."""
+  fixed0, fixed1 = jax.lax.stop_gradient((rays0, rays1))
+  # Of one pair of rays one of the four poses is ahead.
+  pose = essential_lib.choose(
+    essential, *([x[:1] for x in r] for r in (fixed0, fixed1))
+  )
+  pose = jax.lax.fori_loop(
+    0,
+    NUM_POLISH,
+    # The last step alone carries the gradient, and all of it.
+    lambda _, pose: _polish(*jax.lax.stop_gradient(pose), rays0, rays1),
+    pose,
+  )
+  errors = _errors(*pose, rays0, rays1)[0]
+  near, far = essential_lib.depths(*pose, rays0, rays1)
+  ahead = ((near > 0) & (far > 0)).all(0)
+  return pose, ahead & (jnp.abs(errors).max(0) < _SOLVED)
+
+
+def from_five(
+  rays0: jax.Array, rays1: jax.Array
+) -> tuple[rigid.Rigid, jax.Array]:
+  """Relative poses that see five points in given directions, ahead.
+
+  Args:
+    rays0: [5, 3] unit directions in camera 0.
+    rays1: [5, 3] of the same points in camera 1.
+
+  Returns:
+    camera1_from_camera0: [10] poses, translations of length 1; finite numbers
+      of no meaning where not valid.
+    valid: [10] bool.
+  """
+  chex.assert_shape([rays0, rays1], (5, 3))
+  rows = epipolar.equations(*jax.lax.stop_gradient((rays0, rays1)))
+  basis, smallest = epipolar.complement(rows)
+  usable = (smallest > _DEPENDENT) & jnp.isfinite(basis).all()
+  basis = jnp.where(usable, basis, jnp.eye(9, dtype=basis.dtype)[:4])
+  essential, real = _essentials(basis)
+  rays0, rays1 = (
+    tuple(jnp.where(usable, r, 0.0).T[:, :, None]) for r in (rays0, rays1)
+  )
+  pose, solved = _poses(essential, rays0, rays1)
+  return essential_lib.stacked(*pose), solved & real & usable

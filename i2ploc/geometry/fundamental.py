@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fundamental matrices from seven points, and from many.
+
+Conventions in `epipolar`. Written for one sample and vmapped by the caller.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from i2ploc.geometry import epipolar
+from i2ploc.geometry import homography
+from i2ploc.geometry import polynomial
+from i2ploc.geometry import rigid
+
+NUM_SOLUTIONS = 3
+# Of unit rows: what one of them has beside the others, at least.
+_DEPENDENT = 1e-5
+_WHERE = polynomial.angles(NUM_SOLUTIONS)
+
+
+def _homogeneous(points, frame):
+  center, extent = frame
+  points = (points - center) / extent
+  return jnp.concatenate([points, jnp.ones_like(points[:, :1])], axis=-1)
+
+
+def _restore(core, frame0, frame1):
+  """F of image points from F [..., 3, 3] of points in frames; of norm 1."""
+  (center0, extent0), (center1, extent1) = frame0, frame1
+  left = core[..., :2] / extent0
+  last = core[..., 2] - (left * center0).sum(-1)
+  core = jnp.concatenate([left, last[..., None]], axis=-1)
+  top = core[..., :2, :] / extent1
+  last = core[..., 2, :] - (top * center1[:, None]).sum(-2)
+  core = jnp.concatenate([top, last[..., None, :]], axis=-2)
+  squared = jnp.sum(core**2, axis=(-2, -1), keepdims=True)
+  return core / jnp.sqrt(jnp.maximum(squared, 1e-30))
+
+
+def from_seven(
+  points0: jax.Array, points1: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The fundamental matrices of seven pairs of points.
+
+  Seven equations leave F = sin(s) A + cos(s) B, and det F = 0 is a cubic
+  (Hartley and Zisserman, 2003, section 11.1.2).
+
+  Args:
+    points0: [7, 2].
+    points1: [7, 2].
+
+  Returns:
+    matrices: [3, 3, 3]; of norm 1.
+    valid: [3] bool; one or three, or none if the pairs are dependent.
+  """
+  chex.assert_shape([points0, points1], (7, 2))
+  finite = jnp.isfinite(points0).all() & jnp.isfinite(points1).all()
+  points0, points1 = (jnp.where(finite, p, 0.0) for p in (points0, points1))
+  ones = jnp.ones_like(points0[:, 0])
+  frame0, frame1 = (homography.frame(p, ones) for p in (points0, points1))
+  basis, smallest = epipolar.complement(
+    epipolar.equations(
+      _homogeneous(points0, frame0), _homogeneous(points1, frame1)
+    )
+  )
+  usable = (smallest > _DEPENDENT) & jnp.isfinite(basis).all()
+  basis = jnp.where(usable, basis, jnp.eye(9, dtype=basis.dtype)[:2])
+  determinant = functools.partial(_determinant, basis=basis)
+  where = jnp.asarray(_WHERE, basis.dtype)
+  where, valid = polynomial.roots(determinant(where))
+  for _ in range(2):
+    # Of the last step alone the gradient is that of the root.
+    where = jax.lax.stop_gradient(where)
+    value, slope = jax.jvp(determinant, (where,), (jnp.ones_like(where),))
+    steep = jnp.abs(slope) > 1e-6
+    where -= jnp.where(steep, value / jnp.where(steep, slope, 1.0), 0.0)
+  found = _restore(_mixed(where, basis), frame0, frame1)
+  valid &= usable & jnp.isfinite(found).all((-2, -1))
+  return jnp.where(valid[:, None, None], found, 0.0), valid
+
+
+def _determinant(where, basis):
+  return epipolar.determinant(_mixed(where, basis))
+
+
+def _mixed(where, basis):
+  """Matrices [V, 3, 3] that are mixtures of [2, 9], by angles [V]."""
+  first, second = jnp.sin(where)[:, None], jnp.cos(where)[:, None]
+  return (first * basis[0] + second * basis[1]).reshape(-1, 3, 3)
+
+
+def fit(
+  points0: jax.Array, points1: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The fundamental matrix of eight pairs or more, by a linear system.
+
+  The normalised eight-point algorithm (Hartley, PAMI 1997): the least squares
+  solution, less what keeps it from having rank 2.
+
+  Args:
+    points0: [N, 2].
+    points1: [N, 2].
+    weights: [N], not negative; 0 leaves a pair out.
+
+  Returns:
+    matrix: [3, 3], of norm 1; zero where there is none.
+    valid: bool; False if the pairs determine none.
+  """
+  chex.assert_equal_shape([points0, points1])
+  real = weights[:, None] > 0
+  points0, points1 = (jnp.where(real, p, 0.0) for p in (points0, points1))
+  frame0, frame1 = (homography.frame(p, weights) for p in (points0, points1))
+  a, b = _homogeneous(points0, frame0), _homogeneous(points1, frame1)
+  rows = (b[:, :, None] * a[:, None, :]).reshape(-1, 9)
+  root = jnp.sqrt(jnp.where(weights > 0, weights, 1.0)) * (weights > 0)
+  core, valid = homography.least_vector(root[:, None] * rows)
+  core = core.reshape(3, 3)
+  right, _ = homography.least_vector(core)
+  flat = jnp.matmul(core, right, precision=rigid.EXACT)
+  found = _restore(core - jnp.outer(flat, right), frame0, frame1)
+  valid &= jnp.isfinite(found).all()
+  return jnp.where(valid, found, 0.0), valid

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Homographies between two images, from pairs of points, of which many wrong.
+
+Residuals are distances by which a point of image 1 and, together, one of image
+0 miss each other, to first order and as if both had the same noise; where a
+homography keeps lengths it is the distance in either image.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc.geometry import homography as homography_lib
+from i2ploc.robust import consensus
+from i2ploc.robust import problem as problem_lib
+from i2ploc.robust import search
+from i2ploc.robust import two_views
+
+# Squared distance of what is seen by one camera only.
+_UNSEEN = 1e6
+_LEAST_DEPTH = 1e-3
+# Magnification in either direction beyond which everything is the same point.
+_LARGEST_AREA = 1e3
+
+
+def _solve(sample: two_views.Matches) -> tuple[jax.Array, jax.Array]:
+  found, valid = homography_lib.from_four(
+    jnp.stack([sample.x0, sample.y0], axis=-1),
+    jnp.stack([sample.x1, sample.y1], axis=-1),
+  )
+  return found[None], valid[None]
+
+
+def _misses(h, data):
+  """Difference in image 1 and what it is measured by; arrays [N].
+
+  With A the derivative of the mapped point by the point, both points together
+  move by f^T (I + A A^T)^-1 f to agree (Sampson's approximation; Hartley and
+  Zisserman, Multiple View Geometry, 2003, section 4.2.6). Twice that is |f|^2
+  where A is a rotation.
+  """
+  depth = h[2, 0] * data.x0 + h[2, 1] * data.y0 + h[2, 2]
+  inverse = 1 / jnp.maximum(depth, _LEAST_DEPTH)
+  x = (h[0, 0] * data.x0 + h[0, 1] * data.y0 + h[0, 2]) * inverse
+  y = (h[1, 0] * data.x0 + h[1, 1] * data.y0 + h[1, 2]) * inverse
+  a, b = (h[0, 0] - x * h[2, 0]) * inverse, (h[0, 1] - x * h[2, 1]) * inverse
+  c, d = (h[1, 0] - y * h[2, 0]) * inverse, (h[1, 1] - y * h[2, 1]) * inverse
+  area = jnp.abs(a * d - b * c)
+  seen = depth > _LEAST_DEPTH
+  seen &= (area < _LARGEST_AREA) & (area * _LARGEST_AREA > 1)
+  xx, xy = (1 + a * a + b * b) / 2, (a * c + b * d) / 2
+  yy = (1 + c * c + d * d) / 2
+  return (x - data.x1, y - data.y1), (xx, xy, yy), seen
+
+
+def _errors(model: jax.Array, data: two_views.Matches) -> jax.Array:
+  """[N, 2], of which the squared length is the residual."""
+  (x, y), (xx, xy, yy), _ = _misses(model, data)
+  first = jax.lax.rsqrt(xx)
+  second = jax.lax.rsqrt(yy - xy * xy / xx)
+  return jnp.stack([x * first, (y - xy / xx * x) * second], axis=-1)
+
+
+def _residual(model: jax.Array, data: two_views.Matches) -> jax.Array:
+  (x, y), (xx, xy, yy), seen = _misses(model, data)
+  squared = (yy * x * x - 2 * xy * x * y + xx * y * y) / (xx * yy - xy * xy)
+  return jnp.where(seen, squared, _UNSEEN)
+
+
+def retract(homography: jax.Array, step: jax.Array) -> jax.Array:
+  """A homography near another.
+
+  Args:
+    homography: [3, 3].
+    step: [8], the first entries of a matrix X without trace; I + X moves
+      image 1.
+  """
+  last = -step[0] - step[4]
+  moved = jnp.append(step, last).reshape(3, 3)
+  moved = homography + sum(moved[:, i, None] * homography[i] for i in range(3))
+  return moved / jnp.sqrt(jnp.sum(moved**2))
+
+
+PROBLEM = problem_lib.Problem(
+  sample_size=4,
+  num_solutions=1,
+  dof=8,
+  solve=_solve,
+  residual=_residual,
+  errors=_errors,
+  retract=retract,
+)
+
+
+class Homography(NamedTuple):
+  """How one image looks in another.
+
+  Attributes:
+    image1_from_image0: float64 [3, 3], pixels, last entry 1 unless that is a
+      point at infinity; None unless `valid`.
+    inliers: [N] bool, pairs within the threshold.
+    num_inliers: their number; without `valid`, of what is no more than chance.
+    covariance: [8, 8] of the step of `retract` at it, in pixels, from the
+      inliers' own residuals.
+    num_draws: minimal samples drawn.
+    valid: whether there is a homography that means something.
+    reason: why not; empty if valid.
+  """
+
+  image1_from_image0: Any
+  inliers: np.ndarray
+  num_inliers: int
+  covariance: np.ndarray
+  num_draws: int
+  valid: bool
+  reason: str
+
+
+def homography(
+  points0: np.ndarray,
+  points1: np.ndarray,
+  threshold: float = 3.0,
+  *,
+  scores: np.ndarray | None = None,
+  sampler: str = 'auto',
+  seed: int = 0,
+  settings: consensus.Settings = consensus.DEFAULT,
+) -> Homography:
+  """The homography that most pairs of points agree with.
+
+  Args:
+    points0: [N, 2] (column, row) in image 0.
+    points1: [N, 2] of the same points, perhaps, in image 1.
+    threshold: residual of an inlier, at most, pixels.
+    scores: [N], higher is better: draws samples in that order (PROSAC).
+    sampler: of `search.SAMPLERS`.
+    seed: of the samples.
+    settings: how to search.
+
+  Returns:
+    The homography; `valid` is False, with a reason, of too few pairs, of points
+    in one place or on a line, and where no more pairs agree than strangers
+    would: two images of different places.
+
+  Raises:
+    ValueError: shapes that do not fit, values that are not finite.
+  """
+  (found,) = homographies(
+    [points0],
+    [points1],
+    threshold,
+    scores=None if scores is None else [scores],
+    sampler=sampler,
+    seed=seed,
+    settings=settings,
+  )
+  return found
+
+
+def homographies(
+  points0: Sequence[np.ndarray],
+  points1: Sequence[np.ndarray],
+  threshold: float = 3.0,
+  *,
+  scores: Sequence[np.ndarray] | None = None,
+  sampler: str = 'auto',
+  seed: int = 0,
+  settings: consensus.Settings = consensus.DEFAULT,
+) -> list[Homography]:
+  """`homography` of many pairs of images in one call.
+
+  Args:
+    points0: B arrays [N, 2]; N may differ.
+    points1: B arrays [N, 2].
+    threshold: see `homography`, as all others.
+    scores: B arrays [N].
+    sampler: of `search.SAMPLERS`.
+    seed: of the samples.
+    settings: how to search.
+  """
+  scores = [None] * len(points0) if scores is None else scores
+  pairs = [
+    two_views.checked(*pair) for pair in zip(points0, points1, strict=True)
+  ]
+  frames = [two_views.frame(*pair) for pair in pairs]
+  # One threshold for all: one unit for all.
+  extent = float(np.median([frame.extent for frame in frames]))
+  frames = [frame._replace(extent=extent) for frame in frames]
+  asked = [
+    search.Question(frame.matches(*pair), None, score)
+    for frame, pair, score in zip(frames, pairs, scores, strict=True)
+  ]
+  found = search.search_each(
+    PROBLEM,
+    asked,
+    threshold / extent,
+    sampler=sampler,
+    seed=seed,
+    settings=settings,
+  )
+  return [
+    _homography_from_found(one, question.data, frame, threshold)
+    for one, question, frame in zip(found, asked, frames, strict=True)
+  ]
+
+
+def _homography_from_found(found, data, frame, threshold):
+  """The answer in pixels, or the reason why there is none."""
+  model, covariance, reason = None, found.covariance, found.reason
+  if found.valid:
+    reason = _doubt(found, data, threshold / frame.extent)
+  elif problem := _narrow(data, threshold / frame.extent):
+    reason = f'all points are {problem}'
+  if not reason:
+    before, after = frame.matrices()
+    model = np.linalg.inv(after) @ found.model @ before
+    model = model / (model[2, 2] if abs(model[2, 2]) > 1e-12 else 1.0)
+    covariance = _in_pixels(covariance, after)
+  else:
+    covariance = np.full_like(covariance, np.inf)
+  return Homography(
+    model,
+    found.inliers,
+    found.num_inliers,
+    covariance,
+    found.num_draws,
+    not reason,
+    reason,
+  )
+
+
+def _narrow(data, threshold, chosen=slice(None)):
+  """Whether points of an image are in one place or on a line."""
+  for columns in (data[:2], data[2:]):
+    points = np.stack(columns, axis=-1)[chosen]
+    if problem := two_views.narrow(points, threshold):
+      return problem
+  return ''
+
+
+def _doubt(found, data, threshold):
+  if problem := _narrow(data, threshold, found.inliers):
+    return f'all points that agree are {problem}'
+  return two_views.doubt(PROBLEM, found.model, data, found.inliers, threshold)
+
+
+def _in_pixels(covariance, after):
+  """Covariance of steps in pixels; `after` maps pixels to the unit of image 1.
+
+  X becomes after^-1 X after.
+  """
+  if not np.isfinite(covariance).all():
+    return covariance
+  inverse = np.linalg.inv(after)
+  change = np.zeros((8, 8))
+  for i in range(8):
+    step = np.zeros(9)
+    step[i] = 1.0
+    step[8] = -step[0] - step[4]
+    change[:, i] = (inverse @ step.reshape(3, 3) @ after).reshape(9)[:8]
+  return change @ covariance @ change.T

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs of points of two images, and whether a model of them means anything.
+
+Any data agree with some model. What tells a model from chance is that points
+agree with their partners and not with those of others: partners are exchanged
+at random, and the share that still agrees is what a pair contributes by
+chance. Wherever the points crowd, that share knows. The number of models that
+could have been tried times the probability of so many agreements, at most, is
+the number of false alarms to be expected (Moisan and Stival, A probabilistic
+criterion to detect rigid point matches, IJCV 2004, with a measured background).
+"""
+
+import functools
+import math
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from i2ploc.robust import problem as problem_lib
+
+# Random pairs of which the share that agrees is taken.
+_NUM_RANDOM = 8192
+FALSE_ALARMS = 1e-3
+
+
+class Matches(NamedTuple):
+  """Points of two images that may be the same; every leaf is [N].
+
+  Attributes:
+    x0: image 0, to the right.
+    y0: down.
+    x1: image 1.
+    y1: down.
+  """
+
+  x0: jax.Array
+  y0: jax.Array
+  x1: jax.Array
+  y1: jax.Array
+
+
+class Frame(NamedTuple):
+  """Where coordinates have their origin, in both images, and their unit.
+
+  Attributes:
+    center0: [2], pixels.
+    center1: [2], pixels.
+    extent: pixels; one for both images, so that a distance is a distance.
+  """
+
+  center0: np.ndarray
+  center1: np.ndarray
+  extent: float
+
+  def matches(self, points0: np.ndarray, points1: np.ndarray) -> Matches:
+    """Data from pixels [N, 2]."""
+    points0 = (points0 - self.center0) / self.extent
+    points1 = (points1 - self.center1) / self.extent
+    return Matches(*points0.T, *points1.T)
+
+  def matrices(self) -> tuple[np.ndarray, np.ndarray]:
+    """From pixels to the coordinates of either image, [3, 3]."""
+    found = []
+    for center in (self.center0, self.center1):
+      matrix = np.diag([1 / self.extent, 1 / self.extent, 1.0])
+      matrix[:2, 2] = -center / self.extent
+      found.append(matrix)
+    return found[0], found[1]
+
+
+def checked(
+  points0: np.ndarray, points1: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Both as float64 [N, 2]; ValueError if that is not what they are."""
+  points0, points1 = (np.asarray(p, np.float64) for p in (points0, points1))
+  if points0.shape != points1.shape or points0.shape[1:] != (2,):
+    raise ValueError(
+      f'points must be [N, 2] in both images: {list(points0.shape)} beside '
+      f'{list(points1.shape)}'
+    )
+  finite = np.isfinite(points0).all(-1) & np.isfinite(points1).all(-1)
+  if not finite.all():
+    raise ValueError(
+      f'{(~finite).sum()} pairs of points are not finite, first row '
+      f'{np.flatnonzero(~finite)[0]}; leave them out'
+    )
+  return points0, points1
+
+
+def frame(points0: np.ndarray, points1: np.ndarray) -> Frame:
+  """Around the mean points; the unit is what they are apart from it."""
+  if not len(points0):
+    return Frame(np.zeros(2), np.zeros(2), 1.0)
+  center0, center1 = points0.mean(0), points1.mean(0)
+  offsets = np.stack([points0 - center0, points1 - center1])
+  extent = float(np.sqrt((offsets**2).mean()))
+  return Frame(center0, center1, extent if extent > 0 else 1.0)
+
+
+def narrow(points: np.ndarray, threshold: float) -> str:
+  """Why points [N, D] determine nothing: one place, or one line, or ''."""
+  if len(points) < 2:
+    return ''
+  spread = np.linalg.svd(points - points.mean(0), compute_uv=False)
+  spread = spread / np.sqrt(len(points))
+  if spread[0] < threshold:
+    return 'in one place'
+  return 'on a line' if spread[1] < threshold else ''
+
+
+@functools.partial(jax.jit, static_argnames='problem')
+def _agree(problem, model, data, threshold):
+  return (problem.residual(model, data) < threshold**2).mean()
+
+
+def chance(
+  problem: problem_lib.Problem, model: Any, data: Any, threshold: float
+) -> float:
+  """Share of pairs of strangers that agree with a model.
+
+  Args:
+    problem: one whose data have as many leaves of image 0, first, as of 1.
+    model: that was found.
+    data: NamedTuple of numpy arrays [N].
+    threshold: residual of an inlier.
+  """
+  num_data, half = len(data[0]), len(data) // 2
+  rng = np.random.default_rng(num_data)
+  first = rng.integers(0, num_data, _NUM_RANDOM)
+  second = (first + rng.integers(1, num_data, _NUM_RANDOM)) % num_data
+  columns = [np.float32(leaf[first]) for leaf in data[:half]]
+  columns += [np.float32(leaf[second]) for leaf in data[half:]]
+  model = jax.tree.map(np.float32, model)
+  share = float(_agree(problem, model, type(data)(*columns), threshold))
+  return (share * _NUM_RANDOM + 1) / (_NUM_RANDOM + 1)
+
+
+def distinct(data: Any, chosen: np.ndarray, threshold: float) -> int:
+  """How many of the chosen [N] pairs are more than copies of others.
+
+  Keypoints that lie on one another agree together or not at all.
+  """
+  counts = []
+  half = len(data) // 2
+  for leaves in (data[:half], data[half:]):
+    cells = np.floor(np.stack(leaves, axis=-1)[chosen] / (2 * threshold))
+    counts.append(len(np.unique(cells, axis=0)))
+  return min(counts)
+
+
+def false_alarms(
+  num_data: int, num_inliers: int, sample_size: int, share: float
+) -> float:
+  """Models as good as this one that data of strangers would be found to have.
+
+  All samples, times the binomial tail, of which Chernoff's bound is taken.
+
+  Args:
+    num_data: N.
+    num_inliers: of them agree.
+    sample_size: m, of which the model was made, and which prove nothing.
+    share: of strangers that agree.
+  """
+  left, agreeing = num_data - sample_size, num_inliers - sample_size
+  if agreeing <= 0 or agreeing <= share * left:
+    return math.inf
+  part = agreeing / left
+  bits = part * math.log(part / share)
+  if part < 1:
+    bits += (1 - part) * math.log((1 - part) / (1 - share))
+  exponent = math.log(math.comb(num_data, sample_size)) - left * bits
+  return math.exp(max(exponent, -700.0)) if exponent < 700 else math.inf
+
+
+def doubt(
+  problem: problem_lib.Problem,
+  model: Any,
+  data: Any,
+  inliers: np.ndarray,
+  threshold: float,
+) -> str:
+  """Why a model may be chance; '' if it is not."""
+  share = chance(problem, model, data, threshold)
+  everything = np.ones(len(inliers), bool)
+  total = distinct(data, everything, threshold)
+  count = distinct(data, inliers, threshold)
+  if false_alarms(total, count, problem.sample_size, share) < FALSE_ALARMS:
+    return ''
+  return (
+    f'{count} of {total} distinct pairs agree, of which {problem.sample_size} '
+    f'would in any case and {share * total:.1f} by chance'
+  )

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Homographies from pairs of points of which many are wrong."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc.robust import consensus
+from i2ploc.robust import homography
+from i2ploc.robust import two_views as two_views_lib
+from tests.geometry import two_views as planted
+from tests.robust import two_views
+
+SETTINGS = consensus.Settings(max_draws=4096)
+CORNERS = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * two_views.SIZE
+
+
+def _solve(points0, points1, threshold=3.0, **kwargs):
+  return homography.homography(
+    points0, points1, threshold, settings=SETTINGS, **kwargs
+  )
+
+
+def _corner_error(found, true):
+  """Pixels, mean over the corners of image 0."""
+  there = [planted.mapped(m[None], CORNERS[None])[0] for m in (found, true)]
+  return np.linalg.norm(there[0] - there[1], axis=-1).mean()
+
+
+class HomographyTest(parameterized.TestCase):
+  @parameterized.parameters(0.0, 0.5, 0.8)
+  def test_a_planted_homography_is_found(self, outliers):
+    points0, points1, inliers, true = two_views.homography(200, outliers)
+    found = _solve(points0, points1)
+    self.assertTrue(found.valid, found.reason)
+    self.assertLess(_corner_error(found.image1_from_image0, true), 4.0)
+    # With noise in both images 3 px are 2.1 deviations.
+    self.assertGreater(np.mean(found.inliers == inliers), 0.85)
+    self.assertEqual(found.num_inliers, found.inliers.sum())
+    self.assertAlmostEqual(found.image1_from_image0[2, 2], 1.0)
+
+  def test_without_noise_it_is_exact_however_far_the_origin(self):
+    points0, points1, _, true = two_views.homography(200, 0.3, noise=0.0)
+    found = _solve(points0, points1)
+    self.assertLess(_corner_error(found.image1_from_image0, true), 1e-6)
+    far = _solve(points0 + 1e5, points1 - 1e5)
+    shift = np.eye(3)
+    shift[:2, 2] = 1e5
+    near = shift @ far.image1_from_image0 @ shift
+    self.assertLess(_corner_error(near, true), 1e-3)
+
+  def test_scores_find_what_is_rare(self):
+    points0, points1, inliers, true = two_views.homography(200, 0.9)
+    scores = inliers + np.random.default_rng(0).normal(size=200)
+    found = _solve(points0, points1, scores=scores)
+    self.assertTrue(found.valid, found.reason)
+    self.assertLess(_corner_error(found.image1_from_image0, true), 10.0)
+
+  def test_many_at_once_and_the_covariance_is_that_of_their_errors(self):
+    true = two_views.homography(1, 0.0, seed=7)[3]
+    pairs = []
+    for seed in range(40):
+      rng = np.random.default_rng(seed)
+      points0 = rng.uniform(0, 1, (200, 2)) * two_views.SIZE
+      points1 = planted.mapped(true[None], points0[None])[0]
+      pairs.append(two_views.spoilt(rng, points0, points1, 0.2, 1.0)[:2])
+    found = homography.homographies(
+      [p[0] for p in pairs], [p[1] for p in pairs], 6.0, settings=SETTINGS
+    )
+    squares = []
+    for one in found:
+      self.assertTrue(one.valid, one.reason)
+      relative = one.image1_from_image0 @ np.linalg.inv(true)
+      relative /= np.cbrt(np.linalg.det(relative))
+      step = (relative - np.eye(3)).reshape(9)[:8]
+      squares.append(step @ np.linalg.solve(one.covariance, step))
+    # The squared distance of Mahalanobis is 8 on average.
+    self.assertBetween(np.mean(squares), 6.0, 11.0)
+
+  @parameterized.named_parameters(
+    ('three_pairs', lambda a, b: (a[:3], b[:3]), 'are needed'),
+    ('nothing', lambda a, b: (a[:0], b[:0]), 'are needed'),
+    ('one_place', lambda a, b: (a[:1] + 0 * a, b), 'in one place'),
+    ('a_line', lambda a, b: (a * [1, 0], b), 'on a line'),
+    ('a_line_in_image_1', lambda a, b: (a, b[:, :1] * [1, 2]), 'on a line'),
+  )
+  def test_degenerate_data_are_not_valid(self, spoil, reason):
+    points0, points1, _, _ = two_views.homography(200, 0.0)
+    found = _solve(*spoil(points0, points1))
+    self.assertFalse(found.valid)
+    self.assertIn(reason, found.reason)
+    self.assertIsNone(found.image1_from_image0)
+    self.assertFalse(np.isfinite(found.covariance).any())
+
+  def test_random_pairs_are_rejected(self):
+    for seed in range(5):
+      points0, points1, _, _ = two_views.homography(200, 1.0, seed)
+      found = _solve(points0, points1)
+      self.assertFalse(found.valid)
+      self.assertRegex(found.reason, 'by chance|no sample')
+
+  def test_copies_of_a_few_pairs_prove_nothing(self):
+    points0, points1, _, _ = two_views.homography(200, 1.0)
+    points0[20:], points1[20:] = points0[0], points1[0]
+    points0 = points0 + np.random.default_rng(0).uniform(0, 0.1, points0.shape)
+    found = _solve(points0, points1)
+    self.assertFalse(found.valid)
+
+  def test_bad_input_is_named(self):
+    points0, points1, _, _ = two_views.homography(20, 0.0)
+    with self.assertRaisesRegex(ValueError, r'\[N, 2\].*\[20, 2\].*\[19, 2\]'):
+      _solve(points0, points1[:19])
+    points1[7, 0] = np.nan
+    with self.assertRaisesRegex(ValueError, '1 pairs.*first row 7'):
+      _solve(points0, points1)
+
+
+class ProblemTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    points0, points1, _, true = two_views.homography(50, 0.0)
+    frame = two_views_lib.frame(points0, points1)
+    before, after = frame.matrices()
+    model = after @ true @ np.linalg.inv(before)
+    self.model = jnp.asarray(model / np.linalg.norm(model), jnp.float32)
+    data = frame.matches(points0, points1)
+    self.data = jax.tree.map(jnp.float32, data)
+
+  def test_the_residual_is_the_squared_length_of_the_errors(self):
+    errors = homography.PROBLEM.errors(self.model, self.data)
+    residual = homography.PROBLEM.residual(self.model, self.data)
+    np.testing.assert_allclose(residual, (errors**2).sum(-1), rtol=1e-3)
+
+  def test_the_residual_is_the_same_from_either_side(self):
+    forth = homography.PROBLEM.residual(self.model, self.data)
+    x0, y0, x1, y1 = self.data
+    back = jnp.linalg.inv(self.model)
+    back = back / jnp.linalg.norm(back)
+    back = homography.PROBLEM.residual(
+      back, two_views_lib.Matches(x1, y1, x0, y0)
+    )
+    np.testing.assert_allclose(forth, back, rtol=0.1, atol=1e-8)
+
+  def test_what_is_behind_or_a_single_point_is_no_inlier(self):
+    behind = homography.PROBLEM.residual(-self.model, self.data)
+    self.assertGreater(behind.min(), 1e3)
+    collapse = jnp.asarray([[1e-4, 0, 0], [0, 1e-4, 0], [0, 0, 1.0]])
+    one = two_views_lib.Matches(
+      self.data.x0, self.data.y0, 0 * self.data.x1, 0 * self.data.y1
+    )
+    squared = homography.PROBLEM.residual(collapse, one)
+    self.assertGreater(squared.min(), 1e3)
+
+  def test_retract_moves_in_eight_directions(self):
+    retract = homography.PROBLEM.retract
+    still = retract(self.model, jnp.zeros(8))
+    np.testing.assert_allclose(still, self.model, atol=1e-6)
+    slope = jax.jacobian(lambda s: retract(self.model, s).ravel())(jnp.zeros(8))
+    self.assertGreater(np.linalg.svd(slope)[1].min(), 1e-2)
+
+
+if __name__ == '__main__':
+  absltest.main()
