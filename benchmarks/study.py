@@ -68,7 +68,8 @@ class Options(NamedTuple):
     data_dir: where the data lies; None for the config's default.
     names: only these rows; empty for all.
     num_seeds: runs of each row.
-    steps: of training; None for the config's.
+    steps: of training, of the first row's batch: all rows get as many pairs;
+      None for each config's own.
     jobs: runs at a time, which share the cores.
     train: False to show what is there.
   """
@@ -95,16 +96,19 @@ def default_config(row: Row):
 
 
 def command(
-  row: Row, seed: int, folder: pathlib.Path, options: Options
+  study: Study, name: str, seed: int, folder: pathlib.Path, options: Options
 ) -> list[str]:
   """The command that trains and evaluates a row.
 
   A row with another batch size gets as many pairs, not as many steps.
   """
-  config = default_config(row).train
-  num_steps = options.steps or config.num_steps
+  row, config = study.rows[name], default_config(study.rows[name]).train
+  pairs = config.num_steps * config.batch_size
+  if options.steps:
+    first = default_config(next(iter(study.rows.values()))).train
+    pairs = options.steps * first.batch_size
   size = int(row.fields.get('train.batch_size', config.batch_size))
-  num_steps = num_steps * config.batch_size // size
+  num_steps = pairs // size
   fields = row.fields | {
     'seed': str(seed),
     'train.num_steps': str(num_steps),
@@ -154,7 +158,7 @@ def train(
     start = time.time()
     with (folder / 'log.txt').open('a') as log:
       done = subprocess.run(
-        command(study.rows[name], seed, folder, options),
+        command(study, name, seed, folder, options),
         cwd=ROOT,
         env=_environment(options.jobs),
         stdout=log,

@@ -19,6 +19,7 @@ STUDY = study.Study(
   rows={
     'first': study.Row('one', SALIENCY),
     'small': study.Row('other', SALIENCY, {'train.batch_size': '16'}),
+    'own': study.Row('own batch', 'lip_loc.py:recipe=released'),
   },
   columns={'R@1': study.RECALL, 'R@5': 'five'},
 )
@@ -39,7 +40,7 @@ class StudyTest(absltest.TestCase):
 
   def _command(self, name, steps=None):
     options = self.options._replace(steps=steps)
-    return study.command(STUDY.rows[name], 3, self.folder, options)
+    return study.command(STUDY, name, 3, self.folder, options)
 
   def test_another_batch_size_gets_as_many_pairs(self):
     first = self._command('first', 200)
@@ -47,6 +48,7 @@ class StudyTest(absltest.TestCase):
     small = self._command('small', 200)
     self.assertIn('--config.train.num_steps=800', small)
     self.assertIn('--config.train.batch_size=16', small)
+    self.assertIn('--config.train.num_steps=400', self._command('own', 200))
     self.assertIn('--config.seed=3', small)
     self.assertNotIn('--data_dir=None', small)
     default = study.default_config(STUDY.rows['first']).train.num_steps
@@ -82,7 +84,7 @@ class StudyTest(absltest.TestCase):
       found = study.run_study(STUDY, self.options)
     self.assertEqual(found['first'][0][study.RECALL], 50.0)
     self.assertEqual(found['small'][0][study.RECALL], 40.0)
-    self.assertEqual(run.call_count, 1)
+    self.assertEqual(run.call_count, 2)
 
   def test_a_failed_run_names_its_log(self):
     failed = subprocess.CompletedProcess([], 1)
