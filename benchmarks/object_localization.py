@@ -209,7 +209,7 @@ def show(results: Sequence[dict[str, Any]]) -> None:
   names = list(results[0]['success'])
   print(
     f'{"method":22}{"draws":>6}'
-    + ''.join(f'{name:>20}' for name in names[:3])
+    + ''.join(f'{name:>22}' for name in names[:3])
     + ''.join(f'{name:>11}' for name in names[3:])
     + f'{"median cm":>11}{"ms":>8}{"ECE":>7}{"AUC":>7}'
   )
@@ -226,7 +226,7 @@ def show(results: Sequence[dict[str, Any]]) -> None:
 
 def _with_interval(rate):
   text = f'{rate["value"]:.3f} [{rate["low"]:.3f}, {rate["high"]:.3f}]'
-  return f'{text:>20}'
+  return f'{text:>22}'
 
 
 def show_draws(results: Sequence[dict[str, Any]], metres: float = 0.5) -> dict:
@@ -273,19 +273,16 @@ def speed(num_calls: int = 200) -> dict[str, float]:
   return results
 
 
-def scaling(num_queries: int = 40) -> list[dict[str, Any]]:
-  """Random maps of more and more look-alikes, with and without pruning."""
+def scaling(num_queries: int = 20) -> list[dict[str, Any]]:
+  """Random maps of more and more look-alikes: sizes against uniform draws."""
   results = []
   for size in (64, 256, 1024, 4096):
-    queries = object_worlds.make_queries(size, num_queries)
-    queries = Queries(**queries)
-    for prune in (True, False):
-      row = Row(
-        f'{size} landmarks' + ('' if prune else ', unpruned'),
-        {'method': 'category', 'prune': prune},
-      )
-      (result,) = measure(queries, [row], [4096])
-      results.append(result)
+    worlds = object_worlds.make_queries(size, num_queries)
+    rows = (
+      Row(f'{size}, by sizes', {'method': 'category'}),
+      Row(f'{size}, uniform', {'method': 'category', **UNIFORM}),
+    )
+    results += measure(Queries(**worlds), rows, [4096])
   show(results)
   return results
 

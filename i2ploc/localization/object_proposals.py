@@ -316,7 +316,7 @@ def propose(
   """Triples of candidate pairs to solve, the most promising first.
 
   'auto' lists all triples of compatible pairs, and takes the most promising of
-  them. The others draw at random.
+  them; without sizes and too many to list, it is B-PROSAC. The others draw.
 
   Args:
     seen: the detections.
@@ -338,6 +338,9 @@ def propose(
   if num_draws < 1:
     raise ValueError(f'{num_draws} draws give no pose; allow at least 1.')
   graph = compatible(seen, ellipsoids, candidates, prune)
+  if not prune and graph.allowed.sum() > 2 * _MOST_EDGES and sampler == 'auto':
+    # Without sizes nothing tells which pairs of pairs are best.
+    sampler = 'b_prosac'
   if sampler != 'auto':
     return draw(candidates, graph.allowed, sampler, num_draws, seed)
   triples = listed(graph)
