@@ -36,12 +36,9 @@ def _solve(sample: two_views.Matches) -> tuple[jax.Array, jax.Array]:
 
 
 def _misses(h, data):
-  """Difference in image 1 and what it is measured by; arrays [N].
+  """Differences (x, y) in image 1, the derivative (a, b, c, d), and seen [N].
 
-  With A the derivative of the mapped point by the point, both points together
-  move by f^T (I + A A^T)^-1 f to agree (Sampson's approximation; Hartley and
-  Zisserman, Multiple View Geometry, 2003, section 4.2.6). Twice that is |f|^2
-  where A is a rotation.
+  The derivative A is that of the mapped point by the point.
   """
   depth = h[2, 0] * data.x0 + h[2, 1] * data.y0 + h[2, 2]
   inverse = 1 / jnp.maximum(depth, _LEAST_DEPTH)
@@ -52,23 +49,39 @@ def _misses(h, data):
   area = jnp.abs(a * d - b * c)
   seen = depth > _LEAST_DEPTH
   seen &= (area < _LARGEST_AREA) & (area * _LARGEST_AREA > 1)
-  xx, xy = (1 + a * a + b * b) / 2, (a * c + b * d) / 2
-  yy = (1 + c * c + d * d) / 2
-  return (x - data.x1, y - data.y1), (xx, xy, yy), seen
+  return (x - data.x1, y - data.y1), (a, b, c, d), seen
+
+
+def _determinant(derivative):
+  """Of I + A A^T, without a difference that rounding would make negative."""
+  a, b, c, d = derivative
+  return 1 + a * a + b * b + c * c + d * d + (a * d - b * c) ** 2
+
+
+def _residual(model: jax.Array, data: two_views.Matches) -> jax.Array:
+  """2 f^T (I + A A^T)^-1 f, by which both points together move to agree.
+
+  Sampson's approximation (Hartley and Zisserman, Multiple View Geometry, 2003,
+  section 4.2.6), twice: |f|^2 where A is a rotation.
+  """
+  (x, y), derivative, seen = _misses(model, data)
+  a, b, c, d = derivative
+  squared = x * x + y * y + (c * x - a * y) ** 2 + (d * x - b * y) ** 2
+  squared = 2 * squared / _determinant(derivative)
+  return jnp.where(seen, squared, _UNSEEN)
 
 
 def _errors(model: jax.Array, data: two_views.Matches) -> jax.Array:
   """[N, 2], of which the squared length is the residual."""
-  (x, y), (xx, xy, yy), _ = _misses(model, data)
-  first = jax.lax.rsqrt(xx)
-  second = jax.lax.rsqrt(yy - xy * xy / xx)
-  return jnp.stack([x * first, (y - xy / xx * x) * second], axis=-1)
-
-
-def _residual(model: jax.Array, data: two_views.Matches) -> jax.Array:
-  (x, y), (xx, xy, yy), seen = _misses(model, data)
-  squared = (yy * x * x - 2 * xy * x * y + xx * y * y) / (xx * yy - xy * xy)
-  return jnp.where(seen, squared, _UNSEEN)
+  (x, y), derivative, _ = _misses(model, data)
+  a, b, c, d = derivative
+  # I + A A^T = L L^T.
+  square, mixed = 1 + a * a + b * b, a * c + b * d
+  first = x * jax.lax.rsqrt(square)
+  second = (square * y - mixed * x) * jax.lax.rsqrt(
+    square * _determinant(derivative)
+  )
+  return jnp.sqrt(2.0) * jnp.stack([first, second], axis=-1)
 
 
 def retract(homography: jax.Array, step: jax.Array) -> jax.Array:

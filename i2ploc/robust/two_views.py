@@ -103,16 +103,25 @@ def narrow(points: np.ndarray, threshold: float) -> str:
   """Why points [N, D] determine nothing: one place, or one line, or ''."""
   if len(points) < 2:
     return ''
-  spread = np.linalg.svd(points - points.mean(0), compute_uv=False)
-  spread = spread / np.sqrt(len(points))
-  if spread[0] < threshold:
+  offsets = points - points.mean(0)
+  *_, second, first = np.linalg.eigvalsh(offsets.T @ offsets / len(points))
+  if first < threshold**2:
     return 'in one place'
-  return 'on a line' if spread[1] < threshold else ''
+  return 'on a line' if second < threshold**2 else ''
 
 
 @functools.partial(jax.jit, static_argnames='problem')
 def _agree(problem, model, data, threshold):
   return (problem.residual(model, data) < threshold**2).mean()
+
+
+@functools.lru_cache(maxsize=64)
+def _strangers(num_data):
+  """Rows [2, _NUM_RANDOM] of data, the two of a column never the same."""
+  rng = np.random.default_rng(num_data)
+  first = rng.integers(0, num_data, _NUM_RANDOM)
+  second = first + rng.integers(1, num_data, _NUM_RANDOM)
+  return np.stack([first, second % num_data])
 
 
 def chance(
@@ -126,10 +135,8 @@ def chance(
     data: NamedTuple of numpy arrays [N].
     threshold: residual of an inlier.
   """
-  num_data, half = len(data[0]), len(data) // 2
-  rng = np.random.default_rng(num_data)
-  first = rng.integers(0, num_data, _NUM_RANDOM)
-  second = (first + rng.integers(1, num_data, _NUM_RANDOM)) % num_data
+  half = len(data) // 2
+  first, second = _strangers(len(data[0]))
   columns = [np.float32(leaf[first]) for leaf in data[:half]]
   columns += [np.float32(leaf[second]) for leaf in data[half:]]
   model = jax.tree.map(np.float32, model)
@@ -145,8 +152,8 @@ def distinct(data: Any, chosen: np.ndarray, threshold: float) -> int:
   counts = []
   half = len(data) // 2
   for leaves in (data[:half], data[half:]):
-    cells = np.floor(np.stack(leaves, axis=-1)[chosen] / (2 * threshold))
-    counts.append(len(np.unique(cells, axis=0)))
+    cells = [np.floor(leaf[chosen] / (2 * threshold)) for leaf in leaves]
+    counts.append(len(set(zip(*cells, strict=True))))
   return min(counts)
 
 

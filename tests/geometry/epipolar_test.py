@@ -57,7 +57,7 @@ class SampsonTest(parameterized.TestCase):
     pose = rigid.Rigid(jnp.asarray(rotation[0]), jnp.asarray(translation[0]))
     matrix = essential.from_pose(pose)
     rng = np.random.default_rng(1)
-    points = [r[0] + 1e-3 * rng.normal(size=r[0].shape) for r in (rays0, rays1)]
+    points = [r[0] + 0.3 * rng.normal(size=r[0].shape) for r in (rays0, rays1)]
     norm = [np.linalg.norm(p, axis=-1) if sphere else p[:, 2] for p in points]
     a, b = (p / n[:, None] for p, n in zip(points, norm, strict=True))
     found = epipolar.sampson(

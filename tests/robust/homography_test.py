@@ -13,7 +13,7 @@ from i2ploc.robust import two_views as two_views_lib
 from tests.geometry import two_views as planted
 from tests.robust import two_views
 
-SETTINGS = consensus.Settings(max_draws=4096)
+SETTINGS = consensus.Settings(max_draws=2048)
 CORNERS = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * two_views.SIZE
 
 
@@ -61,7 +61,7 @@ class HomographyTest(parameterized.TestCase):
   def test_many_at_once_and_the_covariance_is_that_of_their_errors(self):
     true = two_views.homography(1, 0.0, seed=7)[3]
     pairs = []
-    for seed in range(40):
+    for seed in range(16):
       rng = np.random.default_rng(seed)
       points0 = rng.uniform(0, 1, (200, 2)) * two_views.SIZE
       points1 = planted.mapped(true[None], points0[None])[0]
@@ -77,7 +77,7 @@ class HomographyTest(parameterized.TestCase):
       step = (relative - np.eye(3)).reshape(9)[:8]
       squares.append(step @ np.linalg.solve(one.covariance, step))
     # The squared distance of Mahalanobis is 8 on average.
-    self.assertBetween(np.mean(squares), 6.0, 11.0)
+    self.assertBetween(np.mean(squares), 5.5, 12.0)
 
   @parameterized.named_parameters(
     ('three_pairs', lambda a, b: (a[:3], b[:3]), 'are needed'),
@@ -95,7 +95,7 @@ class HomographyTest(parameterized.TestCase):
     self.assertFalse(np.isfinite(found.covariance).any())
 
   def test_random_pairs_are_rejected(self):
-    for seed in range(5):
+    for seed in range(3):
       points0, points1, _, _ = two_views.homography(200, 1.0, seed)
       found = _solve(points0, points1)
       self.assertFalse(found.valid)
@@ -143,6 +143,20 @@ class ProblemTest(absltest.TestCase):
     )
     np.testing.assert_allclose(forth, back, rtol=0.1, atol=1e-8)
 
+  def test_residuals_of_any_matrix_are_numbers_from_zero(self):
+    # Of (yy x x - 2 xy x y + xx y y) / (xx yy - xy xy) rounding leaves some
+    # that are negative, and a search would believe them.
+    rng = np.random.default_rng(0)
+    models = rng.normal(size=(20_000, 3, 3)) * 10.0 ** rng.uniform(
+      -3, 3, (20_000, 3, 1)
+    )
+    models /= np.linalg.norm(models, axis=(1, 2), keepdims=True)
+    residual = jax.jit(
+      jax.vmap(homography.PROBLEM.residual, in_axes=(0, None))
+    )(np.float32(models), self.data)
+    self.assertTrue(np.isfinite(residual).all())
+    self.assertGreaterEqual(residual.min(), 0.0)
+
   def test_what_is_behind_or_a_single_point_is_no_inlier(self):
     behind = homography.PROBLEM.residual(-self.model, self.data)
     self.assertGreater(behind.min(), 1e3)
@@ -157,8 +171,8 @@ class ProblemTest(absltest.TestCase):
     retract = homography.PROBLEM.retract
     still = retract(self.model, jnp.zeros(8))
     np.testing.assert_allclose(still, self.model, atol=1e-6)
-    slope = jax.jacobian(lambda s: retract(self.model, s).ravel())(jnp.zeros(8))
-    self.assertGreater(np.linalg.svd(slope)[1].min(), 1e-2)
+    slope = jax.jit(jax.jacobian(lambda s: retract(self.model, s).ravel()))
+    self.assertGreater(np.linalg.svd(slope(jnp.zeros(8)))[1].min(), 1e-2)
 
 
 if __name__ == '__main__':

@@ -75,7 +75,9 @@ def keypoints(
   for level in range(_LEVELS):
     scale = _RATIO**level
     blurred = ndimage.gaussian_filter(grey, 0.5 * scale) if level else grey
-    small = ndimage.zoom(blurred, 1 / scale, order=1, grid_mode=True)
+    small = ndimage.zoom(
+      blurred, 1 / scale, order=1, mode='grid-constant', grid_mode=True
+    )
     if min(small.shape) < 4 * _MARGIN:
       break
     positions, gradient = _corners(small, round(count / scale))
