@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.geometry import vectors
 from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import search
@@ -60,26 +61,15 @@ def _distance(plane: Plane, data: Points) -> jax.Array:
   return a * data.x + b * data.y + c * data.z - plane.offset
 
 
-def tangents(normal: jax.Array) -> jax.Array:
-  """Two unit vectors [2, 3], at right angles to a third and to each other.
-
-  The reflection that maps the z axis to the normal or its opposite, whichever
-  is further away, maps the x and y axes to them (Householder).
-  """
-  away = normal.at[2].add(jnp.where(normal[2] < 0, -1.0, 1.0))
-  mirror = 2 * jnp.outer(away, away) / jnp.sum(away**2)
-  return (jnp.eye(3, dtype=normal.dtype) - mirror)[:2]
-
-
 def retract(plane: Plane, step: jax.Array) -> Plane:
   """`plane`, tilted and moved.
 
   Args:
     plane: where to start.
-    step: [3], of the normal along its `tangents`, radians, then of the offset,
-      metres.
+    step: [3], of the normal along its `vectors.tangents`, radians, then of the
+      offset, metres.
   """
-  first, second = tangents(plane.normal)
+  first, second = map(jnp.stack, vectors.tangents(plane.normal))
   normal = plane.normal + step[0] * first + step[1] * second
   normal = normal / jnp.sqrt(jnp.sum(normal**2))
   return Plane(normal, plane.offset + step[2])
@@ -145,8 +135,7 @@ def _about_origin(found, center):
   offset = found.model.offset + normal @ center
   side = -1.0 if offset < 0 else 1.0
   before, after = (
-    np.asarray(tangents(jnp.asarray(n)), np.float64)
-    for n in (normal, side * normal)
+    np.asarray(vectors.tangents(n), np.float64) for n in (normal, side * normal)
   )
   covariance = found.covariance
   if np.isfinite(covariance).all():

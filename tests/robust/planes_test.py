@@ -6,6 +6,7 @@ from absl.testing import parameterized
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.geometry import vectors
 from i2ploc.robust import consensus
 from i2ploc.robust import lines
 from i2ploc.robust import planes
@@ -87,7 +88,7 @@ class PlanesTest(parameterized.TestCase):
     normals = rng.normal(size=(200, 3)).astype(np.float32)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     for normal in (*normals[:20], *np.eye(3), *-np.eye(3)):
-      both = planes.tangents(jnp.asarray(normal, jnp.float32))
+      both = np.asarray(vectors.tangents(jnp.asarray(normal, jnp.float32)))
       axes = np.concatenate([both, normal[None]])
       np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-6)
 
@@ -96,7 +97,7 @@ def _spread(model, covariance, point):
   """Variance of the distance of a point from the plane or line."""
   normal = np.asarray(model.normal)
   if len(normal) == 3:
-    slopes = np.asarray(planes.tangents(jnp.asarray(normal))) @ point
+    slopes = np.asarray(vectors.tangents(jnp.asarray(normal))) @ point
   else:
     slopes = [np.array([-normal[1], normal[0]]) @ point]
   slopes = np.append(slopes, -1.0)
