@@ -32,9 +32,9 @@ clean:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "i2ploc needs Python >= 3.11, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install -q -r requirements.txt
+	.venv/bin/python -m pip install -q --no-compile -r requirements.txt
 	@touch $@
 
 .venv/dev: requirements-dev.txt .venv/runtime
-	.venv/bin/python -m pip install -q -r requirements-dev.txt
+	.venv/bin/python -m pip install -q --no-compile -r requirements-dev.txt
 	@touch $@

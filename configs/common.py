@@ -61,10 +61,10 @@ def defaults() -> ml_collections.ConfigDict:
       train=dict(
         pretrained='',  # folder or file of an image encoder to start from
         batch_size=64,
-        num_steps=600,
+        num_steps=480,
         num_chunks=1,  # > 1: gradient cache, the same negatives in less memory
         ema_decay=0.99,
-        eval_every=200,
+        eval_every=160,
         save_every=60,
         color_jitter=0.4,
         mirror=True,

@@ -249,7 +249,7 @@ def _release(config, arg, experiment, backbone):
     town_run=1,
   )
   # Small: as many pairs as in our recipe.
-  batch, num_steps, eval_every = 32, 1200, 400
+  batch, num_steps, eval_every = 32, 960, 320
   if experiment is not None:
     batch = experiment.batch_size
     eval_every = experiment.num_frames // batch

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent import futures
 import functools
 import hashlib
+import itertools
 import pathlib
 import threading
 
@@ -157,17 +158,20 @@ def _render_all(directory, missing, wanted, render, workers) -> None:
     total=total, initial=total - left, unit='frame', desc='synthetic_city'
   )
 
-  def make(unit: splits.Unit) -> None:
-    made = []
-    for record in render(unit):
-      if stop.is_set():
-        return
-      made.append(record)
-      bar.update()
-    records.write(directory / unit.name, made)
+  def make(units: list[splits.Unit]) -> None:
+    for unit in units:
+      made = []
+      for record in render(unit):
+        if stop.is_set():
+          return
+        made.append(record)
+        bar.update()
+      records.write(directory / unit.name, made)
 
+  # One worker per town: several would each lay it out for themselves.
+  towns = itertools.groupby(missing, key=lambda unit: unit.drive.town)
   with bar, futures.ThreadPoolExecutor(workers) as pool:
-    jobs = [pool.submit(make, unit) for unit in missing]
+    jobs = [pool.submit(make, list(units)) for _, units in towns]
     try:
       for job in futures.as_completed(jobs):
         job.result()
