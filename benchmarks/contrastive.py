@@ -40,12 +40,12 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks.parity_rows import comparison
+from i2ploc import compilation
 from i2ploc.losses import contrastive
 from i2ploc.losses import sharded
 from i2ploc.losses import tiled
 from i2ploc.losses import tiles
 from i2ploc.retrieval import relations as relations_lib
-from i2ploc.training import compilation
 
 NAMES = ('exact', 'devices', 'memory', 'time')
 PARTS = flags.DEFINE_multi_enum('part', NAMES, NAMES, 'Which claims.')

@@ -43,9 +43,9 @@ from benchmarks import steps
 from configs import common
 from configs import saliency_i2ploc_kitti360
 from i2ploc import commands
+from i2ploc import compilation
 from i2ploc.geometry import point_cloud
 from i2ploc.models import pretrained_saliency
-from i2ploc.training import compilation
 from i2ploc.training import state as state_lib
 
 PARTS = flags.DEFINE_multi_enum(

@@ -12,6 +12,12 @@ compare.
   python benchmarks/object_localization.py --part=speed --part=scaling
 
 measure the time of 1,024 triples, and random maps of up to 4,096 look-alikes.
+
+  python benchmarks/object_localization.py --part=city --clip=WORKDIR \
+    --data_dir=demo/data
+
+asks the test towns of synthetic_city as configs/clip_loc.py does, by the CLIP
+that configs/clip.py trained into WORKDIR.
 """
 
 from collections.abc import Sequence
@@ -31,15 +37,22 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks import object_worlds
+from configs import clip_loc
+from i2ploc import caption_commands
+from i2ploc import object_commands
 from i2ploc.evaluation import object_evaluation
 from i2ploc.geometry import rigid
+from i2ploc.localization import association
 from i2ploc.localization import detections as detections_lib
 from i2ploc.localization import map_construction
 from i2ploc.localization import object_map as object_map_lib
 from i2ploc.localization import object_pose
 from i2ploc.localization import object_search
+from i2ploc.localization import observer as observer_lib
+from i2ploc.localization import place_map
+from input_pipeline import source
 
-PARTS = ('fr2_desk', 'speed', 'scaling')
+PARTS = ('fr2_desk', 'city', 'speed', 'scaling')
 BUDGETS = (16, 64, 256, 1024, None)
 IMAGE_SIZE = (480, 640)
 # Queries within it fail together: one block of the bootstrap.
@@ -48,25 +61,25 @@ UNREFINED = object_search.DEFAULT._replace(refined=0)
 
 
 class Queries(NamedTuple):
-  """Q images whose poses are known, and the map to find them in.
+  """Q images whose poses are known, and the maps to find them in.
 
   Attributes:
-    object_map: of landmarks.
+    object_maps: Q of them, what may be near.
     detections: Q of them.
     poses: Q true camera_from_map.
     blocks: int [Q], which fail together.
     intrinsics: [3, 3].
     image_size: (height, width).
-    similarities: Q matrices [M, L], or None where there is no language.
+    calibrations: Q of them: what similarities are worth there.
   """
 
-  object_map: object_map_lib.ObjectMap
+  object_maps: Sequence[object_map_lib.ObjectMap]
   detections: Sequence[detections_lib.Detections]
   poses: Sequence[rigid.Rigid]
   blocks: np.ndarray
   intrinsics: np.ndarray
   image_size: tuple[int, int]
-  similarities: Sequence[np.ndarray] | None = None
+  calibrations: Sequence[association.Calibration]
 
 
 class Row(NamedTuple):
@@ -87,13 +100,16 @@ CATEGORY = (
   ),
   Row('brute force', {'method': 'brute_force'}),
 )
+# Samplers alone: no sizes rule triples out.
+_SAMPLED = {'method': 'hybrid', 'prune': False}
 LANGUAGE = (
   Row('hybrid', {'method': 'hybrid'}),
-  Row('hybrid, B-PROSAC', {'method': 'hybrid', 'sampler': 'b_prosac'}),
-  Row('hybrid, PROSAC', {'method': 'hybrid', 'sampler': 'prosac'}),
-  Row('hybrid, uniform', {'method': 'hybrid', 'sampler': 'uniform'}),
   Row('clip', {'method': 'clip'}),
-  *CATEGORY,
+  Row('category', {'method': 'category'}),
+  Row('brute force', {'method': 'brute_force'}),
+  Row('hybrid, B-PROSAC', _SAMPLED | {'sampler': 'b_prosac'}),
+  Row('hybrid, PROSAC', _SAMPLED | {'sampler': 'prosac'}),
+  Row('hybrid, uniform', _SAMPLED | {'sampler': 'uniform'}),
 )
 
 
@@ -121,12 +137,50 @@ def load_fr2_desk(folder: str, stride: int) -> Queries:
   rotation = np.swapaxes(data['R_wc'][rows], -1, -2)
   center = data['C_w'][rows]
   return Queries(
-    built,
+    [built] * len(rows),
     [frames[i] for i in rows],
     [rigid.Rigid(r, -r @ c) for r, c in zip(rotation, center, strict=True)],
     np.floor(data['timestamps'][rows] / BLOCK_SECONDS).astype(np.int64),
     data['K'],
     IMAGE_SIZE,
+    [association.UNCALIBRATED] * len(rows),
+  )
+
+
+def load_city(clip: str, data_dir: str | None, num_queries: int) -> Queries:
+  """Maps the test towns; their queries, as many of each.
+
+  Raises:
+    FileNotFoundError: no CLIP there, or no data.
+  """
+  config = clip_loc.get_config()
+  config.clip = clip
+  encoder = caption_commands.load_encoder(clip)
+  print(f'weights: {encoder.name}')
+  columns = {name: [] for name in Queries._fields}
+  for number, place in enumerate(source.open_source(config, data_dir).places()):
+    objects, calibration = object_commands.build(config, place, encoder)
+    print(f'{place.name}: {objects.num_landmarks} landmarks', flush=True)
+    observer = observer_lib.Observer(place, encoder)
+    shots = place.queries
+    rows = np.linspace(0, len(shots.names) - 1, num_queries).round()
+    for row in rows.astype(int).tolist():
+      sight = observer.look(shots, row)
+      motion = np.linalg.inv(shots.world_from_camera[row])
+      columns['object_maps'].append(
+        place_map.near(objects, sight.position, config.search.radius)
+      )
+      columns['detections'].append(sight.detections)
+      columns['poses'].append(rigid.Rigid(motion[:3, :3], motion[:3, 3]))
+      columns['blocks'].append(1000 * number + shots.blocks[row])
+      columns['calibrations'].append(calibration)
+  return Queries(
+    **columns
+    | {
+      'blocks': np.array(columns['blocks']),
+      'intrinsics': shots.lens.intrinsics,
+      'image_size': shots.image_size,
+    }
   )
 
 
@@ -141,14 +195,13 @@ def _detections(data, frame):
 
 
 def _localize(queries, row, options):
-  if queries.similarities is not None:
-    options = options | {'similarity': queries.similarities[row]}
   start = time.perf_counter()
   answer = object_pose.localize(
     queries.detections[row],
-    queries.object_map,
+    queries.object_maps[row],
     queries.intrinsics,
     queries.image_size,
+    calibration=queries.calibrations[row],
     **options,
   )
   return answer, 1e3 * (time.perf_counter() - start)
@@ -291,6 +344,9 @@ def define_flags() -> None:
   """Flags of the command line."""
   flags.DEFINE_multi_enum('part', ['fr2_desk'], PARTS, 'What to measure.')
   flags.DEFINE_string('fixture', None, 'Folder of fixture.npz of fr2_desk.')
+  flags.DEFINE_string('clip', None, 'Workdir of configs/clip.py, for city.')
+  flags.DEFINE_string('data_dir', None, 'Where synthetic_city lies.')
+  flags.DEFINE_integer('queries', 60, 'Of every town.', 1)
   flags.DEFINE_integer('stride', 8, 'Of the odd frames that are queries.', 1)
   flags.DEFINE_string('json', None, 'Where to write the numbers.')
 
@@ -309,6 +365,17 @@ def main(argv: list[str]) -> None:
     rows = measure(queries, CATEGORY)
     show(rows)
     results['fr2_desk'] = {'rows': rows, 'draws_to_90': show_draws(rows)}
+  if 'city' in given.part:
+    if not given.clip:
+      sys.exit('object_localization: give --clip=WORKDIR, or other parts.')
+    try:
+      queries = load_city(given.clip, given.data_dir, given.queries)
+    except (ValueError, FileNotFoundError) as error:
+      sys.exit(f'object_localization: {error}')
+    rows = measure(queries, LANGUAGE)
+    show(rows)
+    needed = {str(m): show_draws(rows, m) for m in (0.5, 1.0, 2.0)}
+    results['city'] = {'rows': rows, 'draws_to_90': needed}
   if 'speed' in given.part:
     results['speed'] = speed()
   if 'scaling' in given.part:

@@ -121,12 +121,13 @@ def make_queries(
       frames.append(found)
       poses.append(pose)
   return {
-    'object_map': object_map,
+    'object_maps': [object_map] * num_queries,
     'detections': frames,
     'poses': poses,
     'blocks': np.arange(num_queries),
     'intrinsics': INTRINSICS,
     'image_size': IMAGE_SIZE,
+    'calibrations': [association.UNCALIBRATED] * num_queries,
   }
 
 

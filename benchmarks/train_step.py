@@ -26,7 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks import steps
 from i2ploc import commands
-from i2ploc.training import compilation
+from i2ploc import compilation
 from i2ploc.training import state as state_lib
 
 CONFIG = flags.DEFINE_string(

@@ -16,72 +16,40 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc import caption_factory
-from i2ploc import factory
+from i2ploc import fitting
 from i2ploc import workdir as workdir_lib
 from i2ploc.evaluation import caption_scores
 from i2ploc.models import clip_encoder
 from i2ploc.models import pretrained_clip
 from i2ploc.models import vocabulary
 from i2ploc.training import checkpoint
-from i2ploc.training import loop
-from i2ploc.training import metric_writer
-from i2ploc.training import state as state_lib
-from i2ploc.training import step as step_lib
 
 
 def train(config, data, workdir: str) -> None:
   """Trains, chooses the checkpoint on validation, evaluates on test."""
-  workdir_lib.save_text(
-    workdir, 'config.json', json.dumps(config.to_dict(), indent=2)
-  )
   model, tokenize = _make(config.model.to_dict())
   batches = data.crops('train').train_batches(
     config.train.batch_size, config.seed, tokenize
   )
-  params = _init(model, jax.random.key(config.seed))['params']
-  count = sum(x.size for x in jax.tree.leaves(params))
-  print(f'{count:,} parameters')
-  optimizer = factory.make_optimizer(
-    config.train.num_steps, **config.optimizer.to_dict()
-  )
-  step = step_lib.make_train_step(
-    caption_factory.make_embed(
+  variables = _init(model, jax.random.key(config.seed))
+  encoder = _encoder(model, variables, tokenize, config.margin, '')
+  roles = ('validation',) if data.has('validation') else ()
+  fitting.fit(
+    config,
+    workdir,
+    variables=variables,
+    batches=batches,
+    embed=caption_factory.make_embed(
       model,
       margin=config.margin,
       color_jitter=config.train.color_jitter,
       mirror=config.train.mirror,
       box_jitter=config.train.box_jitter,
     ),
-    caption_factory.make_loss(**config.loss.to_dict()),
-    optimizer,
-    num_chunks=config.train.num_chunks,
-    ema_decay=config.train.ema_decay,
+    loss=caption_factory.make_loss(**config.loss.to_dict()),
+    evaluators=[_evaluator(config, data, encoder, role) for role in roles],
+    id_keys=('image_index',),
   )
-  roles = ('validation',) if data.has('validation') else ()
-  writer = metric_writer.MetricWriter(
-    workdir, headline=('loss', 'recall_at_1', 'scale')
-  )
-  checkpoints = workdir_lib.open_checkpoints(config, workdir)
-  encoder = _encoder(model, {'params': params}, tokenize, config.margin, '')
-  try:
-    loop.train(
-      state_lib.init_state(
-        params, {}, optimizer.init, jax.random.key(config.seed + 1)
-      ),
-      batches,
-      step,
-      num_steps=config.train.num_steps,
-      evaluators=[_evaluator(config, data, encoder, role) for role in roles],
-      eval_every=config.train.eval_every,
-      best_metric=config.evaluation.select,
-      checkpoints=checkpoints,
-      save_every=config.train.save_every,
-      writer=writer,
-      id_keys=('image_index',),
-    )
-  finally:
-    checkpoints.close()
-    writer.close()
   if data.has('test'):
     evaluate(config, data, workdir)
 

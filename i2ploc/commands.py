@@ -27,7 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc import compilation
 from i2ploc import factory
+from i2ploc import fitting
 from i2ploc import workdir as workdir_lib
 from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import evaluators
@@ -40,12 +42,7 @@ from i2ploc.losses import contrastive
 from i2ploc.models import published
 from i2ploc.retrieval import index as index_lib
 from i2ploc.training import checkpoint
-from i2ploc.training import compilation
-from i2ploc.training import loop
-from i2ploc.training import metric_writer
 from i2ploc.training import serialization
-from i2ploc.training import state as state_lib
-from i2ploc.training import step as step_lib
 
 # Rows of one partial file of an index that is being built.
 PART_ROWS = 256
@@ -127,59 +124,30 @@ class Towers:
 
 def train(config, data, workdir: str) -> None:
   """Trains, chooses the checkpoint on validation, evaluates on test."""
-  workdir_lib.save_text(
-    workdir, 'config.json', json.dumps(config.to_dict(), indent=2)
-  )
   batches = data.train_batches(config.train.batch_size, config.seed)
   towers = Towers(config, data.image_size)
-  variables = dict(towers.init(jax.random.key(config.seed)))
+  variables = towers.init(jax.random.key(config.seed))
   if config.train.pretrained:
     variables = published.with_encoders(
-      config.train.pretrained, towers.model, variables
+      config.train.pretrained, towers.model, dict(variables)
     )
-  params = variables.pop('params')
-  count = sum(x.size for x in jax.tree.leaves(params))
-  print(f'{count:,} parameters')
-  optimizer = factory.make_optimizer(
-    config.train.num_steps, **config.optimizer.to_dict()
-  )
-  step = step_lib.make_train_step(
-    factory.make_embed(
+  roles = ('validation',) if data.has('validation') else ()
+  fitting.fit(
+    config,
+    workdir,
+    variables=variables,
+    batches=batches,
+    embed=factory.make_embed(
       towers.model,
       color_jitter=config.train.color_jitter,
       mirror=config.train.mirror,
       yaw=config.train.yaw,
       cutout=config.train.cutout,
     ),
-    factory.make_loss(**config.loss.to_dict()),
-    optimizer,
-    num_chunks=config.train.num_chunks,
-    ema_decay=config.train.ema_decay,
+    loss=factory.make_loss(**config.loss.to_dict()),
+    evaluators=[_evaluator(config, data, towers, role) for role in roles],
+    id_keys=IDS,
   )
-  roles = ('validation',) if data.has('validation') else ()
-  writer = metric_writer.MetricWriter(
-    workdir, headline=('loss', 'recall_at_1', 'scale')
-  )
-  checkpoints = workdir_lib.open_checkpoints(config, workdir)
-  try:
-    loop.train(
-      state_lib.init_state(
-        params, variables, optimizer.init, jax.random.key(config.seed + 1)
-      ),
-      batches,
-      step,
-      num_steps=config.train.num_steps,
-      evaluators=[_evaluator(config, data, towers, role) for role in roles],
-      eval_every=config.train.eval_every,
-      best_metric=config.evaluation.select,
-      checkpoints=checkpoints,
-      save_every=config.train.save_every,
-      writer=writer,
-      id_keys=IDS,
-    )
-  finally:
-    checkpoints.close()
-    writer.close()
   if data.has('test'):
     evaluate(config, data, workdir)
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from i2ploc import caption_commands
 from i2ploc import commands
 from i2ploc import hypothesis_commands
+from i2ploc import object_commands
 
 TASKS = {
   'captions': caption_commands,
   'hypotheses': hypothesis_commands,
   'image_to_points': commands,
+  'objects': object_commands,
 }
 VERBS = ('train', 'evaluate', 'index', 'localize')
 

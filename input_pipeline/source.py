@@ -18,6 +18,7 @@ from PIL import Image
 from i2ploc.geometry import camera
 from input_pipeline import crops as crops_lib
 from input_pipeline import grouping
+from input_pipeline import object_places
 from input_pipeline import pipeline
 from input_pipeline import readings
 from input_pipeline import schema
@@ -152,6 +153,7 @@ class Source:
     max_offset: float = 0.0,
     town_run: int = 1,
     crops: Mapping[str, float] | None = None,
+    detector: Mapping[str, float] | None = None,
     **options,
   ):
     """Reads nothing yet.
@@ -169,6 +171,7 @@ class Source:
       max_offset: see `pipeline.train_batches`.
       town_run: see `pipeline.train_batches`.
       crops: what `crops` takes of images; None where it is not called.
+      detector: how well `places` sees objects; likewise.
       **options: what the dataset's own `load` takes.
     """
     self.name = name
@@ -186,7 +189,7 @@ class Source:
     self._pairing = dict(
       cross_drive=cross_drive, max_offset=max_offset, town_run=town_run
     )
-    self._crops = crops
+    self._crops, self._detector = crops, detector
     self._options = options
 
   def has(self, role: str) -> bool:
@@ -237,6 +240,18 @@ class Source:
       )
     dataset = self.split(role).dataset
     return crops_lib.Crops(dataset, self.image_size, **self._crops)
+
+  @functools.cache  # noqa: B019  likewise
+  def places(self) -> list[object_places.Place]:
+    """The towns of the test split with their objects, see `object_places`."""
+    split = self.split('test')
+    return object_places.town_places(
+      split.dataset,
+      self.crops('test'),
+      split.protocols,
+      split.rig,
+      **self._detector,
+    )
 
   def queries(
     self,
@@ -308,10 +323,15 @@ class Source:
       _save_overviews(split.frames, self._options['size'], folder)
 
 
-def open_source(config, data_dir: str | None) -> Source | None:
+def open_source(
+  config, data_dir: str | None
+) -> Source | object_places.RgbdSource | None:
   """The source of a config; None of one that names no data."""
   if 'data' not in config:
     return None
+  if config.data.name == 'tum_rgbd':
+    fields = {k: v for k, v in config.data.items() if k != 'name'}
+    return object_places.RgbdSource(data_dir=data_dir, **fields)
   return Source(data_dir=data_dir, **config.data)
 
 

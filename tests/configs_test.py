@@ -59,7 +59,7 @@ ARGS = {
   ),
 }
 # Of another task, tested with its verbs.
-OWN_TESTS = ('clip', 'hypotheses')
+OWN_TESTS = ('clip', 'clip_loc', 'hypotheses')
 CASES = tuple((name, arg) for name, args in ARGS.items() for arg in args)
 
 

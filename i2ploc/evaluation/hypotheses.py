@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc import compilation
 from i2ploc.evaluation import planted_problems
 from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
@@ -182,7 +183,7 @@ def make_solver(
       problem, same[0], data, same[1], keys, settings
     )
 
-  return jax.jit(solve)
+  return compilation.jit(solve)
 
 
 def rows(

@@ -5,8 +5,10 @@ All queries are in the denominator: one that nobody can localize is a failure.
 Neighbouring frames fail together, so intervals come from whole blocks of them.
 """
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -168,3 +170,77 @@ def ranking_quality(confidence: np.ndarray, correct: np.ndarray) -> float:
 def record(rates: Mapping[str, Rate]) -> dict[str, dict[str, float]]:
   """Rates as plain dicts, for JSON."""
   return {name: rate._asdict() for name, rate in rates.items()}
+
+
+def summary(
+  records: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, float]:
+  """Numbers by 'test/PLACE/MEASURE', and 'test/all/MEASURE' of several places.
+
+  Args:
+    records: of queries by place, each with block, metres and degrees (None
+      where there is no pose), confidence, milliseconds, draws and landmarks.
+
+  Returns:
+    Percent, and medians.
+  """
+  groups = {
+    name: [(name, one) for one in part] for name, part in records.items()
+  }
+  if len(groups) > 1:
+    groups = {'all': [pair for group in groups.values() for pair in group]} | (
+      groups
+    )
+  return {
+    f'test/{place}/{name}': value
+    for place, group in groups.items()
+    for name, value in _measures(group).items()
+  }
+
+
+def _measures(group) -> dict[str, float]:
+  queries = [one for _, one in group]
+  errors = Errors(
+    *(
+      np.array([np.inf if q[name] is None else q[name] for q in queries])
+      for name in ('metres', 'degrees')
+    )
+  )
+  keys = [f'{place}/{one["block"]}' for place, one in group]
+  blocks = np.unique(keys, return_inverse=True)[1]
+  measures = {'queries': float(len(queries))}
+  for limit, rate in success_rates(errors, blocks).items():
+    measures |= {
+      f'success@{limit}': 100 * rate.value,
+      f'success@{limit}_low': 100 * rate.low,
+      f'success@{limit}_high': 100 * rate.high,
+    }
+  found = np.isfinite(errors.distance)
+  measures['localizable'] = 100 * float(found.mean())
+  if found.any():
+    measures['median_metres'] = float(np.median(errors.distance[found]))
+    measures['median_degrees'] = float(np.median(errors.angle[found]))
+  for name in ('milliseconds', 'draws', 'landmarks'):
+    measures[f'median_{name}'] = float(np.median([q[name] for q in queries]))
+  return measures
+
+
+def table(results: Mapping[str, float]) -> Iterator[str]:
+  """The numbers of `summary` as lines of text."""
+  limits = [f'{limit:g}m' for limit in DISTANCES]
+  yield (
+    f'{"success within, %":20}'
+    + ''.join(f'{limit:>7}' for limit in limits)
+    + f'{"median m":>10}{"degrees":>9}{"ms":>7}{"queries":>9}'
+  )
+  for place in dict.fromkeys(name.split('/')[1] for name in results):
+
+    def value(name, place=place):
+      return results.get(f'test/{place}/{name}', float('nan'))
+
+    yield (
+      f'{place:20}'
+      + ''.join(f'{value(f"success@{limit}"):7.1f}' for limit in limits)
+      + f'{value("median_metres"):10.3f}{value("median_degrees"):9.2f}'
+      + f'{value("median_milliseconds"):7.1f}{value("queries"):9.0f}'
+    )

@@ -185,6 +185,29 @@ def dual_conic(ellipsoid: Ellipsoid, camera_from_map: rigid.Rigid) -> jax.Array:
   return jnp.stack(entries, axis=-2)
 
 
+def outline_points(
+  ellipsoid: Ellipsoid, camera_from_map: rigid.Rigid, count: int = 48
+) -> jax.Array:
+  """Points [..., count, 2] of the outlines, around them, on the plane z = 1.
+
+  Of what is not all in front of the camera (see `project`) they mean nothing.
+  """
+  conic = dual_conic(ellipsoid, camera_from_map)
+  last = conic[..., 2:, 2:]
+  conic = conic / jnp.where(jnp.abs(last) > 1e-12, last, 1e-12)
+  center = conic[..., :2, 2]
+  spread = center[..., :, None] * center[..., None, :] - conic[..., :2, :2]
+  # The Cholesky factor of a symmetric [2, 2], written out.
+  first = jnp.sqrt(jnp.maximum(spread[..., 0, 0], 1e-12))
+  slant = spread[..., 0, 1] / first
+  second = jnp.sqrt(jnp.maximum(spread[..., 1, 1] - slant**2, 0.0))
+  angle = jnp.linspace(0.0, 2 * jnp.pi, count, endpoint=False)
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  x = first[..., None] * cos
+  y = slant[..., None] * cos + second[..., None] * sin
+  return center[..., None, :] + jnp.stack([x, y], axis=-1)
+
+
 def pixel_box(intrinsics: jax.Array, box: jax.Array) -> jax.Array:
   """Boxes [..., 4] in pixels, of boxes on the plane z = 1."""
   scale, offset = _scale_and_offset(intrinsics)

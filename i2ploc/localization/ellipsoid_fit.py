@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc import compilation
 from i2ploc.geometry import ellipsoid as ellipsoid_lib
 from i2ploc.geometry import rigid
 from i2ploc.localization import dual_quadric
@@ -166,7 +167,7 @@ def _fit_one(ellipsoid, views, scale, num_steps):
   return best, known
 
 
-@jax.jit
+@compilation.jit
 def _fit_batch(ellipsoids, views, scale, num_steps):
   return jax.vmap(_fit_one, in_axes=(0, 0, None, None))(
     ellipsoids, views, scale, num_steps

@@ -60,6 +60,15 @@ class ObjectMap(NamedTuple):
     """L."""
     return len(self.ids)
 
+  def take(self, rows: np.ndarray) -> 'ObjectMap':
+    """The landmarks of these rows."""
+    columns = {
+      name: None if column is None else column[rows]
+      for name, column in self._asdict().items()
+      if name != 'labels'
+    }
+    return ObjectMap(**columns, labels=tuple(self.labels[i] for i in rows))
+
   def names(self) -> list[str]:
     """A short name of each landmark: its first label, or its category."""
     return [

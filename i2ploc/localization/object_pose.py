@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from scipy import special
 
+from i2ploc import compilation
 from i2ploc.geometry import rigid
 from i2ploc.localization import association
 from i2ploc.localization import detections as detections_lib
@@ -184,7 +185,7 @@ def _obstacle(object_map, pairs: association.Candidates) -> str:
   return ''
 
 
-_search = jax.jit(object_search.search, static_argnames='settings')
+_search = compilation.jit(object_search.search, static_argnames='settings')
 
 
 def localize(

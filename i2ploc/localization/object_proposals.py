@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc import compilation
 from i2ploc.geometry import ellipsoid as ellipsoid_lib
 from i2ploc.localization import association
 from i2ploc.robust import samplers
@@ -233,7 +234,7 @@ def draw(
   return np.asarray(triples[:num_draws], np.int64).reshape(-1, SAMPLE_SIZE)
 
 
-@jax.jit
+@compilation.jit
 def _draw(sampler, key, start):
   return sampler.draw(key, start, _DRAWS_AT_ONCE, SAMPLE_SIZE)
 

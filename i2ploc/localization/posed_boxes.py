@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from i2ploc import compilation
 from i2ploc.geometry import ellipsoid as ellipsoid_lib
 from i2ploc.geometry import rigid
 from i2ploc.localization import detections as detections_lib
@@ -99,7 +100,7 @@ class PosedBoxes(NamedTuple):
     return overlap
 
 
-@jax.jit
+@compilation.jit
 def _projected(ellipsoid, cameras, intrinsics, bounds):
   """Boxes [L, F, 4], pixels, inside the image; flat where nothing is seen."""
   ellipsoid, cameras = jax.tree.map(

@@ -4,11 +4,11 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from i2ploc import compilation
 from i2ploc.geometry import cropping
 from i2ploc.models import clip
 from i2ploc.models import vocabulary
@@ -100,9 +100,9 @@ class ClipEncoder:
       lambda crop: contain(crop, model.image_size, model.image_mean)
     )
     self._batch_size = batch_size
-    self._text = jax.jit(self._embed_text)
-    self._image = jax.jit(self._embed_image)
-    self._boxes = jax.jit(self._embed_boxes)
+    self._text = compilation.jit(self._embed_text)
+    self._image = compilation.jit(self._embed_image)
+    self._boxes = compilation.jit(self._embed_boxes)
 
   def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
     """Unit descriptors [N, D] float32; equal texts are encoded once."""

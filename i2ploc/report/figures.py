@@ -272,7 +272,7 @@ def trajectory_map(
     + _dots(place(trip.queries[~trip.answerable]), 'spot c-none')
     + _dots(place(trip.queries[trip.answerable & trip.right]), 'spot c-hit')
     + _dots(place(trip.queries[missed]), 'spot c-miss')
-    + _scale_bar(scale, width, height)
+    + scale_bar(scale, width, height)
     + '</svg>'
   )
 
@@ -281,7 +281,7 @@ def _frame(trip):
   """Two corners around everything, not thinner than 2 : 3."""
   everything = np.concatenate([trip.track, trip.queries, trip.believed])
   low, high = everything.min(0), everything.max(0)
-  margin = 0.07 * max((high - low).max(), 40.0)
+  margin = 0.07 * max((high - low).max(), 1.0)
   low, high = low - margin, high + margin
   short = np.maximum((high - low).max() / 1.5 - (high - low), 0) / 2
   return low - short, high + short
@@ -296,8 +296,9 @@ def _jumps(track):
   return np.flatnonzero(step > 6 * usual) + 1
 
 
-def _scale_bar(scale, width, height):
-  nice = np.array([5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000])
+def scale_bar(scale: float, width: float, height: float) -> str:
+  """A bar of a round length in a corner of a drawing, `scale` units a metre."""
+  nice = np.array([m * 10.0**e for e in range(-2, 4) for m in (1, 2, 5)])
   metres = nice[np.argmin(np.abs(np.log(nice * scale / (0.22 * width))))]
   y, x = height - 14, 14
   return (

@@ -23,6 +23,7 @@ from i2ploc.report import charts
 from i2ploc.report import examples
 from i2ploc.report import figures
 from i2ploc.report import hypotheses
+from i2ploc.report import objects
 from i2ploc.report import recall
 from i2ploc.report import workdir as workdir_lib
 
@@ -86,6 +87,14 @@ def _sections(work: Work, detail: _Detail) -> list[tuple[str, str, str]]:
       ('hypotheses', 'Hypotheses', hypotheses.section(work.hypotheses)),
       ('config', 'Configuration', _config(work)),
     ]
+  if work.objects:
+    return [
+      *objects.sections(
+        work.objects, work.results, work.path, detail.examples, detail.width
+      ),
+      ('answers', 'Localization answers', _answers(work, detail)),
+      ('config', 'Configuration', _config(work)),
+    ]
   return [
     ('recall', 'Recall', _recall(work)),
     ('maps', 'Where it was right', _maps(work)),
@@ -142,6 +151,12 @@ def _head(work: Work) -> str:
   title = f'<h1>{escape(_name(work))}</h1>'
   if work.hypotheses:
     return f'<header>{title}{hypotheses.lead(work.hypotheses)}</header>'
+  if work.objects:
+    told = _lead(
+      'Where was this camera image taken? Answered by the objects in it: boxes'
+      ' of a detector against a map of named ellipsoids.'
+    )
+    return f'<header>{title}{told}{objects.headline(work.results)}</header>'
   facts = {}
   data = work.config.get('data')
   if isinstance(data, Mapping):
@@ -319,7 +334,8 @@ def _answer_row(work: Work, record: Mapping) -> str:
   cells = f'<td class="text">{picture}<code>{escape(query)}</code></td>'
   answers = [a for a in record['answers'] if isinstance(a, Mapping)]
   if not answers:
-    return f'<tr>{cells}<td class="text" colspan="6">no answer</td></tr>'
+    reason = escape(str(record.get('reason') or 'no answer'))
+    return f'<tr>{cells}<td class="text" colspan="6">{reason}</td></tr>'
   first = answers[0]
   position = ', '.join(f'{x:.1f}' for x in first.get('position') or ())
   others = '<br>'.join(_place(a, with_confidence=True) for a in answers[1:4])

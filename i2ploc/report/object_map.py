@@ -17,12 +17,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.report import figures
+
 FORMAT = 'i2ploc.object_map.1'
 WIDTH = 760  # of the drawing, in units of which text has 13
 _HERE = pathlib.Path(__file__).parent
 _COLORS = ('cross', 'opposite', 'sync', 'other', 'image', 'points')
 _MAX_CAMERAS = 400
-_SCALE_BARS = tuple(m * 10.0**e for e in range(-2, 4) for m in (1, 2, 5))
+# More landmarks are drawn without their names.
+_MOST_NAMED = 80
 
 
 class Landmark(NamedTuple):
@@ -151,18 +154,6 @@ def _camera_paths(plan: _Plan, cameras: np.ndarray) -> str:
   )
 
 
-def _scale_bar(plan: _Plan) -> str:
-  lengths = np.array(_SCALE_BARS)
-  wanted = np.abs(np.log(lengths * plan.scale / (0.18 * WIDTH)))
-  metres = lengths[np.argmin(wanted)]
-  y = plan.height - 14
-  return (
-    f'<path class="scale-halo" d="M14 {y:.1f}h{metres * plan.scale:.1f}"/>'
-    f'<path class="scale" d="M14 {y:.1f}h{metres * plan.scale:.1f}"/>'
-    f'<text class="scale-text" x="14" y="{y - 7:.1f}">{metres:g} m</text>'
-  )
-
-
 def drawing(
   landmarks: Sequence[Landmark], cameras: np.ndarray | None = None
 ) -> str:
@@ -192,13 +183,13 @@ def drawing(
       f'<path class="line c-{color}" d="{_path(plan.place(shadow))}Z">'
       f'<title>{told}</title></path>'
     )
-  for one, _ in order:
+  for one, _ in order if len(order) <= _MOST_NAMED else ():
     x, y = plan.place(one.center[:2])
     parts.append(
       f'<text class="mid" x="{x:.1f}" y="{y + 4:.1f}">'
       f'{html.escape(one.name)}</text>'
     )
-  parts.append(_scale_bar(plan))
+  parts.append(figures.scale_bar(plan.scale, WIDTH, plan.height))
   return (
     f'<svg class="map" viewBox="0 0 {WIDTH} {plan.height:.0f}" role="img"'
     f' aria-label="Object map from above">{"".join(parts)}</svg>'

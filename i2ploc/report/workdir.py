@@ -31,6 +31,7 @@ FILES = (
   'examples.npz',
   'answers.jsonl',
   'hypotheses.json',
+  'objects.json',
 )
 
 
@@ -61,6 +62,7 @@ class Workdir(NamedTuple):
     overviews: by town.
     answers: one record per query.
     hypotheses: setup, problems and rows of an experiment on planted problems.
+    objects: queries of object-based localization, by place.
     written: local time of the last change, by file name.
   """
 
@@ -73,6 +75,7 @@ class Workdir(NamedTuple):
   overviews: Mapping[str, Overview]
   answers: list[Mapping[str, Any]]
   hypotheses: Mapping[str, Any]
+  objects: Mapping[str, Any]
   written: Mapping[str, str]
 
 
@@ -112,6 +115,7 @@ def load_workdir(path: str | pathlib.Path) -> Workdir:
       if isinstance(record.get('answers'), list)
     ],
     hypotheses=_mapping(path / 'hypotheses.json'),
+    objects=_mapping(path / 'objects.json'),
     written={
       name: time.strftime(
         '%Y-%m-%d %H:%M', time.localtime((path / name).stat().st_mtime)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from scipy import stats
 
+from i2ploc import compilation
 from i2ploc.robust import problem as problem_lib
 
 # Of the paper: chance explains so many inliers in one case of twenty.
@@ -168,7 +169,10 @@ def search(
   Returns:
     The model of the least cost.
   """
-  solve, residual = jax.jit(problem.solve), jax.jit(problem.residual)
+  solve, residual = (
+    compilation.jit(problem.solve),
+    compilation.jit(problem.residual),
+  )
   data = jax.tree.map(np.asarray, data)
   none = np.zeros(len(jax.tree.leaves(data)[0]), bool)
   best, enough = Answer(None, none, math.inf, 0), math.inf

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc import compilation
 from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import refine
@@ -213,7 +214,9 @@ def _unpacked(tree, columns):
   return jax.tree.unflatten(tree, jnp.moveaxis(columns, 1, 0))
 
 
-@functools.partial(jax.jit, static_argnames=('problem', 'tree', 'settings'))
+@functools.partial(
+  compilation.jit, static_argnames=('problem', 'tree', 'settings')
+)
 def _estimate(problem, tree, sampler, columns, threshold, key, settings):
   data = _unpacked(tree, columns)
   return consensus.estimate_each(
@@ -221,7 +224,7 @@ def _estimate(problem, tree, sampler, columns, threshold, key, settings):
   )
 
 
-@functools.partial(jax.jit, static_argnames=('problem', 'tree'))
+@functools.partial(compilation.jit, static_argnames=('problem', 'tree'))
 def _polish(problem, tree, models, columns, mask, threshold):
   """Refined models, their inliers, covariances and costs; [B] of each."""
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from i2ploc import compilation
 from i2ploc.robust import problem as problem_lib
 
 # Random pairs of which the share that agrees is taken.
@@ -110,7 +111,7 @@ def narrow(points: np.ndarray, threshold: float) -> str:
   return 'on a line' if second < threshold**2 else ''
 
 
-@functools.partial(jax.jit, static_argnames='problem')
+@functools.partial(compilation.jit, static_argnames='problem')
 def _agree(problem, model, data, threshold):
   return (problem.residual(model, data) < threshold**2).mean()
 

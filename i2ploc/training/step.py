@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from i2ploc.training import compilation
+from i2ploc import compilation
 from i2ploc.training import optimizer as optimizer_lib
 from i2ploc.training import state as state_lib
 

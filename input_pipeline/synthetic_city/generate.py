@@ -15,10 +15,14 @@ from concurrent import futures
 import functools
 import hashlib
 import itertools
+import multiprocessing
+import os
 import pathlib
-import threading
+from typing import Any
+from typing import NamedTuple
 
 from absl import logging
+import jax
 import numpy as np
 import tqdm
 
@@ -28,6 +32,11 @@ from input_pipeline.synthetic_city import records
 from input_pipeline.synthetic_city import sensors
 from input_pipeline.synthetic_city import splits
 from input_pipeline.synthetic_city import town as town_lib
+
+MakeRender = Callable[[str], Callable[[splits.Unit], Iterator[records.Record]]]
+# A worker is started for so many frames, and compiles its own renderer.
+_WORTH_A_WORKER, _MOST_WORKERS = 500, 8
+_TICK = 0.5  # seconds between looks at the progress
 
 
 def fingerprint(size: str) -> str:
@@ -124,10 +133,8 @@ def make_render(
 def generate(
   directory: pathlib.Path,
   size: str,
-  make_render: Callable[
-    [str], Callable[[splits.Unit], Iterator[records.Record]]
-  ],
-  workers: int = 3,
+  make_render: MakeRender,
+  workers: int | None = None,
 ) -> list[pathlib.Path]:
   """Renders what the directory lacks; returns the paths of all units.
 
@@ -135,46 +142,106 @@ def generate(
     directory: of this size and fingerprint alone; made if missing.
     size: of splits.SIZES.
     make_render: of a size, gives the function that renders a unit's records;
-      called only when something is missing.
-    workers: threads; JAX and zlib release the interpreter's lock.
+      called only when something is missing, in every worker.
+    workers: processes, on CPU whatever the device is: laying towns out is
+      Python's work, of which threads do no more than one. 1 renders here; None
+      for as many as there are cores and something to do for.
   """
   directory.mkdir(parents=True, exist_ok=True)
   for leftover in directory.glob('*.tmp'):
     leftover.unlink()
   wanted = splits.units(splits.specification(size))
   missing = [unit for unit in wanted if not (directory / unit.name).exists()]
+  total, left = (
+    sum(len(unit.frames) for unit in units) for units in (wanted, missing)
+  )
   if missing:
-    _render_all(directory, missing, wanted, make_render(size), workers)
+    logging.info('%d of %d frames to render', left, total)
+    # One worker per town: several would each lay it out for themselves. Long
+    # ones first, so that all workers end together.
+    groups = itertools.groupby(missing, key=lambda unit: unit.drive.town)
+    towns = sorted((list(units) for _, units in groups), key=_num_frames)[::-1]
+    if workers is None:
+      most = min(os.cpu_count() or 1, _MOST_WORKERS, len(towns))
+      workers = max(1, min(most, left // _WORTH_A_WORKER))
+    bar = tqdm.tqdm(
+      total=total, initial=total - left, unit='frame', desc='synthetic_city'
+    )
+    with bar:
+      if workers == 1:
+        _render_here(directory, towns, make_render(size), bar)
+      else:
+        _render_elsewhere(directory, towns, make_render, size, workers, bar)
   return [directory / unit.name for unit in wanted]
 
 
-def _render_all(directory, missing, wanted, render, workers) -> None:
-  """Renders the missing units with a bar over the frames of all."""
-  total = sum(len(unit.frames) for unit in wanted)
-  left = sum(len(unit.frames) for unit in missing)
-  logging.info('%d of %d frames to render', left, total)
-  stop = threading.Event()
-  bar = tqdm.tqdm(
-    total=total, initial=total - left, unit='frame', desc='synthetic_city'
+def _num_frames(units: list[splits.Unit]) -> int:
+  return sum(len(unit.frames) for unit in units)
+
+
+def _render_here(directory, towns, render, bar) -> None:
+  for unit in itertools.chain.from_iterable(towns):
+    made = []
+    for record in render(unit):
+      made.append(record)
+      bar.update()
+    records.write(directory / unit.name, made)
+
+
+class _Worker(NamedTuple):
+  """What a process of the pool works with."""
+
+  render: Callable[[splits.Unit], Iterator[records.Record]]
+  progress: Any  # shared number of frames that all have rendered
+  stop: Any  # shared event
+
+
+_worker: _Worker | None = None
+
+
+def _start(make_render, size, cache, progress, stop) -> None:
+  """Makes a new process a worker, with one thread of its own."""
+  global _worker
+  os.environ['XLA_FLAGS'] = (
+    f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_multi_thread_eigen=false'
+    ' intra_op_parallelism_threads=1'
   )
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_compilation_cache_dir', cache)
+  _worker = _Worker(make_render(size), progress, stop)
 
-  def make(units: list[splits.Unit]) -> None:
-    for unit in units:
-      made = []
-      for record in render(unit):
-        if stop.is_set():
-          return
-        made.append(record)
-        bar.update()
-      records.write(directory / unit.name, made)
 
-  # One worker per town: several would each lay it out for themselves.
-  towns = itertools.groupby(missing, key=lambda unit: unit.drive.town)
-  with bar, futures.ThreadPoolExecutor(workers) as pool:
-    jobs = [pool.submit(make, list(units)) for _, units in towns]
+def _render_town(directory, units) -> None:
+  """The job of a worker; it ends with the process that asked for it."""
+  parent = multiprocessing.parent_process()
+  for unit in units:
+    made = []
+    for record in _worker.render(unit):
+      if _worker.stop.is_set() or not parent.is_alive():
+        return
+      made.append(record)
+      with _worker.progress.get_lock():
+        _worker.progress.value += 1
+    records.write(directory / unit.name, made)
+
+
+def _render_elsewhere(
+  directory, towns, make_render, size, workers, bar
+) -> None:
+  context = multiprocessing.get_context('spawn')
+  progress, stop = context.Value('q', 0), context.Event()
+  cache = jax.config.jax_compilation_cache_dir
+  pool = futures.ProcessPoolExecutor(
+    workers, context, _start, (make_render, size, cache, progress, stop)
+  )
+  with pool:
+    left = {pool.submit(_render_town, directory, units) for units in towns}
     try:
-      for job in futures.as_completed(jobs):
-        job.result()
+      while left:
+        done, left = futures.wait(left, timeout=_TICK)
+        bar.update(bar.initial + progress.value - bar.n)
+        for job in done:
+          job.result()
     except BaseException:
       # Ctrl-C and errors: give up the units in flight and those that wait.
       stop.set()

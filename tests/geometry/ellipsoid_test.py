@@ -113,6 +113,23 @@ class ProjectTest(parameterized.TestCase):
     self.assertLess(500 * np.max(ours), 2e-3)  # pixels
     self.assertGreater(np.median(textbook), 20 * np.median(ours))
 
+  def test_the_outline_is_a_closed_curve_inside_the_box(self):
+    shapes, cameras = planted(np.random.default_rng(7), 20)
+    points = np.asarray(ellipsoid.outline_points(shapes, cameras, 256))
+    self.assertEqual(points.shape, (20, 256, 2))
+    box = np.asarray(_project(single(shapes), single(cameras)).box)
+    size = (box[:, 2:] - box[:, :2]).max(1, keepdims=True)
+    ends = np.concatenate([points.min(1), points.max(1)], axis=1)
+    np.testing.assert_allclose((ends - box) / size, 0, atol=2e-3)
+    # Points on a curve of the second degree x^T C^-1 x = 0.
+    dual = np.asarray(ellipsoid.dual_conic(shapes, cameras), np.float64)
+    ones = np.ones((*points.shape[:2], 1))
+    seen = np.concatenate([points, ones], axis=-1)
+    value = np.einsum('sni,sij,snj->sn', seen, np.linalg.inv(dual), seen)
+    middle = np.append(points.mean(1), ones[:, 0], axis=1)
+    scale = np.einsum('si,sij,sj->s', middle, np.linalg.inv(dual), middle)
+    np.testing.assert_allclose(value / scale[:, None], 0, atol=2e-2)
+
   def test_tangents_of_the_box_touch_the_dual_conic(self):
     shapes, cameras = planted(np.random.default_rng(2), 50)
     shapes, cameras = single(shapes), single(cameras)

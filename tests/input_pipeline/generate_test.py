@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation survives its own death; splits share nothing."""
 
+import functools
 import pathlib
 import tempfile
 import time
@@ -33,8 +34,8 @@ def _make_render(_size):
   return render
 
 
-def _make_dying_render(survives):
-  """Renders that many frames and dies in the next."""
+def _make_dying_render(survives, _size):
+  """Renders that many frames in each process and dies in the next."""
   left = [survives]
 
   def render(unit):
@@ -44,7 +45,32 @@ def _make_dying_render(survives):
         raise KeyboardInterrupt
       yield _record(unit, frame)
 
-  return lambda _size: render
+  return render
+
+
+def _make_noting_render(folder, size):
+  """Leaves a file for every unit that it renders."""
+  render = _make_render(size)
+
+  def note(unit):
+    (folder / unit.name).touch(exist_ok=False)
+    return render(unit)
+
+  return note
+
+
+def _make_uneven_render(_size):
+  """Fails in one town while another is on its way."""
+
+  def render(unit):
+    for frame in unit.frames:
+      if unit.drive.split == 'validation':
+        time.sleep(0.5)
+        raise KeyboardInterrupt
+      yield _record(unit, frame)
+      time.sleep(0.2)
+
+  return render
 
 
 def _contents(directory: pathlib.Path):
@@ -61,45 +87,28 @@ class GenerateTest(parameterized.TestCase):
     generate.generate(whole, 'tiny', _make_render)
     self.expected = _contents(whole)
 
-  @parameterized.product(survives=(0, 7, 20, 44), workers=(1, 2))
+  @parameterized.parameters((0, 1), (7, 1), (20, 1), (44, 1), (7, 2))
   def test_a_killed_run_is_finished_by_the_next(self, survives, workers):
-    directory = self.directory / 'killed'
+    directory, notes = self.directory / 'killed', self.directory / 'notes'
     with self.assertRaises(KeyboardInterrupt):
-      generate.generate(
-        directory, 'tiny', _make_dying_render(survives), workers
-      )
+      dying = functools.partial(_make_dying_render, survives)
+      generate.generate(directory, 'tiny', dying, workers)
     done = _contents(directory)
     self.assertLess(len(done), len(self.expected))
-    rendered = []
-
-    def make_render(size):
-      render = _make_render(size)
-
-      def count(unit):
-        rendered.append(unit.name)
-        return render(unit)
-
-      return count
-
-    generate.generate(directory, 'tiny', make_render, workers)
+    notes.mkdir()
+    noting = functools.partial(_make_noting_render, notes)
+    generate.generate(directory, 'tiny', noting, workers)
     self.assertDictEqual(_contents(directory), self.expected)
-    self.assertCountEqual(rendered, {*self.expected} - {*done})
+    rendered = {path.name for path in notes.iterdir()}
+    self.assertEqual(rendered, {*self.expected} - {*done})
 
   def test_a_unit_in_flight_when_another_fails_is_not_written_short(self):
-    def make_render(_size):
-      def render(unit):
-        for frame in unit.frames:
-          if unit.drive.number == 0:
-            raise KeyboardInterrupt
-          yield _record(unit, frame)
-          time.sleep(0.1)
-
-      return render
-
     directory = self.directory / 'flight'
     with self.assertRaises(KeyboardInterrupt):
-      generate.generate(directory, 'tiny', make_render, workers=2)
-    self.assertEmpty(_contents(directory))
+      generate.generate(directory, 'tiny', _make_uneven_render, workers=2)
+    for name, content in _contents(directory).items():
+      self.assertEqual(content, self.expected[name])
+    self.assertLess(len(_contents(directory)), len(self.expected))
 
   def test_a_half_written_file_is_never_taken_for_a_unit(self):
     directory = self.directory / 'torn'

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.training import compilation
+from i2ploc import compilation
 
 
 def _kernel_gradient(x, kernel):
@@ -37,6 +37,22 @@ class CompilationTest(absltest.TestCase):
     np.testing.assert_allclose(
       compiled(*args), jax.jit(_kernel_gradient)(*args), rtol=1e-5
     )
+
+  def test_products_with_constants_are_right(self):
+    rows = np.random.default_rng(0).normal(size=(4000, 9)).astype(np.float32)
+    constant = np.eye(9, dtype=np.float32)[5:]
+
+    def along(row):
+      return jnp.sum(constant * row, -1, keepdims=True) * row
+
+    expected = rows[:, 5:, None] * rows[:, None]
+    found = compilation.jit(jax.vmap(along))(rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+  def test_a_decorator_looks_for_no_device(self):
+    with mock.patch.object(jax, 'default_backend', side_effect=AssertionError):
+      double = compilation.jit(lambda x: 2 * x)
+    self.assertEqual(double(2), 4)
 
   def test_a_jaxlib_without_the_option_compiles_without_it(self):
     with mock.patch.object(compilation, 'CPU_OPTIONS', {'xla_no_such': '1'}):

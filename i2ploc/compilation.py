@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compilation with the options that the programs of this library need.
+
+On CPU, XLA hands whole subgraphs to its YNNPACK library. Of jaxlib 0.10.2,
+
+- that harms convolutions of few channels: the kernel gradient of a 3 x 3
+  convolution of 24 channels takes twice as long as without, and a training
+  step of the demonstration 1.4 times (benchmarks/train_step.py);
+- it computes (c * x).sum(-1, keepdims=True) * x, with a constant c and under a
+  vmap over a thousand rows, wrongly.
+
+Only single products are left to it here.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+
+CPU_OPTIONS = {
+  'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
+}
+
+
+@functools.cache
+def options() -> dict[str, str]:
+  """`CPU_OPTIONS`, or nothing on other devices and where jaxlib lacks them."""
+  if jax.default_backend() != 'cpu':
+    return {}
+  try:
+    jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0).compile()
+  except (jax.errors.JaxRuntimeError, ValueError):
+    return {}
+  return CPU_OPTIONS
+
+
+def jit(function: Callable[..., Any], **kwargs) -> Callable[..., Any]:
+  """`jax.jit(function, **kwargs)` with `options()`; outermost calls only.
+
+  No device is looked for before the first call: modules may use it as a
+  decorator. `lower` is that of the compiled function.
+  """
+
+  @functools.cache
+  def compiled():
+    return jax.jit(function, compiler_options=options(), **kwargs)
+
+  @functools.wraps(function)
+  def call(*args, **kwargs):
+    return compiled()(*args, **kwargs)
+
+  call.lower = lambda *args, **kwargs: compiled().lower(*args, **kwargs)
+  return call

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of a camera among named objects: index, evaluate, localize.
+
+  index     maps/PLACE.json  maps/setup.json
+  evaluate  results.json  objects.json  queries/
+  localize  answers.jsonl
+
+Nothing is trained here; a CLIP is named by the config. A place is mapped from
+posed images and what a detector says about them. Boxes of query images lie
+beside them, in detections.npz or detections.json, as `evaluate` leaves them.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import glob
+import json
+import pathlib
+import time
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from i2ploc import caption_commands
+from i2ploc import workdir as workdir_lib
+from i2ploc.evaluation import object_evaluation
+from i2ploc.geometry import lens as lens_lib
+from i2ploc.geometry import rigid
+from i2ploc.localization import answer_records
+from i2ploc.localization import association
+from i2ploc.localization import detection_files
+from i2ploc.localization import detections as detections_lib
+from i2ploc.localization import map_construction
+from i2ploc.localization import object_map
+from i2ploc.localization import object_pose
+from i2ploc.localization import observer as observer_lib
+from i2ploc.localization import place_map
+
+SETUP = 'maps/setup.json'
+DETECTION_FILES = ('detections.npz', 'detections.json')
+# Images of a map on which similarities are calibrated.
+_NUM_CALIBRATED = 100
+
+
+class Setup(NamedTuple):
+  """What a map was made with, and queries are asked with.
+
+  Attributes:
+    lens: of the queries' camera.
+    image_size: (height, width).
+    categories: names of the detector's numbers.
+    calibration: by place, what ranks and similarities are worth.
+    encoder: whose weights gave the descriptors; '' for none.
+  """
+
+  lens: lens_lib.Lens
+  image_size: tuple[int, int]
+  categories: tuple[str, ...]
+  calibration: Mapping[str, association.Calibration]
+  encoder: str
+
+
+def build(
+  config, place, encoder=None
+) -> tuple[object_map.ObjectMap, association.Calibration]:
+  """The map of a place, and what a CLIP's similarities are worth there.
+
+  Raises:
+    ValueError: no landmark was found.
+  """
+  shots, calibration = place.mapping, association.UNCALIBRATED
+  boxes_only = observer_lib.Observer(place)
+  every = [
+    boxes_only.look(shots, row, config.map.leave_out)
+    for row in range(len(shots.names))
+  ]
+  poses, camera = shots.world_from_camera, shots.lens.intrinsics
+  objects = place_map.build(
+    every,
+    poses,
+    camera,
+    shots.image_size,
+    categories=place.categories,
+    settings=_settings(config),
+  )
+  if not objects.num_landmarks:
+    num_boxes = sum(len(one.detections.box) for one in every)
+    raise ValueError(
+      f'{place.name}: no landmark in {len(every)} images with {num_boxes}'
+      ' boxes; see --config.map for what makes one.'
+    )
+  if encoder is not None:
+    objects = place_map.describe(objects, encoder.encode_texts, config.prompt)
+    rows = _evenly(len(every), _NUM_CALIBRATED)
+    observer = observer_lib.Observer(place, encoder)
+    calibration = place_map.calibrate(
+      objects,
+      [observer.look(shots, row, config.map.leave_out) for row in rows],
+      poses[rows],
+      camera,
+      shots.image_size,
+      k=config.search.k,
+      radius=config.search.radius,
+    )
+  return objects, calibration
+
+
+def _settings(config):
+  fields = config.map.to_dict()
+  del fields['leave_out']
+  return map_construction.DEFAULT._replace(**fields)
+
+
+def _evenly(count, most):
+  return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def _encoder(config):
+  if config.clip:
+    return caption_commands.load_encoder(config.clip)
+  if config.search.method in ('clip', 'hybrid'):
+    raise ValueError(
+      f'search.method={config.search.method!r} needs a CLIP: name one with'
+      ' --config.clip=PATH (a workdir of configs/clip.py, or a published'
+      " checkpoint), or set --config.search.method='category'."
+    )
+  return None
+
+
+def index(config, data, workdir: str) -> None:
+  """Maps every place of the data."""
+  encoder, folder = _encoder(config), pathlib.Path(workdir) / 'maps'
+  calibrations = {}
+  for place in data.places():
+    start = time.perf_counter()
+    objects, calibrations[place.name] = build(config, place, encoder)
+    object_map.save_map(objects, folder / f'{place.name}.json')
+    print(
+      f'{place.name}: {objects.num_landmarks} landmarks from'
+      f' {len(place.mapping.names)} images,'
+      f' {time.perf_counter() - start:.0f} s',
+      flush=True,
+    )
+  workdir_lib.save_text(
+    workdir, 'config.json', json.dumps(config.to_dict(), indent=2)
+  )
+  lens = place.queries.lens
+  setup = {
+    'lens': {
+      'model': lens.model,
+      'intrinsics': np.asarray(lens.intrinsics).tolist(),
+      'distortion': np.asarray(lens.distortion).tolist(),
+    },
+    'image_size': list(place.queries.image_size),
+    'categories': list(place.categories),
+    'calibration': {name: one._asdict() for name, one in calibrations.items()},
+    'encoder': encoder.name if encoder else '',
+  }
+  workdir_lib.save_text(folder, 'setup.json', json.dumps(setup, indent=1))
+
+
+def load_setup(workdir: str) -> Setup:
+  """What `index` wrote beside the maps of a workdir.
+
+  Raises:
+    FileNotFoundError: there are no maps.
+    ValueError: the file is damaged.
+  """
+  path = pathlib.Path(workdir) / SETUP
+  if not path.is_file():
+    raise FileNotFoundError(f'{path} does not exist: run --mode=index first.')
+  try:
+    content = json.loads(path.read_text())
+    lens = lens_lib.Lens(
+      content['lens']['model'],
+      np.asarray(content['lens']['intrinsics'], np.float64).reshape(3, 3),
+      np.asarray(content['lens']['distortion'], np.float64),
+    )
+    return Setup(
+      lens,
+      tuple(content['image_size']),
+      tuple(content['categories']),
+      {
+        name: association.Calibration(tuple(one['offsets']), one['slope'])
+        for name, one in content['calibration'].items()
+      },
+      content['encoder'],
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'{path} is damaged ({error}): run --mode=index again.'
+    ) from error
+
+
+def ask(
+  config,
+  objects: object_map.ObjectMap,
+  seen: detections_lib.Detections,
+  camera: np.ndarray,
+  image_size: tuple[int, int],
+  calibration: association.Calibration,
+) -> object_pose.Answer:
+  """`object_pose.localize` as the config's `search` says."""
+  fields = config.search
+  return object_pose.localize(
+    seen,
+    objects,
+    camera,
+    image_size,
+    method=fields.method,
+    k=fields.k,
+    calibration=calibration,
+    draws=fields.draws or None,
+    sampler=fields.sampler,
+    prune=fields.prune,
+    seed=config.seed,
+  )
+
+
+def evaluate(config, data, workdir: str) -> dict[str, float]:
+  """Localizes queries of known pose; all of them are in the denominator.
+
+  Args:
+    config: with `search` and `evaluation`.
+    data: with `places`.
+    workdir: with maps.
+
+  Returns:
+    By 'test/PLACE/MEASURE' and 'test/all/MEASURE': success rates in percent
+    with their intervals, medians of error and time; results.json too.
+  """
+  setup, encoder = load_setup(workdir), _encoder(config)
+  _check_encoder(setup, encoder)
+  records = {}
+  for place in data.places():
+    path = pathlib.Path(workdir) / 'maps' / f'{place.name}.json'
+    objects = object_map.load_map(path)
+    observer = observer_lib.Observer(place, encoder)
+    rows = _evenly(len(place.queries.names), config.evaluation.num_queries)
+    records[place.name] = [
+      _query(config, setup, place, objects, observer, row)
+      for row in rows.tolist()
+    ]
+    print(f'{place.name}: {len(records[place.name])} queries', flush=True)
+  results = object_evaluation.summary(records)
+  _save_queries(config, data.places(), records, workdir)
+  workdir_lib.save_text(workdir, 'results.json', json.dumps(results, indent=1))
+  content = {
+    'radius': config.search.radius,
+    'image_size': list(setup.image_size),
+    'tracks': {
+      place.name: np.round(place.mapping.position[:, :2], 2).tolist()
+      for place in data.places()
+    },
+    'places': records,
+  }
+  workdir_lib.save_text(workdir, 'objects.json', json.dumps(content))
+  print('\n'.join(object_evaluation.table(results)))
+  return results
+
+
+def _check_encoder(setup, encoder):
+  name = encoder.name if encoder else ''
+  if name and name != setup.encoder:
+    raise ValueError(
+      f'the maps have descriptors of {setup.encoder or "no CLIP"!r}, the'
+      f' queries would have those of {name!r}: run --mode=index again.'
+    )
+
+
+def _query(config, setup, place, objects, observer, row) -> dict[str, Any]:
+  """One query and its answer, as plain numbers."""
+  shots = place.queries
+  sight = observer.look(shots, row)
+  some = place_map.near(objects, sight.position, config.search.radius)
+  start = time.perf_counter()
+  answer = ask(
+    config,
+    some,
+    sight.detections,
+    shots.lens.intrinsics,
+    shots.image_size,
+    setup.calibration[place.name],
+  )
+  seconds = time.perf_counter() - start
+  pose = np.linalg.inv(shots.world_from_camera[row])
+  true = rigid.Rigid(pose[:3, :3], pose[:3, 3])
+  metres, degrees = object_evaluation.pose_error(answer.camera_from_map, true)
+  return {
+    'image': shots.names[row],
+    'row': row,
+    'block': int(shots.blocks[row]),
+    'landmarks': some.num_landmarks,
+    'position': sight.position.tolist(),
+    'metres': metres if answer.localizable else None,
+    'degrees': degrees if answer.localizable else None,
+    'milliseconds': 1e3 * seconds,
+    **answer_records.picture(
+      answer, some, sight.detections.box, shots.lens.intrinsics
+    ),
+  }
+
+
+def _save_queries(config, places, records, workdir):
+  """Pictures of some queries, the worst first, and the boxes in them."""
+  folder, frames = pathlib.Path(workdir) / 'queries', {}
+  folder.mkdir(parents=True, exist_ok=True)
+  count = -(-config.evaluation.num_examples // len(places))
+  for place in places:
+    observer = observer_lib.Observer(place)
+    order = sorted(records[place.name], key=lambda one: -(one['metres'] or 1e9))
+    for one in [order[i] for i in _evenly(len(order), count)]:
+      one['example'] = True
+      frames[one['image']] = observer.boxes(place.queries, one['row'])[0]
+      if place.queries.has_image[one['row']]:
+        image = place.queries.read(one['row'])
+        Image.fromarray(image).save(folder / one['image'])
+  detection_files.save_detections(frames, folder / DETECTION_FILES[0])
+
+
+def localize(
+  config, data, workdir: str, paths: Sequence[str], camera: Sequence[float]
+) -> None:
+  """Answers image files; prints JSON lines and writes answers.jsonl.
+
+  Every map of the workdir is asked; the most confident answer comes first.
+
+  Args:
+    config: with `clip` and `search`.
+    data: not read.
+    workdir: with maps.
+    paths: image files, or patterns of them; boxes lie beside them.
+    camera: fx, fy, cx, cy of the image files in pixels; empty for the map's.
+
+  Raises:
+    FileNotFoundError: no such image, no boxes beside it, or no maps.
+    ValueError: no query, or boxes that do not name the image.
+  """
+  del data
+  setup, encoder = load_setup(workdir), _encoder(config)
+  _check_encoder(setup, encoder)
+  maps = {
+    name: object_map.load_map(pathlib.Path(workdir) / 'maps' / f'{name}.json')
+    for name in setup.calibration
+  }
+  if not paths:
+    raise ValueError('No query: give image files with --query=PATH.')
+  lens = setup.lens
+  if camera:
+    if len(camera) != 4:
+      raise ValueError(f'intrinsics={camera}: expected fx,fy,cx,cy.')
+    fx, fy, cx, cy = camera
+    matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+    lens = lens_lib.Lens('pinhole', matrix)
+  lines = []
+  for path in [p for q in paths for p in sorted(glob.glob(q)) or [q]]:
+    seen, size = _beside(pathlib.Path(path), encoder)
+    if np.size(lens.distortion):
+      seen = detections_lib.undistort(seen, lens)
+    answers = [
+      (
+        name,
+        ask(
+          config, objects, seen, lens.intrinsics, size, setup.calibration[name]
+        ),
+      )
+      for name, objects in maps.items()
+    ]
+    answers.sort(key=lambda pair: -pair[1].confidence)
+    lines.append(json.dumps(answer_records.line(path, answers)))
+    print(lines[-1], flush=True)
+  workdir_lib.save_text(workdir, 'answers.jsonl', '\n'.join(lines) + '\n')
+
+
+def _beside(path, encoder):
+  """Detections in an image file, and its (height, width)."""
+  if not path.is_file():
+    raise FileNotFoundError(f'{path}: no such image file.')
+  try:
+    with Image.open(path) as picture:
+      image = np.asarray(picture.convert('RGB'))
+  except (OSError, SyntaxError) as error:
+    raise ValueError(f'{path} is not a readable image: {error}') from error
+  files = [path.with_name(name) for name in DETECTION_FILES]
+  file = next((file for file in files if file.is_file()), None)
+  if file is None:
+    raise FileNotFoundError(
+      f'{path}: no boxes; put {" or ".join(DETECTION_FILES)} beside it (COCO,'
+      ' OA-SLAM or npz, see i2ploc.localization.detection_files).'
+    )
+  frames = detection_files.load_detections(file, image.shape[:2]).frames
+  if path.name not in frames:
+    raise ValueError(
+      f'{file} does not name {path.name}; it has {sorted(frames)[:3]}.'
+    )
+  seen = frames[path.name]
+  if encoder is not None:
+    seen = seen._replace(embedding=encoder.encode_boxes(image, seen.box))
+  return seen, image.shape[:2]
