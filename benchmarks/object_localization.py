@@ -161,7 +161,7 @@ def load_city(clip: str, data_dir: str | None, num_queries: int) -> Queries:
   for number, place in enumerate(source.open_source(config, data_dir).places()):
     objects, calibration = object_commands.build(config, place, encoder)
     print(f'{place.name}: {objects.num_landmarks} landmarks', flush=True)
-    observer = observer_lib.Observer(place, encoder)
+    observer = observer_lib.Observer(place, encoder, config.leave_out)
     shots = place.queries
     rows = np.linspace(0, len(shots.names) - 1, num_queries).round()
     for row in rows.astype(int).tolist():

@@ -49,9 +49,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.name = 'CLIP-Loc'
   config.seed = 0
   config.clip = ''
+  config.leave_out = ('bus', 'car', 'pedestrian', 'van')  # what moves
   config.prompt = '{}'  # around a label, which takes the place of {}
   config.map = dict(
-    leave_out=('bus', 'car', 'pedestrian', 'van'),  # categories that move
+    labelled=False,  # take the landmarks of the labels, as if fitted by hand
     min_views=6,
     min_parallax=0.14,  # radians between the outermost of its rays
     calibrate=False,  # a turn common to all cameras
@@ -79,6 +80,7 @@ def _use_city(config, size):
   own = clip.get_config(f'size={size}')
   config.data = own.data
   config.data.train = config.data.validation = ''
+  config.map.labelled = True
   config.data.detector = dict(
     edge=0.03,  # deviation of a box's edge, of its side
     missed=0.1,  # objects that are not seen
@@ -88,7 +90,8 @@ def _use_city(config, size):
 
 def _use_tum(config):
   config.prompt = 'a photo of a {}'
-  config.map.update(leave_out=('person',), calibrate=True)
+  config.leave_out = ('person',)
+  config.map.calibrate = True
   config.search.update(method='category', radius=0.0)
   config.data = dict(
     name='tum_rgbd',

@@ -120,6 +120,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         num_sectors=26,
         features=832,
         per_sector_head=False,
+        norm='layer',
+        output_batch_norm=False,
       ),
       'netvlad': dict(name='netvlad', num_clusters=64, features=256),
     }[common.choice('aggregator', arg.aggregator, ('sectors', 'netvlad'))],

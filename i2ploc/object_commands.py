@@ -69,20 +69,44 @@ def build(
   Raises:
     ValueError: no landmark was found.
   """
-  shots, calibration = place.mapping, association.UNCALIBRATED
-  boxes_only = observer_lib.Observer(place)
-  every = [
-    boxes_only.look(shots, row, config.map.leave_out)
-    for row in range(len(shots.names))
-  ]
-  poses, camera = shots.world_from_camera, shots.lens.intrinsics
+  objects = _landmarks(config, place)
+  if encoder is None:
+    return objects, association.UNCALIBRATED
+  objects = place_map.describe(objects, encoder.encode_texts, config.prompt)
+  observer = observer_lib.Observer(place, encoder, config.leave_out)
+  shots = place.mapping
+  rows = _evenly(len(shots.names), _NUM_CALIBRATED)
+  return objects, place_map.calibrate(
+    objects,
+    [observer.look(shots, row) for row in rows],
+    shots.world_from_camera[rows],
+    shots.lens.intrinsics,
+    shots.image_size,
+    k=config.search.k,
+    radius=config.search.radius,
+  )
+
+
+def _landmarks(config, place):
+  """The landmarks that boxes determine, or those that the labels have."""
+  fields = config.map.to_dict()
+  if fields.pop('labelled'):
+    if place.landmarks is None:
+      raise ValueError(
+        f'{place.name} has no labelled landmarks: set --config.map.labelled='
+        'False.'
+      )
+    return place_map.from_labels(place.landmarks(), place.categories)
+  observer = observer_lib.Observer(place, None, config.leave_out)
+  shots = place.mapping
+  every = [observer.look(shots, row) for row in range(len(shots.names))]
   objects = place_map.build(
     every,
-    poses,
-    camera,
+    shots.world_from_camera,
+    shots.lens.intrinsics,
     shots.image_size,
     categories=place.categories,
-    settings=_settings(config),
+    settings=map_construction.DEFAULT._replace(**fields),
   )
   if not objects.num_landmarks:
     num_boxes = sum(len(one.detections.box) for one in every)
@@ -90,26 +114,7 @@ def build(
       f'{place.name}: no landmark in {len(every)} images with {num_boxes}'
       ' boxes; see --config.map for what makes one.'
     )
-  if encoder is not None:
-    objects = place_map.describe(objects, encoder.encode_texts, config.prompt)
-    rows = _evenly(len(every), _NUM_CALIBRATED)
-    observer = observer_lib.Observer(place, encoder)
-    calibration = place_map.calibrate(
-      objects,
-      [observer.look(shots, row, config.map.leave_out) for row in rows],
-      poses[rows],
-      camera,
-      shots.image_size,
-      k=config.search.k,
-      radius=config.search.radius,
-    )
-  return objects, calibration
-
-
-def _settings(config):
-  fields = config.map.to_dict()
-  del fields['leave_out']
-  return map_construction.DEFAULT._replace(**fields)
+  return objects
 
 
 def _evenly(count, most):
@@ -236,7 +241,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
   for place in data.places():
     path = pathlib.Path(workdir) / 'maps' / f'{place.name}.json'
     objects = object_map.load_map(path)
-    observer = observer_lib.Observer(place, encoder)
+    observer = observer_lib.Observer(place, encoder, config.leave_out)
     rows = _evenly(len(place.queries.names), config.evaluation.num_queries)
     records[place.name] = [
       _query(config, setup, place, objects, observer, row)
@@ -308,7 +313,7 @@ def _save_queries(config, places, records, workdir):
   folder.mkdir(parents=True, exist_ok=True)
   count = -(-config.evaluation.num_examples // len(places))
   for place in places:
-    observer = observer_lib.Observer(place)
+    observer = observer_lib.Observer(place, None, config.leave_out)
     order = sorted(records[place.name], key=lambda one: -(one['metres'] or 1e9))
     for one in [order[i] for i in _evenly(len(order), count)]:
       one['example'] = True
@@ -353,16 +358,26 @@ def localize(
     fx, fy, cx, cy = camera
     matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
     lens = lens_lib.Lens('pinhole', matrix)
+  numbers = {name: i for i, name in enumerate(setup.categories)}
   lines = []
   for path in [p for q in paths for p in sorted(glob.glob(q)) or [q]]:
-    seen, size = _beside(pathlib.Path(path), encoder)
+    seen, image = _beside(pathlib.Path(path))
+    seen = observer_lib.without(seen, config.leave_out, numbers)
+    if encoder is not None:
+      descriptors = encoder.encode_boxes(image, seen.box)
+      seen = seen._replace(embedding=descriptors)
     if np.size(lens.distortion):
       seen = detections_lib.undistort(seen, lens)
     answers = [
       (
         name,
         ask(
-          config, objects, seen, lens.intrinsics, size, setup.calibration[name]
+          config,
+          objects,
+          seen,
+          lens.intrinsics,
+          image.shape[:2],
+          setup.calibration[name],
         ),
       )
       for name, objects in maps.items()
@@ -373,8 +388,8 @@ def localize(
   workdir_lib.save_text(workdir, 'answers.jsonl', '\n'.join(lines) + '\n')
 
 
-def _beside(path, encoder):
-  """Detections in an image file, and its (height, width)."""
+def _beside(path):
+  """Detections in an image file, and the image."""
   if not path.is_file():
     raise FileNotFoundError(f'{path}: no such image file.')
   try:
@@ -394,7 +409,4 @@ def _beside(path, encoder):
     raise ValueError(
       f'{file} does not name {path.name}; it has {sorted(frames)[:3]}.'
     )
-  seen = frames[path.name]
-  if encoder is not None:
-    seen = seen._replace(embedding=encoder.encode_boxes(image, seen.box))
-  return seen, image.shape[:2]
+  return frames[path.name], image

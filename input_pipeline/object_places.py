@@ -67,6 +67,7 @@ class Place(NamedTuple):
     queries: images that ask.
     detections: file of what is seen in all of them; None where labels tell.
     categories: names of the detector's numbers, () where nobody knows.
+    landmarks: what the place's labels say there is; None where nobody knows.
   """
 
   name: str
@@ -74,6 +75,7 @@ class Place(NamedTuple):
   queries: Shots
   detections: pathlib.Path | None
   categories: tuple[str, ...]
+  landmarks: Callable[[], detections_lib.Landmarks] | None = None
 
 
 def town_places(
@@ -132,6 +134,7 @@ def town_places(
       shots(protocol.query_rows),
       None,
       detections_lib.CATEGORIES,
+      functools.partial(crops.landmarks, protocol.town),
     )
     for protocol in protocols
     if protocol.name == 'cross'

@@ -137,6 +137,12 @@ class ObjectCommandsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, '--config.clip=PATH'):
       object_commands.index(config, self.data, str(self.root / 'other'))
 
+  def test_labels_that_are_not_there_are_named(self):
+    config = _config()
+    config.map.labelled = True
+    with self.assertRaisesRegex(ValueError, 'desk has no labelled landmarks'):
+      object_commands.index(config, self.data, str(self.root / 'other'))
+
   @parameterized.parameters('5', '0:x', '0::0', '90::')
   def test_frames_that_are_none_are_named(self, frames):
     config = _config()

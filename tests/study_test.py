@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of how studies run, resume and count."""
 
+import ast
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -8,8 +10,12 @@ import tempfile
 from unittest import mock
 
 from absl.testing import absltest
+from ml_collections.config_flags import config_path
 import numpy as np
 
+from benchmarks import ablation
+from benchmarks import lip_loc
+from benchmarks import scaling
 from benchmarks import study
 
 SALIENCY = 'saliency_i2ploc.py'
@@ -53,6 +59,17 @@ class StudyTest(absltest.TestCase):
     self.assertNotIn('--data_dir=None', small)
     default = study.default_config(STUDY.rows['first']).train.num_steps
     self.assertIn(f'--config.train.num_steps={default}', self._command('first'))
+
+  def test_rows_differ_in_fields_that_there_are(self):
+    for script in (ablation, lip_loc, scaling):
+      for name, row in script.STUDY.rows.items():
+        with self.subTest(f'{script.__name__}, {name}'):
+          config = study.default_config(row).lock()
+          # As the command line does it.
+          for field, text in row.fields.items():
+            with contextlib.suppress(ValueError, SyntaxError):
+              text = ast.literal_eval(text)
+            config_path.set_value(field, config, text)
 
   def test_the_interval_is_students(self):
     mean, half = study.interval([1.0, 2.0, 6.0])

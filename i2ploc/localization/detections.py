@@ -18,8 +18,8 @@ from i2ploc.geometry import lens as lens_lib
 BORDER = 2.0
 # Of a shorter side, pixels; less is a blur once it is enlarged to a crop.
 SMALL = 20.0
-# How far undistortion moves the edges of an image inwards, pixels.
-_MOVED_BORDER = 16.0
+# How far undistortion moves the edges of an image inwards, of its longer side.
+_MOVED_BORDER = 0.025
 
 
 class Detections(NamedTuple):
@@ -118,7 +118,8 @@ def cut_edges(
   """
   gap = np.abs(detections.box - _bounds(image_size))
   outside = (detections.box - _bounds(image_size)) * [1, 1, -1, -1] < 0
-  return detections.cut[:, None] & ((gap < _MOVED_BORDER) | outside)
+  near = gap < _MOVED_BORDER * max(image_size)
+  return detections.cut[:, None] & (near | outside)
 
 
 def undistort(detections: Detections, lens: lens_lib.Lens) -> Detections:

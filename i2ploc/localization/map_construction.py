@@ -341,11 +341,18 @@ def _trusted(boxes, landmarks, settings):
   keep = []
   for i, rows in enumerate(landmarks.rows):
     size = np.exp(np.log(landmarks.ellipsoid.semi_axes[i]).mean())
-    deviation = np.sqrt(np.linalg.eigvalsh(landmarks.covariance[i]).max())
+    deviation = _deviation(landmarks.covariance[i])
     agrees = np.median(overlap[i, rows]) >= settings.min_median_iou
     if agrees and deviation <= settings.max_deviation * size:
       keep.append(i)
   return landmarks.take(keep)
+
+
+def _deviation(covariance):
+  """The largest of any direction; infinite where nothing is determined."""
+  if not np.isfinite(covariance).all():
+    return np.inf
+  return np.sqrt(np.linalg.eigvalsh(covariance).max())
 
 
 def _object_map(landmarks, names):

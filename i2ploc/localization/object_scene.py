@@ -14,8 +14,9 @@ import numpy as np
 from i2ploc.geometry import ellipsoid as ellipsoid_lib
 from i2ploc.localization import association
 
-# Tolerance of an edge of a detection: pixels, and a share of the box.
-EDGE_PIXELS, EDGE_SHARE = 3.0, 0.05
+# Tolerance of an edge of a detection: shares of the image (3 pixels of 640, to
+# which detectors scale what they see) and of the box.
+EDGE_OF_IMAGE, EDGE_OF_BOX = 3 / 640, 0.05
 # Smaller scenes are padded to this: one program serves most images.
 _FEWEST_DETECTIONS, _FEWEST_CANDIDATES, _FEWEST_LANDMARKS = 16, 8, 32
 
@@ -112,7 +113,8 @@ def make_scene(
   plane = plane_boxes(box, intrinsics)
   focal = np.sqrt(intrinsics[0, 0] * intrinsics[1, 1])
   side = np.sqrt(np.prod(plane[:, 2:] - plane[:, :2], axis=-1))
-  scale = 1 / np.hypot(EDGE_PIXELS / focal, EDGE_SHARE * side)
+  edge = EDGE_OF_IMAGE * max(image_size) / focal
+  scale = 1 / np.hypot(edge, EDGE_OF_BOX * side)
   origin = np.asarray(ellipsoids.center, np.float64)[rows].mean(0)
   image = np.asarray([[0.0, 0.0, image_size[1], image_size[0]]])
   scene = Scene(

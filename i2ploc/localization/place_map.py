@@ -9,6 +9,7 @@ measured on the map's own images, whose poses say which landmark a box shows.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +83,24 @@ def build(
     frames, poses, intrinsics, image_size, names=texts, settings=settings
   )
   return built._replace(category=np.asarray(category, np.int64)[built.category])
+
+
+def from_labels(labels: Any, categories: Sequence[str]) -> object_map.ObjectMap:
+  """The map that labels give, as a map fitted by hand would be.
+
+  Args:
+    labels: with center, semi_axes, rotation, category and text of L landmarks.
+    categories: names of the detector's numbers.
+  """
+  numbers = {name: i for i, name in enumerate(categories)}
+  return object_map.make_map(
+    labels.center,
+    labels.semi_axes,
+    labels.rotation,
+    [numbers[name] for name in labels.category],
+    labels=[(str(text),) for text in labels.text],
+    num_views=labels.num_views,
+  )
 
 
 def describe(

@@ -16,9 +16,9 @@ from i2ploc.localization import ray_clusters
 
 # Ellipsoids are projected in multiples of this: one compilation for most maps.
 _BUCKET = 64
-# Pixels to which edges of boxes are believed. Not relative to their size: large
-# objects suffer most from what hides a part of them.
-TOLERANCE = 3.0
+# To which edges of boxes are believed, of the longer side of the image. Not of
+# the boxes: large objects suffer most from what hides a part of them.
+TOLERANCE = 3 / 640
 
 
 class PosedBoxes(NamedTuple):
@@ -49,11 +49,12 @@ class PosedBoxes(NamedTuple):
     focal = self.intrinsics[[0, 1, 0, 1], [0, 1, 0, 1]]
     center = self.intrinsics[[0, 1, 0, 1], 2]
     frame, pixels = self.frame[rows], self.pixels[rows]
+    tolerance = TOLERANCE * max(self.image_size)
     return dual_quadric.Views(
       rotation=self.cameras.rotation[frame],
       translation=self.cameras.translation[frame],
       box=(pixels - center) / focal,
-      precision=np.broadcast_to(focal / TOLERANCE, pixels.shape),
+      precision=np.broadcast_to(focal / tolerance, pixels.shape),
       open=self.open[rows],
       weight=np.ones(len(rows)),
     )

@@ -12,6 +12,7 @@ In numpy and float32; an object found here is only where a fit begins.
 from typing import NamedTuple
 
 import numpy as np
+from scipy import spatial
 
 # Two rays of one object pass each other within so many of its radii.
 _MAX_GAP = 1.0
@@ -21,7 +22,10 @@ _MAX_RATIO = 2.5
 _REACH = 0.5
 _MAX_SIZE_RATIO = 2.0
 _NUM_PAIRS = 4000
-_MAX_OBJECTS = 40
+_MAX_OBJECTS = 200
+# Of cameras, among which half of the pairs are drawn: most pairs of a town's
+# cameras never see the same.
+_NEIGHBOURS = 100
 _REFITS = 3
 
 
@@ -116,6 +120,12 @@ def _pairs(sights, min_parallax, rng):
     first, second = np.triu_indices(count, 1)
   else:
     first, second = rng.integers(0, count, (2, _NUM_PAIRS))
+    some = sights.origin[first[::2]]
+    near = spatial.cKDTree(sights.origin).query(some, min(_NEIGHBOURS, count))[
+      1
+    ]
+    column = rng.integers(0, near.shape[1], len(near))
+    second[::2] = near[np.arange(len(near)), column]
   direction, origin, size = sights.direction, sights.origin, sights.size
   a, b = direction[first], direction[second]
   unit_a, unit_b = _unit(a), _unit(b)

@@ -67,6 +67,13 @@ class TownPlacesTest(absltest.TestCase):
       np.array_equal(found.queries.read(1), found.mapping.read(1))
     )
 
+  def test_landmarks_are_those_of_the_labels(self):
+    found = place().landmarks()
+    self.assertEqual(
+      found.text.tolist(),
+      ['a green bin', 'a fir-like tree', 'a birch-like tree'],
+    )
+
   def test_noise_depends_on_the_row_alone(self):
     first, again = place(edge=0.1), place(edge=0.1)
     again.queries.labels(0)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What language adds to a map: classes, descriptors, calibrated ranks."""
 
+import types
+
 from absl.testing import absltest
 import numpy as np
 
@@ -62,6 +64,22 @@ class BuildTest(absltest.TestCase):
       sorted(found.names()),
       ['a red mug'] * 3 + ['a tall lamp'] * 2 + ['a thick book'] * 2,
     )
+
+
+class LabelsTest(absltest.TestCase):
+  def test_landmarks_are_taken_as_they_are(self):
+    shapes = planted_objects.table(np.random.default_rng(0), 2)
+    labels = types.SimpleNamespace(
+      **shapes._asdict(),
+      category=np.array(['tree', 'bin']),
+      text=np.array(['a fir', 'a green bin']),
+      num_views=np.array([3, 4]),
+    )
+    found = place_map.from_labels(labels, ('bin', 'car', 'tree'))
+    self.assertEqual(found.category.tolist(), [2, 0])
+    self.assertEqual(found.names(), ['a fir', 'a green bin'])
+    np.testing.assert_array_equal(found.semi_axes, shapes.semi_axes)
+    self.assertEqual(found.num_views.tolist(), [3, 4])
 
 
 class DescribeTest(absltest.TestCase):
