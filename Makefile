@@ -19,7 +19,8 @@ demo: .venv/runtime
 	@echo 'Look at $(DEMO)/run/report.html'
 
 test: .venv/dev lint
-	.venv/bin/python -m pytest -q -n 2 --dist=loadscope tests
+	.venv/bin/python -m pytest -q -n 2 --dist=loadscope \
+	  --durations=15 tests
 
 lint: .venv/dev
 	.venv/bin/ruff check .

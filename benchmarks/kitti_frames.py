@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model of the demonstration on real KITTI raw frames.
+"""A model of synthetic_city on real KITTI raw frames.
 
 Takes the checkpoint of a workdir (trained on synthetic_city: zero-shot),
 indexes the scans of a KITTI raw folder, localizes its images, and prints
 recall beside chance.
 
 python benchmarks/kitti_frames.py --workdir=demo/run --data_dir=KITTI_RAW
+python benchmarks/kitti_frames.py --config=lip_loc.py --workdir=runs/lip_loc \
+  --data_dir=KITTI_RAW
 """
 
 import json
@@ -17,6 +19,7 @@ import sys
 from absl import app
 from absl import flags
 
+CONFIG = flags.DEFINE_string('config', 'saliency_i2ploc.py', 'Of configs/.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'With checkpoints/.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'Of the KITTI raw layout.')
 OUTPUT = flags.DEFINE_string('output', None, 'Default: WORKDIR-kitti_raw.')
@@ -40,7 +43,7 @@ def main(argv: list[str]) -> None:
       sys.executable,
       'main.py',
       f'--mode={mode}',
-      '--config=configs/saliency_i2ploc.py:dataset=kitti_raw',
+      f'--config=configs/{CONFIG.value}:dataset=kitti_raw',
       f'--workdir={output}',
       f'--data_dir={data_dir}',
       f'--query={images}',

@@ -4,8 +4,8 @@
 python main.py --mode=train --workdir=/tmp/saliency \
   --config=configs/saliency_i2ploc.py
 
-Expect cross R@1 of about 69 % within 10 m on the test towns (chance 1.2 %)
-after 600 steps. Measured 2026-11-21, one seed.
+Expect cross R@1 of about 66 % within 10 m on the test towns (chance 1.2 %)
+after 480 steps. Measured 2026-11-21, one seed.
 
 Arguments after the colon:
   dataset=synthetic_city | kitti_raw | kitti_odometry

@@ -10,14 +10,12 @@ posed images and what a detector says about them. Boxes of query images lie
 beside them, in detections.npz or detections.json, as `evaluate` leaves them.
 """
 
-from collections.abc import Mapping
 from collections.abc import Sequence
 import glob
 import json
 import pathlib
 import time
 from typing import Any
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -32,33 +30,15 @@ from i2ploc.localization import association
 from i2ploc.localization import detection_files
 from i2ploc.localization import detections as detections_lib
 from i2ploc.localization import map_construction
+from i2ploc.localization import map_setup
 from i2ploc.localization import object_map
 from i2ploc.localization import object_pose
 from i2ploc.localization import observer as observer_lib
 from i2ploc.localization import place_map
 
-SETUP = 'maps/setup.json'
 DETECTION_FILES = ('detections.npz', 'detections.json')
 # Images of a map on which similarities are calibrated.
 _NUM_CALIBRATED = 100
-
-
-class Setup(NamedTuple):
-  """What a map was made with, and queries are asked with.
-
-  Attributes:
-    lens: of the queries' camera.
-    image_size: (height, width).
-    categories: names of the detector's numbers.
-    calibration: by place, what ranks and similarities are worth.
-    encoder: whose weights gave the descriptors; '' for none.
-  """
-
-  lens: lens_lib.Lens
-  image_size: tuple[int, int]
-  categories: tuple[str, ...]
-  calibration: Mapping[str, association.Calibration]
-  encoder: str
 
 
 def build(
@@ -150,52 +130,16 @@ def index(config, data, workdir: str) -> None:
   workdir_lib.save_text(
     workdir, 'config.json', json.dumps(config.to_dict(), indent=2)
   )
-  lens = place.queries.lens
-  setup = {
-    'lens': {
-      'model': lens.model,
-      'intrinsics': np.asarray(lens.intrinsics).tolist(),
-      'distortion': np.asarray(lens.distortion).tolist(),
-    },
-    'image_size': list(place.queries.image_size),
-    'categories': list(place.categories),
-    'calibration': {name: one._asdict() for name, one in calibrations.items()},
-    'encoder': encoder.name if encoder else '',
-  }
-  workdir_lib.save_text(folder, 'setup.json', json.dumps(setup, indent=1))
-
-
-def load_setup(workdir: str) -> Setup:
-  """What `index` wrote beside the maps of a workdir.
-
-  Raises:
-    FileNotFoundError: there are no maps.
-    ValueError: the file is damaged.
-  """
-  path = pathlib.Path(workdir) / SETUP
-  if not path.is_file():
-    raise FileNotFoundError(f'{path} does not exist: run --mode=index first.')
-  try:
-    content = json.loads(path.read_text())
-    lens = lens_lib.Lens(
-      content['lens']['model'],
-      np.asarray(content['lens']['intrinsics'], np.float64).reshape(3, 3),
-      np.asarray(content['lens']['distortion'], np.float64),
-    )
-    return Setup(
-      lens,
-      tuple(content['image_size']),
-      tuple(content['categories']),
-      {
-        name: association.Calibration(tuple(one['offsets']), one['slope'])
-        for name, one in content['calibration'].items()
-      },
-      content['encoder'],
-    )
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(
-      f'{path} is damaged ({error}): run --mode=index again.'
-    ) from error
+  map_setup.save_setup(
+    map_setup.Setup(
+      place.queries.lens,
+      place.queries.image_size,
+      place.categories,
+      calibrations,
+      encoder.name if encoder else '',
+    ),
+    workdir,
+  )
 
 
 def ask(
@@ -235,7 +179,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     By 'test/PLACE/MEASURE' and 'test/all/MEASURE': success rates in percent
     with their intervals, medians of error and time; results.json too.
   """
-  setup, encoder = load_setup(workdir), _encoder(config)
+  setup, encoder = map_setup.load_setup(workdir), _encoder(config)
   _check_encoder(setup, encoder)
   records = {}
   for place in data.places():
@@ -343,7 +287,7 @@ def localize(
     ValueError: no query, or boxes that do not name the image.
   """
   del data
-  setup, encoder = load_setup(workdir), _encoder(config)
+  setup, encoder = map_setup.load_setup(workdir), _encoder(config)
   _check_encoder(setup, encoder)
   maps = {
     name: object_map.load_map(pathlib.Path(workdir) / 'maps' / f'{name}.json')

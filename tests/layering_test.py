@@ -131,6 +131,7 @@ ORDER = {
     'object_search',
     'object_pose',
     'place_map',
+    'map_setup',
     'observer',
     'answer_records',
   ),

@@ -14,6 +14,7 @@ import numpy as np
 
 from i2ploc import object_commands
 from i2ploc import tasks
+from i2ploc.localization import map_setup
 from i2ploc.localization import object_map
 from i2ploc.report import html
 from input_pipeline import source
@@ -110,6 +111,14 @@ class ObjectCommandsTest(parameterized.TestCase):
   def test_a_missing_map_is_named(self):
     with self.assertRaisesRegex(FileNotFoundError, '--mode=index first'):
       object_commands.evaluate(self.config, self.data, str(self.root / 'new'))
+
+  def test_a_damaged_setup_is_named(self):
+    folder = self.root / 'damaged' / 'maps'
+    folder.mkdir(parents=True)
+    text = pathlib.Path(self.workdir, 'maps', 'setup.json').read_text()
+    (folder / 'setup.json').write_text(text[:100])
+    with self.assertRaisesRegex(ValueError, 'setup.json is damaged.*again'):
+      map_setup.load_setup(str(folder.parent))
 
   def test_an_image_without_boxes_is_named(self):
     path = self.root / 'alone' / 'a.png'

@@ -18,6 +18,8 @@ from i2ploc.report import object_map
 
 # Metres within which a query counts as found, for badges and maps.
 RADIUS = 1.0
+# Of a picture, pixels: photographs of 4:3 need not fill the page.
+_TALLEST = 420
 _LIMITS = ('0.1m', '0.2m', '0.5m', '1m', '2m')
 _TILES = ('0.5m', '1m', '2m')
 
@@ -183,6 +185,7 @@ def _picture(record, path, image_size, width) -> str:
     )
   return (
     f'<svg viewBox="0 0 {width} {height:.0f}" role="img"'
+    f' style="max-width:{_TALLEST / height * width:.0f}px"'
     f' aria-label="Boxes and ellipsoids">{"".join(parts)}</svg>'
   )
 
@@ -221,7 +224,7 @@ def sections(
     'maps',
     'Where it was right',
     '<p class="lead">From above, y up; the line is where the map was made.'
-    ' Green queries are right, from red ones a line leads to the answer, grey'
+    ' Blue queries are right, from red ones a line leads to the answer, grey'
     f' ones have none.</p>{maps(content, folder)}',
   )
   yield (

@@ -81,7 +81,8 @@ def total_costs(
     score: of COSTS.
 
   Returns:
-    [S] sums over the data.
+    [S] sums over the data; infinite where a residual is no number, which would
+    otherwise pass for the least.
   """
   cost = COSTS[score]
   limit = jnp.asarray(threshold) ** 2
@@ -92,4 +93,5 @@ def total_costs(
 
   size = len(jax.tree.leaves(models)[0])
   block = min(block_size(mask.size), size)
-  return jax.lax.map(total, models, batch_size=block)
+  totals = jax.lax.map(total, models, batch_size=block)
+  return jnp.where(jnp.isnan(totals), jnp.inf, totals)

@@ -33,6 +33,17 @@ class ScoringTest(parameterized.TestCase):
     self.assertAlmostEqual(float(cost(1.0, 1.0)), expected, places=5)
     self.assertGreater(float(cost(9.0, 1.0)), 0.999)
 
+  def test_a_model_without_numbers_is_never_the_best(self):
+    def residual(model, data):
+      return model * data
+
+    models = jnp.array([1.0, jnp.nan, 0.5])
+    costs = scoring.total_costs(
+      residual, models, jnp.ones(5), np.ones(5, bool), 1.0
+    )
+    self.assertEqual(float(costs[1]), np.inf)
+    self.assertEqual(int(jnp.argmin(costs)), 2)
+
   @parameterized.parameters('inliers', 'msac', 'gaussian_uniform')
   def test_blocks_give_the_sums_of_a_plain_loop(self, score):
     data, _ = planted.line(300, 0.3)
