@@ -8,6 +8,10 @@ context, texts of a closed vocabulary ('a tall red brick house with a gabled
 roof'), InfoNCE in which equal texts are all right. It knows nothing but
 synthetic_city; for photographs, see `i2ploc.models.pretrained_clip`.
 
+Expect 29 % of the detections of a later drive of the test towns to find their
+landmark first among those within 50 m, and 59 % among three (by category 14 and
+36, by chance 3 and 9). Measured 2026-11-21, one seed.
+
 Arguments after the colon:
   size=small (tiny, small, default, full)
 """

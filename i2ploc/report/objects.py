@@ -18,6 +18,8 @@ from i2ploc.report import object_map
 
 # Metres within which a query counts as found, for badges and maps.
 RADIUS = 1.0
+# More names in one picture would cover it; they appear under the pointer.
+_MOST_NAMED = 8
 # Of a picture, pixels: photographs of 4:3 need not fill the page.
 _TALLEST = 420
 _LIMITS = ('0.1m', '0.2m', '0.5m', '1m', '2m')
@@ -176,13 +178,16 @@ def _picture(record, path, image_size, width) -> str:
   for one in record['outlines']:
     points = scale * np.array(one['points'])
     outline = 'M' + 'L'.join(f'{x:.1f} {y:.1f}' for x, y in points)
-    x, y = points.mean(0)
     parts.append(
       f'<path class="line c-cross" d="{outline}Z"><title>'
       f'{escape(one["name"])}, overlap {one["overlap"]:.2f}</title></path>'
-      f'<text class="mid scale-text" x="{x:.1f}" y="{y:.1f}">'
-      f'{escape(_short(one["name"]))}</text>'
     )
+    if len(record['outlines']) <= _MOST_NAMED:
+      x, y = points.mean(0)
+      parts.append(
+        f'<text class="mid scale-text" x="{x:.1f}" y="{y:.1f}">'
+        f'{escape(_short(one["name"]))}</text>'
+      )
   return (
     f'<svg viewBox="0 0 {width} {height:.0f}" role="img"'
     f' style="max-width:{_TALLEST / height * width:.0f}px"'
