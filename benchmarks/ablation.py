@@ -66,7 +66,11 @@ ROWS = {
   'large_batch': study.Row(
     'batches of 256 through the gradient cache',
     CONFIG,
-    {'train.batch_size': '256', 'train.num_chunks': '4'},
+    {
+      'train.batch_size': '256',
+      'train.num_chunks': '4',
+      'optimizer.warmup_steps': '12',  # as many pairs as the others
+    },
   ),
   'adamw': study.Row(
     'AdamW for matrices too',
