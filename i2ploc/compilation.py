@@ -35,20 +35,30 @@ def options() -> dict[str, str]:
   return CPU_OPTIONS
 
 
+class _Jitted:
+  """A function that is jitted when it is first asked for anything."""
+
+  def __init__(self, function, kwargs):
+    functools.update_wrapper(self, function)
+    self._kwargs = kwargs
+
+  @functools.cached_property
+  def _jitted(self):
+    return jax.jit(self.__wrapped__, compiler_options=options(), **self._kwargs)
+
+  def __call__(self, *args, **kwargs):
+    return self._jitted(*args, **kwargs)
+
+  def __getattr__(self, name):  # lower, clear_cache, ...
+    if name.startswith('__'):
+      raise AttributeError(name)
+    return getattr(self._jitted, name)
+
+
 def jit(function: Callable[..., Any], **kwargs) -> Callable[..., Any]:
   """`jax.jit(function, **kwargs)` with `options()`; outermost calls only.
 
   No device is looked for before the first call: modules may use it as a
-  decorator. `lower` is that of the compiled function.
+  decorator.
   """
-
-  @functools.cache
-  def compiled():
-    return jax.jit(function, compiler_options=options(), **kwargs)
-
-  @functools.wraps(function)
-  def call(*args, **kwargs):
-    return compiled()(*args, **kwargs)
-
-  call.lower = lambda *args, **kwargs: compiled().lower(*args, **kwargs)
-  return call
+  return _Jitted(function, kwargs)
