@@ -46,7 +46,14 @@ class _Jitted:
   def _jitted(self):
     return jax.jit(self.__wrapped__, compiler_options=options(), **self._kwargs)
 
+  @functools.cached_property
+  def _inside(self):
+    return jax.jit(self.__wrapped__, **self._kwargs)
+
   def __call__(self, *args, **kwargs):
+    leaves = jax.tree.leaves((args, kwargs))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+      return self._inside(*args, **kwargs)
     return self._jitted(*args, **kwargs)
 
   def __getattr__(self, name):  # lower, clear_cache, ...
@@ -56,9 +63,9 @@ class _Jitted:
 
 
 def jit(function: Callable[..., Any], **kwargs) -> Callable[..., Any]:
-  """`jax.jit(function, **kwargs)` with `options()`; outermost calls only.
+  """`jax.jit(function, **kwargs)` with `options()`.
 
-  No device is looked for before the first call: modules may use it as a
-  decorator.
+  Inside of another jit, whose options hold there, it is a plain one. No device
+  is looked for before the first call: modules may use it as a decorator.
   """
   return _Jitted(function, kwargs)

@@ -49,6 +49,12 @@ class CompilationTest(absltest.TestCase):
     found = compilation.jit(jax.vmap(along))(rows)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
+  def test_it_may_be_called_inside_of_another(self):
+    double = compilation.jit(lambda x: 2 * x)
+    found = jax.jit(jax.grad(lambda x: double(x) ** 2))(3.0)
+    self.assertEqual(found, 24)
+    self.assertEqual(jax.eval_shape(double, jnp.ones(4)).shape, (4,))
+
   def test_a_decorator_looks_for_no_device(self):
     with mock.patch.object(jax, 'default_backend', side_effect=AssertionError):
       double = compilation.jit(lambda x: 2 * x)
