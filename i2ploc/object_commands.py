@@ -11,6 +11,7 @@ beside them, in detections.npz or detections.json, as `evaluate` leaves them.
 """
 
 from collections.abc import Sequence
+import functools
 import glob
 import json
 import pathlib
@@ -117,6 +118,11 @@ def index(config, data, workdir: str) -> None:
   """Maps every place of the data."""
   encoder, folder = _encoder(config), pathlib.Path(workdir) / 'maps'
   calibrations = {}
+  if not data.places():
+    raise ValueError(
+      f'{data.name}: no place to map; a town needs a map drive and a later one'
+      ' in its direction.'
+    )
   for place in data.places():
     start = time.perf_counter()
     objects, calibrations[place.name] = build(config, place, encoder)
@@ -251,6 +257,10 @@ def _query(config, setup, place, objects, observer, row) -> dict[str, Any]:
   }
 
 
+def _badness(record) -> float:
+  return np.inf if record['metres'] is None else record['metres']
+
+
 def _save_queries(config, places, records, workdir):
   """Pictures of some queries, the worst first, and the boxes in them."""
   folder, frames = pathlib.Path(workdir) / 'queries', {}
@@ -258,7 +268,7 @@ def _save_queries(config, places, records, workdir):
   count = -(-config.evaluation.num_examples // len(places))
   for place in places:
     observer = observer_lib.Observer(place, None, config.leave_out)
-    order = sorted(records[place.name], key=lambda one: -(one['metres'] or 1e9))
+    order = sorted(records[place.name], key=_badness, reverse=True)
     for one in [order[i] for i in _evenly(len(order), count)]:
       one['example'] = True
       frames[one['image']] = observer.boxes(place.queries, one['row'])[0]
@@ -303,9 +313,11 @@ def localize(
     matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
     lens = lens_lib.Lens('pinhole', matrix)
   numbers = {name: i for i, name in enumerate(setup.categories)}
+  # Images of a folder share a file of boxes.
+  read = functools.cache(detection_files.load_detections)
   lines = []
   for path in [p for q in paths for p in sorted(glob.glob(q)) or [q]]:
-    seen, image = _beside(pathlib.Path(path))
+    seen, image = _beside(pathlib.Path(path), read)
     seen = observer_lib.without(seen, config.leave_out, numbers)
     if encoder is not None:
       descriptors = encoder.encode_boxes(image, seen.box)
@@ -332,8 +344,8 @@ def localize(
   workdir_lib.save_text(workdir, 'answers.jsonl', '\n'.join(lines) + '\n')
 
 
-def _beside(path):
-  """Detections in an image file, and the image."""
+def _beside(path, read):
+  """Detections in an image file, by a reader of their file, and the image."""
   if not path.is_file():
     raise FileNotFoundError(f'{path}: no such image file.')
   try:
@@ -348,7 +360,7 @@ def _beside(path):
       f'{path}: no boxes; put {" or ".join(DETECTION_FILES)} beside it (COCO,'
       ' OA-SLAM or npz, see i2ploc.localization.detection_files).'
     )
-  frames = detection_files.load_detections(file, image.shape[:2]).frames
+  frames = read(file, image.shape[:2]).frames
   if path.name not in frames:
     raise ValueError(
       f'{file} does not name {path.name}; it has {sorted(frames)[:3]}.'

@@ -12,6 +12,7 @@ import ast
 from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent import futures
+from concurrent.futures import process
 import functools
 import hashlib
 import itertools
@@ -242,6 +243,12 @@ def _render_elsewhere(
         bar.update(bar.initial + progress.value - bar.n)
         for job in done:
           job.result()
+    except process.BrokenProcessPool as error:
+      raise ValueError(
+        'A process that renders died: memory ran out, or a script that is not'
+        " guarded by if __name__ == '__main__' was started again by it. Units"
+        ' that are finished are kept.'
+      ) from error
     except BaseException:
       # Ctrl-C and errors: give up the units in flight and those that wait.
       stop.set()
