@@ -81,6 +81,7 @@ ORDER = {
   'i2ploc.models': (
     'normalization',
     'attention',
+    'convolution',
     'vit',
     'resnet',
     'point_transformer',

@@ -12,6 +12,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2ploc.models import convolution
 from i2ploc.models import normalization
 
 
@@ -33,7 +34,7 @@ class ConvNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps [B, H, W, C] to [B, H / stride, W / stride, features], up."""
-    x = nn.Conv(
+    x = convolution.Conv(
       self.features,
       (self.size, self.size),
       self.stride,

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from i2ploc.models import attention
+from i2ploc.models import convolution
 
 
 def sequence_mask(mask: jax.Array | None, use_cls: bool) -> jax.Array | None:
@@ -178,9 +179,9 @@ class ConvStem(nn.Module):
     # One norm, not two: on CPU each costs as much as a convolution.
     width = x.shape[-1]
     x = nn.LayerNorm(dtype=self.dtype)(x)
-    x = nn.Conv(width, (3, 3), dtype=self.dtype)(x)
+    x = convolution.Conv(width, (3, 3), dtype=self.dtype)(x)
     init = attention.residual_init(self.residual_init_scale)
-    return nn.Conv(
+    return convolution.Conv(
       width, (3, 3), use_bias=False, kernel_init=init, dtype=self.dtype
     )(nn.relu(x))
 
@@ -190,7 +191,7 @@ class ConvStem(nn.Module):
     for width, stride in zip(self.widths, self.strides, strict=True):
       # Windows of 2 s - 1 overlap: neighbouring cells share their border.
       kernel = tuple(2 * s - 1 for s in stride)
-      x = nn.Conv(width, kernel, stride, dtype=self.dtype)(x)
+      x = convolution.Conv(width, kernel, stride, dtype=self.dtype)(x)
       x = x + self._branch(x)
     return x
 
@@ -262,7 +263,7 @@ class ViT(nn.Module):
       self.embed = nn.Dense(self.width, dtype=self.dtype)
     else:
       patch = (self.patch_size, self.patch_size)
-      self.embed = nn.Conv(
+      self.embed = convolution.Conv(
         self.width, patch, patch, padding='VALID', dtype=self.dtype
       )
     self.blocks = [
