@@ -13,7 +13,9 @@ Lambda Twist, ECCV 2018; Ding et al., Revisiting the P3P problem, CVPR 2023).
 A cubic and two quadratics are safe in float32; the quartic of the classical
 solvers fails ten times as often.
 
-Written for one sample and vmapped by the caller; nothing branches.
+Written for one sample and vmapped by the caller; nothing branches. Vectors and
+matrices are tuples of numbers: under a vmap each is an array of its own, whose
+loop the compiler vectorises, where rows of three would stay rows of three.
 """
 
 from typing import NamedTuple
@@ -24,13 +26,15 @@ import jax.numpy as jnp
 
 NUM_SOLUTIONS = 4
 _TINY = 1e-30
-NUM_POLISH = 2
+_NUM_POLISH = 2
 # Squared sine and squared chord below which points are on a line, rays one.
-FLAT = 1e-12
+_FLAT = 1e-12
 # What is solved, to no effect, in the place of what cannot be.
-EXAMPLE = ((1.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, -1.0, 1.0))
+_EXAMPLE = ((1.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, -1.0, 1.0))
 # Relative error of a discriminant, and a ratio of distances beyond reason.
-NOISE, FAR = 1e-5, 1e4
+_NOISE, _FAR = 1e-5, 1e4
+
+Vector = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class Poses(NamedTuple):
@@ -47,6 +51,88 @@ class Poses(NamedTuple):
   valid: jax.Array
 
 
+class _Conic(NamedTuple):
+  """A symmetric matrix [3, 3]."""
+
+  xx: jax.Array
+  xy: jax.Array
+  xz: jax.Array
+  yy: jax.Array
+  yz: jax.Array
+  zz: jax.Array
+
+  def rows(self):
+    """Its rows."""
+    xx, xy, xz, yy, yz, zz = self
+    return (xx, xy, xz), (xy, yy, yz), (xz, yz, zz)
+
+  def times(self, v):
+    """Its product with a vector."""
+    return tuple(_dot(row, v) for row in self.rows())
+
+  def adjugate(self):
+    """Its cofactors."""
+    xx, xy, xz, yy, yz, zz = self
+    return _Conic(
+      yy * zz - yz * yz,
+      xz * yz - xy * zz,
+      xy * yz - xz * yy,
+      xx * zz - xz * xz,
+      xy * xz - xx * yz,
+      xx * yy - xy * xy,
+    )
+
+  def trace_with(self, other):
+    """Trace of the product with another one."""
+    once = self.xx * other.xx + self.yy * other.yy + self.zz * other.zz
+    twice = self.xy * other.xy + self.xz * other.xz + self.yz * other.yz
+    return once + 2 * twice
+
+
+def _dot(a, b):
+  return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _cross(a, b):
+  return (
+    a[1] * b[2] - a[2] * b[1],
+    a[2] * b[0] - a[0] * b[2],
+    a[0] * b[1] - a[1] * b[0],
+  )
+
+
+def _minus(a, b):
+  return tuple(x - y for x, y in zip(a, b, strict=True))
+
+
+def _scaled(a, factor):
+  return tuple(x * factor for x in a)
+
+
+def _sides(corners):
+  """Differences of three vectors, each opposite the one of its number."""
+  a, b, c = corners
+  return _minus(b, c), _minus(c, a), _minus(a, b)
+
+
+def _squares(vectors):
+  return [_dot(v, v) for v in vectors]
+
+
+def _largest(values):
+  """Number, 0 to 2, of the largest of three."""
+  a, b, c = values
+  return jnp.where((a >= b) & (a >= c), 0, jnp.where(b >= c, 1, 2))
+
+
+def _pick(number, values):
+  """The value of that number, of three numbers or three vectors."""
+  if isinstance(values[0], tuple):
+    return tuple(_pick(number, parts) for parts in zip(*values, strict=True))
+  a, b, c = values
+  return jnp.where(number == 0, a, jnp.where(number == 1, b, c))
+
+
 def _safe(value):
   """`value`, moved away from zero, for a division."""
   tiny = jnp.asarray(_TINY, value.dtype)
@@ -57,13 +143,6 @@ def _root(value):
   """sqrt of what is positive, else 0; with a finite gradient."""
   positive = value > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1.0)), 0.0)
-
-
-def _adjugate(c):
-  """Adjugate [3, 3] of a symmetric matrix [3, 3]: its cofactors."""
-  return jnp.stack(
-    [jnp.cross(c[1], c[2]), jnp.cross(c[2], c[0]), jnp.cross(c[0], c[1])]
-  )
 
 
 def _real_root(c3, c2, c1, c0):
@@ -80,109 +159,173 @@ def _real_root(c3, c2, c1, c0):
   radius = _root(-p / 3)
   cosine = jnp.clip(half / _safe(radius**3), -1.0 + 1e-7, 1.0 - 1e-7)
   triple = 2 * radius * jnp.cos(jnp.arccos(cosine) / 3)
-  s = jnp.where(discriminant > 0, single, triple) - third
-  for _ in range(2):
+
+  def newton(_, s):
     value = ((s + a) * s + b) * s + c
     slope = (3 * s + 2 * a) * s + b
-    s = s - jnp.where(jnp.abs(slope) > _TINY, value / _safe(slope), 0.0)
-  return s
+    return s - jnp.where(jnp.abs(slope) > _TINY, value / _safe(slope), 0.0)
+
+  # Also what keeps XLA from computing all this anew for every use of the root.
+  start = jnp.where(discriminant > 0, single, triple) - third
+  return jax.lax.fori_loop(0, 2, newton, start)
 
 
 def _degenerate(first, second):
-  """A singular matrix [3, 3] of the pencil of two conics."""
-  of_first, of_second = _adjugate(first), _adjugate(second)
-  c0 = jnp.sum(first[0] * of_first[0])
-  c1 = jnp.sum(of_first * second)
-  c2 = jnp.sum(of_second * first)
-  c3 = jnp.sum(second[0] * of_second[0])
+  """A singular conic of the pencil of two."""
+  of_first, of_second = first.adjugate(), second.adjugate()
+  c0 = first.trace_with(of_first) / 3
+  c1 = of_first.trace_with(second)
+  c2 = of_second.trace_with(first)
+  c3 = second.trace_with(of_second) / 3
   # The multiple belongs to the conic with the larger determinant: the leading
   # coefficient does not vanish, and roots at infinity become roots at 0.
   swap = jnp.abs(c0) > jnp.abs(c3)
-  falling = jnp.stack([c3, c2, c1, c0])
-  s = _real_root(*jnp.where(swap, falling[::-1], falling))
-  base = jnp.where(swap, second, first)
-  multiple = jnp.where(swap, first, second)
-  return base + s * multiple
+  falling = zip((c3, c2, c1, c0), (c0, c1, c2, c3), strict=True)
+  s = _real_root(*(jnp.where(swap, b, a) for a, b in falling))
+  return _Conic(
+    *(
+      jnp.where(swap, b, a) + s * jnp.where(swap, a, b)
+      for a, b in zip(first, second, strict=True)
+    )
+  )
 
 
 def _lines(conic):
-  """Two lines [2, 3] whose product a singular conic [3, 3] is."""
-  adjugate = -_adjugate(conic)
-  diagonal = jnp.diagonal(adjugate)
-  best = jnp.argmax(diagonal)
-  corner = adjugate[:, best] / jnp.sqrt(jnp.maximum(diagonal[best], _TINY))
-  x, y, z = corner
-  zero = jnp.zeros_like(x)
-  skew = jnp.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
-  product = conic + skew
-  row, column = jnp.divmod(jnp.argmax(jnp.abs(product)), 3)
-  return jnp.stack([product[row], product[:, column]])
+  """Two lines whose product a singular conic is."""
+  adjugate = _Conic(*(-x for x in conic.adjugate()))
+  diagonal = adjugate.xx, adjugate.yy, adjugate.zz
+  best = _largest(diagonal)
+  size = jnp.sqrt(jnp.maximum(_pick(best, diagonal), _TINY))
+  x, y, z = _scaled(_pick(best, adjugate.rows()), 1 / size)
+  (xx, xy, xz), (_, yy, yz), (_, _, zz) = conic.rows()
+  product = (xx, xy - z, xz + y), (xy + z, yy, yz - x), (xz - y, yz + x, zz)
+  sizes = [[jnp.abs(value) for value in row] for row in product]
+  most = [jnp.maximum(jnp.maximum(a, b), c) for a, b, c in sizes]
+  row = _pick(_largest(most), product)
+  column = _largest([jnp.abs(value) for value in row])
+  return row, _pick(column, tuple(zip(*product, strict=True)))
 
 
 def _ratios(line, conic):
-  """Where a line [3] meets a conic [3, 3]: [2, 2] of (x, y), and valid [2]."""
-  norm = _safe(jnp.hypot(line[0], line[1]))
-  a, b, c = line / norm
-  one, zero = jnp.ones_like(a), jnp.zeros_like(a)
-  foot, along = jnp.stack([-a * c, -b * c, one]), jnp.stack([-b, a, zero])
-  square = along @ conic @ along
-  linear = along @ conic @ foot
-  constant = foot @ conic @ foot
+  """Where a line meets a conic: twice (x, y, whether it does)."""
+  a, b, c = _scaled(line, 1 / _safe(jnp.hypot(line[0], line[1])))
+  foot, along = (-a * c, -b * c, 1.0), (-b, a, 0.0)
+  square = _dot(along, conic.times(along))
+  linear = _dot(along, conic.times(foot))
+  constant = _dot(foot, conic.times(foot))
   discriminant = linear**2 - square * constant
   # Of a double root rounding leaves a discriminant on either side of zero.
-  noise = NOISE * (linear**2 + jnp.abs(square * constant))
+  noise = _NOISE * (linear**2 + jnp.abs(square * constant))
   q = -(linear + jnp.where(linear < 0, -1.0, 1.0) * _root(discriminant))
-  steps = jnp.stack([q / _safe(square), constant / _safe(q)])
-  steps = jnp.clip(steps, -FAR, FAR)
-  valid = (discriminant > -noise) & (jnp.abs(steps) < FAR)
-  return foot[:2] + steps[:, None] * along[:2], valid
+  found = []
+  for step in (q / _safe(square), constant / _safe(q)):
+    valid = (discriminant > -noise) & (jnp.abs(step) < _FAR)
+    step = jnp.clip(step, -_FAR, _FAR)
+    x, y = foot[0] + step * along[0], foot[1] + step * along[1]
+    found.append((x, y, valid))
+  return found
+
+
+def _newton(distances, chords, residuals):
+  """What to take from three distances for residuals of the laws of cosines."""
+  x, y, z = distances
+  h12, h02, h01 = chords
+  r12, r02, r01 = residuals
+  # Half the Jacobian: every equation lacks one of the distances.
+  a, b = x - y + h01 * y / 2, y - x + h01 * x / 2
+  c, d = x - z + h02 * z / 2, z - x + h02 * x / 2
+  e, f = y - z + h12 * z / 2, z - y + h12 * y / 2
+  factor = 1 / (2 * _safe(-(a * d * e + b * c * f)))
+  return (
+    (-d * e * r01 - b * f * r02 + b * d * r12) * factor,
+    (-c * f * r01 + a * f * r02 - a * d * r12) * factor,
+    (c * e * r01 - a * e * r02 - b * c * r12) * factor,
+  )
 
 
 def _polish(distances, chords, squares):
-  """One Newton step on the three laws of cosines, for distances [3].
+  """One Newton step on the three laws of cosines, for three distances.
 
   With the chord h = |r_i - r_j|^2 = 2 - 2 m, d_i^2 + d_j^2 - 2 m d_i d_j is
   (d_i - d_j)^2 + h d_i d_j, of which rounding leaves more where rays are close.
   """
   x, y, z = distances
-  h01, h02, h12 = chords
-  s01, s02, s12 = squares
-  r0 = (x - y) ** 2 + h01 * x * y - s01
-  r1 = (x - z) ** 2 + h02 * x * z - s02
-  r2 = (y - z) ** 2 + h12 * y * z - s12
-  # Half the Jacobian: every equation lacks one of the distances.
-  a, b = x - y + h01 * y / 2, y - x + h01 * x / 2
-  c, d = x - z + h02 * z / 2, z - x + h02 * x / 2
-  e, f = y - z + h12 * z / 2, z - y + h12 * y / 2
-  step = jnp.stack(
-    [
-      -d * e * r0 - b * f * r1 + b * d * r2,
-      -c * f * r0 + a * f * r1 - a * d * r2,
-      c * e * r0 - a * e * r1 - b * c * r2,
-    ]
+  residuals = [
+    (p - q) ** 2 + chord * p * q - square
+    for p, q, chord, square in zip(
+      (y, x, x), (z, z, y), chords, squares, strict=True
+    )
+  ]
+  steps = _newton(distances, chords, residuals)
+  limits = [0.1 * jnp.abs(distance) for distance in distances]
+  return tuple(
+    distance - jnp.clip(step, -limit, limit)
+    for distance, step, limit in zip(distances, steps, limits, strict=True)
   )
-  step = step / (2 * _safe(-(a * d * e + b * c * f)))
-  limit = 0.1 * jnp.abs(distances)
-  return distances - jnp.clip(step, -limit, limit)
+
+
+@jax.custom_jvp
+def _polished(distances, chords, squares):
+  """Distances that fulfil the laws of cosines, from nearly right ones.
+
+  Their derivative is that of the laws, not of the way to the solution.
+  """
+
+  def polish(_, distances):
+    return _polish(distances, chords, squares)
+
+  return jax.lax.fori_loop(0, _NUM_POLISH, polish, distances)
+
+
+@_polished.defjvp
+def _polished_jvp(primals, tangents):
+  _, chords, squares = primals
+  _, chord_tangents, square_tangents = tangents
+  distances = _polished(*primals)
+  x, y, z = distances
+  changes = [
+    p * q * chord - square
+    for p, q, chord, square in zip(
+      (y, x, x), (z, z, y), chord_tangents, square_tangents, strict=True
+    )
+  ]
+  steps = _newton(distances, chords, changes)
+  return distances, tuple(-step for step in steps)
 
 
 def _frame(corners):
-  """Orthonormal axes [3, 3], as columns, that a triangle [3, 3] spans."""
-  side, other = corners[1] - corners[0], corners[2] - corners[0]
-  first = side / _safe(_root(side @ side))
-  normal = jnp.cross(side, other)
-  third = normal / _safe(_root(normal @ normal))
-  return jnp.stack([first, jnp.cross(third, first), third], axis=1)
+  """Three orthonormal axes that a triangle spans."""
+  side, other = _minus(corners[1], corners[0]), _minus(corners[2], corners[0])
+  normal = _cross(side, other)
+  first = _scaled(side, 1 / _safe(_root(_dot(side, side))))
+  third = _scaled(normal, 1 / _safe(_root(_dot(normal, normal))))
+  return first, _cross(third, first), third
+
+
+def _distances(chords, squares):
+  """Four times three distances, [4] each, and whether they are real."""
+  s12, s02, s01 = squares
+  m12, m02, m01 = (1 - chord / 2 for chord in chords)
+  a, b = s01 / s12, s02 / s12
+  one, zero = jnp.ones_like(a), jnp.zeros_like(a)
+  conic_01 = _Conic(one, -m01, zero, 1 - a, a * m12, -a)
+  conic_02 = _Conic(one, zero, -m02, -b, b * m12, 1 - b)
+  line, other = _lines(_degenerate(conic_01, conic_02))
+  found = _ratios(line, conic_02) + _ratios(other, conic_02)
+  x, y, met = (jnp.stack(parts) for parts in zip(*found, strict=True))
+  d2 = jnp.sqrt(s12 / jnp.maximum(y * y + 1 - 2 * m12 * y, 1e-12))
+  return (x * d2, y * d2, d2), met & (x > 0) & (y > 0)
 
 
 def _usable(rays, points):
   """Whether three rays and points are finite and determine a pose at all."""
-  sides = points - points[jnp.array([1, 2, 0])]
-  squares = jnp.sum(sides**2, axis=-1)
-  area = jnp.cross(sides[0], sides[1])
-  apart = jnp.sum((rays - rays[jnp.array([1, 2, 0])]) ** 2, axis=-1)
-  usable = area @ area > FLAT * squares.max() ** 2
-  return usable & (apart.min() > FLAT) & jnp.isfinite(area @ area)
+  sides = _sides(points)
+  s12, s02, s01 = _squares(sides)
+  h12, h02, h01 = _squares(_sides(rays))
+  normal = _cross(sides[0], sides[1])
+  area, largest = _dot(normal, normal), jnp.maximum(jnp.maximum(s12, s02), s01)
+  usable = (area > _FLAT * largest**2) & jnp.isfinite(area)
+  return usable & (jnp.minimum(jnp.minimum(h12, h02), h01) > _FLAT)
 
 
 def p3p(rays: jax.Array, points: jax.Array) -> Poses:
@@ -200,11 +343,11 @@ def p3p(rays: jax.Array, points: jax.Array) -> Poses:
   # Of lengths around 1 no power overflows, and the map's origin may be far.
   center = points.mean(0)
   scale = jnp.maximum(jnp.abs(points - center).max(), 1e-12)
-  points = (points - center) / scale
+  rays, points = _rows(rays), _rows((points - center) / scale)
   usable = _usable(rays, points)
-  example = jnp.asarray(EXAMPLE, points.dtype)
-  rays = jnp.where(usable, rays, example / jnp.sqrt(3.0))
-  points = jnp.where(usable, points, example)
+  directions = tuple(_scaled(ray, 3**-0.5) for ray in _EXAMPLE)
+  rays = _where(usable, rays, directions)
+  points = _where(usable, points, _EXAMPLE)
   rotation, translation, valid = _solve(rays, points)
   translation = scale * translation - rotation @ center
   finite = jnp.isfinite(translation).all(-1) & jnp.isfinite(rotation).all(
@@ -215,34 +358,42 @@ def p3p(rays: jax.Array, points: jax.Array) -> Poses:
   return Poses(rotation, translation, valid & finite & usable)
 
 
+def _rows(matrix):
+  return tuple(tuple(matrix[i, j] for j in range(3)) for i in range(3))
+
+
+def _where(condition, rows, others):
+  return tuple(
+    tuple(jnp.where(condition, a, b) for a, b in zip(*pair, strict=True))
+    for pair in zip(rows, others, strict=True)
+  )
+
+
 def _solve(rays, points):
   """See `p3p`; of centred points of about unit size."""
-  sides = points[jnp.array([1, 2, 0])] - points[jnp.array([2, 0, 1])]
-  squares = jnp.sum(sides**2, axis=-1)
   # The longest side lies opposite point 0, so that a and b are at most 1.
-  order = (jnp.argmax(squares) + jnp.arange(3)) % 3
-  rays, points, squares = rays[order], points[order], squares[order]
-  s12, s02, s01 = squares
-  apart = rays[jnp.array([1, 2, 0])] - rays[jnp.array([2, 0, 1])]
-  chords = jnp.sum(apart**2, axis=-1)
-  m12, m02, m01 = 1 - chords / 2
-  a, b = s01 / s12, s02 / s12
-  one, zero = jnp.ones_like(a), jnp.zeros_like(a)
-  conic_01 = jnp.stack(
-    [one, -m01, zero, -m01, 1 - a, a * m12, zero, a * m12, -a]
-  ).reshape(3, 3)
-  conic_02 = jnp.stack(
-    [one, zero, -m02, zero, -b, b * m12, -m02, b * m12, 1 - b]
-  ).reshape(3, 3)
-  lines = _lines(_degenerate(conic_01, conic_02))
-  ratios, met = jax.vmap(_ratios, in_axes=(0, None))(lines, conic_02)
-  x, y = jnp.moveaxis(ratios.reshape(4, 2), -1, 0)
-  d2 = jnp.sqrt(s12 / jnp.maximum(y * y + 1 - 2 * m12 * y, 1e-12))
-  distances = jnp.stack([x * d2, y * d2, d2], axis=-1)
-  polish = jax.vmap(_polish, in_axes=(0, None, None))
-  for _ in range(NUM_POLISH):
-    distances = polish(distances, chords[::-1], squares[::-1])
-  seen = distances[:, :, None] * rays
-  rotation = jax.vmap(_frame)(seen) @ _frame(points).T
-  valid = met.reshape(4) & (x > 0) & (y > 0) & (distances > 0).all(-1)
-  return rotation, seen.mean(1), valid
+  first = _largest(_squares(_sides(points)))
+  rays, points = (
+    tuple(_pick(first, v[i:] + v[:i]) for i in range(3)) for v in (rays, points)
+  )
+  squares, chords = _squares(_sides(points)), _squares(_sides(rays))
+  distances, met = _distances(*jax.lax.stop_gradient((chords, squares)))
+  distances = _polished(distances, chords, squares)
+  seen = [
+    _scaled(ray, distance)
+    for ray, distance in zip(rays, distances, strict=True)
+  ]
+  camera_axes, axes = _frame(seen), _frame(points)
+  rotation = [
+    _dot([axis[i] for axis in camera_axes], [axis[j] for axis in axes])
+    for i in range(3)
+    for j in range(3)
+  ]
+  translation = [sum(parts) / 3 for parts in zip(*seen, strict=True)]
+  for distance in distances:
+    met &= distance > 0
+  return (
+    jnp.stack(rotation, -1).reshape(NUM_SOLUTIONS, 3, 3),
+    jnp.stack(translation, -1),
+    met,
+  )

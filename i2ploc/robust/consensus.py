@@ -13,6 +13,7 @@ Shapes are static, data are padded, and a batch of problems is a vmap.
 """
 
 import functools
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -29,7 +30,8 @@ class Settings(NamedTuple):
   """How `estimate` searches; static, a change compiles anew.
 
   Attributes:
-    batch: samples per turn.
+    first_batch: samples of the first turn, which is all that most need.
+    batch: samples of every other turn.
     max_draws: of samples, at most; whole turns are taken.
     min_draws: at least.
     confidence: with which no better model is left, see `stopping`.
@@ -43,13 +45,14 @@ class Settings(NamedTuple):
       stop PROSAC.
   """
 
-  batch: int = 128
+  first_batch: int = 128
+  batch: int = 512
   max_draws: int = 30_000
   min_draws: int = 0
   confidence: float = 0.9999
   score: str = 'msac'
   subset: int = 128
-  finalists: int = 32
+  finalists: int = 64
   refined: int = 4
   refine_steps: int = 4
   refine_data: int = 512
@@ -57,6 +60,8 @@ class Settings(NamedTuple):
 
 
 DEFAULT = Settings()
+# Data of the problems whose first turns a CPU takes at once.
+_STARTED_TOGETHER = 1024
 
 
 class Estimate(NamedTuple):
@@ -110,62 +115,99 @@ def estimate(
   Returns:
     The estimate; `valid` is False where there is none.
   """
-  num_data = sampler.num_data
-  mask = jnp.arange(len(jax.tree.leaves(data)[0])) < num_data
-  sample_key, subset_key = jax.random.split(key)
-  limit = jnp.asarray(threshold) ** 2
-  # Any order will do for a subset, but one in which quality has no say.
-  some = _subset(subset_key, mask, settings.subset, data)
-  few = _subset(subset_key, mask, settings.refine_data, data)
+  asked = _Asked(sampler, data, threshold, key)
+  return _finish(problem, settings, asked, *_start(problem, settings, asked))
 
-  total = functools.partial(
-    scoring.total_costs,
-    problem.residual,
-    data=data,
-    mask=mask,
-    threshold=threshold,
-    score=settings.score,
+
+class _Asked(NamedTuple):
+  sampler: samplers.Sampler
+  data: problem_lib.Data
+  threshold: jax.Array
+  key: jax.Array
+
+
+class _Views(NamedTuple):
+  """Which data are real, and parts of all data with their masks."""
+
+  mask: jax.Array
+  scored_first: Any
+  refined_on: Any
+
+
+def _start(problem, settings, asked):
+  """The search after its first turn, and what every turn looks at."""
+  sampler, data, _, key = asked
+  mask = jnp.arange(len(jax.tree.leaves(data)[0])) < sampler.num_data
+  key, other = jax.random.split(jax.random.split(key)[1])
+  views = _Views(
+    mask,
+    _subset(key, sampler.num_data, settings.subset, data),
+    _subset(other, sampler.num_data, settings.refine_data, data),
   )
+  search = _first(problem, data)
+  return _turn(
+    problem, settings, asked, views, search, settings.first_batch
+  ), views
 
-  def body(search):
-    indices, drawn = sampler.draw(
-      sample_key, search.draws, settings.batch, problem.sample_size
-    )
-    models, valid = _solve(problem, data, indices, drawn)
-    models, valid = _finalists(
-      problem, settings, models, valid, some, threshold
-    )
-    model, cost = _best(
-      problem, settings, models, valid, few, total, search.cost, threshold
-    )
-    better = cost < search.cost
-    model = jax.tree.map(
-      lambda a, b: jnp.where(better, a, b), model, search.model
-    )
-    inliers = mask & (problem.residual(model, data) < limit)
-    draws = search.draws + settings.batch
-    return _Search(
-      model,
-      jnp.where(better, cost, search.cost),
-      inliers,
-      draws,
-      _needed(problem, sampler, settings, inliers, draws),
-    )
+
+def _finish(problem, settings, asked, search, views):
+  """What is found when the search has come to its end."""
 
   def goes_on(search):
     left = search.draws < settings.max_draws
-    left &= search.draws < sampler.num_samples
+    left &= search.draws < asked.sampler.num_samples
     wanted = search.draws < jnp.maximum(search.needed, settings.min_draws)
     return left & wanted
 
-  first = _first(problem, data, mask)
-  # A GPU's TF32 would lose a pixel.
-  with jax.default_matmul_precision('highest'):
-    search = jax.lax.while_loop(goes_on, body, first)
+  def turn(search):
+    return _turn(problem, settings, asked, views, search, settings.batch)
+
+  search = jax.lax.while_loop(goes_on, turn, search)
   valid = jnp.isfinite(search.cost)
   valid &= search.inliers.sum() > problem.sample_size
   return Estimate(
     search.model, search.inliers, search.cost, search.draws, valid
+  )
+
+
+# A GPU's TF32 would lose a pixel.
+@jax.default_matmul_precision('highest')
+def _turn(problem, settings, asked, views, search, count):
+  """The search after `count` more samples."""
+  sampler, data, threshold, key = asked
+  cost = functools.partial(
+    scoring.total_costs,
+    problem.residual,
+    threshold=threshold,
+    score=settings.score,
+  )
+  indices, drawn = sampler.draw(
+    jax.random.split(key)[0], search.draws, count, problem.sample_size
+  )
+  models, valid = _solve(problem, data, indices, drawn)
+  models, valid = _finalists(problem, settings, models, valid, views, cost)
+  model, found = _best(
+    problem,
+    settings,
+    models,
+    valid,
+    views.refined_on,
+    lambda models: cost(models, data, views.mask),
+    search.cost,
+    threshold,
+  )
+  better = found < search.cost
+  model = jax.tree.map(
+    lambda a, b: jnp.where(better, a, b), model, search.model
+  )
+  inliers = views.mask & (problem.residual(model, data) < threshold**2)
+  draws = search.draws + count
+  return _Search(
+    model,
+    jnp.where(better, found, search.cost),
+    inliers,
+    draws,
+    _needed(problem, sampler, settings, inliers, draws),
   )
 
 
@@ -181,16 +223,23 @@ def estimate_each(
 
   An accelerator takes a turn of all problems at once, until the last is done.
   A CPU takes one problem after the other: its data stay in the cache, and an
-  easy problem does not wait for a hard one.
+  easy problem does not wait for a hard one. Only the first turns of small
+  problems, which all need, are taken together: calls cost more than numbers.
   """
 
-  def one(arguments):
-    return estimate(problem, *arguments, settings)
-
-  arguments = sampler, data, threshold, key
-  if jax.default_backend() == 'cpu':
-    return jax.lax.map(one, arguments)
-  return jax.vmap(one)(arguments)
+  asked = _Asked(sampler, data, threshold, key)
+  if jax.default_backend() != 'cpu':
+    return jax.vmap(lambda one: estimate(problem, *one, settings))(asked)
+  number, size = jax.tree.leaves(data)[0].shape
+  together = min(max(_STARTED_TOGETHER // size, 1), number)
+  started = jax.lax.map(
+    functools.partial(_start, problem, settings),
+    asked,
+    batch_size=together if together > 1 else None,
+  )
+  return jax.lax.map(
+    lambda one: _finish(problem, settings, one[0], *one[1]), (asked, started)
+  )
 
 
 def _best(problem, settings, models, valid, few, total, known, threshold):
@@ -231,17 +280,19 @@ def _needed(problem, sampler, settings, inliers, draws):
   return jnp.minimum(needed, early)
 
 
-def _subset(key, mask, size, data):
-  """`size` of the data, drawn evenly from the real ones, and their mask."""
-  if not size or size >= mask.size:
-    return data, mask
-  drawn = jax.random.uniform(key, mask.shape) - mask
-  # The smallest are the real ones, in random order.
-  _, rows = jax.lax.top_k(-drawn, size)
-  return jax.tree.map(lambda leaf: leaf[rows], data), mask[rows]
+def _subset(key, num_data, size, data):
+  """`size` of the data, spread evenly over the real ones, and their mask."""
+  capacity = len(jax.tree.leaves(data)[0])
+  if not size or size >= capacity:
+    return data, jnp.arange(capacity) < num_data
+  # One from every stretch: no sort, and all qualities have a say.
+  stretch = jnp.maximum(num_data / size, 1.0)
+  place = jnp.arange(size) + jax.random.uniform(key, (size,))
+  rows = (place * stretch).astype(jnp.int32)
+  return jax.tree.map(lambda leaf: leaf[rows], data), rows < num_data
 
 
-def _first(problem, data, mask):
+def _first(problem, data):
   """Before the first turn: no model."""
   sample = jax.tree.map(lambda leaf: leaf[: problem.sample_size], data)
   shape = jax.eval_shape(problem.solve, sample)[0]
@@ -252,7 +303,7 @@ def _first(problem, data, mask):
   return _Search(
     model,
     jnp.asarray(jnp.inf, dtype),
-    jnp.zeros_like(mask),
+    jnp.zeros(len(jax.tree.leaves(data)[0]), bool),
     jnp.asarray(0, jnp.int32),
     jnp.asarray(jnp.inf, jnp.float32),
   )
@@ -271,21 +322,14 @@ def _take(models, rows):
   return jax.tree.map(lambda leaf: leaf[rows], models)
 
 
-def _finalists(problem, settings, models, valid, some, threshold):
+def _finalists(problem, settings, models, valid, views, cost):
   """The models that explain a subset of the data best, and whether valid."""
-  subset, subset_mask = some
-  cost = functools.partial(
-    scoring.total_costs,
-    problem.residual,
-    threshold=threshold,
-    score=settings.score,
-  )
   # A solver has fewer solutions than slots: half of them are enough, for all
   # but a batch that has no inliers anyway.
   if problem.num_solutions > 2:
     (rows,) = jnp.nonzero(valid, size=valid.size // 2, fill_value=0)
     models, valid = _take(models, rows), valid[rows]
-  costs = cost(models, subset, subset_mask)
+  costs = cost(models, *views.scored_first)
   costs = jnp.where(valid, costs, jnp.inf)
   best, rows = jax.lax.top_k(-costs, min(settings.finalists, costs.size))
   return _take(models, rows), jnp.isfinite(best)

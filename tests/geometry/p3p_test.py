@@ -4,6 +4,7 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+from jax import test_util
 import jax.numpy as jnp
 import numpy as np
 
@@ -116,6 +117,19 @@ class P3pTest(parameterized.TestCase):
     flat = points[:, :1] * np.float32([[1], [2], [3]])
     for leaf in gradients(rays, flat):
       self.assertTrue(np.isfinite(leaf).all())
+
+  def test_gradients_are_those_of_the_pose(self):
+    rays, points, _, _ = _problems(1)
+    with jax.enable_x64(True):
+      rays, points = np.float64(rays[0]), np.float64(points[0])
+      rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+      valid = p3p.p3p(rays, points).valid
+
+      def poses(points):
+        found = p3p.p3p(rays, points)
+        return found.rotation[valid], found.translation[valid]
+
+      test_util.check_grads(poses, (points,), order=1, rtol=1e-4)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,8 @@ from i2ploc.robust import two_views as two_views_lib
 from tests.geometry import two_views as planted
 from tests.robust import two_views
 
-SETTINGS = consensus.Settings(max_draws=2048)
+# One good sample in 625: 99.99 % take 5,700 draws.
+SETTINGS = consensus.Settings(max_draws=8192)
 CORNERS = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * two_views.SIZE
 
 
