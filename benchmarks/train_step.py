@@ -2,7 +2,7 @@
 """What a training step of the demonstration costs, and what compiling it earns.
 
 Times the step on random readings with the compiler's defaults and with the
-options of `training.compilation`, taking turns in one process.
+options of `i2ploc.compilation`, taking turns in one process.
 
 python benchmarks/train_step.py
 python benchmarks/train_step.py --config=saliency_i2ploc:lidar=points
