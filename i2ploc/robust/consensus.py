@@ -145,9 +145,10 @@ def _start(problem, settings, asked):
     _subset(other, sampler.num_data, settings.refine_data, data),
   )
   search = _first(problem, data)
-  return _turn(
-    problem, settings, asked, views, search, settings.first_batch
-  ), views
+  if settings.first_batch == settings.batch:
+    return search, views  # one program less to compile
+  search = _turn(problem, settings, asked, views, search, settings.first_batch)
+  return search, views
 
 
 def _finish(problem, settings, asked, search, views):

@@ -123,8 +123,9 @@ class P3pTest(parameterized.TestCase):
     with jax.enable_x64(True):
       rays, points = np.float64(rays[0]), np.float64(points[0])
       rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-      valid = p3p.p3p(rays, points).valid
+      valid = np.asarray(jax.jit(p3p.p3p)(rays, points).valid)
 
+      @jax.jit
       def poses(points):
         found = p3p.p3p(rays, points)
         return found.rotation[valid], found.translation[valid]

@@ -11,7 +11,7 @@ from i2ploc.geometry import rigid
 from i2ploc.robust import alignment
 from i2ploc.robust import consensus
 
-SETTINGS = consensus.Settings(batch=64, max_draws=512)
+SETTINGS = consensus.Settings(first_batch=64, batch=64, max_draws=512)
 FAR = np.array([4e5, -5e6, 100.0])
 
 

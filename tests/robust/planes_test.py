@@ -11,7 +11,7 @@ from i2ploc.robust import consensus
 from i2ploc.robust import lines
 from i2ploc.robust import planes
 
-SETTINGS = consensus.Settings(batch=64, max_draws=512)
+SETTINGS = consensus.Settings(first_batch=64, batch=64, max_draws=512)
 FUNCTIONS = {2: lines.line, 3: planes.plane}
 
 
