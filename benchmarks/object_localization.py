@@ -37,11 +37,11 @@ import numpy as np
 # Run as a script, this folder is on the path and the checkout is not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from benchmarks import object_tables
 from benchmarks import object_worlds
 from configs import clip_loc
 from i2ploc import caption_commands
 from i2ploc import object_commands
-from i2ploc.evaluation import metrics
 from i2ploc.evaluation import object_evaluation
 from i2ploc.geometry import rigid
 from i2ploc.localization import association
@@ -268,77 +268,6 @@ def _summary(queries, name, budget, answers, times):
   }
 
 
-def show(results: Sequence[dict[str, Any]]) -> None:
-  """Prints a table."""
-  names = list(results[0]['success'])
-  print(
-    f'{"method":22}{"draws":>6}'
-    + ''.join(f'{name:>22}' for name in names[:3])
-    + ''.join(f'{name:>11}' for name in names[3:])
-    + f'{"median cm":>11}{"ms":>8}{"ECE":>7}{"AUC":>7}'
-  )
-  for result in results:
-    rates = [result['success'][name] for name in names]
-    print(
-      f'{result["method"]:22}{result["draws"] or "all":>6}'
-      + ''.join(_with_interval(rate) for rate in rates[:3])
-      + ''.join(f'{rate["value"]:11.3f}' for rate in rates[3:])
-      + f'{100 * result["median_metres"]:11.2f}{result["median_ms"]:8.1f}'
-      + f'{result["calibration_error"]:7.3f}{result["ranking_quality"]:7.3f}'
-    )
-
-
-def _with_interval(rate):
-  text = f'{rate["value"]:.3f} [{rate["low"]:.3f}, {rate["high"]:.3f}]'
-  return f'{text:>22}'
-
-
-def show_draws(results: Sequence[dict[str, Any]], metres: float = 0.5) -> dict:
-  """Prints and returns how many draws 90 % of the queries need."""
-  needed = {}
-  for name in dict.fromkeys(result['method'] for result in results):
-    own = [r for r in results if r['method'] == name and r['draws']]
-    success = np.asarray([r['distance'] for r in own]) < metres
-    budgets = [r['draws'] for r in own]
-    needed[name] = object_evaluation.budget_for(budgets, success, 0.9)
-    print(f'{name:22} {needed[name]:8.0f} draws to 90 % within {metres} m')
-  return needed
-
-
-def show_differences(
-  results: Sequence[dict[str, Any]], blocks: np.ndarray, metres: float = 2.0
-) -> list[dict[str, Any]]:
-  """Prints and returns by how much each method differs from the first one.
-
-  Success within `metres`, query by query and with the same draws; intervals of
-  95 % resample blocks.
-  """
-  hits = {
-    (r['method'], r['draws']): np.asarray(r['distance']) < metres
-    for r in results
-  }
-  first, rows = results[0]['method'], []
-  for (name, draws), own in hits.items():
-    if name == first:
-      continue
-    gain = (own.astype(float) - hits[first, draws])[:, None]
-    low, high = metrics.bootstrap_interval(gain, np.ones_like(gain), blocks)
-    rows.append(
-      {
-        'method': name,
-        'draws': draws,
-        'value': float(gain.mean()),
-        'low': float(low[0]),
-        'high': float(high[0]),
-      }
-    )
-    print(
-      f'{name:22}{draws or "all":>6} {_with_interval(rows[-1])} of success '
-      f'within {metres:g} m beside {first}'
-    )
-  return rows
-
-
 def speed(num_calls: int = 200) -> dict[str, float]:
   """Time of 1,024 triples, 21 ellipsoids, 16 boxes: proposed and scored.
 
@@ -381,7 +310,7 @@ def scaling(num_queries: int = 20) -> list[dict[str, Any]]:
       Row(f'{size}, uniform', {'method': 'category', **UNIFORM}),
     )
     results += measure(Queries(**worlds), rows, [4096])
-  show(results)
+  object_tables.show(results)
   return results
 
 
@@ -409,8 +338,11 @@ def main(argv: list[str]) -> None:
     except (ValueError, FileNotFoundError) as error:
       sys.exit(f'object_localization: {error}')
     rows = measure(queries, CATEGORY)
-    show(rows)
-    results['fr2_desk'] = {'rows': rows, 'draws_to_90': show_draws(rows)}
+    object_tables.show(rows)
+    results['fr2_desk'] = {
+      'rows': rows,
+      'draws_to_90': object_tables.show_draws(rows),
+    }
   if 'city' in given.part:
     if not given.clip:
       sys.exit('object_localization: give --clip=WORKDIR, or other parts.')
@@ -421,12 +353,14 @@ def main(argv: list[str]) -> None:
     except (ValueError, FileNotFoundError) as error:
       sys.exit(f'object_localization: {error}')
     rows = measure(queries, LANGUAGE)
-    show(rows)
-    needed = {str(m): show_draws(rows, m) for m in (0.5, 1.0, 2.0)}
+    object_tables.show(rows)
+    needed = {
+      str(m): object_tables.show_draws(rows, m) for m in (0.5, 1.0, 2.0)
+    }
     results['city'] = {
       'rows': rows,
       'draws_to_90': needed,
-      'differences': show_differences(rows, queries.blocks),
+      'differences': object_tables.show_differences(rows, queries.blocks),
     }
   if 'speed' in given.part:
     results['speed'] = speed()
