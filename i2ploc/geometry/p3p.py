@@ -34,8 +34,6 @@ _EXAMPLE = ((1.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, -1.0, 1.0))
 # Relative error of a discriminant, and a ratio of distances beyond reason.
 _NOISE, _FAR = 1e-5, 1e4
 
-Vector = tuple[jax.Array, jax.Array, jax.Array]
-
 
 class Poses(NamedTuple):
   """Up to four poses `camera_from_map`.
