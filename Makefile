@@ -9,6 +9,10 @@ CONFIG ?= configs/saliency_i2ploc.py
 RUN = .venv/bin/python main.py --config=$(CONFIG) --workdir=$(DEMO)/run \
   --data_dir=$(DEMO)/data
 
+# Python's own default: five processes of a demonstration read what the first
+# one compiled.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test lint clean
 
 demo: .venv/runtime

@@ -151,8 +151,7 @@ def turn(batch: Batch, angle: jax.Array, projection: str) -> Batch:
   image = jax.vmap(move)(batch['image'], batch['intrinsics'], angle)
   turned = rigid.rotation_z(angle)
   points = batch['points']
-  # x @ R is R^T x.
-  xyz = jnp.matmul(points[..., :3], turned, precision=rigid.EXACT)
+  xyz = rigid.rotate(rigid.rotation_z(-angle)[:, None], points[..., :3])
   lidar = rigid.Rigid(turned, jnp.zeros((*angle.shape, 3)))
   own = rigid.Rigid(_rotation_y(angle), jnp.zeros((*angle.shape, 3)))
   motion = rigid.from_matrix(batch['camera_from_lidar'])

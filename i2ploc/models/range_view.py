@@ -102,12 +102,7 @@ def camera_view(
   """
   # Directions turn into the camera's axes, positions stay: seen from its own
   # origin a scan has one return per cell, seen from the camera it has holes.
-  turned = jnp.einsum(
-    'bij,bpj->bpi',
-    camera_from_lidar.rotation,
-    points[..., :3],
-    precision=rigid.EXACT,
-  )
+  turned = rigid.rotate(camera_from_lidar.rotation[:, None], points[..., :3])
   x, y, z = turned[..., 0], turned[..., 1], turned[..., 2]
   seen = jnp.stack([z, -x, -y, points[..., 3]], axis=-1)
   image, valid = jax.vmap(

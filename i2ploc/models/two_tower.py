@@ -334,9 +334,8 @@ class TwoTower(nn.Module):
     chex.assert_shape(mask, points.shape[:2])
     motion = rigid.from_matrix(batch['camera_from_lidar'])
     yaw = jnp.broadcast_to(jnp.asarray(yaw, points.dtype), points.shape[:1])
-    turn = rigid.rotation_z(yaw)
-    # x @ R is R^T x: the world turns against the viewing direction.
-    xyz = jnp.matmul(points[..., :3], turn, precision=rigid.EXACT)
+    # The world turns against the viewing direction.
+    xyz = rigid.rotate(rigid.rotation_z(-yaw)[:, None], points[..., :3])
     turned = jnp.concatenate([xyz, points[..., 3:]], axis=-1)
     bounds = camera.horizontal_span(
       batch['intrinsics'], self.image_size[1], self.projection
@@ -349,7 +348,8 @@ class TwoTower(nn.Module):
       tokens, out = self._encode_points(turned, mask, motion, train)
     else:
       tokens, out = self._encode_range(turned, mask, motion, seen, train)
-    out = dict(out, centers=out['centers'] @ jnp.swapaxes(turn, -1, -2))
+    centers = rigid.rotate(rigid.rotation_z(yaw)[:, None], out['centers'])
+    out = dict(out, centers=centers)
     return self._describe('points', tokens, bounds, out, train)
 
   def __call__(

@@ -41,6 +41,10 @@ _LABELS = {
 }
 _DEFAULTS = ('pinhole', 'kitti')  # go without saying in names
 _COLUMNS = ('town', 'drive', 'frame', 'timestamp', 'world_from_lidar')
+_UNGUARDED = (
+  'A process that renders runs the script that started it once more: put what'
+  " the script does under if __name__ == '__main__':."
+)
 
 
 @dataclasses.dataclass(eq=False)
@@ -231,7 +235,11 @@ def directory(data_dir: str | os.PathLike, chosen: Variant) -> pathlib.Path:
 
 
 def build(root: pathlib.Path, chosen: Variant) -> None:
-  """Renders and packs whatever `root` lacks; a second process waits."""
+  """Renders and packs whatever `root` lacks; a second process waits.
+
+  Raises:
+    ValueError: called by a process that this one's caller renders with.
+  """
   root.mkdir(parents=True, exist_ok=True)
   with _locked(root / 'lock'):
     if not (root / 'frames.npz').exists():
@@ -264,9 +272,22 @@ def _render_and_pack(root: pathlib.Path, chosen: Variant) -> None:
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path):
-  """Holds a lock that the system releases when the process dies."""
-  with path.open('w') as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
+  """Holds a lock that the system releases when the process dies.
+
+  Raises:
+    ValueError: the process that started this one holds it and waits for it.
+  """
+  with path.open('a+') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      if file.read() == str(os.getppid()):
+        raise ValueError(_UNGUARDED) from None
+      fcntl.flock(file, fcntl.LOCK_EX)
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
     yield
 
 

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The packed town reads back as what was driven and seen."""
 
+import fcntl
+import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 from unittest import mock
 
@@ -60,6 +64,28 @@ class BuilderTest(parameterized.TestCase):
     self.assertTrue(self.was_interrupted)
     self.assertFalse((self.root / 'units').exists())
     self.assertEmpty(list(self.root.glob('**/*incomplete*')))
+
+  def test_a_script_that_its_own_workers_run_again_does_not_hang(self):
+    code = (
+      'import pathlib, sys; from input_pipeline.synthetic_city import builder;'
+      "builder.build(pathlib.Path(sys.argv[1]), builder.variant('tiny'))"
+    )
+    with (
+      tempfile.TemporaryDirectory() as root,
+      open(f'{root}/lock', 'w') as lock,
+    ):
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      lock.write(str(os.getpid()))
+      lock.flush()
+      child = subprocess.run(
+        [sys.executable, '-c', code, root],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+      )
+    self.assertEqual(child.returncode, 1)
+    self.assertIn("under if __name__ == '__main__'", child.stderr)
 
   @parameterized.parameters(*splits.SPLITS)
   def test_every_frame_of_the_specification_is_there_in_order(self, split):
