@@ -64,7 +64,7 @@ def defaults() -> ml_collections.ConfigDict:
         num_steps=480,
         num_chunks=1,  # > 1: gradient cache, the same negatives in less memory
         ema_decay=0.99,
-        eval_every=160,
+        eval_every=240,
         save_every=60,
         color_jitter=0.4,
         mirror=True,

@@ -156,9 +156,9 @@ class Readings:
         f'{_name(self._dataset.frames, row)}: expected an image uint8 '
         f'[H, W, 3], found {image.dtype} {list(image.shape)}.'
       )
-    intrinsics = camera.resize_intrinsics(
-      np.asarray(reading['intrinsics'], np.float32), image.shape[:2], size
-    )
+    intrinsics = np.asarray(reading['intrinsics'], np.float32)
+    if image.shape[:2] != size:
+      intrinsics = camera.resize_intrinsics(intrinsics, image.shape[:2], size)
     entry = {
       'image': _resize(image, size, Image.Resampling.BICUBIC),
       'intrinsics': np.asarray(intrinsics, np.float32),

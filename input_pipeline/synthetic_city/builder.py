@@ -309,7 +309,8 @@ def _save_frames(root, size, paths: list[pathlib.Path]) -> None:
   every = splits.units(splits.specification(size))
   for unit, path in zip(every, paths, strict=True):
     rows[unit.drive.split].extend(
-      [record[name] for name in _COLUMNS] for record in records.read(path)
+      [record[name] for name in _COLUMNS]
+      for record in records.read(path, _COLUMNS)
     )
   columns = {}
   for split, table in rows.items():

@@ -5,6 +5,7 @@ A record is a dict of one frame. Images, ranges and labels are PNG.
 """
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 import io
 import json
 import os
@@ -118,20 +119,30 @@ def write(path: pathlib.Path, records: list[Record]) -> None:
   temporary.replace(path)
 
 
-def read(path: pathlib.Path) -> Iterator[Record]:
+def read(
+  path: pathlib.Path, names: Sequence[str] | None = None
+) -> Iterator[Record]:
   """The records of a unit in order.
+
+  Args:
+    path: of the unit.
+    names: of the columns that are wanted; None for all.
 
   Raises:
     ValueError: if the file is not a whole unit.
   """
   try:
     with np.load(path) as archive:
-      columns = {name: archive[name] for name in archive.files}
+      count = len(archive['frame'])
+      columns = {
+        name: archive[name]
+        for name in archive.files
+        if names is None or name.removesuffix('.end') in names
+      }
   except Exception as error:
     raise ValueError(
       f'{path} is damaged ({error}). Delete it; it will be rendered again.'
     ) from error
-  count = len(columns['frame'])
   for i in range(count):
     record = {}
     for name, values in columns.items():
