@@ -14,7 +14,7 @@ def show(results: Sequence[dict[str, Any]]) -> None:
   """Prints a table."""
   names = list(results[0]['success'])
   print(
-    f'{"method":22}{"draws":>6}'
+    f'{"method":24}{"draws":>6}'
     + ''.join(f'{name:>22}' for name in names[:3])
     + ''.join(f'{name:>11}' for name in names[3:])
     + f'{"median cm":>11}{"ms":>8}{"ECE":>7}{"AUC":>7}'
@@ -22,7 +22,7 @@ def show(results: Sequence[dict[str, Any]]) -> None:
   for result in results:
     rates = [result['success'][name] for name in names]
     print(
-      f'{result["method"]:22}{result["draws"] or "all":>6}'
+      f'{result["method"]:24}{result["draws"] or "all":>6}'
       + ''.join(_with_interval(rate) for rate in rates[:3])
       + ''.join(f'{rate["value"]:11.3f}' for rate in rates[3:])
       + f'{100 * result["median_metres"]:11.2f}{result["median_ms"]:8.1f}'
@@ -35,15 +35,31 @@ def _with_interval(rate):
   return f'{text:>22}'
 
 
-def show_draws(results: Sequence[dict[str, Any]], metres: float = 0.5) -> dict:
-  """Prints and returns how many draws 90 % of the queries need."""
+def show_draws(
+  results: Sequence[dict[str, Any]],
+  metres: float = 0.5,
+  relative: bool = False,
+) -> dict[str, float]:
+  """Prints and returns how many draws it takes to localize 90 %.
+
+  Args:
+    results: of all methods with all budgets.
+    metres: within which a query is localized.
+    relative: 90 % of what the best of the results localizes, and not of all.
+  """
+  share = 0.9
+  if relative:
+    share *= max(np.mean(np.asarray(r['distance']) < metres) for r in results)
   needed = {}
   for name in dict.fromkeys(result['method'] for result in results):
     own = [r for r in results if r['method'] == name and r['draws']]
     success = np.asarray([r['distance'] for r in own]) < metres
     budgets = [r['draws'] for r in own]
-    needed[name] = object_evaluation.budget_for(budgets, success, 0.9)
-    print(f'{name:22} {needed[name]:8.0f} draws to 90 % within {metres} m')
+    needed[name] = object_evaluation.budget_for(budgets, success, share)
+    print(
+      f'{name:24} {needed[name]:8.0f} draws to {100 * share:.1f} % within'
+      f' {metres} m'
+    )
   return needed
 
 
@@ -75,7 +91,7 @@ def show_differences(
       }
     )
     print(
-      f'{name:22}{draws or "all":>6} {_with_interval(rows[-1])} of success '
+      f'{name:24}{draws or "all":>6} {_with_interval(rows[-1])} of success '
       f'within {metres:g} m beside {first}'
     )
   return rows

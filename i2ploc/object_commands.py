@@ -31,6 +31,7 @@ from i2ploc.localization import association
 from i2ploc.localization import detection_files
 from i2ploc.localization import detections as detections_lib
 from i2ploc.localization import map_construction
+from i2ploc.localization import map_refit
 from i2ploc.localization import map_setup
 from i2ploc.localization import object_map
 from i2ploc.localization import object_pose
@@ -71,16 +72,23 @@ def build(
 def _landmarks(config, place):
   """The landmarks that boxes determine, or those that the labels have."""
   fields = config.map.to_dict()
-  if fields.pop('labelled'):
-    if place.landmarks is None:
-      raise ValueError(
-        f'{place.name} has no labelled landmarks: set --config.map.labelled='
-        'False.'
-      )
-    return place_map.from_labels(place.landmarks(), place.categories)
+  labelled = fields.pop('labelled')
+  if labelled and place.landmarks is None:
+    raise ValueError(
+      f'{place.name} has no labelled landmarks: set --config.map.labelled='
+      'False.'
+    )
   observer = observer_lib.Observer(place, None, config.leave_out)
   shots = place.mapping
   every = [observer.look(shots, row) for row in range(len(shots.names))]
+  if labelled:
+    return map_refit.refit(
+      place_map.from_labels(place.landmarks(), place.categories),
+      [one.detections for one in every],
+      shots.world_from_camera,
+      shots.lens.intrinsics,
+      shots.image_size,
+    )
   objects = place_map.build(
     every,
     shots.world_from_camera,
@@ -105,7 +113,7 @@ def _evenly(count, most):
 def _encoder(config):
   if config.clip:
     return caption_commands.load_encoder(config.clip)
-  if config.search.method in ('clip', 'hybrid'):
+  if config.search.method in ('clip', 'paper', 'hybrid'):
     raise ValueError(
       f'search.method={config.search.method!r} needs a CLIP: name one with'
       ' --config.clip=PATH (a workdir of configs/clip.py, or a published'

@@ -124,6 +124,7 @@ ORDER = {
     'posed_boxes',
     'ellipsoid_fit',
     'map_construction',
+    'map_refit',
     'association',
     'object_proposals',
     'object_refinement',

@@ -41,6 +41,10 @@ class Candidates(NamedTuple):
   similarity: np.ndarray
   probability: np.ndarray
 
+  def take(self, rows: np.ndarray) -> 'Candidates':
+    """The pairs of these rows."""
+    return Candidates(*(column[rows] for column in self))
+
 
 class Calibration(NamedTuple):
   """P(correct | rank, similarity) = sigmoid(offsets[rank] + slope similarity).
@@ -197,8 +201,9 @@ def union(first: Candidates, second: Candidates) -> Candidates:
   known = set(zip(first.observation, first.landmark, strict=True))
   pairs = zip(second.observation, second.landmark, strict=True)
   new = np.asarray([pair not in known for pair in pairs], bool)
+  second = second.take(np.flatnonzero(new))
   return Candidates(
-    *(np.concatenate([a, b[new]]) for a, b in zip(first, second, strict=True))
+    *(np.concatenate([a, b]) for a, b in zip(first, second, strict=True))
   )
 
 

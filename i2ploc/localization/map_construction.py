@@ -266,22 +266,8 @@ def _mean_cost(landmarks):
 
 def _assigned(boxes, landmarks, min_iou):
   """Boxes to landmarks one to one in every image, the best overlap first."""
-  if not len(landmarks.category):
-    return landmarks
-  overlap = boxes.overlaps(landmarks.ellipsoid, landmarks.category)
-  pairs = np.argwhere(overlap >= min_iou)
-  order = np.argsort(-overlap[tuple(pairs.T)], kind='stable')
-  taken_boxes, taken_landmarks = set(), set()
-  rows = [[] for _ in landmarks.category]
-  for i, row in pairs[order].tolist():
-    showing = (i, int(boxes.frame[row]))
-    if row not in taken_boxes and showing not in taken_landmarks:
-      taken_boxes.add(row)
-      taken_landmarks.add(showing)
-      rows[i].append(row)
-  return landmarks._replace(
-    rows=tuple(np.array(sorted(one), int) for one in rows)
-  )
+  rows = boxes.assigned(landmarks.ellipsoid, landmarks.category, min_iou)
+  return landmarks._replace(rows=rows)
 
 
 def _enough(boxes, landmarks, settings):

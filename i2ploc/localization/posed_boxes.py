@@ -100,6 +100,37 @@ class PosedBoxes(NamedTuple):
       overlap[i, mine] = _iou(seen[i, self.frame[mine]], self.pixels[mine])
     return overlap
 
+  def assigned(
+    self,
+    ellipsoid: ellipsoid_lib.Ellipsoid,
+    category: np.ndarray,
+    min_iou: float,
+  ) -> tuple[np.ndarray, ...]:
+    """Whose boxes are whose: one to one in every image, the best overlap first.
+
+    Args:
+      ellipsoid: leading axis L.
+      category: int [L]; boxes of another one are of something else.
+      min_iou: of a box with the ellipsoid's own.
+
+    Returns:
+      L arrays of rows of the boxes, ascending.
+    """
+    if not len(category):
+      return ()
+    overlap = self.overlaps(ellipsoid, category)
+    pairs = np.argwhere(overlap >= min_iou)
+    order = np.argsort(-overlap[tuple(pairs.T)], kind='stable')
+    taken_boxes, taken_landmarks = set(), set()
+    rows = [[] for _ in category]
+    for i, row in pairs[order].tolist():
+      showing = (i, int(self.frame[row]))
+      if row not in taken_boxes and showing not in taken_landmarks:
+        taken_boxes.add(row)
+        taken_landmarks.add(showing)
+        rows[i].append(row)
+    return tuple(np.array(sorted(one), int) for one in rows)
+
 
 @compilation.jit
 def _projected(ellipsoid, cameras, intrinsics, bounds):

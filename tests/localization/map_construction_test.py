@@ -11,6 +11,7 @@ from scipy.spatial import transform
 from i2ploc.geometry import ellipsoid
 from i2ploc.localization import detections as detections_lib
 from i2ploc.localization import map_construction
+from i2ploc.localization import posed_boxes
 from tests import shared
 from tests.localization import planted_objects
 
@@ -197,12 +198,12 @@ class StepsTest(parameterized.TestCase):
     boxes = types.SimpleNamespace(
       frame=np.array([0, 0, 1, 1]), overlaps=lambda *_: overlap
     )
-    landmarks = _landmarks(np.zeros((2, 3)), [0, 0], [[], []])
-    found = map_construction._assigned(boxes, landmarks, 0.3)
-    self.assertEqual([x.tolist() for x in found.rows], [[0, 2], []])
+    assigned = posed_boxes.PosedBoxes.assigned
+    found = assigned(boxes, None, [0, 0], 0.3)
+    self.assertEqual([x.tolist() for x in found], [[0, 2], []])
     overlap[1, 1] = 0.4
-    found = map_construction._assigned(boxes, landmarks, 0.3)
-    self.assertEqual([x.tolist() for x in found.rows], [[0, 2], [1]])
+    found = assigned(boxes, None, [0, 0], 0.3)
+    self.assertEqual([x.tolist() for x in found], [[0, 2], [1]])
 
 
 class RealTest(absltest.TestCase):

@@ -123,11 +123,40 @@ class PlantedTest(absltest.TestCase):
       ]
     self.assertLen(names['clip'][0], 2 * len(rows))
     self.assertLen(names['brute_force'][0], 24 * len(rows))
-    self.assertEqual(names['hybrid'][0], names['clip'][0])
-    self.assertEqual(
-      names['hybrid'][1], names['clip'][0] | names['category'][0]
-    )
+    both = names['clip'][0] | names['category'][0]
+    self.assertEqual(names['paper'], [names['clip'][0], both])
+    self.assertEqual(names['hybrid'], [both, both])
     self.assertEqual(names['category'][0], names['category'][1])
+
+  def test_hybrid_proposes_the_nearest_texts_first(self):
+    object_map, found, _, rows = _image()
+    similarity = np.random.default_rng(0).normal(size=(len(rows), 24))
+    known = association.Calibration((0.0, -1.0, -2.0), 0.5)
+    pairs, _ = object_pose.candidate_pairs(
+      found, object_map, 'hybrid', similarity=similarity, calibration=known
+    )
+    expected = similarity[pairs.observation, pairs.landmark]
+    np.testing.assert_array_equal(pairs.similarity, expected)
+    for row in range(len(rows)):
+      own = pairs.take(np.flatnonzero(pairs.observation == row))
+      self.assertTrue((np.diff(own.rank) > 0).all())
+      self.assertTrue((np.diff(own.probability) < 0).all())
+      self.assertEqual(own.rank[:3].tolist(), [0, 1, 2])
+
+  def test_hybrid_finds_what_no_near_text_names(self):
+    object_map, found, pose, rows = _image(3)
+    # Language knows two of the detections, and is wrong about the others.
+    similarity = np.random.default_rng(1).normal(0, 0.05, (len(rows), 24))
+    similarity[np.arange(2, len(rows)), rows[2:]] = -1
+    similarity[[0, 1], rows[:2]] = 1
+    metres = {}
+    for method in ('paper', 'hybrid'):
+      answer = _localize(
+        found, object_map, method=method, similarity=similarity, k=2
+      )
+      metres[method] = _metres(answer, pose) if answer.localizable else np.inf
+    self.assertLess(metres['hybrid'], 0.05)
+    self.assertGreater(metres['paper'], 0.05)
 
   def test_what_is_known_of_the_camera_rules_poses_out(self):
     object_map, found, pose, _ = _image()
