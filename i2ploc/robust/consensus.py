@@ -47,7 +47,7 @@ class Settings(NamedTuple):
 
   first_batch: int = 128
   batch: int = 512
-  max_draws: int = 30_000
+  max_draws: int = 40_000
   min_draws: int = 0
   confidence: float = 0.9999
   score: str = 'msac'
