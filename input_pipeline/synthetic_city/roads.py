@@ -7,6 +7,7 @@ half-edge 2 e and back by 2 e + 1, so that `h ^ 1` is always the other
 direction. Traffic keeps to the right.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -227,8 +228,7 @@ def along(
   Returns:
     points [..., 2] and tangents [..., 2].
   """
-  arc = arc_lengths(curve)
-  tangent = np.gradient(curve, arc, axis=0)
+  arc, tangent = _measured(np.asarray(curve, np.float64).tobytes())
 
   def at(values):
     return np.stack(
@@ -238,6 +238,18 @@ def along(
   direction = at(tangent)
   norm = np.linalg.norm(direction, axis=-1, keepdims=True)
   return at(curve), direction / norm
+
+
+@functools.lru_cache(maxsize=1024)
+def _measured(curve: bytes) -> tuple[np.ndarray, np.ndarray]:
+  """Arc lengths and tangents of a curve that thousands of things stand along.
+
+  Args:
+    curve: float64 [S, 2].
+  """
+  points = np.frombuffer(curve).reshape(-1, 2)
+  arc = arc_lengths(points)
+  return arc, np.gradient(points, arc, axis=0)
 
 
 def left_of(tangent: np.ndarray) -> np.ndarray:
