@@ -113,7 +113,7 @@ def _evenly(count, most):
 def _encoder(config):
   if config.clip:
     return caption_commands.load_encoder(config.clip)
-  if config.search.method in ('clip', 'paper', 'hybrid'):
+  if config.search.method in object_pose.BY_LANGUAGE:
     raise ValueError(
       f'search.method={config.search.method!r} needs a CLIP: name one with'
       ' --config.clip=PATH (a workdir of configs/clip.py, or a published'

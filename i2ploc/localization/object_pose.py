@@ -33,7 +33,8 @@ from i2ploc.localization import object_proposals
 from i2ploc.localization import object_scene
 from i2ploc.localization import object_search
 
-METHODS = ('category', 'clip', 'paper', 'hybrid', 'brute_force')
+BY_LANGUAGE = ('clip', 'paper', 'hybrid')
+METHODS = ('category', *BY_LANGUAGE, 'brute_force')
 # Triples that are solved if no budget is given.
 _MOST_TRIPLES = 1 << 14
 # Squared sine below which landmarks are on a line.
