@@ -18,6 +18,7 @@ matrices are tuples of numbers: under a vmap each is an array of its own, whose
 loop the compiler vectorises, where rows of three would stay rows of three.
 """
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -27,6 +28,7 @@ import jax.numpy as jnp
 NUM_SOLUTIONS = 4
 _TINY = 1e-30
 _NUM_POLISH = 2
+_NUM_ROOT_STEPS = 3
 # Squared sine and squared chord below which points are on a line, rays one.
 _FLAT = 1e-12
 # What is solved, to no effect, in the place of what cannot be.
@@ -99,6 +101,10 @@ def _cross(a, b):
   )
 
 
+def _plus(a, b):
+  return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
 def _minus(a, b):
   return tuple(x - y for x, y in zip(a, b, strict=True))
 
@@ -114,7 +120,7 @@ def _sides(corners):
 
 
 def _squares(vectors):
-  return [_dot(v, v) for v in vectors]
+  return tuple(_dot(v, v) for v in vectors)
 
 
 def _largest(values):
@@ -129,6 +135,11 @@ def _pick(number, values):
     return tuple(_pick(number, parts) for parts in zip(*values, strict=True))
   a, b, c = values
   return jnp.where(number == 0, a, jnp.where(number == 1, b, c))
+
+
+def _turned(number, values):
+  """Three values in the same cyclic order, that of the number first."""
+  return tuple(_pick(number, values[i:] + values[:i]) for i in range(3))
 
 
 def _safe(value):
@@ -152,11 +163,14 @@ def _real_root(c3, c2, c1, c0):
   q = c - third * b + 2 * third**3
   # s = t - a / 3: t^3 + p t + q = 0.
   half, discriminant = -q / 2, q * q / 4 + p**3 / 27
-  u = jnp.cbrt(half + jnp.where(half < 0, -1.0, 1.0) * _root(discriminant))
+  cube = half + jnp.where(half < 0, -1.0, 1.0) * _root(discriminant)
+  # Starts for Newton's method: powers and angles are slow to be exact in.
+  u = jnp.sign(cube) * jnp.exp(jnp.log(jnp.maximum(jnp.abs(cube), _TINY)) / 3)
   single = u - p / (3 * _safe(u))
   radius = _root(-p / 3)
-  cosine = jnp.clip(half / _safe(radius**3), -1.0 + 1e-7, 1.0 - 1e-7)
-  triple = 2 * radius * jnp.cos(jnp.arccos(cosine) / 3)
+  cosine = half / _safe(radius**3)
+  # 2 cos(arccos(c) / 3) is 1 + sqrt((1 + c) / 2), but for 1.5 %.
+  triple = radius * (1 + _root((1 + cosine) / 2))
 
   def newton(_, s):
     value = ((s + a) * s + b) * s + c
@@ -165,7 +179,7 @@ def _real_root(c3, c2, c1, c0):
 
   # Also what keeps XLA from computing all this anew for every use of the root.
   start = jnp.where(discriminant > 0, single, triple) - third
-  return jax.lax.fori_loop(0, 2, newton, start)
+  return jax.lax.fori_loop(0, _NUM_ROOT_STEPS, newton, start)
 
 
 def _degenerate(first, second):
@@ -205,7 +219,7 @@ def _lines(conic):
 
 
 def _ratios(line, conic):
-  """Where a line meets a conic: twice (x, y, whether it does)."""
+  """Where a line meets a conic: twice (x, y); x is -1 where it does not."""
   a, b, c = _scaled(line, 1 / _safe(jnp.hypot(line[0], line[1])))
   foot, along = (-a * c, -b * c, 1.0), (-b, a, 0.0)
   square = _dot(along, conic.times(along))
@@ -220,7 +234,7 @@ def _ratios(line, conic):
     valid = (discriminant > -noise) & (jnp.abs(step) < _FAR)
     step = jnp.clip(step, -_FAR, _FAR)
     x, y = foot[0] + step * along[0], foot[1] + step * along[1]
-    found.append((x, y, valid))
+    found.append((jnp.where(valid, x, -1.0), y))
   return found
 
 
@@ -301,7 +315,7 @@ def _frame(corners):
 
 
 def _distances(chords, squares):
-  """Four times three distances, [4] each, and whether they are real."""
+  """Four times three distances, [4] each; positive where they are real."""
   s12, s02, s01 = squares
   m12, m02, m01 = (1 - chord / 2 for chord in chords)
   a, b = s01 / s12, s02 / s12
@@ -310,9 +324,9 @@ def _distances(chords, squares):
   conic_02 = _Conic(one, zero, -m02, -b, b * m12, 1 - b)
   line, other = _lines(_degenerate(conic_01, conic_02))
   found = _ratios(line, conic_02) + _ratios(other, conic_02)
-  x, y, met = (jnp.stack(parts) for parts in zip(*found, strict=True))
+  x, y = (jnp.stack(parts) for parts in zip(*found, strict=True))
   d2 = jnp.sqrt(s12 / jnp.maximum(y * y + 1 - 2 * m12 * y, 1e-12))
-  return (x * d2, y * d2, d2), met & (x > 0) & (y > 0)
+  return x * d2, y * d2, d2
 
 
 def _usable(rays, points):
@@ -338,22 +352,29 @@ def p3p(rays: jax.Array, points: jax.Array) -> Poses:
     the camera. None is valid of points on a line or rays that coincide.
   """
   chex.assert_shape([rays, points], (3, 3))
+  rays, points = _rows(rays), _rows(points)
   # Of lengths around 1 no power overflows, and the map's origin may be far.
-  center = points.mean(0)
-  scale = jnp.maximum(jnp.abs(points - center).max(), 1e-12)
-  rays, points = _rows(rays), _rows((points - center) / scale)
-  usable = _usable(rays, points)
+  center = _scaled(functools.reduce(_plus, points), 1 / 3)
+  near = tuple(_minus(point, center) for point in points)
+  lengths = [jnp.abs(value) for point in near for value in point]
+  scale = jnp.maximum(functools.reduce(jnp.maximum, lengths), 1e-12)
+  near = tuple(_scaled(point, 1 / scale) for point in near)
+  usable = _usable(rays, near)
   directions = tuple(_scaled(ray, 3**-0.5) for ray in _EXAMPLE)
-  rays = _where(usable, rays, directions)
-  points = _where(usable, points, _EXAMPLE)
-  rotation, translation, valid = _solve(rays, points)
-  translation = scale * translation - rotation @ center
-  finite = jnp.isfinite(translation).all(-1) & jnp.isfinite(rotation).all(
-    (1, 2)
+  rotation, seen, met = _solve(
+    _where(usable, rays, directions), _where(usable, near, _EXAMPLE)
   )
-  rotation = jnp.where(finite[:, None, None], rotation, jnp.eye(3))
-  translation = jnp.where(finite[:, None], translation, 0.0)
-  return Poses(rotation, translation, valid & finite & usable)
+  scale = jnp.where(usable, scale, 1.0)
+  (center,) = _where(usable, (center,), ((0.0, 0.0, 0.0),))
+  translation = [
+    scale * value - _dot(row, center)
+    for value, row in zip(seen, rotation, strict=True)
+  ]
+  return Poses(
+    jnp.stack(sum(rotation, ()), axis=-1).reshape(NUM_SOLUTIONS, 3, 3),
+    jnp.stack(translation, axis=-1),
+    met & usable,
+  )
 
 
 def _rows(matrix):
@@ -368,30 +389,29 @@ def _where(condition, rows, others):
 
 
 def _solve(rays, points):
-  """See `p3p`; of centred points of about unit size."""
-  # The longest side lies opposite point 0, so that a and b are at most 1.
-  first = _largest(_squares(_sides(points)))
-  rays, points = (
-    tuple(_pick(first, v[i:] + v[:i]) for i in range(3)) for v in (rays, points)
-  )
+  """Rotation, translation, whether valid; of centred points of unit size."""
   squares, chords = _squares(_sides(points)), _squares(_sides(rays))
-  distances, met = _distances(*jax.lax.stop_gradient((chords, squares)))
-  distances = _polished(distances, chords, squares)
+  # The longest side takes the place opposite point 0: a and b are at most 1.
+  first = _largest(squares)
+  start = _distances(
+    *jax.lax.stop_gradient((_turned(first, chords), _turned(first, squares)))
+  )
+  start = _turned(jnp.where(first == 0, 0, 3 - first), start)
+  met = (start[0] > 0) & (start[1] > 0) & (start[2] > 0)
+  # What is not real becomes finite, which all that follows keeps.
+  start = tuple(jnp.where(met, distance, 1.0) for distance in start)
+  distances = _polished(start, chords, squares)
   seen = [
     _scaled(ray, distance)
     for ray, distance in zip(rays, distances, strict=True)
   ]
   camera_axes, axes = _frame(seen), _frame(points)
-  rotation = [
-    _dot([axis[i] for axis in camera_axes], [axis[j] for axis in axes])
+  rotation = tuple(
+    tuple(
+      _dot([axis[i] for axis in camera_axes], [axis[j] for axis in axes])
+      for j in range(3)
+    )
     for i in range(3)
-    for j in range(3)
-  ]
-  translation = [sum(parts) / 3 for parts in zip(*seen, strict=True)]
-  for distance in distances:
-    met &= distance > 0
-  return (
-    jnp.stack(rotation, -1).reshape(NUM_SOLUTIONS, 3, 3),
-    jnp.stack(translation, -1),
-    met,
   )
+  translation = tuple(sum(parts) / 3 for parts in zip(*seen, strict=True))
+  return rotation, translation, met
