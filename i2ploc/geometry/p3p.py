@@ -25,6 +25,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from i2ploc.geometry import vectors
+
 NUM_SOLUTIONS = 4
 _TINY = 1e-30
 _NUM_POLISH = 2
@@ -68,7 +70,7 @@ class _Conic(NamedTuple):
 
   def times(self, v):
     """Its product with a vector."""
-    return tuple(_dot(row, v) for row in self.rows())
+    return vectors.apply(self.rows(), v)
 
   def adjugate(self):
     """Its cofactors."""
@@ -89,38 +91,14 @@ class _Conic(NamedTuple):
     return once + 2 * twice
 
 
-def _dot(a, b):
-  return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-def _cross(a, b):
-  return (
-    a[1] * b[2] - a[2] * b[1],
-    a[2] * b[0] - a[0] * b[2],
-    a[0] * b[1] - a[1] * b[0],
-  )
-
-
-def _plus(a, b):
-  return tuple(x + y for x, y in zip(a, b, strict=True))
-
-
-def _minus(a, b):
-  return tuple(x - y for x, y in zip(a, b, strict=True))
-
-
-def _scaled(a, factor):
-  return tuple(x * factor for x in a)
-
-
 def _sides(corners):
   """Differences of three vectors, each opposite the one of its number."""
   a, b, c = corners
-  return _minus(b, c), _minus(c, a), _minus(a, b)
+  return vectors.minus(b, c), vectors.minus(c, a), vectors.minus(a, b)
 
 
-def _squares(vectors):
-  return tuple(_dot(v, v) for v in vectors)
+def _squares(sides):
+  return tuple(vectors.dot(v, v) for v in sides)
 
 
 def _largest(values):
@@ -208,7 +186,7 @@ def _lines(conic):
   diagonal = adjugate.xx, adjugate.yy, adjugate.zz
   best = _largest(diagonal)
   size = jnp.sqrt(jnp.maximum(_pick(best, diagonal), _TINY))
-  x, y, z = _scaled(_pick(best, adjugate.rows()), 1 / size)
+  x, y, z = vectors.scaled(_pick(best, adjugate.rows()), 1 / size)
   (xx, xy, xz), (_, yy, yz), (_, _, zz) = conic.rows()
   product = (xx, xy - z, xz + y), (xy + z, yy, yz - x), (xz - y, yz + x, zz)
   sizes = [[jnp.abs(value) for value in row] for row in product]
@@ -220,11 +198,11 @@ def _lines(conic):
 
 def _ratios(line, conic):
   """Where a line meets a conic: twice (x, y); x is -1 where it does not."""
-  a, b, c = _scaled(line, 1 / _safe(jnp.hypot(line[0], line[1])))
+  a, b, c = vectors.scaled(line, 1 / _safe(jnp.hypot(line[0], line[1])))
   foot, along = (-a * c, -b * c, 1.0), (-b, a, 0.0)
-  square = _dot(along, conic.times(along))
-  linear = _dot(along, conic.times(foot))
-  constant = _dot(foot, conic.times(foot))
+  square = vectors.dot(along, conic.times(along))
+  linear = vectors.dot(along, conic.times(foot))
+  constant = vectors.dot(foot, conic.times(foot))
   discriminant = linear**2 - square * constant
   # Of a double root rounding leaves a discriminant on either side of zero.
   noise = _NOISE * (linear**2 + jnp.abs(square * constant))
@@ -307,11 +285,14 @@ def _polished_jvp(primals, tangents):
 
 def _frame(corners):
   """Three orthonormal axes that a triangle spans."""
-  side, other = _minus(corners[1], corners[0]), _minus(corners[2], corners[0])
-  normal = _cross(side, other)
-  first = _scaled(side, 1 / _safe(_root(_dot(side, side))))
-  third = _scaled(normal, 1 / _safe(_root(_dot(normal, normal))))
-  return first, _cross(third, first), third
+  side, other = (
+    vectors.minus(corners[1], corners[0]),
+    vectors.minus(corners[2], corners[0]),
+  )
+  normal = vectors.cross(side, other)
+  first = vectors.scaled(side, 1 / _safe(_root(vectors.dot(side, side))))
+  third = vectors.scaled(normal, 1 / _safe(_root(vectors.dot(normal, normal))))
+  return first, vectors.cross(third, first), third
 
 
 def _distances(chords, squares):
@@ -334,8 +315,11 @@ def _usable(rays, points):
   sides = _sides(points)
   s12, s02, s01 = _squares(sides)
   h12, h02, h01 = _squares(_sides(rays))
-  normal = _cross(sides[0], sides[1])
-  area, largest = _dot(normal, normal), jnp.maximum(jnp.maximum(s12, s02), s01)
+  normal = vectors.cross(sides[0], sides[1])
+  area, largest = (
+    vectors.dot(normal, normal),
+    jnp.maximum(jnp.maximum(s12, s02), s01),
+  )
   usable = (area > _FLAT * largest**2) & jnp.isfinite(area)
   return usable & (jnp.minimum(jnp.minimum(h12, h02), h01) > _FLAT)
 
@@ -354,22 +338,20 @@ def p3p(rays: jax.Array, points: jax.Array) -> Poses:
   chex.assert_shape([rays, points], (3, 3))
   rays, points = _rows(rays), _rows(points)
   # Of lengths around 1 no power overflows, and the map's origin may be far.
-  center = _scaled(functools.reduce(_plus, points), 1 / 3)
-  near = tuple(_minus(point, center) for point in points)
+  center = vectors.scaled(vectors.total(*points), 1 / 3)
+  near = tuple(vectors.minus(point, center) for point in points)
   lengths = [jnp.abs(value) for point in near for value in point]
   scale = jnp.maximum(functools.reduce(jnp.maximum, lengths), 1e-12)
-  near = tuple(_scaled(point, 1 / scale) for point in near)
+  near = tuple(vectors.scaled(point, 1 / scale) for point in near)
   usable = _usable(rays, near)
-  directions = tuple(_scaled(ray, 3**-0.5) for ray in _EXAMPLE)
+  directions = tuple(vectors.scaled(ray, 3**-0.5) for ray in _EXAMPLE)
+  choose = functools.partial(vectors.where, usable)
   rotation, seen, met = _solve(
-    _where(usable, rays, directions), _where(usable, near, _EXAMPLE)
+    tuple(map(choose, rays, directions)), tuple(map(choose, near, _EXAMPLE))
   )
-  scale = jnp.where(usable, scale, 1.0)
-  (center,) = _where(usable, (center,), ((0.0, 0.0, 0.0),))
-  translation = [
-    scale * value - _dot(row, center)
-    for value, row in zip(seen, rotation, strict=True)
-  ]
+  seen = vectors.scaled(seen, jnp.where(usable, scale, 1.0))
+  center = choose(center, (0.0, 0.0, 0.0))
+  translation = vectors.minus(seen, vectors.apply(rotation, center))
   return Poses(
     jnp.stack(sum(rotation, ()), axis=-1).reshape(NUM_SOLUTIONS, 3, 3),
     jnp.stack(translation, axis=-1),
@@ -379,13 +361,6 @@ def p3p(rays: jax.Array, points: jax.Array) -> Poses:
 
 def _rows(matrix):
   return tuple(tuple(matrix[i, j] for j in range(3)) for i in range(3))
-
-
-def _where(condition, rows, others):
-  return tuple(
-    tuple(jnp.where(condition, a, b) for a, b in zip(*pair, strict=True))
-    for pair in zip(rows, others, strict=True)
-  )
 
 
 def _solve(rays, points):
@@ -402,16 +377,15 @@ def _solve(rays, points):
   start = tuple(jnp.where(met, distance, 1.0) for distance in start)
   distances = _polished(start, chords, squares)
   seen = [
-    _scaled(ray, distance)
+    vectors.scaled(ray, distance)
     for ray, distance in zip(rays, distances, strict=True)
   ]
   camera_axes, axes = _frame(seen), _frame(points)
   rotation = tuple(
     tuple(
-      _dot([axis[i] for axis in camera_axes], [axis[j] for axis in axes])
+      vectors.dot([axis[i] for axis in camera_axes], [axis[j] for axis in axes])
       for j in range(3)
     )
     for i in range(3)
   )
-  translation = tuple(sum(parts) / 3 for parts in zip(*seen, strict=True))
-  return rotation, translation, met
+  return rotation, vectors.scaled(vectors.total(*seen), 1 / 3), met

@@ -37,6 +37,11 @@ def scaled(a: Vector, factor: jax.Array) -> Vector:
   return tuple(x * factor for x in a)
 
 
+def minus(a: Vector, b: Vector) -> Vector:
+  """a - b."""
+  return tuple(x - y for x, y in zip(a, b, strict=True))
+
+
 def total(*vectors: Vector) -> Vector:
   """The sum of vectors."""
   return tuple(sum(parts) for parts in zip(*vectors, strict=True))

@@ -97,10 +97,10 @@ def _camera_points(pose: rigid.Rigid, data: Correspondences | Sightings):
 
 
 def _errors(pose: rigid.Rigid, data: Correspondences) -> jax.Array:
-  """[N, 2] on the image plane; bounded for points at or behind the camera."""
+  """[2, N] on the image plane; bounded for points at or behind the camera."""
   x, y, z = _camera_points(pose, data)
   inverse = 1 / jnp.maximum(z, _MIN_DEPTH)
-  return jnp.stack([x * inverse - data.u, y * inverse - data.v], axis=-1)
+  return jnp.stack([x * inverse - data.u, y * inverse - data.v])
 
 
 def _residual(pose: rigid.Rigid, data: Correspondences) -> jax.Array:
@@ -111,7 +111,7 @@ def _residual(pose: rigid.Rigid, data: Correspondences) -> jax.Array:
 
 
 def _errors_sphere(pose: rigid.Rigid, data: Sightings) -> jax.Array:
-  """[N, 3] between unit vectors."""
+  """[3, N] between unit vectors."""
   x, y, z = _camera_points(pose, data)
   inverse = jax.lax.rsqrt(jnp.maximum(x * x + y * y + z * z, _MIN_DEPTH**2))
   return jnp.stack(
@@ -119,13 +119,12 @@ def _errors_sphere(pose: rigid.Rigid, data: Sightings) -> jax.Array:
       x * inverse - data.right,
       y * inverse - data.down,
       z * inverse - data.ahead,
-    ],
-    axis=-1,
+    ]
   )
 
 
 def _residual_sphere(pose: rigid.Rigid, data: Sightings) -> jax.Array:
-  return jnp.sum(_errors_sphere(pose, data) ** 2, axis=-1)
+  return jnp.sum(_errors_sphere(pose, data) ** 2, axis=0)
 
 
 def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:

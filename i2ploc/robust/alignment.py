@@ -77,10 +77,8 @@ def _differences(turn, shift, data: Pairs):
 
 
 def _errors(motion: rigid.Rigid, data: Pairs) -> jax.Array:
-  """[N, 3], metres."""
-  return jnp.stack(
-    _differences(motion.rotation, motion.translation, data), axis=-1
-  )
+  """[3, N], metres."""
+  return jnp.stack(_differences(motion.rotation, motion.translation, data))
 
 
 def _residual(motion: rigid.Rigid, data: Pairs) -> jax.Array:

@@ -88,7 +88,7 @@ PROBLEM = problem_lib.Problem(
   dof=7,
   solve=_solve,
   residual=lambda model, data: _distances(model, data) ** 2,
-  errors=lambda model, data: _distances(model, data)[:, None],
+  errors=lambda model, data: _distances(model, data)[None],
   retract=retract,
 )
 

@@ -72,7 +72,7 @@ def _residual(model: jax.Array, data: two_views.Matches) -> jax.Array:
 
 
 def _errors(model: jax.Array, data: two_views.Matches) -> jax.Array:
-  """[N, 2], of which the squared length is the residual."""
+  """[2, N], of which the squared length is the residual."""
   (x, y), derivative, _ = _misses(model, data)
   a, b, c, d = derivative
   # I + A A^T = L L^T.
@@ -81,7 +81,7 @@ def _errors(model: jax.Array, data: two_views.Matches) -> jax.Array:
   second = (square * y - mixed * x) * jax.lax.rsqrt(
     square * _determinant(derivative)
   )
-  return jnp.sqrt(2.0) * jnp.stack([first, second], axis=-1)
+  return jnp.sqrt(2.0) * jnp.stack([first, second])
 
 
 def retract(homography: jax.Array, step: jax.Array) -> jax.Array:

@@ -73,7 +73,7 @@ PROBLEM = problem_lib.Problem(
   dof=2,
   solve=_solve,
   residual=lambda model, data: _distance(model, data) ** 2,
-  errors=lambda model, data: _distance(model, data)[:, None],
+  errors=lambda model, data: _distance(model, data)[None],
   retract=retract,
 )
 

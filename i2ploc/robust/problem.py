@@ -27,7 +27,7 @@ class Problem(NamedTuple):
       to models with leading axis V and [V] bool. Never NaN.
     residual: `model, data -> [N]`: squared residuals; infinite where the model
       cannot have made the datum (a point behind the camera).
-    errors: `model, data -> [N, E]`: what `residual` is the squared length of,
+    errors: `model, data -> [E, N]`: what `residual` is the squared length of,
       differentiable; for least squares.
     retract: `model, step [dof] -> model`: a model near by; zero changes
       nothing but rounding errors, of a rotation for one.

@@ -32,14 +32,17 @@ def _normal_equations(problem, model, data, mask, limit):
     return problem.errors(problem.retract(model, step), data)
 
   value, push = jax.linearize(errors, zero)
-  jacobian = jax.vmap(push, out_axes=-1)(jnp.eye(problem.dof, dtype=zero.dtype))
+  jacobian = jax.vmap(push)(jnp.eye(problem.dof, dtype=zero.dtype))
   squared = problem.residual(model, data)
   counts = mask & (squared < limit)
-  value = jnp.where(counts[:, None], value, 0.0)
-  jacobian = jnp.where(counts[:, None, None], jacobian, 0.0)
-  jacobian = jacobian.reshape(-1, problem.dof)
-  matrix = jacobian.T @ jacobian
-  return matrix, jacobian.T @ value.reshape(-1)
+  # One product per component: joined, they would be copied number by number.
+  parts = [
+    jnp.where(counts, rows, 0.0) for rows in jnp.unstack(jacobian, axis=1)
+  ]
+  matrix = sum(rows @ rows.T for rows in parts)
+  value = jnp.where(counts, value, 0.0)
+  vector = sum(rows @ errors for rows, errors in zip(parts, value, strict=True))
+  return matrix, vector
 
 
 def _solve(matrix, vector):
@@ -133,8 +136,8 @@ def covariance(
   """
   matrix, _ = _normal_equations(problem, model, data, inliers, jnp.inf)
   errors = problem.errors(model, data)
-  count = inliers.sum() * errors.shape[-1]
-  squared = jnp.sum(jnp.where(inliers[:, None], errors**2, 0.0))
+  count = inliers.sum() * len(errors)
+  squared = jnp.sum(jnp.where(inliers, errors**2, 0.0))
   freedom = count - problem.dof
   variance = squared / jnp.maximum(freedom, 1)
   scale = 1 / jnp.sqrt(jnp.maximum(jnp.diagonal(matrix), 1e-30))

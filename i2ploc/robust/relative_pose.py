@@ -73,7 +73,7 @@ def _problem(sphere):
     dof=5,
     solve=_solve,
     residual=lambda model, data: distances(model, data) ** 2,
-    errors=lambda model, data: distances(model, data)[:, None],
+    errors=lambda model, data: distances(model, data)[None],
     retract=essential.retract,
   )
 

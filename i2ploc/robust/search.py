@@ -256,7 +256,7 @@ def _noise_width(problem, model, data, mask, threshold):
   errors = problem.errors(model, data)
   squared = problem.residual(model, data)
   inliers = mask & (squared < threshold**2)
-  freedom = inliers.sum() * errors.shape[-1] - problem.dof
+  freedom = inliers.sum() * len(errors) - problem.dof
   variance = jnp.sum(jnp.where(inliers, squared, 0.0)) / jnp.maximum(freedom, 1)
   width = _NOISE_QUANTILE * jnp.sqrt(variance)
   width = jnp.clip(width, _NARROWEST * threshold, _WIDEST * threshold)

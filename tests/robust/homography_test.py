@@ -132,7 +132,7 @@ class ProblemTest(absltest.TestCase):
   def test_the_residual_is_the_squared_length_of_the_errors(self):
     errors = homography.PROBLEM.errors(self.model, self.data)
     residual = homography.PROBLEM.residual(self.model, self.data)
-    np.testing.assert_allclose(residual, (errors**2).sum(-1), rtol=1e-3)
+    np.testing.assert_allclose(residual, (errors**2).sum(0), rtol=1e-3)
 
   def test_the_residual_is_the_same_from_either_side(self):
     forth = homography.PROBLEM.residual(self.model, self.data)

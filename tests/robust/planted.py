@@ -60,7 +60,7 @@ def _line_through(sample):
 
 
 def _line_errors(model, data):
-  return (model[0] * data['x'] + model[1] - data['y'])[:, None]
+  return (model[0] * data['x'] + model[1] - data['y'])[None]
 
 
 # y = slope x + offset, with residuals along y: simple enough to check by hand.
@@ -69,7 +69,7 @@ LINE = problem_lib.Problem(
   num_solutions=1,
   dof=2,
   solve=_line_through,
-  residual=lambda model, data: _line_errors(model, data)[:, 0] ** 2,
+  residual=lambda model, data: _line_errors(model, data)[0] ** 2,
   errors=_line_errors,
   retract=lambda model, step: model + step,
 )

@@ -132,7 +132,7 @@ class RelativePoseTest(parameterized.TestCase):
     for problem in (relative_pose.PLANE, relative_pose.SPHERE):
       errors = problem.errors(pose, data)
       np.testing.assert_allclose(
-        problem.residual(pose, data), (errors**2).sum(-1), rtol=1e-5
+        problem.residual(pose, data), (errors**2).sum(0), rtol=1e-5
       )
 
 

@@ -19,7 +19,7 @@ _SHIFT = problem_lib.Problem(
   residual=lambda model, data: (
     (data.x0 + model - data.x1) ** 2 + (data.y0 - data.y1) ** 2
   ),
-  errors=lambda model, data: (data.x0 + model - data.x1)[:, None],
+  errors=lambda model, data: (data.x0 + model - data.x1)[None],
   retract=lambda model, step: model + step[0],
 )
 
