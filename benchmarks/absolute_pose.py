@@ -13,6 +13,8 @@ printed.
 
 cells    success and time of every method, and the error of the successes
          beside that of the oracle, least squares on the true inliers
+ceiling  success where every sample of the smallest N is tried: what remains
+         has a wrong pose that more pixels agree with
 batch    256 problems in one call
 solver   P3P in float32: share that misses the true pose, samples per second
 scoring  residuals per second
@@ -23,6 +25,7 @@ python benchmarks/absolute_pose.py --json=absolute_pose.json
 
 import functools
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -42,10 +45,11 @@ from benchmarks import pose_peers as peers
 from i2ploc.geometry import p3p
 from i2ploc.geometry import rigid
 from i2ploc.robust import absolute_pose
+from i2ploc.robust import consensus
 from i2ploc.robust import refine
 from i2ploc.robust import scoring
 
-PARTS = ('cells', 'batch', 'solver', 'scoring')
+PARTS = ('cells', 'ceiling', 'batch', 'solver', 'scoring')
 PART = flags.DEFINE_multi_enum('part', PARTS, PARTS, 'Which parts.')
 TRIALS = flags.DEFINE_integer('trials', 20, 'Problems per cell.')
 SIZES = flags.DEFINE_multi_integer('size', [100, 300, 1000, 5000], 'N.')
@@ -55,6 +59,8 @@ OUTLIERS = flags.DEFINE_multi_float(
 ONLY = flags.DEFINE_multi_string('method', [], 'Methods; all by default.')
 BATCH = flags.DEFINE_integer('batch', 256, 'Problems of the batch.')
 JSON = flags.DEFINE_string('json', None, 'Where to write the numbers.')
+# All samples of 100 data are 161,700.
+_MOST_SAMPLES = 1_000_000
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -172,6 +178,38 @@ def _means(cells, name):
   }
 
 
+def show_ceiling() -> dict:
+  """Success of the best of all samples, on the problems of the cells."""
+  size = min(SIZES.value)
+  settings = consensus.DEFAULT._replace(max_draws=math.comb(size, 3))
+  if settings.max_draws > _MOST_SAMPLES:
+    print(f'ceiling: {settings.max_draws} samples of {size} are too many')
+    return {}
+  shares = {}
+  for share in OUTLIERS.value:
+    rng = np.random.default_rng([size, round(100 * share)])
+    right = []
+    for _ in range(TRIALS.value):
+      scene = peers.make_scene(rng, size, share)
+      found = absolute_pose.absolute_pose(
+        scene.points,
+        scene.pixels,
+        peers.LENS,
+        peers.THRESHOLD,
+        sampler='exhaustive',
+        settings=settings,
+      )
+      errors = peers.errors(peers.pose_from_found(found), scene)
+      right.append(peers.is_success(errors))
+    shares[f'{size}/{share:g}'] = statistics.mean(right)
+    print(
+      f'ceiling  N {size:5d}  outliers {share:4.0%}  '
+      f'success {statistics.mean(right):.3f}',
+      flush=True,
+    )
+  return shares
+
+
 def show_batch() -> dict:
   """Many problems of a cell in one call, beside PoseLib one by one."""
   poselib, cells = _methods().get(peers.BASE), {}
@@ -282,6 +320,7 @@ def show_scoring() -> dict:
 
 SHOW = {
   'cells': show_cells,
+  'ceiling': show_ceiling,
   'batch': show_batch,
   'solver': show_solver,
   'scoring': show_scoring,
