@@ -11,6 +11,7 @@ import tempfile
 from unittest import mock
 
 from absl.testing import absltest
+import jax
 import ml_collections
 import numpy as np
 
@@ -20,8 +21,10 @@ from configs import saliency_i2ploc
 from configs import saliency_i2ploc_kitti360
 from i2ploc import commands
 from i2ploc import tasks
+from i2ploc import workdir as workdir_lib
 from i2ploc.report import html
 from i2ploc.retrieval import index as index_lib
+from i2ploc.training import state as state_lib
 from input_pipeline import source
 from tests import configs_test
 from tests import shared
@@ -122,14 +125,17 @@ class CommandsTest(absltest.TestCase):
 
   def test_an_index_that_another_model_made_is_refused(self):
     other = self.root / 'other'
-    config = common.smoke(saliency_i2ploc.get_config())
-    config.seed, config.data.test = 1, ''
-    data_dir = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
-    data = source.Source(data_dir=str(data_dir), **config.data)
-    commands.train(config, data, other)
+    towers = commands.Towers(self.config, self.data.image_size)
+    variables = dict(towers.init(jax.random.key(1)))
+    state = state_lib.init_state(
+      variables.pop('params'), variables, lambda _: (), jax.random.key(1)
+    )
+    checkpoints = workdir_lib.open_checkpoints(self.config, other)
+    checkpoints.save_best(state, 1.0, {})
+    checkpoints.close()
     shutil.copy(self.workdir / 'index.npz', other / 'index.npz')
     with self.assertRaisesRegex(ValueError, 'another model|made by'):
-      commands.localize(config, data, other, ['query.png'], ())
+      commands.localize(self.config, self.data, other, ['query.png'], ())
 
   def test_the_report_shows_the_run(self):
     page = pathlib.Path(html.write_report(self.workdir)).read_text()

@@ -66,7 +66,7 @@ class PlantedProblemsTest(parameterized.TestCase):
     moved, errors, squared, slope = laws(jnp.zeros(problem.dof))
     np.testing.assert_allclose(moved, squared, rtol=1e-3, atol=1e-7)
     np.testing.assert_allclose(
-      (errors**2).sum(-1), squared, rtol=1e-4, atol=1e-9
+      (errors**2).sum(0), squared, rtol=1e-4, atol=1e-9
     )
     # No direction of a step is without effect.
     values = np.linalg.svd(slope.reshape(-1, problem.dof), compute_uv=False)
