@@ -30,9 +30,10 @@ _FEW_SAMPLES = 1024
 _SMALLEST_BUCKET = 32
 _POLISH_STEPS = 3
 _POLISH_TOGETHER = 4096
-# 99.99 % of a Gaussian in two dimensions lie within so many deviations; the
-# estimate of that is believed within these shares of the threshold.
-_NOISE_QUANTILE = 4.3
+# All of a Gaussian lies within so many deviations, even where the threshold has
+# cut what few inliers tell of it; that is believed within these shares of the
+# threshold.
+_NOISE_QUANTILE = 5.0
 _NARROWEST, _WIDEST = 0.5, 1.5
 
 
