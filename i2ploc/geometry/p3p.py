@@ -37,6 +37,8 @@ _FLAT = 1e-12
 _EXAMPLE = ((1.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, -1.0, 1.0))
 # Relative error of a discriminant, and a ratio of distances beyond reason.
 _NOISE, _FAR = 1e-5, 1e4
+# Sides away, a triangle is a point (see _FLAT), and no product overflows yet.
+_FARTHEST = 1e6
 
 
 class Poses(NamedTuple):
@@ -285,10 +287,8 @@ def _polished_jvp(primals, tangents):
 
 def _frame(corners):
   """Three orthonormal axes that a triangle spans."""
-  side, other = (
-    vectors.minus(corners[1], corners[0]),
-    vectors.minus(corners[2], corners[0]),
-  )
+  side = vectors.minus(corners[1], corners[0])
+  other = vectors.minus(corners[2], corners[0])
   normal = vectors.cross(side, other)
   first = vectors.scaled(side, 1 / _safe(_root(vectors.dot(side, side))))
   third = vectors.scaled(normal, 1 / _safe(_root(vectors.dot(normal, normal))))
@@ -316,10 +316,8 @@ def _usable(rays, points):
   s12, s02, s01 = _squares(sides)
   h12, h02, h01 = _squares(_sides(rays))
   normal = vectors.cross(sides[0], sides[1])
-  area, largest = (
-    vectors.dot(normal, normal),
-    jnp.maximum(jnp.maximum(s12, s02), s01),
-  )
+  area = vectors.dot(normal, normal)
+  largest = jnp.maximum(jnp.maximum(s12, s02), s01)
   usable = (area > _FLAT * largest**2) & jnp.isfinite(area)
   return usable & (jnp.minimum(jnp.minimum(h12, h02), h01) > _FLAT)
 
@@ -372,7 +370,8 @@ def _solve(rays, points):
     *jax.lax.stop_gradient((_turned(first, chords), _turned(first, squares)))
   )
   start = _turned(jnp.where(first == 0, 0, 3 - first), start)
-  met = (start[0] > 0) & (start[1] > 0) & (start[2] > 0)
+  nearest = functools.reduce(jnp.minimum, start)
+  met = (nearest > 0) & (functools.reduce(jnp.maximum, start) < _FARTHEST)
   # What is not real becomes finite, which all that follows keeps.
   start = tuple(jnp.where(met, distance, 1.0) for distance in start)
   distances = _polished(start, chords, squares)
