@@ -10,9 +10,9 @@ from absl import logging
 import jax
 from ml_collections import config_flags
 
-from i2ploc import tasks
+from i2ploc import verbs
 from i2ploc.report import html
-from input_pipeline import source
+from input_pipeline.sources import drives
 
 VERBS = ('train', 'evaluate', 'index', 'localize', 'report')
 MODE = flags.DEFINE_enum('mode', 'train', VERBS, 'What to do.')
@@ -39,17 +39,17 @@ def main(argv: list[str]) -> None:
   )
   config, workdir = CONFIG.value, WORKDIR.value
   try:
-    data = source.open_source(config, DATA_DIR.value)
+    data = drives.open_source(config, DATA_DIR.value)
     if argv[1:] and MODE.value != 'localize':
       raise ValueError(f'unexpected arguments {argv[1:]}')
     if MODE.value == 'report':
       print(html.write_report(workdir))
     elif MODE.value == 'localize':
-      find = tasks.verb(config, 'localize')
+      find = verbs.verb(config, 'localize')
       camera = tuple(map(float, CAMERA.value))
       find(config, data, workdir, QUERY.value + argv[1:], camera)
     else:
-      tasks.verb(config, MODE.value)(config, data, workdir)
+      verbs.verb(config, MODE.value)(config, data, workdir)
   except (ValueError, FileNotFoundError) as error:
     logging.debug('', exc_info=True)
     sys.exit(f'{MODE.value}: {error}')

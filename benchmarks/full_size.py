@@ -42,10 +42,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import steps
 from configs import common
 from configs import saliency_i2ploc_kitti360
-from i2ploc import commands
 from i2ploc import compilation
 from i2ploc.geometry import point_cloud
-from i2ploc.models import pretrained_saliency
+from i2ploc.models.weights import saliency_i2ploc
+from i2ploc.tasks import places
 from i2ploc.training import state as state_lib
 
 PARTS = flags.DEFINE_multi_enum(
@@ -82,9 +82,9 @@ def make_config(released: bool, remat: bool, quick: bool):
 
 def serve_ours(kind, config, batch, samples, weights):
   """Compiled runs of ours, and the memory of their temporaries."""
-  towers = commands.Towers(config, tuple(config.data.image_size))
+  towers = places.Towers(config, tuple(config.data.image_size))
   if weights:
-    variables = pretrained_saliency.load_two_tower_variables(
+    variables = saliency_i2ploc.load_two_tower_variables(
       weights, towers.model, batch, from_size=towers.model.image_size, prefix=''
     )
   else:
@@ -284,7 +284,7 @@ def show_sample(numbers: dict[str, float]) -> None:
 def measure_batch() -> dict[str, float]:
   """Part two, in this process; prints its row."""
   config, size = make_config(False, REMAT.value, QUICK.value), PAIRS.value
-  towers = commands.Towers(config, tuple(config.data.image_size))
+  towers = places.Towers(config, tuple(config.data.image_size))
   variables = dict(towers.init(jax.random.key(0)))
   step, optimizer = steps.make_step(config, towers, size // CHUNK.value)
   state = state_lib.init_state(

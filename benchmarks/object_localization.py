@@ -40,26 +40,26 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import object_tables
 from benchmarks import object_worlds
 from configs import clip_loc
-from i2ploc import caption_commands
-from i2ploc import object_commands
-from i2ploc.evaluation import object_evaluation
+from i2ploc.evaluation import poses as poses_lib
 from i2ploc.geometry import rigid
-from i2ploc.localization import association
-from i2ploc.localization import detections as detections_lib
-from i2ploc.localization import map_construction
-from i2ploc.localization import object_map as object_map_lib
-from i2ploc.localization import object_pose
-from i2ploc.localization import object_search
-from i2ploc.localization import observer as observer_lib
-from i2ploc.localization import place_map
-from input_pipeline import source
+from i2ploc.localization import objects as localization_objects
+from i2ploc.objects import association
+from i2ploc.objects import detections as detections_lib
+from i2ploc.objects import observer as observer_lib
+from i2ploc.objects.map import construction
+from i2ploc.objects.map import landmarks
+from i2ploc.objects.map import place_map
+from i2ploc.objects.pose import search
+from i2ploc.tasks import captions
+from i2ploc.tasks import objects as objects_lib
+from input_pipeline.sources import drives
 
 PARTS = ('fr2_desk', 'city', 'speed', 'scaling')
 BUDGETS = (16, 64, 256, 1024, None)
 IMAGE_SIZE = (480, 640)
 # Queries within it fail together: one block of the bootstrap.
 BLOCK_SECONDS = 5.0
-UNREFINED = object_search.DEFAULT._replace(refined=0)
+UNREFINED = search.DEFAULT._replace(refined=0)
 
 
 class Queries(NamedTuple):
@@ -75,7 +75,7 @@ class Queries(NamedTuple):
     calibrations: Q of them: what similarities are worth there.
   """
 
-  object_maps: Sequence[object_map_lib.ObjectMap]
+  object_maps: Sequence[landmarks.ObjectMap]
   detections: Sequence[detections_lib.Detections]
   poses: Sequence[rigid.Rigid]
   blocks: np.ndarray
@@ -131,9 +131,7 @@ def load_fr2_desk(folder: str, stride: int) -> Queries:
   poses = np.tile(np.eye(4), (len(frames), 1, 1))
   poses[:, :3, :3], poses[:, :3, 3] = data['R_wc'], data['C_w']
   start = time.perf_counter()
-  built = map_construction.build_map(
-    frames[::2], poses[::2], data['K'], IMAGE_SIZE
-  )
+  built = construction.build_map(frames[::2], poses[::2], data['K'], IMAGE_SIZE)
   seconds = time.perf_counter() - start
   print(f'{built.num_landmarks} landmarks from even frames, {seconds:.0f} s')
   rows = np.arange(1, len(frames), 2)[::stride]
@@ -167,11 +165,11 @@ def load_city(
   config.clip = clip
   if radius is not None:
     config.search.radius = radius
-  encoder = caption_commands.load_encoder(clip)
+  encoder = captions.load_encoder(clip)
   print(f'weights: {encoder.name}')
   columns = {name: [] for name in Queries._fields}
-  for number, place in enumerate(source.open_source(config, data_dir).places()):
-    objects, calibration = object_commands.build(config, place, encoder)
+  for number, place in enumerate(drives.open_source(config, data_dir).places()):
+    objects, calibration = objects_lib.build(config, place, encoder)
     print(f'{place.name}: {objects.num_landmarks} landmarks', flush=True)
     observer = observer_lib.Observer(place, encoder, config.leave_out)
     shots = place.queries
@@ -208,7 +206,7 @@ def _detections(data, frame):
 
 def _localize(queries, row, options):
   start = time.perf_counter()
-  answer = object_pose.localize(
+  answer = localization_objects.localize(
     queries.detections[row],
     queries.object_maps[row],
     queries.intrinsics,
@@ -246,25 +244,23 @@ def measure(
 
 
 def _summary(queries, name, budget, answers, times):
-  errors = object_evaluation.pose_errors(
+  errors = poses_lib.pose_errors(
     [answer.camera_from_map for answer in answers], queries.poses
   )
   correct = (errors.distance < 0.5) & (errors.angle < 10)
   confidence = np.asarray([answer.confidence for answer in answers])
-  rates = object_evaluation.success_rates(errors, queries.blocks)
+  rates = poses_lib.success_rates(errors, queries.blocks)
   return {
     'method': name,
     'draws': budget,
     'queries': len(answers),
-    'success': object_evaluation.record(rates),
+    'success': poses_lib.record(rates),
     'median_metres': float(np.median(errors.distance)),
     'median_degrees': float(np.median(errors.angle)),
     'median_draws': float(np.median([a.num_draws for a in answers])),
     'median_ms': float(np.median(times)),
-    'calibration_error': object_evaluation.calibration_error(
-      confidence, correct
-    ),
-    'ranking_quality': object_evaluation.ranking_quality(confidence, correct),
+    'calibration_error': poses_lib.calibration_error(confidence, correct),
+    'ranking_quality': poses_lib.ranking_quality(confidence, correct),
     'distance': errors.distance.tolist(),
   }
 
@@ -275,14 +271,14 @@ def speed(num_calls: int = 200) -> dict[str, float]:
   The time on the wall, at best and in the median, and the processor's own.
   """
   inputs = object_worlds.crowded_scene(np.random.default_rng(0))
-  run = jax.jit(object_search.search, static_argnames='settings')
+  run = jax.jit(search.search, static_argnames='settings')
   inputs = jax.device_put(inputs)
   start = time.perf_counter()
   jax.block_until_ready(run(*inputs, UNREFINED))
   results = {'compile_s': time.perf_counter() - start}
   for name, settings in (
     ('propose_and_score', UNREFINED),
-    ('with_refinement', object_search.DEFAULT),
+    ('with_refinement', search.DEFAULT),
   ):
     jax.block_until_ready(run(*inputs, settings))
     walls, cpu = [], time.process_time()

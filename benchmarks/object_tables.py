@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from i2ploc.evaluation import metrics
-from i2ploc.evaluation import object_evaluation
+from i2ploc.evaluation import poses
 
 
 def show(results: Sequence[dict[str, Any]]) -> None:
@@ -55,7 +55,7 @@ def show_draws(
     own = [r for r in results if r['method'] == name and r['draws']]
     success = np.asarray([r['distance'] for r in own]) < metres
     budgets = [r['draws'] for r in own]
-    needed[name] = object_evaluation.budget_for(budgets, success, share)
+    needed[name] = poses.budget_for(budgets, success, share)
     print(
       f'{name:24} {needed[name]:8.0f} draws to {100 * share:.1f} % within'
       f' {metres} m'

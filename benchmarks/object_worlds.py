@@ -8,11 +8,11 @@ import numpy as np
 
 from i2ploc.geometry import ellipsoid as ellipsoid_lib
 from i2ploc.geometry import rigid
-from i2ploc.localization import association
-from i2ploc.localization import detections as detections_lib
-from i2ploc.localization import object_map as object_map_lib
-from i2ploc.localization import object_scene
-from i2ploc.localization import object_search
+from i2ploc.objects import association
+from i2ploc.objects import detections as detections_lib
+from i2ploc.objects.map import landmarks
+from i2ploc.objects.pose import scene
+from i2ploc.objects.pose import search
 
 IMAGE_SIZE = (480, 640)
 INTRINSICS = np.array([[520.0, 0, 320], [0, 520, 240], [0, 0, 1]])
@@ -32,7 +32,7 @@ def _pixels(box):
 
 def random_map(
   num_landmarks: int, rng: np.random.Generator
-) -> object_map_lib.ObjectMap:
+) -> landmarks.ObjectMap:
   """Objects of few kinds, up to 2 m above a square floor."""
   side = np.sqrt(AREA * num_landmarks)
   center = rng.uniform(0, 1, (num_landmarks, 3)) * [side, side, 2.0]
@@ -44,7 +44,7 @@ def random_map(
   rotation[:, 0, 0] = rotation[:, 1, 1] = np.cos(angle)
   rotation[:, 1, 0] = np.sin(angle)
   rotation[:, 0, 1] = -np.sin(angle)
-  return object_map_lib.make_map(center, axes, rotation, category)
+  return landmarks.make_map(center, axes, rotation, category)
 
 
 def random_pose(side: float, rng: np.random.Generator) -> rigid.Rigid:
@@ -60,7 +60,7 @@ def random_pose(side: float, rng: np.random.Generator) -> rigid.Rigid:
 
 
 def visible_boxes(
-  object_map: object_map_lib.ObjectMap, pose: rigid.Rigid
+  object_map: landmarks.ObjectMap, pose: rigid.Rigid
 ) -> tuple[np.ndarray, np.ndarray]:
   """Boxes [M, 4] in pixels, clipped, of the nearest objects, and their rows."""
   outline = _project(object_map.ellipsoid, pose)
@@ -78,7 +78,7 @@ def visible_boxes(
 
 
 def detect(
-  object_map: object_map_lib.ObjectMap,
+  object_map: landmarks.ObjectMap,
   pose: rigid.Rigid,
   rng: np.random.Generator,
   noise: float = EDGE_NOISE,
@@ -146,7 +146,7 @@ def crowded_scene(
   box, rows = _boxes_ahead(object_map, pose)
   category = object_map.category
   pairs = association.same_category(category[rows], category)
-  placed = object_scene.make_scene(
+  placed = scene.make_scene(
     box,
     np.ones(len(rows)),
     np.zeros((len(rows), 4), bool),
@@ -158,7 +158,7 @@ def crowded_scene(
   )
   triples = _any_triples(pairs, num_triples, rng)
   sides = pairs.observation[triples], pairs.landmark[triples]
-  anything = object_search.Prior(
+  anything = search.Prior(
     np.float32([0, 0, 1]), np.float32(-2), np.float32([-np.inf, np.inf])
   )
   sides = tuple(np.asarray(side, np.int32) for side in sides)

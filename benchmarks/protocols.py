@@ -36,16 +36,16 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import pose_statistics
-from i2ploc.evaluation import sequence_protocols
+from i2ploc.evaluation import questions
 from i2ploc.evaluation import sequence_scores
-from i2ploc.evaluation import sequence_tables
+from i2ploc.evaluation import tables
 from i2ploc.retrieval import index
 from input_pipeline.readers import kitti_files
 
 # KITTI scans at 10 Hz; the pose files hold no times.
 KITTI_RATE = 10.0
-RELEASED_AXES = sequence_protocols.PROTOCOLS['lip_loc_released_axes'].components
-MODALINK_AXES = sequence_protocols.PROTOCOLS['modalink_axes'].components
+RELEASED_AXES = questions.PROTOCOLS['lip_loc_released_axes'].components
+MODALINK_AXES = questions.PROTOCOLS['modalink_axes'].components
 REVISIT_RADII = (3.0, 10.0, 20.0)
 CHANCE_COLUMNS = (
   'seq',
@@ -73,12 +73,12 @@ def load_poses(folder: str) -> dict[str, np.ndarray]:
 def chance_from_poses(poses: np.ndarray) -> dict[str, float]:
   """One row of the chance table; shares are percent."""
   frames = np.arange(len(poses))
-  track = sequence_protocols.Track(
+  track = questions.Track(
     frames,
     poses[:, :3, 3],
     'kitti',
     frames / KITTI_RATE,
-    sequence_protocols.headings_from_poses(poses, 'kitti'),
+    questions.headings_from_poses(poses, 'kitti'),
   )
   lip_loc = pose_statistics.random_pairs(track, 20.0, RELEASED_AXES)
   modalink = pose_statistics.random_pairs(track, 10.0, MODALINK_AXES)
@@ -164,7 +164,7 @@ class Options(NamedTuple):
 
   descriptors: str | None = None
   poses: str | None = None
-  protocol: Sequence[str] = tuple(sequence_protocols.PROTOCOLS)
+  protocol: Sequence[str] = tuple(questions.PROTOCOLS)
   axes: str = ''
   similarity: str = ''
   rate: float = 0.0
@@ -185,7 +185,7 @@ def run(options: Options) -> dict:
   if options.chance:
     results = {name: chance_from_poses(poses[name]) for name in poses}
     rows = ([name, *chance_cells(row)] for name, row in results.items())
-    print('\n'.join(sequence_tables.table(CHANCE_COLUMNS, rows)))
+    print('\n'.join(tables.table(CHANCE_COLUMNS, rows)))
     return results
   if not options.descriptors:
     raise ValueError('Give --descriptors=DIR, or --chance.')
@@ -198,15 +198,15 @@ def run(options: Options) -> dict:
     similarity=options.similarity,
     rate=KITTI_RATE if options.demo else options.rate,
   )
-  chosen = [sequence_protocols.PROTOCOLS[name] for name in options.protocol]
+  chosen = [questions.PROTOCOLS[name] for name in options.protocol]
   results = sequence_scores.score(_announce(recordings), chosen)
-  print('\n'.join(sequence_tables.markdown(results, chosen)))
+  print('\n'.join(tables.markdown(results, chosen)))
   return results
 
 
 def define_flags() -> None:
   """One flag per option, and --json."""
-  names = list(sequence_protocols.PROTOCOLS)
+  names = list(questions.PROTOCOLS)
   flags.DEFINE_string('descriptors', None, 'Of SEQUENCE.npz files.')
   flags.DEFINE_string('poses', None, 'Of KITTI pose files NN.txt.')
   flags.DEFINE_multi_enum(

@@ -4,9 +4,9 @@
 import ml_collections
 import numpy as np
 
-from i2ploc import commands
 from i2ploc import factory
 from i2ploc.geometry import panorama
+from i2ploc.tasks import places
 from i2ploc.training import step as step_lib
 
 # Camera x right, y down, z forward; LiDAR x forward, y left, z up.
@@ -51,7 +51,7 @@ def make_batch(config: ml_collections.ConfigDict, size: int) -> dict:
   }
 
 
-def make_step(config, towers: commands.Towers, num_chunks: int):
+def make_step(config, towers: places.Towers, num_chunks: int):
   """The training step of a config, and its optimizer."""
   fields = config.train
   optimizer = factory.make_optimizer(

@@ -6,7 +6,7 @@ python main.py --mode=train --workdir=/tmp/clip --config=configs/clip.py
 Radford et al., ICML 2021, at the size of a laptop: crops of 32 x 32 pixels with
 context, texts of a closed vocabulary ('a tall red brick house with a gabled
 roof'), InfoNCE in which equal texts are all right. It knows nothing but
-synthetic_city; for photographs, see `i2ploc.models.pretrained_clip`.
+synthetic_city; for photographs, see `i2ploc.models.weights.clip`.
 
 Expect 29 % of the detections of a later drive of the test towns to find their
 landmark first among those within 50 m, and 59 % among three (by category 14 and

@@ -55,7 +55,7 @@ def defaults() -> ml_collections.ConfigDict:
   """The fields that do not depend on the method."""
   return ml_collections.ConfigDict(
     dict(
-      task='image_to_points',  # whose verbs these are, see `i2ploc.tasks`
+      task='image_to_points',  # whose verbs these are, see `i2ploc.verbs`
       seed=0,
       checkpoint='',  # published weights, instead of the workdir's
       train=dict(

@@ -14,8 +14,8 @@ from i2ploc import factory
 from i2ploc.geometry import augmentation
 from i2ploc.geometry import cropping
 from i2ploc.models import clip
-from i2ploc.models import text as text_lib
-from i2ploc.models import vocabulary
+from i2ploc.models.encoders import text as text_lib
+from i2ploc.models.encoders import vocabulary
 from i2ploc.training import step as step_lib
 
 Fields = Mapping[str, Any]

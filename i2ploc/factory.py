@@ -21,11 +21,11 @@ from i2ploc.losses import soft_targets
 from i2ploc.losses import tiled
 from i2ploc.losses import tiles
 from i2ploc.models import aggregators
-from i2ploc.models import point_transformer
 from i2ploc.models import projection
-from i2ploc.models import resnet
-from i2ploc.models import two_tower
-from i2ploc.models import vit
+from i2ploc.models import towers as towers_lib
+from i2ploc.models.encoders import point_transformer
+from i2ploc.models.encoders import resnet
+from i2ploc.models.encoders import vit
 from i2ploc.retrieval import relations as relations_lib
 from i2ploc.training import optimizer as optimizer_lib
 from i2ploc.training import step as step_lib
@@ -67,7 +67,7 @@ def make_model(
   dtype: str,
   image_size: tuple[int, int],
   **fields: Any,
-) -> two_tower.TwoTower:
+) -> towers_lib.TwoTower:
   """The two towers.
 
   Args:
@@ -89,11 +89,11 @@ def make_model(
     points_aggregator=make(AGGREGATORS, 'aggregator', aggregator),
   )
   fields = {k: v for k, v in fields.items() if v is not None}
-  return two_tower.TwoTower(**towers, image_size=tuple(image_size), **fields)
+  return towers_lib.TwoTower(**towers, image_size=tuple(image_size), **fields)
 
 
 def make_embed(
-  model: two_tower.TwoTower,
+  model: towers_lib.TwoTower,
   *,
   color_jitter: float,
   mirror: bool,

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from i2ploc import factory
-from i2ploc import workdir as workdir_lib
+from i2ploc import files
 from i2ploc.training import loop
 from i2ploc.training import metric_writer
 from i2ploc.training import state as state_lib
@@ -40,7 +40,7 @@ def fit(
     evaluators: whose numbers choose the best checkpoint.
     id_keys: fields of a batch that say what it consists of.
   """
-  workdir_lib.save_text(
+  files.save_text(
     workdir, 'config.json', json.dumps(config.to_dict(), indent=2)
   )
   state = {name: value for name, value in variables.items() if name != 'params'}
@@ -60,7 +60,7 @@ def fit(
   writer = metric_writer.MetricWriter(
     workdir, headline=('loss', 'recall_at_1', 'scale')
   )
-  checkpoints = workdir_lib.open_checkpoints(config, workdir)
+  checkpoints = files.open_checkpoints(config, workdir)
   try:
     loop.train(
       state_lib.init_state(

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from i2ploc.geometry import camera
-from input_pipeline import grouping
+from input_pipeline import pairing
 from input_pipeline import schema
 
 CACHE_BYTES = 1 << 30
@@ -198,7 +198,7 @@ class _Places(NamedTuple):
 
 
 def _places(frames: schema.FrameTable) -> _Places:
-  names = grouping.unique_in_order(frames.town)
+  names = pairing.unique_in_order(frames.town)
   town = np.asarray([names.index(name) for name in frames.town], np.int32)
   first = np.asarray([np.argmax(town == i) for i in range(len(names))])
   position = frames.position - frames.position[first][town]

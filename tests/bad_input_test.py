@@ -18,19 +18,19 @@ from PIL import Image
 
 from configs import common
 from configs import saliency_i2ploc
-from i2ploc import commands
 from i2ploc import factory
-from i2ploc.localization import image_to_points
+from i2ploc.localization import retrieve
 from i2ploc.report import html
 from i2ploc.retrieval import index as index_lib
+from i2ploc.tasks import places
 from i2ploc.training import checkpoint
 from i2ploc.training import state as state_lib
 from i2ploc.training import step as step_lib
-from input_pipeline import pipeline
+from input_pipeline import batches as batches_lib
 from input_pipeline import schema
-from input_pipeline import source
 from input_pipeline.readers import kitti_odometry
 from input_pipeline.readers import kitti_raw
+from input_pipeline.sources import drives
 
 NAME = '2011_09_26_drive_0001_sync'
 
@@ -173,16 +173,20 @@ class PipelineTest(_Workplace):
       batch_size=1, image_size=(16, 24), num_points=4, cross_drive=0.5,
       max_offset=5.0, seed=0,
     )  # fmt: skip
-    return pipeline.train_batches(dataset, **(options | changes))
+    return batches_lib.train_batches(dataset, **(options | changes))
 
   def test_15_unknown_dataset(self):
     self.refuse(
-      "Unknown dataset 'kitty'", pipeline.load, 'kitty', split='', data_dir=''
+      "Unknown dataset 'kitty'",
+      batches_lib.load,
+      'kitty',
+      split='',
+      data_dir='',
     )
 
   def test_16_unknown_split(self):
     self.refuse(
-      "Unknown split 'trian'", pipeline.load, 'synthetic_city',
+      "Unknown split 'trian'", batches_lib.load, 'synthetic_city',
       split='trian', data_dir=str(self.root), size='tiny',
     )  # fmt: skip
 
@@ -212,7 +216,7 @@ class PipelineTest(_Workplace):
       return reading
 
     broken = schema.Dataset('broken', healthy.frames, read)
-    batches = pipeline.read_batches(
+    batches = batches_lib.read_batches(
       broken, np.arange(2), batch_size=1, image_size=(16, 24), num_points=4
     )
     self.refuse('3 of 3 points', next, batches)
@@ -221,7 +225,7 @@ class PipelineTest(_Workplace):
 class QueryTest(_Workplace):
   def ask(self, message, *paths, intrinsics=(), error=ValueError):
     config = saliency_i2ploc.get_config()
-    data = source.Source(data_dir=str(self.root), **config.data)
+    data = drives.Source(data_dir=str(self.root), **config.data)
     queries = data.queries([str(p) for p in paths], intrinsics, np.eye(3))
     self.refuse(message, list, queries, error=error)
 
@@ -262,18 +266,18 @@ class QueryTest(_Workplace):
       rig=index_lib.Rig(np.eye(3), (64, 208), np.eye(4)),
     )
     query = np.full((1, 2), np.nan, np.float32)
-    self.refuse('finite', image_to_points.localize, query, index, scale=10.0)
+    self.refuse('finite', retrieve.localize, query, index, scale=10.0)
 
 
 class WorkdirTest(_Workplace):
   def setUp(self):
     super().setUp()
     self.config = common.smoke(saliency_i2ploc.get_config())
-    self.data = source.Source(data_dir=str(self.root), **self.config.data)
+    self.data = drives.Source(data_dir=str(self.root), **self.config.data)
 
   def test_28_workdir_without_a_checkpoint(self):
     self.refuse(
-      'checkpoint', commands.evaluate, self.config, self.data, self.root,
+      'checkpoint', places.evaluate, self.config, self.data, self.root,
       error=FileNotFoundError,
     )  # fmt: skip
 
@@ -333,7 +337,7 @@ class ConfigTest(_Workplace):
 
   def test_37_image_that_does_not_tile(self):
     config = saliency_i2ploc.get_config()
-    towers = commands.Towers(config, (50, 200))
+    towers = places.Towers(config, (50, 200))
     self.refuse('50 x 200', jax.eval_shape, towers.init, jax.random.key(0))
 
   def test_38_chunks_that_do_not_divide_the_batch(self):

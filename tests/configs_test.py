@@ -12,14 +12,14 @@ import ml_collections
 
 from configs import common
 from configs import lip_loc
-from i2ploc import commands
 from i2ploc import factory
+from i2ploc.tasks import places
 from i2ploc.training import state as state_lib
 from i2ploc.training import step as step_lib
-from input_pipeline import source
 from input_pipeline.readers import kitti360_splits
 from input_pipeline.readers import kitti_and_kitti360
 from input_pipeline.readers import kitti_odometry_splits
+from input_pipeline.sources import drives
 
 CONFIGS = pathlib.Path(common.__file__).parent
 ARGS = {
@@ -79,7 +79,7 @@ def leaves(config, prefix=''):
 
 def _training(config):
   """Shapes of the variables, the optimizer and the train step."""
-  towers = commands.Towers(config, tuple(config.data.image_size))
+  towers = places.Towers(config, tuple(config.data.image_size))
   variables = jax.eval_shape(towers.init, jax.random.key(0))
   optimizer = factory.make_optimizer(
     config.train.num_steps, **config.optimizer.to_dict()
@@ -126,7 +126,7 @@ class ConfigsTest(parameterized.TestCase):
     config = load(name, arg)
     variables, _, _ = _training(config)
     self.assertIn('log_scale', variables['params'])
-    source.Source(data_dir='nowhere', **config.data)
+    drives.Source(data_dir='nowhere', **config.data)
 
   @parameterized.parameters(
     *((name, '') for name in ARGS), ('lip_loc', 'recipe=released')

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import full_size
 from benchmarks import steps
-from i2ploc import commands
+from i2ploc.tasks import places
 from tests import shared
 
 HAS_TORCH = importlib.util.find_spec('torch') is not None
@@ -35,7 +35,7 @@ class FullSizeTest(parameterized.TestCase):
       'forward', config, batch, samples, weights=''
     )
     self.assertEqual(set(runs), set(temporary))
-    towers = commands.Towers(config, tuple(config.data.image_size))
+    towers = places.Towers(config, tuple(config.data.image_size))
     variables = towers.init(jax.random.key(0))
     expected = towers.points((0.0,))(variables, batch)[:, 0]
     np.testing.assert_allclose(runs['points'](), expected, atol=1e-6)

@@ -10,33 +10,58 @@ from absl.testing import parameterized
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# What a package may import from this repository, beside itself.
+# What a package or a module of the top level may import from this repository,
+# beside itself and `errors`.
+_GROUND = ('i2ploc.geometry', 'i2ploc.compilation')
+_STORED = (*_GROUND, 'i2ploc.files')
+_ANSWERS = (
+  *_STORED,
+  'i2ploc.robust',
+  'i2ploc.models',
+  'i2ploc.losses',
+  'i2ploc.retrieval',
+  'i2ploc.objects',
+)
+_MEASURES = (*_ANSWERS, 'i2ploc.localization', 'i2ploc.evaluation')
 MAY_IMPORT = {
+  'i2ploc.errors': (),
+  'i2ploc.compilation': (),
+  'i2ploc.files': (),
   'i2ploc.geometry': (),
-  'i2ploc.robust': ('i2ploc.geometry',),
-  'i2ploc.models': ('i2ploc.geometry',),
-  'i2ploc.losses': ('i2ploc.geometry',),
-  'i2ploc.retrieval': ('i2ploc.geometry',),
-  'i2ploc.localization': (
-    'i2ploc.geometry',
+  'i2ploc.training': ('i2ploc.compilation', 'i2ploc.files'),
+  'i2ploc.robust': _GROUND,
+  'i2ploc.models': _GROUND,
+  'i2ploc.losses': _GROUND,
+  'i2ploc.retrieval': _STORED,
+  'i2ploc.objects': (
+    *_STORED,
     'i2ploc.robust',
     'i2ploc.models',
     'i2ploc.retrieval',
   ),
-  'i2ploc.training': (),
+  'i2ploc.localization': _ANSWERS,
   'i2ploc.evaluation': (
-    'i2ploc.geometry',
+    *_STORED,
     'i2ploc.robust',
     'i2ploc.retrieval',
     'i2ploc.localization',
   ),
-  'i2ploc.report': (),
-  'input_pipeline': ('i2ploc.geometry',),
+  'i2ploc.factory': (*_MEASURES, 'i2ploc.training'),
+  'i2ploc.tasks': (*_MEASURES, 'i2ploc.training', 'i2ploc.factory'),
+  'i2ploc.verbs': (
+    'i2ploc.tasks',
+    'i2ploc.files',
+    'i2ploc.training',
+    'i2ploc.evaluation',
+  ),
+  'i2ploc.report': ('i2ploc.files',),
+  'input_pipeline': ('i2ploc.geometry', 'i2ploc.files'),
   'configs': ('configs.common',),
 }
 # What every package may import.
-FOUNDATION = ('i2ploc.compilation',)
-# The reading order inside a package: a file imports only files before it.
+FOUNDATION = ('i2ploc.errors',)
+# The reading order inside a package: a file imports only files before it, and
+# a folder counts as one of them.
 ORDER = {
   'i2ploc.geometry': (
     'rigid',
@@ -79,30 +104,36 @@ ORDER = {
     'reference',
   ),
   'i2ploc.models': (
+    'encoders',
+    'aggregators',
+    'projection',
+    'saliency',
+    'views',
+    'towers',
+    'clip',
+    'clip_encoder',
+    'weights',
+  ),
+  'i2ploc.models.encoders': (
     'normalization',
+    'position_embedding',
     'attention',
     'convolution',
     'vit',
     'resnet',
     'point_transformer',
-    'aggregators',
-    'projection',
-    'saliency',
-    'range_view',
-    'two_tower',
     'text',
     'vocabulary',
-    'clip',
-    'clip_encoder',
+  ),
+  'i2ploc.models.weights': (
     'tensor_files',
-    'position_embedding',
-    'pretrained',
-    'pretrained_vit',
-    'pretrained_saliency',
-    'pretrained_resnet',
-    'pretrained_lip_loc',
-    'pretrained_clip',
-    'published',
+    'load',
+    'vit',
+    'saliency_i2ploc',
+    'resnet',
+    'lip_loc',
+    'clip',
+    'sources',
   ),
   'i2ploc.losses': (
     'contrastive',
@@ -114,29 +145,33 @@ ORDER = {
     'metric',
   ),
   'i2ploc.retrieval': ('relations', 'index', 'matching'),
-  'i2ploc.localization': (
-    'image_to_points',
+  'i2ploc.objects': (
+    'association',
     'detections',
-    'detection_files',
-    'object_map',
+    'files',
+    'map',
+    'pose',
+    'observer',
+  ),
+  'i2ploc.objects.map': (
+    'landmarks',
     'ray_clusters',
     'dual_quadric',
     'posed_boxes',
     'ellipsoid_fit',
-    'map_construction',
-    'map_refit',
-    'association',
-    'object_proposals',
-    'object_refinement',
-    'object_scene',
-    'object_verification',
-    'object_search',
-    'object_pose',
+    'construction',
+    'refit',
     'place_map',
-    'map_setup',
-    'observer',
-    'answer_records',
+    'setup',
   ),
+  'i2ploc.objects.pose': (
+    'proposals',
+    'refinement',
+    'scene',
+    'verification',
+    'search',
+  ),
+  'i2ploc.localization': ('retrieve', 'objects', 'answer'),
   'i2ploc.training': (
     'state',
     'optimizer',
@@ -150,16 +185,16 @@ ORDER = {
     'metrics',
     'protocols',
     'predictions',
-    'evaluators',
-    'caption_scores',
+    'retrieval',
+    'captions',
     'examples',
     'summary',
-    'sequence_protocols',
+    'questions',
     'pose_statistics',
     'descriptor_files',
     'sequence_scores',
-    'sequence_tables',
-    'object_evaluation',
+    'tables',
+    'poses',
     'model_errors',
     'planted_problems',
     'hypotheses',
@@ -218,6 +253,21 @@ def _inside(module: str, package: str) -> bool:
   return module == package or module.startswith(package + '.')
 
 
+def _order_violations(module: str, name: str) -> bool:
+  """Whether a sibling that comes later is imported, at any depth."""
+  for package, order in ORDER.items():
+    if not (_inside(module, package) and _inside(name, package)):
+      continue
+    if package in (module, name):
+      continue
+    mine, theirs = (
+      x.removeprefix(package + '.').split('.')[0] for x in (module, name)
+    )
+    if mine != theirs and order.index(theirs) > order.index(mine):
+      return True
+  return False
+
+
 def violations(module: str, imports: set[str]) -> list[str]:
   """The imports of `module` that the layering forbids."""
   bad = []
@@ -231,12 +281,8 @@ def violations(module: str, imports: set[str]) -> list[str]:
     ):
       continue
     if _inside(name, own):
-      order = ORDER.get(own)
-      if order and module != own:
-        mine = module.removeprefix(own + '.').split('.')[0]
-        theirs = name.removeprefix(own + '.').split('.')[0]
-        if order.index(theirs) >= order.index(mine):
-          bad.append(name)
+      if _order_violations(module, name):
+        bad.append(name)
     elif not any(
       _inside(name, allowed) for allowed in MAY_IMPORT[own] + FOUNDATION
     ):
@@ -252,13 +298,13 @@ class LayeringTest(parameterized.TestCase):
         self.assertEmpty(violations(_module(path), imports))
 
   @parameterized.parameters(
-    ('i2ploc.geometry.camera', 'from i2ploc.models import vit'),
+    ('i2ploc.geometry.camera', 'from i2ploc.models.encoders import vit'),
     ('i2ploc.geometry.rigid', 'from i2ploc.geometry import camera'),
     ('i2ploc.training.loop', 'def f():\n  import i2ploc.geometry.rigid'),
-    ('i2ploc.models.vit', 'import torch'),
+    ('i2ploc.models.encoders.vit', 'import torch'),
     ('i2ploc.factory', 'from absl import flags'),
-    ('i2ploc.commands', 'from input_pipeline import pipeline'),
-    ('input_pipeline.pipeline', 'from i2ploc.models import vit'),
+    ('i2ploc.tasks.places', 'from input_pipeline import pipeline'),
+    ('input_pipeline.batches', 'from i2ploc.models.encoders import vit'),
     ('configs.saliency_i2ploc', 'from i2ploc import factory'),
     ('i2ploc.report.html', 'from i2ploc.evaluation import metrics'),
   )
@@ -273,6 +319,7 @@ class LayeringTest(parameterized.TestCase):
     for package, order in ORDER.items():
       folder = ROOT / package.replace('.', '/')
       files = {p.stem for p in folder.glob('*.py')} - {'__init__'}
+      files |= {p.parent.name for p in folder.glob('*/__init__.py')}
       self.assertEqual(files, set(order), package)
 
   def test_the_report_never_imports_jax(self):

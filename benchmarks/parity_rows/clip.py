@@ -6,14 +6,14 @@ import numpy as np
 
 from benchmarks.parity_rows import comparison
 from benchmarks.parity_rows import encoders
-from i2ploc.models import pretrained_clip
+from i2ploc.models.weights import clip
 
 Comparison = comparison.Comparison
 
 
 def _load(path, images):
   """The towers for images that are normalised already."""
-  model, variables = pretrained_clip.load_clip(path, images.shape[1:3])
+  model, variables = clip.load_clip(path, images.shape[1:3])
   identity = dict(image_mean=(0.0,) * 3, image_std=(1.0,) * 3)
   return model.clone(**identity), variables
 
@@ -45,7 +45,7 @@ def joint(path):
 def text_tower(path):
   """Hidden states, pooled features, and rows of other lengths."""
   io = np.load(path / 'io.npz')
-  model, variables = pretrained_clip.load_clip(path)
+  model, variables = clip.load_clip(path)
   params = {'params': variables['params']['text']}
   tokens = io['input_ids']
   hidden, out = encoders.hidden_states(model.text, params, tokens)
@@ -68,7 +68,7 @@ def tokens(path):
   """Texts as numbers: equal or not."""
   io = np.load(path / 'io.npz')
   expected = io['input_ids']
-  tokenize = pretrained_clip.load_tokenize(path, expected.shape[1])
+  tokenize = clip.load_tokenize(path, expected.shape[1])
   found = tokenize([str(text) for text in io['texts']])
   yield Comparison('numbers', found, expected, 0.0)
 

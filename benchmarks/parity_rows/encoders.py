@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from benchmarks.parity_rows import comparison
-from i2ploc.models import position_embedding
-from i2ploc.models import pretrained
-from i2ploc.models import pretrained_vit
-from i2ploc.models import tensor_files
-from i2ploc.models import vit
+from i2ploc.models.encoders import position_embedding
+from i2ploc.models.encoders import vit
+from i2ploc.models.weights import load
+from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import vit as vit_lib
 
 Comparison = comparison.Comparison
 
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 def encoder(path):
   """The encoder in a folder, loaded for every size that has outputs."""
   for run in stored_runs(path):
-    model, variables = pretrained_vit.load_vit(path, run.images.shape[1:3])
+    model, variables = vit_lib.load_vit(path, run.images.shape[1:3])
     apply = jax.jit(lambda *args, model=model: hidden_states(model, *args))
     hidden, out = apply(variables, run.images)
     if run.hidden:
@@ -51,9 +51,9 @@ def timm_encoder(path):
   model = vit.ViT(width=96, depth=3, num_heads=6)
   shapes = jax.eval_shape(model.init, jax.random.key(0), images)
   grid = tuple(size // model.patch_size for size in images.shape[1:3])
-  variables = pretrained.convert(
+  variables = load.convert(
     tensor_files.read_tensors(path, 'image_encoder'),
-    pretrained_vit.vit_rules(pretrained_vit.TIMM, model, grid, grid),
+    vit_lib.vit_rules(vit_lib.TIMM, model, grid, grid),
     shapes,
   )
   apply = jax.jit(lambda *args: hidden_states(model, *args))

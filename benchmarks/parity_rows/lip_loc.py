@@ -19,15 +19,15 @@ from i2ploc import factory
 from i2ploc.geometry import range_image
 from i2ploc.losses import soft_targets
 from i2ploc.models import aggregators
-from i2ploc.models import pretrained_lip_loc
-from i2ploc.models import pretrained_resnet
 from i2ploc.models import projection
-from i2ploc.models import two_tower
+from i2ploc.models import towers
+from i2ploc.models.weights import lip_loc
+from i2ploc.models.weights import resnet
 
 Comparison = comparison.Comparison
 Module = comparison.Module
-SIZE = pretrained_lip_loc.IMAGE_SIZE
-MEAN, STD = pretrained_lip_loc.IMAGE_MEAN, pretrained_lip_loc.IMAGE_STD
+SIZE = lip_loc.IMAGE_SIZE
+MEAN, STD = lip_loc.IMAGE_MEAN, lip_loc.IMAGE_STD
 # The scan of the reference, below the folder that has `golden` in it.
 SCAN = 'data/kitti_object/training/velodyne/000000.bin'
 
@@ -48,7 +48,7 @@ def spherical(points: np.ndarray) -> dict[str, jax.Array]:
       'uint8': levels,
       'crop_uint8': crop,
       'crop_resized_uint8': resized,
-      'crop_normalized': two_tower.normalize_images(pixels, MEAN, STD),
+      'crop_normalized': towers.normalize_images(pixels, MEAN, STD),
     }
 
   return jax.jit(run)(points)
@@ -93,7 +93,7 @@ def resized_image(path):
   yield Comparison('grey levels', np.stack(found), expected, 0.0)
 
 
-def released_model(**fields: Any) -> two_tower.TwoTower:
+def released_model(**fields: Any) -> towers.TwoTower:
   """The released towers at the reference's size, but for `fields`."""
   encoder = dict(name='resnet', widths=(8, 16, 32, 64))
   reduced = dict(
@@ -109,12 +109,12 @@ def released_model(**fields: Any) -> two_tower.TwoTower:
     saliency='none',
     image_mean=MEAN,
     image_std=STD,
-    initial_temperature=pretrained_lip_loc.TEMPERATURE,
+    initial_temperature=lip_loc.TEMPERATURE,
   )
   return factory.make_model(**reduced | fields)
 
 
-def released_batch(model: two_tower.TwoTower) -> two_tower.Batch:
+def released_batch(model: towers.TwoTower) -> towers.Batch:
   """Zeros for `model`, a batch of one."""
   return {
     'image': np.zeros((1, *model.image_size, 3), np.uint8),
@@ -167,10 +167,10 @@ def _load(path):
   model = released_model()
   variables = saliency_parts.converted(
     saliency_parts.below(golden, 'param/'),
-    pretrained_lip_loc.two_tower_rules(model),
+    lip_loc.two_tower_rules(model),
     jax.eval_shape(model.init, jax.random.key(0), released_batch(model)),
   )
-  names = pretrained_lip_loc.TOWERS
+  names = lip_loc.TOWERS
   images = {t: _channels_last(golden[f'{name}_image']) for t, name in names}
   return golden, model, variables, images
 
@@ -193,7 +193,7 @@ def evaluation(path):
     stages[f'camera_layer{i + 1}'] = last
   for name, stage in stages.items():
     yield Comparison('stages', stage, _channels_last(golden[name]), 1e-5)
-  for tower, name in pretrained_lip_loc.TOWERS:
+  for tower, name in lip_loc.TOWERS:
     pooled = tokens[tower].mean(1)
     yield Comparison('features', pooled, golden[f'{name}_feat'], 1e-5)
     expected = golden[f'{name}_emb']
@@ -212,7 +212,7 @@ def evaluation(path):
     jax.tree_util.keystr(place, simple=True, separator='/'): leaf
     for place, leaf in leaves
   }
-  for rule in pretrained_lip_loc.two_tower_rules(model):
+  for rule in lip_loc.two_tower_rules(model):
     if rule.path in leaves and names.keys() >= set(rule.sources) != set():
       expected = rule.transform(*(names[source] for source in rule.sources))
       yield Comparison('gradients', leaves[rule.path], expected, 1e-4)
@@ -236,7 +236,7 @@ def training(path):
   found = {'batch_stats': {'image': changed['batch_stats']['image']}}
   buffers = saliency_parts.converted(
     saliency_parts.below(golden, 'train_buffer_after/'),
-    pretrained_lip_loc.two_tower_rules(model),
+    lip_loc.two_tower_rules(model),
     found,
   )
   yield Comparison('buffers', found, buffers, 1e-5)
@@ -253,7 +253,7 @@ def heads(path):
 
 
 def _head(head, stored, batch):
-  names = dict(pretrained_lip_loc.TOWERS)
+  names = dict(lip_loc.TOWERS)
   features = {t: stored[f'{batch}/{n}_feat'] for t, n in names.items()}
   params = {}
   for tower, name in names.items():
@@ -265,7 +265,7 @@ def _head(head, stored, batch):
     own = saliency_parts.below(stored, f'param/{start}')
     params[tower] = saliency_parts.converted(
       {start + key: value for key, value in own.items()},
-      pretrained_lip_loc.head_rules('params', f'projection_{name}', 'none'),
+      lip_loc.head_rules('params', f'projection_{name}', 'none'),
       shapes,
     )
 
@@ -288,7 +288,7 @@ def _head(head, stored, batch):
 def hugging_face_resnet(path):
   """Two sizes, one of them odd; and in training."""
   io = np.load(path / 'io.npz')
-  model, variables = pretrained_resnet.load_resnet(path)
+  model, variables = resnet.load_resnet(path)
 
   def run(variables, images):
     return _states(lambda: model.apply(variables, images))
@@ -313,7 +313,7 @@ def hugging_face_resnet(path):
   yield Comparison('training, output', found, expected, 5e-5)
   buffers = saliency_parts.converted(
     saliency_parts.below(io, '64x64/train_buffer_after/'),
-    pretrained_resnet.resnet_rules(pretrained_resnet.HUGGING_FACE, model),
+    resnet.resnet_rules(resnet.HUGGING_FACE, model),
     changed,
   )
   yield Comparison('training, buffers', changed, buffers, 1e-5)

@@ -16,8 +16,8 @@ from i2ploc import factory
 from i2ploc.geometry import panorama
 from i2ploc.losses import contrastive
 from i2ploc.losses import relational
-from i2ploc.models import pretrained_saliency
-from i2ploc.models import two_tower
+from i2ploc.models import towers
+from i2ploc.models.weights import saliency_i2ploc
 
 Comparison = comparison.Comparison
 Module = comparison.Module
@@ -25,7 +25,7 @@ SIZE = (64, 128)
 SIDES = (('image', 'img'), ('points', 'pts'))
 
 
-def released_model(**fields: Any) -> two_tower.TwoTower:
+def released_model(**fields: Any) -> towers.TwoTower:
   """The released towers at the reference's size, but for `fields`."""
   points = dict(
     name='point_transformer',
@@ -55,7 +55,7 @@ def released_model(**fields: Any) -> two_tower.TwoTower:
   return factory.make_model(**reduced | fields)
 
 
-def released_batch(images: np.ndarray, points: np.ndarray) -> two_tower.Batch:
+def released_batch(images: np.ndarray, points: np.ndarray) -> towers.Batch:
   """Panoramas [B, H, W, 3] and clouds [B, P, 3] as the towers take them."""
   size = len(points)
   matrix = panorama.sphere_intrinsics(images.shape[1:3])
@@ -69,7 +69,7 @@ def released_batch(images: np.ndarray, points: np.ndarray) -> two_tower.Batch:
   }
 
 
-def stored_batch(golden: np.lib.npyio.NpzFile) -> two_tower.Batch:
+def stored_batch(golden: np.lib.npyio.NpzFile) -> towers.Batch:
   """The reference's inputs."""
   images = golden['image'][:, 0].transpose(0, 2, 3, 1)
   return released_batch(images, golden['point_cloud'][:, 0])
@@ -79,7 +79,7 @@ def _load(path, **fields):
   """The reference's outputs, the model, its variables and the inputs."""
   golden = np.load(path.with_suffix('.npz'))
   model, batch = released_model(**fields), stored_batch(golden)
-  variables = pretrained_saliency.load_two_tower_variables(
+  variables = saliency_i2ploc.load_two_tower_variables(
     path, model, batch, from_size=SIZE, prefix=''
   )
   return golden, model, variables, batch
@@ -180,7 +180,7 @@ def training(path):
   # Token and position are one parameter here, and share their gradient there.
   tensors['image_encoder.cls_token'] = 0 * tensors['image_encoder.cls_token']
   converted = saliency_parts.converted(
-    tensors, pretrained_saliency.two_tower_rules(model, SIZE), variables
+    tensors, saliency_i2ploc.two_tower_rules(model, SIZE), variables
   )
   # A constant of the release.
   gradients['log_scale'] = converted['params']['log_scale']
@@ -195,7 +195,7 @@ def training(path):
     found = gradients[f'{side}_aggregator']
     converted = saliency_parts.converted(
       saliency_parts.below(expected, f'grad/{prefix}'),
-      pretrained_saliency.netvlad_rules(),
+      saliency_i2ploc.netvlad_rules(),
       {'params': found},
     )
     yield Comparison('all terms, gradients', found, converted['params'], 5e-4)

@@ -17,13 +17,13 @@ import numpy as np
 from benchmarks.parity_rows import comparison
 from i2ploc.geometry import point_cloud
 from i2ploc.models import aggregators
-from i2ploc.models import normalization
-from i2ploc.models import point_transformer
-from i2ploc.models import pretrained
-from i2ploc.models import pretrained_saliency
-from i2ploc.models import pretrained_vit
 from i2ploc.models import saliency
-from i2ploc.models import vit
+from i2ploc.models.encoders import normalization
+from i2ploc.models.encoders import point_transformer
+from i2ploc.models.encoders import vit
+from i2ploc.models.weights import load
+from i2ploc.models.weights import saliency_i2ploc
+from i2ploc.models.weights import vit as vit_lib
 
 Comparison = comparison.Comparison
 Module = comparison.Module
@@ -59,13 +59,13 @@ def below(
 
 def converted(
   tensors: Mapping[str, np.ndarray],
-  rules: Sequence[pretrained.Rule],
+  rules: Sequence[load.Rule],
   shapes: Any,
   ignore: Sequence[str] = (),
 ) -> Any:
   """Tensors in our layout; also gradients and statistics, which look alike."""
-  return pretrained.convert(
-    tensors, rules, shapes, ignore=(*pretrained_saliency.UNUSED, *ignore)
+  return load.convert(
+    tensors, rules, shapes, ignore=(*saliency_i2ploc.UNUSED, *ignore)
   )
 
 
@@ -86,7 +86,7 @@ def _netvlad_mode(golden, model, variant, mode):
   x = golden['x']
   mask = np.ones(x.shape[:2], bool)
   bounds = (jnp.zeros(len(x)), jnp.ones(len(x)))
-  rules = pretrained_saliency.netvlad_rules()
+  rules = saliency_i2ploc.netvlad_rules()
   score = functools.partial(_netvlad_score, model, mode == 'train')
   score = jax.jit(jax.grad(score, argnums=(0, 1), has_aux=True))
   weights = {
@@ -169,9 +169,7 @@ def position_embeddings(path):
   position = golden['pos_embed_1x197x6']
   model = vit.ViT(width=6, depth=0)
   for rows, columns in ((32, 64), (23, 77), (7, 10), (20, 11)):
-    rules = pretrained_vit.vit_rules(
-      pretrained_vit.TIMM, model, (14, 14), (rows, columns)
-    )
+    rules = vit_lib.vit_rules(vit_lib.TIMM, model, (14, 14), (rows, columns))
     made = {rule.path: rule.transform for rule in rules}
     found = [
       made['params/cls'](np.zeros(6), position),
@@ -214,7 +212,7 @@ def point_branch(path):
   mask = np.ones(points.shape[:2], bool)
   shapes = jax.eval_shape(model.init, jax.random.key(0), points, mask)
   params = below(golden, 'param/')
-  rules = pretrained_saliency.point_transformer_rules(model.depth)
+  rules = saliency_i2ploc.point_transformer_rules(model.depth)
   ignore = ('fc_norm.*',)
   variables = converted(params, rules, shapes, ignore)
   for mode in ('eval', 'train'):

@@ -32,7 +32,7 @@ import zlib
 import numpy as np
 
 from i2ploc.evaluation import metrics
-from i2ploc.evaluation import sequence_protocols
+from i2ploc.evaluation import questions
 from i2ploc.retrieval import index as index_lib
 
 SENSORS = ('image', 'points')
@@ -56,7 +56,7 @@ class Side(NamedTuple):
   """
 
   descriptors: np.ndarray
-  track: sequence_protocols.Track
+  track: questions.Track
 
 
 class Recording(NamedTuple):
@@ -168,7 +168,7 @@ def _recording(
       if not key.endswith(('_pose', '_position'))
     }
     arrays['axes'] = np.array('kitti')
-  axes = _setting(arrays, 'axes', axes, tuple(sequence_protocols.AXES))
+  axes = _setting(arrays, 'axes', axes, tuple(questions.AXES))
   similarity = _setting(arrays, 'similarity', similarity, metrics.SIMILARITIES)
   descriptors = {sensor: _descriptors(arrays, sensor) for sensor in SENSORS}
   widths = [x.shape[-1] for x in descriptors.values()]
@@ -339,21 +339,19 @@ def _track(
   places: np.ndarray,
   axes: str,
   rate: float,
-) -> sequence_protocols.Track:
+) -> questions.Track:
   times = None
   if f'{sensor}_time' in arrays:
     times = _column(arrays, f'{sensor}_time', frames.shape).astype(np.float64)
   elif rate > 0:
     times = frames / rate
   if places.ndim == 2:
-    return sequence_protocols.Track(frames, places, axes, times)
-  headings = sequence_protocols.headings_from_poses(places, axes)
-  return sequence_protocols.Track(
-    frames, places[:, :3, 3], axes, times, headings
-  )
+    return questions.Track(frames, places, axes, times)
+  headings = questions.headings_from_poses(places, axes)
+  return questions.Track(frames, places[:, :3, 3], axes, times, headings)
 
 
-def _check_times(sensor: str, track: sequence_protocols.Track) -> None:
+def _check_times(sensor: str, track: questions.Track) -> None:
   if track.times is None:
     return
   back = np.flatnonzero(np.diff(track.times) < 0)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from i2ploc.evaluation import sequence_protocols
+from i2ploc.evaluation import questions
 
 # Without products of descriptors, blocks that fit the cache are twice as fast.
 BLOCK = 32
@@ -39,7 +39,7 @@ class RandomPairs(NamedTuple):
 
 
 def random_pairs(
-  track: sequence_protocols.Track, radius: float, components: tuple[int, int]
+  track: questions.Track, radius: float, components: tuple[int, int]
 ) -> RandomPairs:
   """Counts all pairs of a drive.
 
@@ -48,16 +48,16 @@ def random_pairs(
     radius: metres.
     components: the two coordinates to compare the ground with.
   """
-  ground = sequence_protocols.Protocol('ground', '', (radius,))
+  ground = questions.Protocol('ground', '', (radius,))
   other = ground._replace(components=components)
   track = track._replace(headings=None)  # nobody asks, and cosines cost time
-  question = sequence_protocols.question_from_tracks(
+  question = questions.question_from_tracks(
     ground, track, track, 'image_to_points'
   )
   near = near_other = both = 0
   for truth, seen in zip(
-    sequence_protocols.blocks_from_question(ground, question, BLOCK),
-    sequence_protocols.blocks_from_question(other, question, BLOCK),
+    questions.blocks_from_question(ground, question, BLOCK),
+    questions.blocks_from_question(other, question, BLOCK),
     strict=True,
   ):
     hit, passes = truth.distances < radius, seen.distances < radius
@@ -93,7 +93,7 @@ class Revisits(NamedTuple):
 
 
 def revisits(
-  track: sequence_protocols.Track,
+  track: questions.Track,
   radii: tuple[float, ...],
   exclude_recent: float = 30.0,
 ) -> list[Revisits]:
@@ -104,22 +104,20 @@ def revisits(
     radii: metres.
     exclude_recent: seconds before a frame that do not count.
   """
-  protocol = sequence_protocols.PROTOCOLS['loop_closure']._replace(
+  protocol = questions.PROTOCOLS['loop_closure']._replace(
     exclude_recent=exclude_recent
   )
-  question = sequence_protocols.question_from_tracks(
+  question = questions.question_from_tracks(
     protocol, track, track, 'image_to_points'
   )
   seen = np.zeros(len(radii))
   reversed_ = np.zeros(len(radii))
-  for block in sequence_protocols.blocks_from_question(
-    protocol, question, BLOCK
-  ):
+  for block in questions.blocks_from_question(protocol, question, BLOCK):
     for i, radius in enumerate(radii):
       positives = block.candidates & (block.distances < radius)
       seen[i] += positives.any(1).sum()
       if block.alignments is not None:
-        reversed_[i] += sequence_protocols.headings_of_positives(
+        reversed_[i] += questions.headings_of_positives(
           positives, block.alignments
         )[1].sum()
   known = track.headings is not None

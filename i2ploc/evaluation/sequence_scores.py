@@ -28,7 +28,7 @@ import numpy as np
 
 from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import metrics
-from i2ploc.evaluation import sequence_protocols
+from i2ploc.evaluation import questions
 
 RECALL_AT = (1, 5, 10)
 ALL = 'all'
@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
 
 def score(
   recordings: Iterable[descriptor_files.Recording],
-  protocols: Sequence[sequence_protocols.Protocol],
+  protocols: Sequence[questions.Protocol],
 ) -> dict[str, float]:
   """Every number of every protocol, drive and direction.
 
@@ -79,14 +79,14 @@ def score(
   outcomes: dict[tuple[str, str], dict[str, Outcome]] = {}
   for recording in recordings:
     for protocol in protocols:
-      for direction in sequence_protocols.DIRECTIONS:
+      for direction in questions.DIRECTIONS:
         drives = outcomes.setdefault((protocol.name, direction), {})
         if recording.name in drives or recording.name == ALL:
           raise ValueError(f'The name {recording.name!r} is taken; rename it.')
         drives[recording.name] = ask(protocol, recording, direction)
   results: dict[str, float] = {}
   for protocol in protocols:
-    for direction in sequence_protocols.DIRECTIONS:
+    for direction in questions.DIRECTIONS:
       drives = dict(outcomes.get((protocol.name, direction), {}))
       if len(drives) > 1:
         drives[ALL] = pool(list(drives.values()))
@@ -98,7 +98,7 @@ def score(
 
 
 def ask(
-  protocol: sequence_protocols.Protocol,
+  protocol: questions.Protocol,
   recording: descriptor_files.Recording,
   direction: str,
 ) -> Outcome:
@@ -109,7 +109,7 @@ def ask(
   """
   image, points = recording.image, recording.points
   try:
-    question = sequence_protocols.question_from_tracks(
+    question = questions.question_from_tracks(
       protocol, image.track, points.track, direction
     )
   except ValueError as error:
@@ -121,7 +121,7 @@ def ask(
   # Similarities are summed in float64: converted once, not in every block.
   places = answering.descriptors[question.place_rows].astype(np.float64)
   parts = []
-  for block in sequence_protocols.blocks_from_question(protocol, question):
+  for block in questions.blocks_from_question(protocol, question):
     similarities = metrics.similarities(
       queries[block.rows], places, recording.similarity
     )
@@ -132,7 +132,7 @@ def ask(
 
 
 def _answers(
-  block: sequence_protocols.Block,
+  block: questions.Block,
   similarities: np.ndarray,
   radii: tuple[float, ...],
 ) -> tuple[np.ndarray, ...]:
@@ -142,7 +142,7 @@ def _answers(
     positives = block.candidates & (block.distances < radius)
     same = opposite = np.zeros(len(positives), bool)
     if block.alignments is not None:
-      same, opposite = sequence_protocols.headings_of_positives(
+      same, opposite = questions.headings_of_positives(
         positives, block.alignments
       )
     per_radius.append(
@@ -187,7 +187,7 @@ def _retrieved(outcome: Outcome) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _numbers(
-  protocol: sequence_protocols.Protocol, outcome: Outcome
+  protocol: questions.Protocol, outcome: Outcome
 ) -> Iterator[tuple[str, float]]:
   yield 'queries', float(len(outcome.ranks))
   yield 'database', float(outcome.database)

@@ -17,7 +17,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from i2ploc.models import normalization
+from i2ploc.models.encoders import normalization
 
 Bounds = tuple[jax.Array, jax.Array]
 # Radians that a whole circle may lack, for rounding.

@@ -13,10 +13,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from i2ploc.models import normalization
-from i2ploc.models import text as text_lib
-from i2ploc.models import two_tower
-from i2ploc.models import vit
+from i2ploc.models import towers
+from i2ploc.models.encoders import normalization
+from i2ploc.models.encoders import text as text_lib
+from i2ploc.models.encoders import vit
 
 # Of the images that CLIP was trained on.
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -74,7 +74,7 @@ class Clip(nn.Module):
       train: see `vit.ViT`.
     """
     chex.assert_shape(images, (None, *self.image_size, 3))
-    x = two_tower.normalize_images(images, self.image_mean, self.image_std)
+    x = towers.normalize_images(images, self.image_mean, self.image_std)
     _, out = self.image(x, train)
     features = self.image_projection(out['cls'])
     return normalization.unit(features), dict(out, features=features)
@@ -96,7 +96,7 @@ class Clip(nn.Module):
     """
     image, image_out = self.embed_image(images, train)
     text, text_out = self.embed_text(tokens)
-    scale = jnp.exp(jnp.clip(self.log_scale, 0.0, two_tower.MAX_LOG_SCALE))
+    scale = jnp.exp(jnp.clip(self.log_scale, 0.0, towers.MAX_LOG_SCALE))
     embedded = {'image': image, 'text': text, 'scale': scale}
     if self.initial_bias is not None:
       embedded['bias'] = self.similarity_bias

@@ -11,7 +11,7 @@ from PIL import Image
 from i2ploc import compilation
 from i2ploc.geometry import cropping
 from i2ploc.models import clip
-from i2ploc.models import vocabulary
+from i2ploc.models.encoders import vocabulary
 
 Prepare = Callable[[np.ndarray], np.ndarray]
 # Columns of tokens come in multiples of it, so that few shapes are compiled.

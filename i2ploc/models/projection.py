@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from i2ploc.models import aggregators
-from i2ploc.models import normalization
+from i2ploc.models.encoders import normalization
 
 POOLS = ('mean', 'cls')
 

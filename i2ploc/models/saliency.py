@@ -20,7 +20,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from i2ploc.models import attention as attention_lib
+from i2ploc.models.encoders import attention as attention_lib
 
 OPTIONS = ('attention', 'released', 'none')
 

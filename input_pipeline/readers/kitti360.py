@@ -15,7 +15,8 @@ The world is x east, y north, z up, in UTM-like metres. Frames without a pose
 (`kitti360_sweeps`). A panorama's frame is the vehicle's, x right, y down, z
 forward, midway between the fisheyes.
 
-`python -m input_pipeline.kitti360.inventory --root=ROOT` tells what is there.
+`python -m input_pipeline.readers.kitti360_inventory --root=ROOT` tells what is
+there.
 With data.packed=DIR in a config, `input_pipeline.packing` packs what a split
 needs on first use; without, the raw files are read each time.
 """

@@ -16,8 +16,8 @@ KITTI-360 is read as image_00 and single sweeps here: what both cars have.
 
 import pathlib
 
-from input_pipeline import joined
 from input_pipeline import schema
+from input_pipeline.readers import joined
 from input_pipeline.readers import kitti360
 from input_pipeline.readers import kitti360_splits
 from input_pipeline.readers import kitti_odometry

@@ -10,7 +10,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from i2ploc.evaluation import descriptor_files
-from i2ploc.evaluation import sequence_protocols
+from i2ploc.evaluation import questions
 from i2ploc.evaluation import sequence_scores
 
 COUNT = 6
@@ -218,7 +218,7 @@ class SaveTest(absltest.TestCase):
     )
     np.testing.assert_array_equal(recording.image.track.headings, np.zeros(5))
     results = sequence_scores.score(
-      [recording], [sequence_protocols.PROTOCOLS['lip_loc']]
+      [recording], [questions.PROTOCOLS['lip_loc']]
     )
     self.assertEqual(results['lip_loc/a_b/image_to_points/recall@1_20m'], 100)
 

@@ -4,19 +4,19 @@
 import numpy as np
 
 from i2ploc.evaluation import descriptor_files
-from i2ploc.evaluation import sequence_protocols
+from i2ploc.evaluation import questions
 
 
 def make_track(ground, axes='kitti', frames=None, headings=None, height=None):
   """A track through [N, 2] in the ground plane, a frame per second."""
   ground = np.asarray(ground, np.float64)
   positions = np.zeros((len(ground), 3))
-  plane = list(sequence_protocols.AXES[axes].ground)
+  plane = list(questions.AXES[axes].ground)
   positions[:, plane] = ground
   if height is not None:
     positions[:, 3 - sum(plane)] = height
   frames = np.arange(len(ground)) if frames is None else np.asarray(frames)
-  return sequence_protocols.Track(
+  return questions.Track(
     frames, positions, axes, frames.astype(np.float64), headings
   )
 

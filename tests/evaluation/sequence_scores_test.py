@@ -6,13 +6,13 @@ from absl.testing import parameterized
 import numpy as np
 
 from i2ploc.evaluation import metrics
-from i2ploc.evaluation import sequence_protocols
+from i2ploc.evaluation import questions
 from i2ploc.evaluation import sequence_scores
-from i2ploc.evaluation import sequence_tables
+from i2ploc.evaluation import tables
 from tests.evaluation import drives
 
-PROTOCOLS = sequence_protocols.PROTOCOLS
-FORWARD, BACKWARD = sequence_protocols.DIRECTIONS
+PROTOCOLS = questions.PROTOCOLS
+FORWARD, BACKWARD = questions.DIRECTIONS
 
 
 def oracle(protocol, recording, direction, radius):
@@ -24,9 +24,7 @@ def oracle(protocol, recording, direction, radius):
   ground = {'kitti': (0, 2), 'z_up': (0, 1)}[asking.track.axes]
   plane = protocol.components or ground
   chosen = set(
-    sequence_protocols.frames_by_travel(
-      image.track, points.track, protocol.spacing
-    )
+    questions.frames_by_travel(image.track, points.track, protocol.spacing)
   )
   found = {n: [] for n in (1, 5, 10, '1%', 'ties')}
   by_heading = {'same': [], 'opposite': []}
@@ -101,7 +99,7 @@ class OracleTest(parameterized.TestCase):
   def test_agrees_with_loops(self, name, axes):
     protocol, recording = PROTOCOLS[name], drives.wander(3, axes=axes)
     results = sequence_scores.score([recording], [protocol])
-    for direction in sequence_protocols.DIRECTIONS:
+    for direction in questions.DIRECTIONS:
       for radius in protocol.radii:
         expected = oracle(protocol, recording, direction, radius)
         prefix = f'{name}/drive_3/{direction}'
@@ -144,7 +142,7 @@ class KnownAnswersTest(absltest.TestCase):
     results = sequence_scores.score(
       [recording], [PROTOCOLS['lip_loc'], PROTOCOLS['rangebev']]
     )
-    for direction in sequence_protocols.DIRECTIONS:
+    for direction in questions.DIRECTIONS:
       self.assertEqual(results[f'lip_loc/00/{direction}/recall@1_20m'], 100)
       base = f'rangebev/00/{direction}'
       self.assertEqual(results[f'{base}/recall@1_10m'], 0)
@@ -259,9 +257,7 @@ class KnownAnswersTest(absltest.TestCase):
     self.assertEqual(results[f'{base}/answerable_10m'], 0)
     self.assertNotIn(f'{base}/recall@1_10m', results)
     self.assertTrue(np.isfinite(list(results.values())).all())
-    text = '\n'.join(
-      sequence_tables.markdown(results, [PROTOCOLS['loop_closure']])
-    )
+    text = '\n'.join(tables.markdown(results, [PROTOCOLS['loop_closure']]))
     self.assertIn('| 00 | image to points | 10 m | 5 | 0 | 5 | - | - |', text)
 
   def test_two_drives_of_one_name_are_an_error(self):
@@ -291,14 +287,14 @@ class KnownAnswersTest(absltest.TestCase):
     with absltest.mock.patch.object(metrics, 'similarities', watch):
       sequence_scores.score([recording], [PROTOCOLS['lip_loc']])
     self.assertLen(sizes, 6)
-    self.assertLessEqual(max(q for q, _ in sizes), sequence_protocols.BLOCK)
+    self.assertLessEqual(max(q for q, _ in sizes), questions.BLOCK)
 
 
 class TableTest(absltest.TestCase):
   def test_a_row_per_drive_direction_and_radius(self):
     protocols = list(PROTOCOLS.values())
     results = sequence_scores.score([drives.wander(3)], protocols)
-    lines = list(sequence_tables.markdown(results, protocols))
+    lines = list(tables.markdown(results, protocols))
     rows = [line for line in lines if line.startswith('| drive_3')]
     self.assertLen(rows, 2 * sum(len(p.radii) for p in protocols))
     value = results[f'rangebev/drive_3/{BACKWARD}/recall@1_10m']

@@ -15,9 +15,9 @@ from absl.testing import parameterized
 import numpy as np
 import tensorflow_datasets as tfds
 
-from input_pipeline import grouping
+from input_pipeline import batches
 from input_pipeline import packing
-from input_pipeline import pipeline
+from input_pipeline import pairing
 from input_pipeline.readers import kitti360
 from input_pipeline.readers import kitti_odometry_splits
 from tests import shared
@@ -89,7 +89,7 @@ class PackingTest(parameterized.TestCase):
 
   @classmethod
   def load(cls, split='disjoint:0003', **options):
-    return pipeline.load(
+    return batches.load(
       'kitti360',
       split=split,
       data_dir=str(cls.root),
@@ -163,14 +163,14 @@ class PackingTest(parameterized.TestCase):
       self.dataset.read(0, ('image', 'labels'))
 
   def test_the_protocol_is_the_papers(self):
-    (protocol,) = grouping.protocols(self.dataset)
+    (protocol,) = pairing.protocols(self.dataset)
     # 2 m apart, more than 3 m: every other frame.
     self.assertEqual(protocol.query_rows.tolist(), [0, 2, 4, 6])
     self.assertEqual(protocol.map_rows.tolist(), [1, 3, 5])
 
   def test_batches_come_out_of_it(self):
     batch = next(
-      pipeline.train_batches(
+      batches.train_batches(
         self.dataset,
         batch_size=2,
         image_size=(32, 64),
@@ -228,7 +228,7 @@ class DamageTest(parameterized.TestCase):
     folder_lib.make_root(self.root)
 
   def load(self):
-    return pipeline.load(
+    return batches.load(
       'kitti360',
       split='0003',
       data_dir=str(self.root),
@@ -274,7 +274,7 @@ class DamageTest(parameterized.TestCase):
     other = self.root / 'other'
     other.mkdir()
     with self.assertLogs(level='WARNING') as logs:
-      pipeline.load(
+      batches.load(
         'kitti360',
         split='0003',
         data_dir=str(other),
@@ -307,7 +307,7 @@ import os
 import signal
 import sys
 from input_pipeline import packing
-from input_pipeline import pipeline
+from input_pipeline import batches
 
 packing._ROWS_PER_UNIT = 1
 encode = packing.encode
@@ -319,7 +319,7 @@ def dies(dataset, row):
 
 packing.encode = dies
 root, packed = sys.argv[1:]
-pipeline.load('kitti_raw', split='all', data_dir=root, packed=packed)
+batches.load('kitti_raw', split='all', data_dir=root, packed=packed)
 """
 
 
@@ -335,7 +335,7 @@ class EveryReaderTest(parameterized.TestCase):
   def load(self, name, split, packed=True, **options):
     if packed:
       options['packed'] = str(self.packed)
-    return pipeline.load(
+    return batches.load(
       name, split=split, data_dir=str(self.root / 'raw'), **options
     )
 
@@ -409,8 +409,8 @@ class EveryReaderTest(parameterized.TestCase):
     self, name, split, options
   ):
     root = str(shared.require(f'data/{name}'))
-    raw = pipeline.load(name, split=split, data_dir=root, **options)
-    found = pipeline.load(
+    raw = batches.load(name, split=split, data_dir=root, **options)
+    found = batches.load(
       name, split=split, data_dir=root, packed=str(self.packed), **options
     )
     for row in range(2):

@@ -8,9 +8,9 @@ import numpy as np
 from i2ploc.geometry import cropping
 from i2ploc.models import clip
 from i2ploc.models import clip_encoder
-from i2ploc.models import text
-from i2ploc.models import vit
-from i2ploc.models import vocabulary
+from i2ploc.models.encoders import text
+from i2ploc.models.encoders import vit
+from i2ploc.models.encoders import vocabulary
 from tests.models import planted
 
 WORDS = ('a', 'red', 'blue', 'car', 'bin')

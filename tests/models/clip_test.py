@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.models import clip
-from i2ploc.models import text
-from i2ploc.models import vit
+from i2ploc.models.encoders import text
+from i2ploc.models.encoders import vit
 from tests.models import planted
 
 IMAGE = vit.ViT(width=12, depth=1, num_heads=3, patch_size=8)

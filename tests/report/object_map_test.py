@@ -10,7 +10,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from i2ploc.localization import object_map as map_lib
+from i2ploc.objects.map import landmarks as map_lib
 from i2ploc.report import object_map
 
 

@@ -11,7 +11,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from i2ploc.geometry import panorama
-from input_pipeline import pipeline
+from input_pipeline import batches
 from input_pipeline.readers import kitti360
 from tests.input_pipeline.readers import kitti360_folder as folder_lib
 
@@ -154,7 +154,7 @@ class LoadTest(_RootTest):
     self.assertLen(dataset.frames.frame, 2)
 
   def test_the_pipeline_makes_batches_of_panoramas(self):
-    dataset = pipeline.load(
+    dataset = batches.load(
       'kitti360',
       split='0003',
       data_dir=str(self.root),
@@ -162,7 +162,7 @@ class LoadTest(_RootTest):
       panorama_size=_SMALL,
     )
     batch = next(
-      pipeline.train_batches(
+      batches.train_batches(
         dataset,
         batch_size=2,
         image_size=(8, 16),

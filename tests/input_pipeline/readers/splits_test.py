@@ -5,7 +5,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from input_pipeline import grouping
+from input_pipeline import pairing
 from input_pipeline import schema
 from input_pipeline.readers import kitti360_splits
 from input_pipeline.readers import kitti_and_kitti360
@@ -160,7 +160,7 @@ class ApplyTest(parameterized.TestCase):
     dataset = dataset._replace(
       frames=dataset.frames.take(rows), queries=queries
     )
-    (protocol,) = grouping.protocols(dataset)
+    (protocol,) = pairing.protocols(dataset)
     self.assertEqual(protocol.name, 'sync')
     self.assertEqual(protocol.query_rows.tolist(), [0, 8, 16, 24])
     self.assertEqual(

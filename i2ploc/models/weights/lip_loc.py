@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The authors' checkpoints of LIP-Loc as variables of a `TwoTower`.
+
+The model they fit is the released one: two `resnet.ResNet`s, or two `vit.ViT`s
+of timm's ViT-S/16 with `aggregate_cls`; `projection.ProjectionHead`s that are
+not `normalized`, for the ViT with `pool='cls', hidden=2048`; `range_encoding`
+'released', and IMAGE_MEAN and IMAGE_STD.
+"""
+
+import math
+import pathlib
+
+import jax
+import numpy as np
+
+from i2ploc.models import towers
+from i2ploc.models.encoders import resnet
+from i2ploc.models.weights import load
+from i2ploc.models.weights import resnet as resnet_lib
+from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import vit
+
+# Of ImageNet, for both sensors.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+TEMPERATURE = 1.0  # a constant of the release
+IMAGE_SIZE = (224, 224)
+UNUSED = ('*.num_batches_tracked',)
+TOWERS = (('image', 'camera'), ('points', 'lidar'))
+
+
+def encoder_rules(
+  encoder: resnet.ResNet | vit.vit.ViT,
+  place: str,
+  prefix: str,
+  image_size: tuple[int, int],
+) -> list[load.Rule]:
+  """Rules of one tower's encoder.
+
+  Args:
+    encoder: the encoder.
+    place: of it in the variables, 'image' or 'points'.
+    prefix: in front of every name of the checkpoint.
+    image_size: (H, W) that it is to be given, pixels.
+  """
+  if isinstance(encoder, resnet.ResNet):
+    return resnet_lib.resnet_rules(
+      resnet_lib.TORCHVISION, encoder, prefix=prefix, place=f'{place}/'
+    )
+  grids = [
+    tuple(size // encoder.patch_size for size in sizes)
+    for sizes in (IMAGE_SIZE, image_size)
+  ]
+  return vit.vit_rules(
+    vit.TIMM, encoder, *grids, prefix=prefix, path=f'params/{place}'
+  )
+
+
+def head_rules(path: str, name: str, widen: str) -> list[load.Rule]:
+  """Rules of a `ProjectionHead`.
+
+  Args:
+    path: of the head in the variables, such as 'params/image_aggregator'.
+    name: of the checkpoint's, such as 'projection_camera'.
+    widen: of the layer in front of it, such as 'encoder_camera.fc'.
+  """
+  return [
+    *load.dense(f'{path}/widen', widen),
+    *load.dense(f'{path}/project', f'{name}.projection'),
+    *load.dense(f'{path}/mix', f'{name}.fc'),
+    *load.norm(f'{path}/norm', f'{name}.layer_norm'),
+  ]
+
+
+def two_tower_rules(model: towers.TwoTower) -> list[load.Rule]:
+  """Rules of the released model."""
+  rules = []
+  sizes = model.image_size, model.range_shape
+  for (tower, name), size in zip(TOWERS, sizes, strict=True):
+    encoder = getattr(model, tower)
+    prefix = f'encoder_{name}.'
+    rules += encoder_rules(encoder, tower, f'{prefix}model.', size)
+    head = f'params/{tower}_aggregator'
+    rules += head_rules(head, f'projection_{name}', f'{prefix}fc')
+  log_scale = np.asarray(-math.log(TEMPERATURE))
+  return [*rules, load.Rule('params/log_scale', (), lambda: log_scale)]
+
+
+def load_two_tower_variables(
+  path: str | pathlib.Path,
+  model: towers.TwoTower,
+  batch: towers.Batch,
+) -> dict:
+  """The variables of a checkpoint.
+
+  Args:
+    path: the state_dict of the authors, or the same tensors as safetensors.
+    model: the released form of the towers, see the module.
+    batch: one that `model` takes; only shapes and dtypes are looked at.
+
+  Returns:
+    {'params': ...}, of ResNets {'batch_stats': ...} as well, numpy arrays.
+
+  Raises:
+    FileNotFoundError: nothing there.
+    ValueError: a damaged file, or one that does not fit, see
+      `pretrained.convert`.
+  """
+  if model.range_shape is None or model.range_encoding != 'released':
+    raise ValueError(
+      f'{path} is of towers that see released range images; set range_shape, '
+      f"and range_encoding to 'released' instead of {model.range_encoding!r}"
+    )
+  return load.convert(
+    tensor_files.read_tensors(path),
+    two_tower_rules(model),
+    jax.eval_shape(model.init, jax.random.key(0), batch),
+    ignore=UNUSED,
+    name=str(path),
+  )

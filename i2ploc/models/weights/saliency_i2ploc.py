@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The authors' checkpoints of SaliencyI2PLoc as variables of a `TwoTower`.
+
+The model they fit is the released one: `saliency='released'`, `aggregate_cls`,
+IMAGE_MEAN and IMAGE_STD, for panoramas `projection='equirectangular'`, and the
+released forms of `point_transformer.PointTransformer` and `aggregators.NetVLAD`
+that their docstrings give.
+"""
+
+import math
+import pathlib
+
+import jax
+import numpy as np
+
+from i2ploc.models import towers
+from i2ploc.models.weights import load
+from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import vit
+
+IMAGE_MEAN = (0.396197, 0.452953, 0.490031)
+IMAGE_STD = (0.315778, 0.343629, 0.369563)
+TEMPERATURE = 0.07
+# The norm before the released classifier, which localization does without, and
+# the counters of torch's BatchNorm.
+UNUSED = ('pc_encoder.fc_norm.*', '*.num_batches_tracked')
+
+# Of the images (H, W) that the released checkpoints are for.
+KITTI_360_SIZE = (512, 1024)
+KITTI_SIZE = (368, 1232)
+
+
+def _pointwise(path: str, name: str) -> list[load.Rule]:
+  """Rules of an `nn.Dense` from torch's Conv1d of kernel size 1."""
+  return [
+    load.Rule(f'{path}/kernel', (f'{name}.weight',), lambda w: w.squeeze(-1).T),
+    load.Rule(f'{path}/bias', (f'{name}.bias',)),
+  ]
+
+
+def point_transformer_rules(
+  depth: int, place: str = '', prefix: str = ''
+) -> list[load.Rule]:
+  """Rules of a released `PointTransformer`.
+
+  Args:
+    depth: number of blocks.
+    place: of the module in the variables, such as 'points/'.
+    prefix: in front of every name of the checkpoint, such as 'pc_encoder.'.
+  """
+  path = f'params/{place}'
+  pointnet = f'{path}pointnet'
+  first = f'{prefix}emb_encoder.first_conv'
+  second = f'{prefix}emb_encoder.second_conv'
+  joint = f'{second}.0.weight'
+
+  def half(which):
+    # [group, point] side by side there, two layers here.
+    return lambda w: np.split(w.squeeze(-1), 2, axis=1)[which].T
+
+  rules = [
+    *_pointwise(f'{pointnet}/point1', f'{first}.0'),
+    *load.batch_norm(f'{place}pointnet/norm1', f'{first}.1'),
+    *_pointwise(f'{pointnet}/point2', f'{first}.3'),
+    load.Rule(f'{pointnet}/group/kernel', (joint,), half(0)),
+    load.Rule(f'{pointnet}/group/bias', (f'{second}.0.bias',)),
+    load.Rule(f'{pointnet}/point3/kernel', (joint,), half(1)),
+    *load.batch_norm(f'{place}pointnet/norm2', f'{second}.1'),
+    *_pointwise(f'{pointnet}/point4', f'{second}.3'),
+    *load.dense(f'{path}reduce', f'{prefix}reduce_dim'),
+    *load.dense(f'{path}position1', f'{prefix}pos_embed.0'),
+    *load.dense(f'{path}position2', f'{prefix}pos_embed.2'),
+    load.Rule(f'{path}cls', (f'{prefix}cls_token',)),
+    load.Rule(f'{path}cls_position', (f'{prefix}cls_pos',)),
+    *load.norm(f'{path}norm', f'{prefix}norm'),
+  ]
+  for i in range(depth):
+    rules += vit.block_rules(
+      vit.TIMM,
+      False,
+      f'{path}blocks_{i}',
+      f'{prefix}blocks.blocks.{i}.',
+    )
+  return rules
+
+
+def netvlad_rules(place: str = '', prefix: str = '') -> list[load.Rule]:
+  """Rules of a released `NetVLAD`, with or without its norms and gate.
+
+  Args:
+    place: of the module in the variables, such as 'points_aggregator/'.
+    prefix: in front of every name of the checkpoint, such as 'pc_proj.'.
+  """
+  path, gating = f'params/{place}', f'{prefix}context_gating'
+  kernels = {
+    'assign/kernel': f'{prefix}cluster_weights',
+    'assign/bias': f'{prefix}cluster_biases',
+    'SectorHead_0/kernel': f'{prefix}hidden1_weights',
+    'gate/kernel': f'{gating}.gating_weights',
+    'gate/bias': f'{gating}.gating_biases',
+  }
+  return [
+    *(load.Rule(path + ours, (name,)) for ours, name in kernels.items()),
+    load.Rule(
+      f'{path}centers', (f'{prefix}cluster_weights2',), lambda c: c[0].T
+    ),
+    *load.batch_norm(f'{place}assign_norm', f'{prefix}bn1'),
+    *load.batch_norm(f'{place}output_norm', f'{prefix}bn2'),
+    *load.batch_norm(f'{place}gate_norm', f'{gating}.bn1'),
+  ]
+
+
+def two_tower_rules(
+  model: towers.TwoTower, from_size: tuple[int, int]
+) -> list[load.Rule]:
+  """Rules of the released model.
+
+  Args:
+    model: the towers.
+    from_size: (H, W) of the images that the checkpoint is for, pixels.
+  """
+  grids = [
+    tuple(size // model.image.patch_size for size in image_size)
+    for image_size in (from_size, model.image_size)
+  ]
+  return [
+    *vit.vit_rules(
+      vit.TIMM,
+      model.image,
+      *grids,
+      prefix='image_encoder.',
+      path='params/image',
+    ),
+    *point_transformer_rules(model.points.depth, 'points/', 'pc_encoder.'),
+    *netvlad_rules('image_aggregator/', 'vision_proj.'),
+    *netvlad_rules('points_aggregator/', 'pc_proj.'),
+    # A constant of the release.
+    load.Rule(
+      'params/log_scale', (), lambda: np.asarray(-math.log(TEMPERATURE))
+    ),
+  ]
+
+
+def load_two_tower_variables(
+  path: str | pathlib.Path,
+  model: towers.TwoTower,
+  batch: towers.Batch,
+  *,
+  from_size: tuple[int, int] | None = None,
+  prefix: str | None = None,
+) -> dict:
+  """The variables of a checkpoint.
+
+  Args:
+    path: the .pth of the authors, or the same tensors as safetensors.
+    model: the released form of the towers, see the module.
+    batch: one that `model` takes; only shapes and dtypes are looked at.
+    from_size: (H, W) pixels of the images that the checkpoint is for; its
+      position embeddings are resampled to `model.image_size`. None tells it by
+      their number: the model's own, KITTI-360's or KITTI's.
+    prefix: below which the weights lie, '' for a bare state_dict; None for
+      the authors' 'base_model', and '' for safetensors.
+
+  Returns:
+    {'params': ..., 'batch_stats': ...}, numpy arrays.
+
+  Raises:
+    FileNotFoundError: nothing there.
+    ValueError: a damaged file, or one that does not fit, see
+      `pretrained.convert`.
+  """
+  if prefix is None:
+    prefix = '' if str(path).endswith('.safetensors') else 'base_model'
+  tensors = tensor_files.read_tensors(path, prefix)
+  from_size = from_size or _image_size(tensors, model)
+  return load.convert(
+    tensors,
+    two_tower_rules(model, from_size),
+    jax.eval_shape(model.init, jax.random.key(0), batch),
+    ignore=UNUSED,
+    name=str(path),
+  )
+
+
+def _image_size(tensors, model):
+  """Of the known image sizes the one whose patches have positions."""
+  known = (model.image_size, KITTI_360_SIZE, KITTI_SIZE)
+  position = tensors.get('image_encoder.pos_embed')
+  for height, width in known if position is not None else ():
+    patch = model.image.patch_size
+    if (height // patch) * (width // patch) + 1 == position.shape[1]:
+      return height, width
+  return model.image_size

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published image encoders as a `vit.ViT` and its variables.
+
+From a folder as Hugging Face saves it: ViT, DINOv2 (with or without registers,
+GELU or SwiGLU) and the image side of CLIP; from a file alone: the ViTs of timm.
+Nothing is fetched from a network.
+"""
+
+import json
+import math
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc.models.encoders import position_embedding
+from i2ploc.models.encoders import vit
+from i2ploc.models.weights import load
+from i2ploc.models.weights import tensor_files
+
+
+class ViTNames(NamedTuple):
+  """What a family of checkpoints calls the parts of a `vit.ViT`.
+
+  Attributes:
+    cls: the CLS token.
+    position: all position embeddings, that of the CLS token first.
+    patch: the patch projection.
+    patch_bias: whether it has one.
+    norm: the last LayerNorm.
+    block: what precedes the names of a block's parts; {} is its number.
+    qkv: its projections to queries, keys and values.
+    projection: of its attended values.
+    norm1: its first LayerNorm.
+    norm2: its second.
+    expand: the first layer of its MLP.
+    contract: the last.
+    gain1: LayerScale of the attention; '' for none. A gain is the same as
+      another last layer in its branch, so it needs no option of ours.
+    gain2: LayerScale of the MLP.
+    registers: the register tokens, if there are any.
+    pre_norm: the LayerNorm before the first block, if there is one.
+    antialias: how position embeddings are resampled, see `position_embedding`.
+    unused: patterns of tensors that the encoder does without.
+  """
+
+  cls: str
+  position: str
+  patch: str
+  norm: str
+  block: str
+  qkv: tuple[str, ...]
+  projection: str
+  norm1: str
+  norm2: str
+  expand: str
+  contract: str
+  patch_bias: bool = True
+  gain1: str = ''
+  gain2: str = ''
+  registers: str = ''
+  pre_norm: str = ''
+  antialias: bool = False
+  unused: tuple[str, ...] = ()
+
+
+TIMM = ViTNames(
+  cls='cls_token',
+  position='pos_embed',
+  patch='patch_embed.proj',
+  norm='norm',
+  block='blocks.{}.',
+  qkv=('attn.qkv',),
+  projection='attn.proj',
+  norm1='norm1',
+  norm2='norm2',
+  expand='mlp.fc1',
+  contract='mlp.fc2',
+  antialias=True,
+  unused=('head.*',),
+)
+# Tiny, small, base and large, with 64 channels a head.
+_TIMM_WIDTHS = (192, 384, 768, 1024)
+_HF_VIT = ViTNames(
+  cls='embeddings.cls_token',
+  position='embeddings.position_embeddings',
+  patch='embeddings.patch_embeddings.projection',
+  norm='layernorm',
+  block='encoder.layer.{}.',
+  qkv=tuple(f'attention.attention.{x}' for x in ('query', 'key', 'value')),
+  projection='attention.output.dense',
+  norm1='layernorm_before',
+  norm2='layernorm_after',
+  expand='intermediate.dense',
+  contract='output.dense',
+  unused=('embeddings.mask_token', 'pooler.*'),
+)
+_HF_DINOV2 = _HF_VIT._replace(
+  norm1='norm1',
+  norm2='norm2',
+  expand='mlp.fc1',
+  contract='mlp.fc2',
+  gain1='layer_scale1.lambda1',
+  gain2='layer_scale2.lambda1',
+)
+HF_CLIP = ViTNames(
+  cls='embeddings.class_embedding',
+  position='embeddings.position_embedding.weight',
+  patch='embeddings.patch_embedding',
+  patch_bias=False,
+  norm='post_layernorm',
+  pre_norm='pre_layrnorm',
+  block='encoder.layers.{}.',
+  qkv=tuple(f'self_attn.{x}_proj' for x in 'qkv'),
+  projection='self_attn.out_proj',
+  norm1='layer_norm1',
+  norm2='layer_norm2',
+  expand='mlp.fc1',
+  contract='mlp.fc2',
+  unused=('embeddings.position_ids',),
+)
+
+_HUGGING_FACE = {
+  'vit': _HF_VIT,
+  'dinov2': _HF_DINOV2,
+  'dinov2_with_registers': _HF_DINOV2._replace(
+    registers='embeddings.register_tokens', antialias=True
+  ),
+  'clip': HF_CLIP,
+  'clip_vision_model': HF_CLIP,
+}
+
+
+def vit_rules(
+  names: ViTNames,
+  model: vit.ViT,
+  from_grid: tuple[int, int],
+  to_grid: tuple[int, int],
+  *,
+  prefix: str = '',
+  path: str = 'params',
+) -> list[load.Rule]:
+  """Rules of an image encoder.
+
+  Args:
+    names: of the checkpoint.
+    model: the encoder, without a convolutional stem.
+    from_grid: (rows, columns) of the checkpoint's position embeddings.
+    to_grid: (rows, columns) of tokens wanted.
+    prefix: in front of every name of the checkpoint, such as 'image_encoder.'.
+    path: of the encoder in the variables, such as 'params/image'.
+  """
+  width = model.width
+  cls, position = prefix + names.cls, prefix + names.position
+
+  def resampled(position):
+    position = position.reshape(-1, width)[1:]
+    grids = (from_grid, to_grid)
+    position = position_embedding.resample(position, *grids, names.antialias)
+    return position[None]
+
+  def placed_cls(cls, position):
+    # Ours has no position of its own: it is part of the token.
+    return (cls.reshape(-1) + position.reshape(-1, width)[0])[None, None]
+
+  rules = [
+    load.Rule(f'{path}/cls', (cls, position), placed_cls),
+    load.Rule(f'{path}/position', (position,), resampled),
+    *load.conv(f'{path}/embed', prefix + names.patch, names.patch_bias),
+    *load.norm(f'{path}/norm', prefix + names.norm),
+  ]
+  if names.registers:
+    rules.append(load.Rule(f'{path}/registers', (prefix + names.registers,)))
+  if names.pre_norm:
+    rules += load.norm(f'{path}/first_norm', prefix + names.pre_norm)
+  for i in range(model.depth):
+    start = prefix + names.block.format(i)
+    blocks = f'{path}/blocks_{i}'
+    rules += block_rules(names, model.qkv_bias, blocks, start)
+  return rules
+
+
+def block_rules(
+  names: ViTNames, qkv_bias: bool, path: str, prefix: str
+) -> list[load.Rule]:
+  """Rules of the block at `path` from tensors whose names start `prefix`."""
+  attention = f'{path}/attention'
+  qkv = [prefix + name for name in names.qkv]
+  projection = load.dense(f'{attention}/projection', prefix + names.projection)
+  contract = load.dense(f'{path}/contract', prefix + names.contract)
+  if names.gain1:
+    projection = load.scaled(projection, prefix + names.gain1)
+    contract = load.scaled(contract, prefix + names.gain2)
+  return [
+    *load.norm(f'{path}/norm1', prefix + names.norm1),
+    *load.dense(f'{attention}/qkv', *qkv, bias=qkv_bias),
+    *projection,
+    *load.norm(f'{path}/norm2', prefix + names.norm2),
+    *load.dense(f'{path}/expand', prefix + names.expand),
+    *contract,
+  ]
+
+
+class _Checkpoint(NamedTuple):
+  """An image encoder that was read.
+
+  Attributes:
+    tensors: by name.
+    names: what they are called.
+    attributes: of the `vit.ViT` that they fit.
+    image_size: (H, W) that its position embeddings are for, None if not said.
+  """
+
+  tensors: dict[str, np.ndarray]
+  names: ViTNames
+  attributes: dict[str, Any]
+  image_size: tuple[int, int] | None
+
+
+def load_vit(
+  path: str | pathlib.Path, image_size: tuple[int, int]
+) -> tuple[vit.ViT, dict]:
+  """The image encoder of a checkpoint.
+
+  Args:
+    path: a folder with config.json and weights, or a file with timm's names.
+    image_size: (H, W) pixels, multiples of the patch size; the position
+      embeddings are resampled to it.
+
+  Returns:
+    model: `model.apply(variables, images)`, for images [B, H, W, 3] that are
+      normalised as the checkpoint wants it (preprocessor_config.json).
+    variables: {'params': ...}, numpy arrays.
+
+  Raises:
+    FileNotFoundError: nothing there.
+    ValueError: damaged, unknown or ill-fitting checkpoints, see
+      `pretrained.convert`.
+  """
+  checkpoint = _read(path)
+  model = vit.ViT(**checkpoint.attributes)
+  return model, _variables(path, checkpoint, model, image_size)
+
+
+def load_vit_variables(
+  path: str | pathlib.Path, model: vit.ViT, image_size: tuple[int, int]
+) -> dict:
+  """The variables of a given encoder, as `load_vit`.
+
+  Raises:
+    FileNotFoundError: nothing there.
+    ValueError: as `load_vit`, and for an encoder of other attributes than the
+      checkpoint's, which the message gives.
+  """
+  checkpoint = _read(path)
+  wanted = dict(checkpoint.attributes, use_cls=True, stem_widths=())
+  other = {k: v for k, v in wanted.items() if getattr(model, k) != v}
+  if other:
+    found = {k: getattr(model, k) for k in other}
+    raise ValueError(
+      f'{path} fits an image encoder with {other}, and this one has {found}; '
+      "set these fields of the config's model.image"
+    )
+  return _variables(path, checkpoint, model, image_size)
+
+
+def _variables(path, checkpoint, model, image_size):
+  """A checkpoint as variables of `model`."""
+  images = jnp.zeros((1, *image_size, 3))
+  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  to_grid = tuple(size // model.patch_size for size in image_size)
+  from_grid = _grid(checkpoint, model) or to_grid
+  return load.convert(
+    checkpoint.tensors,
+    vit_rules(checkpoint.names, model, from_grid, to_grid),
+    shapes,
+    ignore=checkpoint.names.unused,
+    name=str(path),
+  )
+
+
+def _grid(checkpoint, model):
+  """Grid of the position embeddings, None if nothing tells."""
+  if checkpoint.image_size is not None:
+    return tuple(size // model.patch_size for size in checkpoint.image_size)
+  position = checkpoint.tensors.get(checkpoint.names.position)
+  if position is None:
+    return None
+  count = position.size // model.width - 1
+  side = math.isqrt(count)
+  return (side, side) if side * side == count else None
+
+
+def _read(path) -> _Checkpoint:
+  """Reads a checkpoint; what it is says config.json, or else its names."""
+  tensors = tensor_files.read_tensors(path)
+  file = pathlib.Path(path) / 'config.json'
+  kind = None
+  if file.exists():
+    try:
+      kind = json.loads(file.read_text()).get('model_type')
+    except (ValueError, AttributeError) as error:
+      raise ValueError(f'{file} is no configuration ({error})') from error
+  if kind is None:  # the config.json of timm has no model_type
+    return _timm_checkpoint(path, tensors)
+  if kind not in _HUGGING_FACE:
+    raise ValueError(
+      f'{file} describes a {kind!r}; known: {sorted(_HUGGING_FACE)}'
+    )
+  # Knows the defaults that a config.json may leave out. Imported here: it takes
+  # a second, and says that torch is missing.
+  from transformers import AutoConfig
+
+  config = AutoConfig.from_pretrained(path, local_files_only=True)
+  return _hugging_face_checkpoint(kind, config, tensors)
+
+
+def _encoder(tensors, names):
+  """The tensors of an encoder that may be a part, as of 'vision_model.'."""
+  patch = f'{names.patch}.weight'
+  ends = [name for name in tensors if f'.{name}'.endswith(f'.{patch}')]
+  prefix = min(ends, key=len, default=patch).removesuffix(patch)
+  start = len(prefix)
+  return {k[start:]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _hugging_face_checkpoint(kind, config, tensors):
+  config = getattr(config, 'vision_config', config)
+  names = _HUGGING_FACE[kind]
+  attributes = dict(
+    width=config.hidden_size,
+    depth=config.num_hidden_layers,
+    num_heads=config.num_attention_heads,
+    patch_size=config.patch_size,
+    qkv_bias=getattr(config, 'qkv_bias', True),
+    epsilon=config.layer_norm_eps,
+    mlp=config.hidden_act,
+    num_registers=getattr(config, 'num_register_tokens', 0),
+    pre_norm=bool(names.pre_norm),
+    norm_cls_only=names is HF_CLIP,
+  )
+  if hasattr(config, 'intermediate_size'):
+    hidden = config.intermediate_size
+  else:
+    hidden = int(config.hidden_size * config.mlp_ratio)
+  if getattr(config, 'use_swiglu_ffn', False):
+    # DINOv2 keeps the number of parameters, in multiples of 8.
+    hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
+    attributes['mlp'] = 'swiglu'
+    names = names._replace(expand='mlp.weights_in', contract='mlp.weights_out')
+  attributes['mlp_ratio'] = hidden / config.hidden_size
+  size = config.image_size
+  size = (size, size) if isinstance(size, int) else tuple(size)
+  return _Checkpoint(_encoder(tensors, names), names, attributes, size)
+
+
+def _timm_checkpoint(path, tensors):
+  tensors = _encoder(tensors, TIMM)
+  patch = tensors.get('patch_embed.proj.weight')
+  expand = tensors.get('blocks.0.mlp.fc1.weight')
+  if patch is None or expand is None:
+    raise ValueError(
+      f'{path} has no config.json, and not the names of timm either '
+      '(patch_embed.proj.weight, blocks.0.mlp.fc1.weight and so on); give the '
+      'folder of both weights and config.json'
+    )
+  width, _, _, patch_size = patch.shape
+  if width not in _TIMM_WIDTHS:
+    raise ValueError(
+      f'{path} is a ViT of width {width}, and its number of heads is not '
+      f'written; it is known for the widths {_TIMM_WIDTHS} of timm'
+    )
+  attributes = dict(
+    width=width,
+    depth=len({n.split('.')[1] for n in tensors if n.startswith('blocks.')}),
+    num_heads=width // 64,
+    patch_size=patch_size,
+    qkv_bias='blocks.0.attn.qkv.bias' in tensors,
+    mlp_ratio=len(expand) / width,
+  )
+  return _Checkpoint(tensors, TIMM, attributes, None)

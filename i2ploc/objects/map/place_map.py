@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An object map of a place, with texts, descriptors and what they are worth.
+
+What `map_construction` makes of boxes alone gets what language adds: the texts
+that an open-vocabulary detector or a person gave, their descriptors, and the
+calibrated probability that the k-th nearest text is the right one. That is
+measured on the map's own images, whose poses say which landmark a box shows.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+from i2ploc.objects import association
+from i2ploc.objects import detections as detections_lib
+from i2ploc.objects.map import construction
+from i2ploc.objects.map import landmarks
+from i2ploc.objects.map import posed_boxes
+
+# Overlap with which a box shows a landmark.
+_SAME = 0.3
+
+
+class Sighting(NamedTuple):
+  """What is seen in one image.
+
+  Attributes:
+    detections: boxes of a pinhole.
+    texts: of each, or None where a detector has numbers only.
+    position: [3] of the camera, metres.
+  """
+
+  detections: detections_lib.Detections
+  texts: tuple[str, ...] | None
+  position: np.ndarray
+
+
+def build(
+  sightings: Sequence[Sighting],
+  poses: np.ndarray,
+  intrinsics: np.ndarray,
+  image_size: tuple[int, int],
+  *,
+  categories: Sequence[str] = (),
+  settings: construction.Settings = construction.DEFAULT,
+) -> landmarks.ObjectMap:
+  """The map of what is seen; a text is a class of its own, if there are texts.
+
+  Args:
+    sightings: F of them.
+    poses: [F, 4, 4] world_from_camera.
+    intrinsics: [3, 3] of the pinhole.
+    image_size: (height, width).
+    categories: names of the detector's numbers: labels where no texts are.
+    settings: what makes a landmark.
+
+  Raises:
+    ValueError: see `map_construction.build_map`.
+  """
+  frames = [one.detections for one in sightings]
+  if any(one.texts is None for one in sightings):
+    names = dict(enumerate(categories))
+    return construction.build_map(
+      frames, poses, intrinsics, image_size, names=names, settings=settings
+    )
+  kinds, category = {}, []
+  for one in sightings:
+    for text, number in zip(one.texts, one.detections.category, strict=True):
+      if text not in kinds:
+        kinds[text] = len(kinds)
+        category.append(int(number))
+  frames = [
+    one.detections._replace(
+      category=np.array([kinds[text] for text in one.texts], np.int64)
+    )
+    for one in sightings
+  ]
+  texts = {number: text for text, number in kinds.items()}
+  built = construction.build_map(
+    frames, poses, intrinsics, image_size, names=texts, settings=settings
+  )
+  return built._replace(category=np.asarray(category, np.int64)[built.category])
+
+
+def from_labels(labels: Any, categories: Sequence[str]) -> landmarks.ObjectMap:
+  """The map that labels give, as a map fitted by hand would be.
+
+  Args:
+    labels: with center, semi_axes, rotation, category and text of L landmarks.
+    categories: names of the detector's numbers.
+  """
+  numbers = {name: i for i, name in enumerate(categories)}
+  return landmarks.make_map(
+    labels.center,
+    labels.semi_axes,
+    labels.rotation,
+    [numbers[name] for name in labels.category],
+    labels=[(str(text),) for text in labels.text],
+    num_views=labels.num_views,
+  )
+
+
+def describe(
+  objects: landmarks.ObjectMap,
+  encode: Callable[[Sequence[str]], np.ndarray],
+  prompt: str = '{}',
+) -> landmarks.ObjectMap:
+  """The map with a descriptor of each landmark: the mean of its texts'.
+
+  Args:
+    objects: of which every landmark has a label.
+    encode: texts to unit descriptors [N, D].
+    prompt: what is said around a label, which takes the place of {}.
+
+  Raises:
+    ValueError: a landmark without a label.
+  """
+  if bare := [i for i, texts in enumerate(objects.labels) if not texts]:
+    ids = objects.ids[bare].tolist()
+    raise ValueError(
+      f'landmarks {ids[:5]} have no label for a CLIP to read: name the'
+      " detector's categories, or write labels into the map's file."
+    )
+  every = [prompt.format(text) for texts in objects.labels for text in texts]
+  owner = np.repeat(
+    np.arange(objects.num_landmarks), [len(texts) for texts in objects.labels]
+  )
+  descriptors = np.asarray(encode(every), np.float64)
+  total = np.zeros((objects.num_landmarks, descriptors.shape[-1]))
+  np.add.at(total, owner, descriptors)
+  length = np.linalg.norm(total, axis=-1, keepdims=True)
+  return objects._replace(
+    embedding=(total / np.maximum(length, 1e-12)).astype(np.float32)
+  )
+
+
+def near(
+  objects: landmarks.ObjectMap, position: np.ndarray, radius: float
+) -> landmarks.ObjectMap:
+  """The landmarks within a radius, metres, of a position [3]; 0 for all."""
+  if not radius:
+    return objects
+  away = np.linalg.norm(objects.center - position, axis=-1)
+  return objects.take(np.flatnonzero(away <= radius))
+
+
+def calibrate(
+  objects: landmarks.ObjectMap,
+  sightings: Sequence[Sighting],
+  poses: np.ndarray,
+  intrinsics: np.ndarray,
+  image_size: tuple[int, int],
+  *,
+  k: int,
+  radius: float,
+) -> association.Calibration:
+  """What ranks and similarities are worth, measured on images of known pose.
+
+  Args:
+    objects: with descriptors.
+    sightings: F, of the same descriptors.
+    poses: [F, 4, 4] world_from_camera.
+    intrinsics: [3, 3] of the pinhole.
+    image_size: (height, width).
+    k: texts per detection.
+    radius: metres within which landmarks may answer; 0 for all.
+
+  Returns:
+    The calibration; `association.UNCALIBRATED` where no box shows a landmark.
+  """
+  frames = [one.detections for one in sightings]
+  boxes = posed_boxes.lay_out(frames, poses, intrinsics, image_size)
+  overlap = boxes.overlaps(objects.ellipsoid, objects.category)
+  start = np.searchsorted(boxes.frame, np.arange(len(frames) + 1))
+  judged = []
+  for i, one in enumerate(sightings):
+    own = overlap[:, start[i] : start[i + 1]]
+    some = near(objects._replace(ids=np.arange(len(own))), one.position, radius)
+    if not own.size or not some.num_landmarks:
+      continue
+    similarity = association.cosines(one.detections.embedding, some.embedding)
+    found = association.nearest(similarity, k)
+    right = own.argmax(0)[found.observation] == some.ids[found.landmark]
+    known = own.max(0)[found.observation] >= _SAME
+    judged.append((found.rank, found.similarity, right, known))
+  if not judged:
+    return association.UNCALIBRATED
+  rank, similarity, right, known = map(
+    np.concatenate, zip(*judged, strict=True)
+  )
+  if not known.any():
+    return association.UNCALIBRATED
+  return association.fit_calibration(
+    rank[known], similarity[known], right[known], k
+  )

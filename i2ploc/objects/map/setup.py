@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What object maps were made with: the file beside them."""
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from i2ploc.geometry import lens as lens_lib
+from i2ploc.objects import association
+
+FILE = 'maps/setup.json'
+
+
+class Setup(NamedTuple):
+  """What a map was made with, and queries are asked with.
+
+  Attributes:
+    lens: of the queries' camera.
+    image_size: (height, width).
+    categories: names of the detector's numbers.
+    calibration: by place, what ranks and similarities are worth.
+    encoder: whose weights gave the descriptors; '' for none.
+  """
+
+  lens: lens_lib.Lens
+  image_size: tuple[int, int]
+  categories: tuple[str, ...]
+  calibration: Mapping[str, association.Calibration]
+  encoder: str
+
+
+def save_setup(setup: Setup, workdir: str) -> None:
+  """Writes maps/setup.json of a workdir, whole or not at all."""
+  content = {
+    'lens': {
+      'model': setup.lens.model,
+      'intrinsics': np.asarray(setup.lens.intrinsics).tolist(),
+      'distortion': np.asarray(setup.lens.distortion).tolist(),
+    },
+    'image_size': list(setup.image_size),
+    'categories': list(setup.categories),
+    'calibration': {
+      name: one._asdict() for name, one in setup.calibration.items()
+    },
+    'encoder': setup.encoder,
+  }
+  path = pathlib.Path(workdir) / FILE
+  path.parent.mkdir(parents=True, exist_ok=True)
+  draft = path.with_name(f'.{path.name}.tmp')
+  draft.write_text(json.dumps(content, indent=1))
+  os.replace(draft, path)
+
+
+def load_setup(workdir: str) -> Setup:
+  """What `index` wrote beside the maps of a workdir.
+
+  Raises:
+    FileNotFoundError: there are no maps.
+    ValueError: the file is damaged.
+  """
+  path = pathlib.Path(workdir) / FILE
+  if not path.is_file():
+    raise FileNotFoundError(f'{path} does not exist: run --mode=index first.')
+  try:
+    content = json.loads(path.read_text())
+    lens = lens_lib.Lens(
+      content['lens']['model'],
+      np.asarray(content['lens']['intrinsics'], np.float64).reshape(3, 3),
+      np.asarray(content['lens']['distortion'], np.float64),
+    )
+    return Setup(
+      lens,
+      tuple(content['image_size']),
+      tuple(content['categories']),
+      {
+        name: association.Calibration(tuple(one['offsets']), one['slope'])
+        for name, one in content['calibration'].items()
+      },
+      content['encoder'],
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'{path} is damaged ({error}): run --mode=index again.'
+    ) from error

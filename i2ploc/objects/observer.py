@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is seen in images of a place: boxes of a detector, descriptors of them.
+
+A place is an `input_pipeline.sources.rgbd.Place`, or anything alike.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from i2ploc.objects import detections as detections_lib
+from i2ploc.objects import files
+from i2ploc.objects.map import place_map
+
+
+def without(
+  detections: detections_lib.Detections,
+  leave_out: Sequence[str],
+  numbers: Mapping[str, int],
+) -> detections_lib.Detections:
+  """The detections that are of none of some categories.
+
+  Args:
+    detections: of an image.
+    leave_out: names of categories.
+    numbers: of the categories that have names.
+  """
+  unwanted = [numbers[name] for name in leave_out if name in numbers]
+  keep = ~np.isin(detections.category, unwanted)
+  return detections.take(np.flatnonzero(keep))
+
+
+class Observer:
+  """A detector, whose boxes labels or a file hold, and possibly a CLIP."""
+
+  def __init__(
+    self, place: Any, encoder: Any = None, leave_out: Sequence[str] = ()
+  ):
+    """Reads the place's file of detections, if it has one.
+
+    Args:
+      place: with mapping, queries, detections and categories.
+      encoder: a `clip_encoder.ClipEncoder`; None where only categories count.
+      leave_out: categories that are not looked at: what moves is no landmark.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: it names none of the images.
+    """
+    self._encoder, self._frames = encoder, None
+    self._leave_out = leave_out
+    self._numbers = {name: i for i, name in enumerate(place.categories)}
+    if place.detections is not None:
+      found = files.load_detections(place.detections, place.mapping.image_size)
+      names = {*place.mapping.names, *place.queries.names}
+      if names.isdisjoint(found.frames):
+        raise ValueError(
+          f'{place.detections} names none of the {len(names)} images of'
+          f' {place.name}, such as {min(names)!r}; it has'
+          f' {sorted(found.frames)[:2]}.'
+        )
+      self._frames = found.frames
+
+  def boxes(
+    self, shots: Any, row: int
+  ) -> tuple[detections_lib.Detections, tuple[str, ...] | None]:
+    """Boxes in the image as it is, and the texts that go with them, if any.
+
+    Args:
+      shots: images of the place.
+      row: which of them.
+    """
+    if self._frames is not None:
+      nothing = detections_lib.make_detections(
+        np.zeros((0, 4)), [], [], shots.image_size
+      )
+      found = self._frames.get(shots.names[row], nothing)
+      return without(found, self._leave_out, self._numbers), None
+    labels = shots.labels(row)
+    keep = detections_lib.box_fault(labels.box) == ''
+    keep &= ~np.isin(labels.category, self._leave_out)
+    labels = labels.take(np.flatnonzero(keep))
+    found = detections_lib.make_detections(
+      labels.box,
+      [self._numbers[name] for name in labels.category],
+      np.ones(len(labels.category)),
+      shots.image_size,
+    )
+    return found, tuple(labels.text.tolist())
+
+  def look(self, shots: Any, row: int) -> place_map.Sighting:
+    """See `boxes`; with descriptors, and as a pinhole would see them."""
+    found, texts = self.boxes(shots, row)
+    if self._encoder is not None:
+      found = found._replace(
+        embedding=self._encoder.encode_boxes(shots.read(row), found.box)
+      )
+    if np.size(shots.lens.distortion):
+      found = detections_lib.undistort(found, shots.lens)
+    return place_map.Sighting(found, texts, shots.position[row])

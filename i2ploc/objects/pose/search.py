@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From triples of pairs to the pose that explains an image best; traced.
+
+1. P3P of all triples, in blocks; every pose is scored by the upper bound.
+2. The best of them are scored in full.
+3. Of these, the best that differ are refined on the edges of all boxes that
+   they explain, and scored again. That removes the bias of boxes' centres, too;
+   where nothing is refined, a step of its own does.
+4. The answer is the best; its rival the best of those somewhere else.
+
+Shapes are static, all inputs are padded.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from i2ploc.geometry import rigid
+from i2ploc.objects.pose import refinement
+from i2ploc.objects.pose import scene as scene_lib
+from i2ploc.objects.pose import verification
+
+# Two poses are different answers beyond either: metres and radians.
+RIVAL_DISTANCE, RIVAL_ANGLE = 0.5, 10.0 * jnp.pi / 180
+# And different starts of a refinement.
+_START_DISTANCE, _START_ANGLE = 0.05, 2.0 * jnp.pi / 180
+
+
+class Settings(NamedTuple):
+  """How to search; static, a change compiles anew.
+
+  Attributes:
+    block: triples that are solved and scored together.
+    finalists: poses that are scored in full.
+    refined: of these, poses that are refined; 0 for none.
+    rounds: of refinement and new assignment.
+    steps: of Levenberg and Marquardt in each.
+    least: overlap below which a pair explains nothing.
+    threshold: root of a box's cost beyond which it has no say in a refinement,
+      see `object_refinement`.
+  """
+
+  block: int = 256
+  finalists: int = 256
+  refined: int = 16
+  rounds: int = 2
+  steps: int = 6
+  least: float = 0.1
+  threshold: float = 15.0
+
+
+DEFAULT = Settings()
+
+
+class Found(NamedTuple):
+  """The pose, and what speaks for and against it.
+
+  Attributes:
+    fit: camera_from_map, from the scene's origin, and the problem around it;
+      of no steps if nothing was refined.
+    assignment: which candidates explain which detections under it, [M].
+    rival: score of the best pose that is another answer; 0 if there is none.
+    valid: whether any triple gave a pose that explains anything.
+  """
+
+  fit: refinement.Fit
+  assignment: verification.Assignment
+  rival: jax.Array
+  valid: jax.Array
+
+
+class Prior(NamedTuple):
+  """What is known of the camera besides the image.
+
+  Attributes:
+    down: [3], where the map's -z axis points in the camera frame, unit.
+    cosine: of the largest angle between this and a pose's; -1: unknown.
+    height: [2], lowest and highest z of the camera, from the scene's origin.
+  """
+
+  down: jax.Array
+  cosine: jax.Array
+  height: jax.Array
+
+  def allows(self, poses: rigid.Rigid) -> jax.Array:
+    """[S] bool."""
+    down = -poses.rotation[..., 2]
+    upright = jnp.sum(down * self.down, axis=-1) >= self.cosine
+    height = jnp.sum(down * poses.translation, axis=-1)
+    return upright & (height >= self.height[0]) & (height <= self.height[1])
+
+
+def _sample(scene, observation, landmark):
+  """Pairs as data of the refinement's problem; leading axes are theirs."""
+  return refinement.SeenEllipsoids(
+    jax.tree.map(lambda leaf: leaf[landmark], scene.ellipsoids),
+    scene.box[observation],
+    scene.scale[observation],
+    scene.open[observation],
+  )
+
+
+def _take(tree, rows):
+  return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+class _Best(NamedTuple):
+  """The best poses so far, best first, and the triples [F] they are of."""
+
+  poses: rigid.Rigid
+  bounds: jax.Array
+  triples: jax.Array
+
+
+def _propose(scene, triples, count, prior, settings):
+  """The poses of triples with the largest upper bounds of their scores."""
+  triples = jnp.stack(triples, axis=1)
+  size = min(settings.block, len(triples))
+
+  def block(i, best):
+    number = i * size + jnp.arange(size)
+    observation, landmark = jnp.moveaxis(triples[number % len(triples)], 1, 0)
+    sample = _sample(scene, observation, landmark)
+    poses, valid = jax.vmap(refinement.solve)(sample)
+    slots = valid.shape[1]
+    poses = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), poses)
+    valid &= (number < count)[:, None]
+    valid = valid.reshape(-1) & prior.allows(poses)
+    # A solver has fewer solutions than slots: half of them are enough.
+    (rows,) = jnp.nonzero(valid, size=valid.size // 2, fill_value=0)
+    poses = _take(poses, rows)
+    bounds = jnp.where(valid[rows], verification.bound(scene, poses), -1.0)
+    found = _Best(poses, bounds, number[rows // slots] % len(triples))
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), best, found)
+    return _take(both, jax.lax.top_k(both.bounds, settings.finalists)[1])
+
+  none = settings.finalists
+  best = _Best(
+    rigid.Rigid(
+      jnp.broadcast_to(jnp.eye(3), (none, 3, 3)), jnp.zeros((none, 3))
+    ),
+    jnp.full(none, -1.0),
+    jnp.zeros(none, jnp.int32),
+  )
+  # As many turns as there are triples for: any number takes one program.
+  return jax.lax.fori_loop(0, (count + size - 1) // size, block, best)
+
+
+def _apart(pose, poses, distance, angle):
+  """[S] bool: whether poses are farther from one than either limit."""
+  center = -jnp.einsum('ij,i->j', pose.rotation, pose.translation)
+  centers = -jnp.einsum('sij,si->sj', poses.rotation, poses.translation)
+  far = jnp.sum((centers - center) ** 2, axis=-1) > distance**2
+  # |R1 - R2|_F^2 = 4 (1 - cos angle): no arccos, whose slope is infinite.
+  turned = jnp.sum((poses.rotation - pose.rotation) ** 2, axis=(1, 2))
+  return far | (turned > 4 * (1 - jnp.cos(angle)))
+
+
+def _starts(poses, scores, count):
+  """Rows of the best poses that are not next to a better one."""
+
+  def step(i, state):
+    left, rows = state
+    best = jnp.argmax(left)
+    apart = _apart(_take(poses, best), poses, _START_DISTANCE, _START_ANGLE)
+    left = jnp.where(apart, left, -1.0).at[best].set(-1.0)
+    return left, rows.at[i].set(best)
+
+  rows = jnp.zeros(count, jnp.int32)
+  return jax.lax.fori_loop(0, count, step, (scores, rows))[1]
+
+
+def _seen(scene, assignment):
+  """Data of the refinement: every detection with what explains it."""
+  rows = jnp.arange(len(assignment.column))
+  return _sample(scene, rows, scene.landmark[rows, assignment.column])
+
+
+def _refine(scene, poses, judged, settings):
+  """Poses refined on what they explain: fits, and what these explain."""
+
+  def fit(pose, assignment):
+    return refinement.refine(
+      pose,
+      _seen(scene, assignment),
+      assignment.explained,
+      settings.threshold,
+      settings.steps,
+    )
+
+  def turn(_, state):
+    fits, judged = state
+    fits = jax.vmap(fit, in_axes=(0, -1))(fits.pose, judged)
+    return fits, verification.judge(scene, fits.pose, settings.least)
+
+  count = len(poses.translation)
+  return jax.lax.fori_loop(
+    0, settings.rounds, turn, (_unfitted(poses, count), judged)
+  )
+
+
+def _unfitted(poses, count):
+  """Fits without a fit: nothing is known around them."""
+  zero = jnp.zeros(count)
+  return refinement.Fit(
+    poses,
+    jnp.zeros((count, 6, 6)),
+    jnp.zeros((count, 6)),
+    zero,
+    jnp.zeros(count, jnp.int32),
+    zero,
+  )
+
+
+def search(
+  scene: scene_lib.Scene,
+  triples: tuple[jax.Array, jax.Array],
+  count: jax.Array,
+  prior: Prior,
+  settings: Settings = DEFAULT,
+) -> Found:
+  """The pose that explains most.
+
+  Args:
+    scene: what is seen and what it may be.
+    triples: int32 [S, 3] detections and [S, 3] landmarks.
+    count: how many of these are real; they come first.
+    prior: of the camera.
+    settings: how to search.
+
+  Returns:
+    What was found; finite, and of no meaning unless `valid`.
+  """
+  best = _propose(scene, triples, count, prior, settings)
+  poses = best.poses
+  if not settings.refined:
+    samples = _sample(scene, *(side[best.triples] for side in triples))
+    poses = jax.vmap(refinement.correct)(poses, samples)
+  judged = verification.judge(scene, poses, settings.least)
+  scores = jnp.where(best.bounds >= 0, judged.score, -1.0)
+  if not settings.refined:
+    fits = _unfitted(poses, settings.finalists)
+    return _answer(fits, judged, scores, poses, scores)
+  starts = _starts(poses, scores, settings.refined)
+  chosen = jax.tree.map(lambda leaf: leaf[..., starts], judged)
+  fits, again = _refine(scene, _take(poses, starts), chosen, settings)
+  sound = (scores[starts] >= 0) & prior.allows(fits.pose)
+  final = jnp.where(sound, again.score, -1.0)
+  return _answer(fits, again, final, poses, scores)
+
+
+def _answer(fits, judged, scores, others, other_scores):
+  """The best fit, and its rival among all."""
+  first = jnp.argmax(scores)
+  fit = _take(fits, first)
+  assignment = jax.tree.map(lambda leaf: leaf[..., first], judged)
+  rivals = jax.tree.map(lambda *x: jnp.concatenate(x), fits.pose, others)
+  apart = _apart(fit.pose, rivals, RIVAL_DISTANCE, RIVAL_ANGLE)
+  rival_scores = jnp.concatenate([scores, other_scores])
+  rival = jnp.max(jnp.where(apart, rival_scores, 0.0), initial=0.0)
+  return Found(fit, assignment, rival, scores[first] > 0)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb of experiments that plant their own problems: evaluate.
+
+  evaluate  config.json  hypotheses.json  results.json
+
+No dataset, no training. hypotheses.json is written after every cell: a run that
+was killed goes on where it was, and a longer list of anything in the config
+measures what is new.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import json
+import math
+import pathlib
+
+import jax
+import numpy as np
+
+from i2ploc import files
+from i2ploc.evaluation import hypotheses
+from i2ploc.evaluation import planted_problems
+from i2ploc.robust import consensus
+
+FILE = 'hypotheses.json'
+
+
+def evaluate(config, data, workdir: str) -> dict[str, float]:
+  """Measures every cell of the config's grid; writes hypotheses.json.
+
+  Args:
+    config: with `grid`, `trials` and `search`.
+    data: none.
+    workdir: where; cells that it has are not measured again.
+
+  Returns:
+    By problem, sampler and score, over all cells: mean `success`, percent, and
+    geometric means of `draws` and `hypotheses_per_second`; results.json too.
+
+  Raises:
+    ValueError: unknown names in the grid, or a workdir with rows of another
+      experiment.
+  """
+  del data
+  grid = hypotheses.Grid(**config.grid.to_dict())
+  trials = hypotheses.Trials(**config.trials.to_dict())
+  settings = consensus.DEFAULT._replace(**config.search.to_dict())
+  setup = {
+    'trials': trials._asdict(),
+    'search': config.search.to_dict(),
+    'device': jax.devices()[0].device_kind,
+  }
+  saved = _saved(pathlib.Path(workdir) / FILE, setup)
+  files.save_text(
+    workdir, 'config.json', json.dumps(config.to_dict(), indent=2)
+  )
+  done = []
+  for row in hypotheses.rows(grid, trials, settings, saved):
+    done.append(row)
+    if row not in saved:
+      saved.append(row)
+      _save(workdir, setup, saved)
+      print(f'{len(done):4} of {grid.num_cells}  {_line(row)}', flush=True)
+  results = summary(done)
+  files.save_text(workdir, 'results.json', json.dumps(results, indent=1))
+  return results
+
+
+def _saved(path, setup):
+  """The rows of a file, none if there is no file."""
+  if not path.is_file():
+    return []
+  try:
+    content = json.loads(path.read_text('utf-8'))
+    before, rows = content['setup'], list(content['rows'])
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{path} cannot be read ({error}); delete it to start anew.'
+    ) from error
+  if before != setup:
+    changed = sorted(name for name in setup if before.get(name) != setup[name])
+    raise ValueError(
+      f'{path} holds an experiment with other {", ".join(changed)}: choose'
+      ' another workdir, or delete the file.'
+    )
+  return rows
+
+
+def _save(workdir, setup, rows):
+  names = sorted({row['problem'] for row in rows})
+  content = {
+    'setup': setup,
+    'problems': {name: planted_problems.describe(name) for name in names},
+    'rows': rows,
+  }
+  files.save_text(workdir, FILE, json.dumps(content, indent=1))
+
+
+def _line(row):
+  unit = planted_problems.describe(row['problem'])['unit']
+  error = '-' if row['error'] is None else f'{row["error"]:.2g} {unit}'
+  return (
+    f'{row["problem"]} {row["sampler"]} {row["score"]} N {row["num_data"]}'
+    f' outliers {100 * row["outliers"]:.0f} % noise {row["noise"]:g}'
+    f' budget {row["budget"]}: success {row["success"]:.0f} %'
+    f' [{row["success_low"]:.0f}, {row["success_high"]:.0f}], error {error},'
+    f' {row["draws"]:.0f} draws, {row["hypotheses_per_second"]:,.0f} per second'
+  )
+
+
+def summary(rows: Sequence[Mapping]) -> dict[str, float]:
+  """Numbers by '<problem>/<sampler>/<score>/<measure>', see `evaluate`."""
+  groups = {}
+  for row in rows:
+    name = '/'.join((row['problem'], row['sampler'], row['score']))
+    groups.setdefault(name, []).append(row)
+  results = {}
+  for name, group in groups.items():
+    results[f'{name}/success'] = float(np.mean([r['success'] for r in group]))
+    for measure in ('draws', 'hypotheses_per_second'):
+      logs = [math.log(r[measure]) for r in group]
+      results[f'{name}/{measure}'] = math.exp(np.mean(logs))
+  return results

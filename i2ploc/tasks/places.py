@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs: train, evaluate, index, localize.
+
+Each joins a config, the data of an experiment and a workdir, and leaves files
+that the next verb reads:
+
+  train     checkpoints/  metrics.jsonl  events/  and what evaluate writes
+  evaluate  results.json  predictions.npz  examples.npz  descriptors/  queries/
+            overview*
+  index     index.npz
+  localize  answers.jsonl
+
+`config` is a ConfigDict, `data` a `sources.drives.Source` or anything
+with its methods. All raise ValueError or FileNotFoundError for bad input.
+"""
+
+from collections.abc import Sequence
+import functools
+import hashlib
+import json
+import math
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc import compilation
+from i2ploc import factory
+from i2ploc import files
+from i2ploc import fitting
+from i2ploc.evaluation import descriptor_files
+from i2ploc.evaluation import examples
+from i2ploc.evaluation import predictions
+from i2ploc.evaluation import protocols
+from i2ploc.evaluation import retrieval
+from i2ploc.evaluation import summary
+from i2ploc.localization import retrieve
+from i2ploc.losses import contrastive
+from i2ploc.models.weights import sources
+from i2ploc.retrieval import index as index_lib
+from i2ploc.training import checkpoint
+from i2ploc.training import serialization
+
+# Rows of one partial file of an index that is being built.
+PART_ROWS = 256
+IDS = ('image_index', 'points_index')
+AHEAD, BACK = (0.0,), math.pi
+ANY_HEADING = '_any_heading'
+
+
+class Towers:
+  """A model of a config, and its two sides as compiled functions.
+
+  Attributes:
+    model: the linen module.
+    views: radians, the directions in which a scan is embedded.
+  """
+
+  def __init__(self, config, image_size: tuple[int, int]):
+    """Builds the modules; no parameter exists yet."""
+    self.model = factory.make_model(
+      **config.model.to_dict(), image_size=image_size
+    )
+    self.views = tuple(config.index.views)
+    if self.model.num_headings:
+      for yaw in self.views:  # fails now or after the training
+        self.model.num_sectors_turned(yaw)
+    self._image_size = image_size
+
+  def init(self, key: jax.Array) -> Any:
+    """Fresh variables."""
+    return jax.jit(self.model.init)({'params': key}, self.batch)
+
+  @property
+  def batch(self) -> dict[str, jax.Array]:
+    """A batch of one, of zeros."""
+    height, width = self._image_size
+    return {
+      'image': jnp.zeros((1, height, width, 3), jnp.uint8),
+      'intrinsics': jnp.eye(3)[None],
+      'points': jnp.zeros((1, self.model.num_points, 4)),
+      'points_mask': jnp.ones((1, self.model.num_points), bool),
+      'camera_from_lidar': jnp.eye(4)[None],
+    }
+
+  @functools.cached_property
+  def image(self):
+    """`variables, batch -> [B, D]`."""
+    return compilation.jit(lambda *args: self._image(*args)[0])
+
+  @functools.cache  # noqa: B019  towers live as long as the program
+  def points(self, views: tuple[float, ...]):
+    """`variables, batch -> [B, V, D]`, one descriptor per view."""
+
+    def embed(variables, batch):
+      if self.model.num_headings:
+        ahead = self._points(variables, batch)[0]
+        seen = [self.model.turn(ahead, yaw) for yaw in views]
+      else:
+        seen = [self._points(variables, batch, yaw)[0] for yaw in views]
+      return jnp.stack(seen, axis=1)
+
+    return compilation.jit(embed)
+
+  @functools.cached_property
+  def image_out(self):
+    """`variables, batch -> out` of the image tower."""
+    return compilation.jit(lambda *args: self._image(*args)[1])
+
+  @functools.cached_property
+  def points_out(self):
+    """`variables, batch -> out` of the LiDAR tower, looking ahead."""
+    return compilation.jit(lambda *args: self._points(*args)[1])
+
+  def _image(self, variables, batch):
+    return self.model.apply(variables, batch, method='embed_image')
+
+  def _points(self, variables, batch, yaw=0.0):
+    return self.model.apply(variables, batch, yaw=yaw, method='embed_points')
+
+
+def train(config, data, workdir: str) -> None:
+  """Trains, chooses the checkpoint on validation, evaluates on test."""
+  batches = data.train_batches(config.train.batch_size, config.seed)
+  towers = Towers(config, data.image_size)
+  variables = towers.init(jax.random.key(config.seed))
+  if config.train.pretrained:
+    variables = sources.with_encoders(
+      config.train.pretrained, towers.model, dict(variables)
+    )
+  roles = ('validation',) if data.has('validation') else ()
+  fitting.fit(
+    config,
+    workdir,
+    variables=variables,
+    batches=batches,
+    embed=factory.make_embed(
+      towers.model,
+      color_jitter=config.train.color_jitter,
+      mirror=config.train.mirror,
+      yaw=config.train.yaw,
+      cutout=config.train.cutout,
+    ),
+    loss=factory.make_loss(**config.loss.to_dict()),
+    evaluators=[_evaluator(config, data, towers, role) for role in roles],
+    id_keys=IDS,
+  )
+  if data.has('test'):
+    evaluate(config, data, workdir)
+
+
+def evaluate(config, data, workdir: str) -> dict[str, float]:
+  """Measures the best checkpoint on the test split; writes results.json."""
+  towers, restored = restore(config, data, workdir)
+  evaluator = _evaluator(config, data, towers, 'test')
+  results = {k: float(v) for k, v in evaluator.run(restored.value)}
+  results['step'] = float(restored.step)
+  describe = examples.Describe(
+    functools.partial(towers.image_out, restored.value),
+    functools.partial(towers.points_out, restored.value),
+  )
+  split = data.split('test')
+  results |= dict(examples.saliency_shares(split, describe, 'test'))
+  folder = pathlib.Path(workdir)
+  predictions.save_predictions(
+    evaluator.predictions, folder / 'predictions.npz'
+  )
+  descriptor_files.save_descriptors(
+    folder / 'descriptors', split.frames, **evaluator.embedded
+  )
+  examples.save_examples(
+    split,
+    describe,
+    evaluator.predictions,
+    folder / 'examples.npz',
+    projection=towers.model.projection,
+    count=config.evaluation.num_examples,
+    radius=config.index.radius,
+  )
+  data.save_pictures(folder)
+  files.save_text(folder, 'results.json', json.dumps(results, indent=1))
+  print('\n'.join(summary.table(results, 'test', config.index.radius)))
+  return results
+
+
+def index(config, data, workdir: str) -> None:
+  """Embeds the map drives of the test split; writes index.npz.
+
+  Finished parts survive a kill: the next run embeds only what is missing.
+  """
+  towers, restored = restore(config, data, workdir)
+  provenance = _provenance(config, data, towers, restored.value)
+  split = data.split('test')
+  rows = np.unique(np.concatenate([p.map_rows for p in split.protocols]))
+  # Parts of another model, config or map are never mixed in.
+  digest = hashlib.sha256(json.dumps(provenance).encode())
+  digest.update(split.frames.world_from_lidar[rows].tobytes())
+  folder = pathlib.Path(workdir) / 'index_parts' / digest.hexdigest()[:16]
+  embed = functools.partial(towers.points(towers.views), restored.value)
+  parts, size = [], config.evaluation.batch_size
+  for start in range(0, len(rows), PART_ROWS):
+    part = rows[start : start + PART_ROWS]
+    batches = functools.partial(
+      split.batches, part, ('points',), size, len(towers.views) > 1
+    )
+    path = folder / f'{start:08d}.npz'
+    parts.append(_embed_part(embed, batches, path))
+    print(f'indexed {start + len(part)} of {len(rows)} scans', flush=True)
+  found = _index(split, rows, np.concatenate(parts), towers, provenance)
+  index_lib.save_index(found, pathlib.Path(workdir) / 'index.npz')
+  shutil.rmtree(folder.parent)
+  print(f'{found.num_places} places in {workdir}/index.npz')
+
+
+def localize(
+  config, data, workdir: str, paths: Sequence[str], camera: Sequence[float]
+) -> None:
+  """Answers image files; prints JSON lines and writes answers.jsonl.
+
+  Args:
+    config: of the model that made the index.
+    data: prepares the image files; no reading of the dataset is needed.
+    workdir: with checkpoints and index.npz.
+    paths: image files.
+    camera: fx, fy, cx, cy of the image files in pixels, the centre of the
+      top-left pixel at (0.5, 0.5); empty for the map's own camera.
+  """
+  towers, restored = restore(config, data, workdir)
+  params = restored.value['params']
+  found = index_lib.load_index(
+    pathlib.Path(workdir) / 'index.npz',
+    expected_fingerprint=serialization.fingerprint(params),
+  )
+  lines = []
+  for path, batch in data.queries(paths, camera, found.rig.intrinsics):
+    answers = retrieve.localize(
+      np.asarray(towers.image(restored.value, batch)),
+      found,
+      scale=float(contrastive.clamped_scale(params['log_scale'])),
+      radius=config.index.radius,
+      k=config.index.num_answers,
+    )
+    record = retrieve.record_from_answers(str(path), answers[0])
+    lines.append(json.dumps(record))
+    print(lines[-1], flush=True)
+  files.save_text(workdir, 'answers.jsonl', '\n'.join(lines) + '\n')
+
+
+def _evaluator(config, data, towers, role):
+  """Recall with a known heading, and on test with an unknown one too.
+
+  `sync` and `cross` ask a map that looks ahead, `opposite` one that looks
+  back. `..._any_heading` asks a map with all views of the index.
+  """
+  split, size = data.split(role), config.evaluation.batch_size
+  questions, views = list(split.protocols), AHEAD
+  if len(towers.views) > 1 and any(p.name == 'opposite' for p in questions):
+    views = (
+      *AHEAD,
+      BACK,
+      *(v for v in towers.views if v not in (*AHEAD, BACK)),
+    )
+    unknown = [p for p in questions if p.name in ('cross', 'opposite')]
+    questions += [p._replace(name=p.name + ANY_HEADING) for p in unknown]
+  known = {p.name: [0] for p in questions if not p.name.endswith(ANY_HEADING)}
+  if BACK in views:
+    known['opposite'] = [1]
+  image_rows, points_rows = protocols.rows_to_embed(split.frames, questions)
+  return retrieval.RetrievalEvaluator(
+    role,
+    embed_image=towers.image,
+    embed_points=towers.points(views),
+    image_batches=lambda: split.batches(image_rows, ('image',), size),
+    points_batches=lambda: split.batches(
+      points_rows, ('points',), size, len(views) > 1
+    ),
+    frames=split.frames,
+    questions=questions,
+    radii=tuple(config.evaluation.radii),
+    sequence_stride=config.evaluation.sequence_stride,
+    views=known,
+    exclude_self=config.evaluation.exclude_self,
+  )
+
+
+def restore(config, data, workdir):
+  """The towers of a config and the best checkpoint of a workdir.
+
+  Or the weights of the authors, where the config names a checkpoint of theirs.
+  """
+  towers = Towers(config, data.image_size)
+  if config.checkpoint:
+    variables = sources.load_two_tower_variables(
+      config.checkpoint, towers.model, towers.batch
+    )
+    return towers, checkpoint.Restored(variables, 0, None, {}, {}, '')
+  shapes = jax.eval_shape(towers.init, jax.random.key(0))
+  checkpoints = files.open_checkpoints(config, workdir)
+  try:
+    return towers, checkpoints.restore_best(shapes)
+  finally:
+    checkpoints.close()
+
+
+def _provenance(config, data, towers, variables):
+  digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+  return {
+    'method': config.name,
+    'model': serialization.fingerprint(variables['params']),
+    'config': digest.hexdigest(),
+    'dataset': data.name,
+    'software': f'jax {jax.__version__}',
+    'similarity': 'cosine' if towers.model.has_unit_descriptors else 'dot',
+  }
+
+
+def _embed_part(embed, batches, path):
+  """Descriptors [N, V, D] of one part of a map, from disk if finished."""
+  if path.exists():
+    with np.load(path) as saved:
+      return saved['descriptors']
+  parts = []
+  for batch in batches():
+    parts.append(np.asarray(embed(batch), np.float32)[batch['mask']])
+  descriptors = np.concatenate(parts)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  index_lib.save_arrays({'descriptors': descriptors}, path)
+  return descriptors
+
+
+def _index(split, rows, descriptors, towers, provenance):
+  """One row of the index per scan and view."""
+  num_views = len(towers.views)
+  frames = split.frames.take(np.repeat(rows, num_views))
+  intrinsics, camera_from_lidar = split.rig(rows[0])
+  return index_lib.Index(
+    descriptors=descriptors.reshape(len(rows) * num_views, -1),
+    keys=np.repeat(np.arange(len(rows)), num_views),
+    poses=frames.world_from_lidar,
+    towns=frames.town,
+    frames=frames.frame,
+    views=np.tile(np.asarray(towers.views), len(rows)),
+    provenance=provenance,
+    rig=index_lib.Rig(intrinsics, split.image_size, camera_from_lidar),
+  )

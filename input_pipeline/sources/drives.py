@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data of one experiment: its splits, as the five verbs ask for them."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+import glob
+import json
+import math
+import os
+import pathlib
+
+import grain
+import numpy as np
+from PIL import Image
+
+from i2ploc.geometry import camera
+from input_pipeline import batches as batches_lib
+from input_pipeline import pairing
+from input_pipeline import readings
+from input_pipeline import schema
+from input_pipeline.sources import crops as crops_lib
+from input_pipeline.sources import rgbd
+
+# A query of another shape than the map's camera was taken by another camera.
+ASPECT_TOLERANCE = 0.05
+MIN_PIXELS = 16
+NUM_PICTURES = 12
+OVERVIEW_PIXELS = 900
+OVERVIEW_MARGIN = 60.0  # metres around the drives
+
+
+class Split:
+  """One split of a dataset: a frame table, protocols and batches.
+
+  Attributes:
+    dataset: the readings.
+    frames: its frame table.
+    image_size: (H, W), pixels, of every image it delivers.
+    moving: ids of the classes that move, () for data without labels.
+    movable: these, and parked cars.
+  """
+
+  def __init__(
+    self,
+    dataset: schema.Dataset,
+    *,
+    image_size: tuple[int, int],
+    num_points: int,
+    frustum: float | None,
+    labelled: bool,
+  ):
+    """Wraps `dataset`; see `Source` for the arguments."""
+    self.dataset = dataset
+    self.frames = dataset.frames
+    self.image_size = image_size
+    self.moving = schema.MOVING if labelled else ()
+    self.movable = schema.MOVABLE if labelled else ()
+    self._num_points = num_points
+    self._frustum = frustum
+
+  @functools.cached_property
+  def protocols(self) -> list[pairing.Protocol]:
+    """Who asks whom in this split, see `grouping.protocols`."""
+    return pairing.protocols(self.dataset)
+
+  def batches(
+    self,
+    rows: np.ndarray,
+    what: tuple[str, ...],
+    batch_size: int,
+    all_around: bool = False,
+  ) -> Iterator[readings.Batch]:
+    """The readings of `rows` in order, see `pipeline.read_batches`.
+
+    Args:
+      rows: [N] rows of the frame table.
+      what: of 'image', 'points' and 'labels'.
+      batch_size: B.
+      all_around: keep the scan behind and beside the camera too, as densely.
+    """
+    num_points, frustum = self._num_points, self._frustum
+    if all_around and frustum:
+      num_points = math.ceil(num_points * math.pi / frustum)
+      frustum = None
+    batches = batches_lib.read_batches(
+      self.dataset,
+      rows,
+      what=what,
+      batch_size=batch_size,
+      image_size=self.image_size,
+      num_points=num_points,
+      frustum=frustum,
+    )
+    for batch in batches:
+      if 'intrinsics' not in batch:
+        cameras = [
+          self._camera(self.frames.drive[i]) for i in batch['points_index']
+        ]
+        batch['intrinsics'] = np.stack(cameras)
+      yield batch
+
+  def rig(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """Intrinsics [3, 3] at `image_size` and camera_from_lidar [4, 4]."""
+    motion = self.dataset.read(int(row), ('points',))['camera_from_lidar']
+    return self._camera(self.frames.drive[row]), motion
+
+  @functools.cache  # noqa: B019  a split lives as long as the program
+  def _camera(self, drive: str) -> np.ndarray:
+    """Intrinsics [3, 3] of the camera that a drive's scans are matched with."""
+    has_image = self.frames.has_image
+    rows = np.flatnonzero(has_image & (self.frames.drive == drive))
+    rows = rows if len(rows) else np.flatnonzero(has_image)
+    if not len(rows):
+      raise ValueError(
+        f'{self.dataset.name} has no image, so no camera: a LiDAR tower needs'
+        ' to know what the queries will see.'
+      )
+    batch = next(
+      batches_lib.read_batches(
+        self.dataset,
+        rows[:1],
+        what=('image',),
+        batch_size=1,
+        image_size=self.image_size,
+        num_points=1,
+      )
+    )
+    return batch['intrinsics'][0]
+
+
+class Source:
+  """The splits named in a config, opened (or generated) when asked for.
+
+  Attributes:
+    name: of the dataset.
+    image_size: (H, W), pixels, of every image it delivers.
+  """
+
+  def __init__(
+    self,
+    *,
+    name: str,
+    data_dir: str | None,
+    train: str,
+    validation: str,
+    test: str,
+    image_size: tuple[int, int],
+    num_points: int = 1,
+    frustum: float = 0.0,
+    cross_drive: float = 0.0,
+    max_offset: float = 0.0,
+    town_run: int = 1,
+    crops: Mapping[str, float] | None = None,
+    detector: Mapping[str, float] | None = None,
+    **options,
+  ):
+    """Reads nothing yet.
+
+    Args:
+      name: of the dataset, see `pipeline.load`.
+      data_dir: where it lies; None for TFDS_DATA_DIR or ~/.cache/i2ploc/data.
+      train: the split to learn from, in the dataset's own terms; '' for none.
+      validation: the split that chooses the checkpoint; '' for none.
+      test: the split that is reported and mapped.
+      image_size: (H, W), pixels.
+      num_points: P, points per cloud.
+      frustum: radians, see `pipeline.train_batches`; 0 keeps all around.
+      cross_drive: see `pipeline.train_batches`.
+      max_offset: see `pipeline.train_batches`.
+      town_run: see `pipeline.train_batches`.
+      crops: what `crops` takes of images; None where it is not called.
+      detector: how well `places` sees objects; likewise.
+      **options: what the dataset's own `load` takes.
+    """
+    self.name = name
+    self.image_size = tuple(image_size)
+    self._data_dir = os.path.expanduser(
+      data_dir or os.environ.get('TFDS_DATA_DIR', '~/.cache/i2ploc/data')
+    )
+    self._splits = dict(train=train, validation=validation, test=test)
+    self._form = dict(
+      image_size=self.image_size,
+      num_points=num_points,
+      frustum=frustum or None,
+    )
+    self._labelled = name == 'synthetic_city'
+    self._pairing = dict(
+      cross_drive=cross_drive, max_offset=max_offset, town_run=town_run
+    )
+    self._crops, self._detector = crops, detector
+    self._options = options
+
+  def has(self, role: str) -> bool:
+    """Whether the config names a split for 'train', 'validation' or 'test'."""
+    return bool(self._splits[role])
+
+  @functools.cache  # noqa: B019  a source lives as long as the program
+  def split(self, role: str) -> Split:
+    """The split of a role; made on first use if it is a generated dataset.
+
+    Raises:
+      ValueError: the config names no split for this role.
+      FileNotFoundError: the data is not where it should be.
+    """
+    if not self.has(role):
+      raise ValueError(
+        f'{self.name}: the config names no {role} split; set data.{role}.'
+      )
+    dataset = batches_lib.load(
+      self.name,
+      split=self._splits[role],
+      data_dir=self._data_dir,
+      **self._options,
+    )
+    return Split(dataset, labelled=self._labelled, **self._form)
+
+  def train_batches(self, batch_size: int, seed: int) -> grain.DatasetIterator:
+    """Endless shuffled training pairs, see `pipeline.train_batches`."""
+    return batches_lib.train_batches(
+      self.split('train').dataset,
+      batch_size=batch_size,
+      seed=seed,
+      **self._form,
+      **self._pairing,
+    )
+
+  @functools.cache  # noqa: B019  likewise
+  def crops(self, role: str) -> crops_lib.Crops:
+    """The objects in the split of a role, see `crops.Crops`.
+
+    Raises:
+      ValueError: the dataset lists no objects, or the config names no crops.
+    """
+    if not self._labelled or self._crops is None:
+      raise ValueError(
+        f'{self.name}: crops need a dataset that lists objects '
+        '(synthetic_city), and data.crops.'
+      )
+    dataset = self.split(role).dataset
+    return crops_lib.Crops(dataset, self.image_size, **self._crops)
+
+  @functools.cache  # noqa: B019  likewise
+  def places(self) -> list[rgbd.Place]:
+    """The towns of the test split with their objects, see `object_places`."""
+    split = self.split('test')
+    return rgbd.town_places(
+      split.dataset,
+      self.crops('test'),
+      split.protocols,
+      split.rig,
+      **self._detector,
+    )
+
+  def queries(
+    self,
+    paths: Sequence[str],
+    intrinsics: Sequence[float],
+    map_intrinsics: np.ndarray,
+  ) -> Iterator[tuple[str, readings.Batch]]:
+    """Image files as batches of one.
+
+    Args:
+      paths: image files, or patterns of them.
+      intrinsics: fx, fy, cx, cy in pixels of the files; empty if they were
+        taken by the camera of the map.
+      map_intrinsics: [3, 3] at `image_size`.
+
+    Yields:
+      The path, and a batch with image and intrinsics.
+
+    Raises:
+      FileNotFoundError: no file of this name.
+      ValueError: no query, a file that is no image, one too small, or one of
+        another shape than the map's camera without intrinsics of its own.
+    """
+    if not paths:
+      raise ValueError('No query: give image files with --query=PATH.')
+    if intrinsics and len(intrinsics) != 4:
+      raise ValueError(f'intrinsics={intrinsics}: expected fx,fy,cx,cy.')
+    for path in [p for q in paths for p in sorted(glob.glob(q)) or [q]]:
+      image = _open_query(path)
+      size = image.height, image.width
+      if intrinsics:
+        fx, fy, cx, cy = intrinsics
+        matrix = np.asarray([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float32)
+        matrix = camera.resize_intrinsics(matrix, size, self.image_size)
+      else:
+        _check_aspect(path, size, self.image_size)
+        matrix = map_intrinsics
+      resized = image.resize(self.image_size[::-1], Image.Resampling.BILINEAR)
+      yield (
+        path,
+        {
+          'image': np.asarray(resized)[None],
+          'intrinsics': np.asarray(matrix, np.float32)[None],
+        },
+      )
+
+  def save_pictures(self, folder: str | os.PathLike) -> None:
+    """Saves some test queries as image files, and the towns from above.
+
+    Args:
+      folder: gets queries/*.png, evenly spaced over the queries of the first
+        protocol that asks across drives, and where a town can be drawn,
+        overview_<town>.png and overview.json with its center and extent.
+    """
+    split, folder = self.split('test'), pathlib.Path(folder)
+    names = [p.name for p in split.protocols]
+    name = 'cross' if 'cross' in names else names[0]
+    rows = np.concatenate(
+      [p.query_rows for p in split.protocols if p.name == name]
+    )
+    rows = rows[np.linspace(0, len(rows) - 1, NUM_PICTURES).astype(int)]
+    (folder / 'queries').mkdir(parents=True, exist_ok=True)
+    for row in np.unique(rows):
+      reading = split.dataset.read(int(row), ('image',))
+      drive, frame = split.frames.drive[row], split.frames.frame[row]
+      stem = f'{drive}_{frame:06d}'.replace('/', '_')
+      Image.fromarray(reading['image']).save(folder / f'queries/{stem}.png')
+    if self.name == 'synthetic_city':
+      _save_overviews(split.frames, self._options['size'], folder)
+
+
+def open_source(
+  config, data_dir: str | None
+) -> Source | rgbd.RgbdSource | None:
+  """The source of a config; None of one that names no data."""
+  if 'data' not in config:
+    return None
+  if config.data.name == 'tum_rgbd':
+    fields = {k: v for k, v in config.data.items() if k != 'name'}
+    return rgbd.RgbdSource(data_dir=data_dir, **fields)
+  return Source(data_dir=data_dir, **config.data)
+
+
+def _open_query(path: str) -> Image.Image:
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f'{path}: no such image file.')
+  try:
+    with Image.open(path) as image:
+      decoded = image.convert('RGB')
+  except (OSError, SyntaxError) as error:
+    raise ValueError(f'{path} is not a readable image: {error}') from error
+  if min(decoded.size) < MIN_PIXELS:
+    raise ValueError(
+      f'{path} is {decoded.width} x {decoded.height} pixels; expected at least'
+      f' {MIN_PIXELS} on either side.'
+    )
+  return decoded
+
+
+def _check_aspect(path, size, expected):
+  aspect = (size[1] / size[0]) / (expected[1] / expected[0])
+  if abs(aspect - 1) > ASPECT_TOLERANCE:
+    raise ValueError(
+      f"{path} is {size[1]} x {size[0]} pixels, not of the shape of the map's"
+      f' camera ({expected[1]} : {expected[0]}): give its own camera with'
+      ' --intrinsics=fx,fy,cx,cy.'
+    )
+
+
+def _save_overviews(frames, size, folder):
+  """The town from above around each town's drives, and where that is."""
+  from input_pipeline.synthetic_city import overview
+  from input_pipeline.synthetic_city import splits
+  from input_pipeline.synthetic_city import town as town_lib
+
+  seeds = {d.town: d.town_seed for d in splits.specification(size)}
+  places = {}
+  for name in pairing.unique_in_order(frames.town):
+    track = frames.position[frames.town == name, :2]
+    low, high = track.min(0) - OVERVIEW_MARGIN, track.max(0) + OVERVIEW_MARGIN
+    center, extent = (low + high) / 2, float((high - low).max())
+    picture = overview.render_overview(
+      town_lib.make_town(seeds[name]), center, extent, OVERVIEW_PIXELS
+    )
+    Image.fromarray(picture).save(folder / f'overview_{name}.png')
+    places[name] = {'center': center.tolist(), 'extent': extent}
+  (folder / 'overview.json').write_text(json.dumps(places))

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A planted model gets the recall that was planted, town by town."""
+
+import collections
+import json
+import math
+import pathlib
+import tempfile
+from typing import NamedTuple
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from i2ploc.evaluation import predictions
+from i2ploc.evaluation import protocols
+from i2ploc.evaluation import retrieval
+
+SIZE = 40  # frames per drive
+WIDTH = 64
+
+
+class Frames(NamedTuple):
+  drive: np.ndarray
+  timestamp: np.ndarray
+  position: np.ndarray
+  has_image: np.ndarray
+  has_points: np.ndarray
+
+
+class Protocol(NamedTuple):
+  name: str
+  town: str
+  query_rows: np.ndarray
+  map_rows: np.ndarray
+
+
+def make_frames(num_towns=2):
+  """Per town a map drive and a query drive, 40 frames at 12.5 m, offset 1 m."""
+  x = 12.5 * np.arange(SIZE)
+  drives, positions = [], []
+  for town in range(num_towns):
+    for name, offset in (('map', 0.0), ('query', 1.0)):
+      drives += [f'{town}_{name}'] * SIZE
+      positions.append(np.stack([x, x * 0 + offset, x * 0 + 30 * offset], 1))
+  count = len(drives)
+  return Frames(
+    drive=np.array(drives),
+    timestamp=np.tile(np.arange(float(SIZE)), 2 * num_towns),
+    position=np.concatenate(positions),
+    has_image=np.ones(count, bool),
+    has_points=np.ones(count, bool),
+  )
+
+
+def make_protocols(name='cross', num_towns=2):
+  places = np.arange(SIZE)
+  first = 0 if name == 'sync' else SIZE
+  return [
+    Protocol(
+      name,
+      f'town_{town:03d}',
+      2 * SIZE * town + first + places,
+      2 * SIZE * town + places,
+    )
+    for town in range(num_towns)
+  ]
+
+
+def codes(seed=0):
+  """One descriptor per place, the same in every town.
+
+  Only a town's own database tells the towns apart.
+  """
+  rng = np.random.default_rng(seed)
+  x = rng.normal(size=(SIZE, WIDTH))
+  return np.tile(x / np.linalg.norm(x, axis=1, keepdims=True), (4, 1))
+
+
+class Towers:
+  """Descriptors by frame row, batches of 16 with padding, and a call count."""
+
+  def __init__(self, image, points):
+    self.tables = {'image': image, 'points': points}
+    self.seen = collections.Counter()
+
+  def batches(self, name, rows):
+    for start in range(0, len(rows), 16):
+      taken = rows[start : start + 16]
+      padded = np.full(16, taken[-1])
+      padded[: len(taken)] = taken
+      yield {f'{name}_index': padded, 'mask': np.arange(16) < len(taken)}
+
+  def embed(self, name, scale, batch):
+    self.seen.update(
+      (name, int(row)) for row in batch[f'{name}_index'][batch['mask']]
+    )
+    # Padding must not reach any result.
+    mask = batch['mask'].reshape(-1, *[1] * (self.tables[name].ndim - 1))
+    return np.where(
+      mask, scale * self.tables[name][batch[f'{name}_index']], np.nan
+    )
+
+  def evaluator(self, frames, questions, **kwargs):
+    image_rows, points_rows = protocols.rows_to_embed(frames, questions)
+    return retrieval.RetrievalEvaluator(
+      'test',
+      embed_image=lambda scale, batch: self.embed('image', scale, batch),
+      embed_points=lambda scale, batch: self.embed('points', scale, batch),
+      image_batches=lambda: self.batches('image', image_rows),
+      points_batches=lambda: self.batches('points', points_rows),
+      frames=frames,
+      questions=questions,
+      **kwargs,
+    )
+
+
+class EvaluatorTest(parameterized.TestCase):
+  def run_all(self, image, points, frames=None, questions=None, **kwargs):
+    towers = Towers(image, points)
+    evaluator = towers.evaluator(
+      make_frames() if frames is None else frames,
+      questions or make_protocols(),
+      **kwargs,
+    )
+    pairs = list(evaluator.run(1.0))
+    results = dict(pairs)
+    self.assertLen(results, len(pairs), 'a name came twice')
+    return results, evaluator, towers
+
+  def test_a_perfect_model_finds_everything_beside_chance_and_counts(self):
+    results, *_ = self.run_all(codes(), codes())
+    self.assertEqual(results['test/cross/queries'], 2 * SIZE)
+    self.assertEqual(results['test/cross/answerable_10m'], 2 * SIZE)
+    self.assertAlmostEqual(results['test/cross/chance@1_10m'], 100 / SIZE)
+    for direction in ('image_to_points', 'points_to_image'):
+      prefix = f'test/cross/{direction}'
+      for n in ('1', '5', '10', '20', '1%'):
+        for radius in ('5m', '10m', '20m'):
+          name = f'{prefix}/recall@{n}_{radius}'
+          for suffix in ('', '_low', '_high', '_of_all_queries', '_3_frames'):
+            self.assertEqual(results[name + suffix], 100, name + suffix)
+      self.assertAlmostEqual(results[f'{prefix}/median_error_m'], 1.0, 4)
+      town = f'test/cross/town_001/{direction}/recall@1_10m'
+      self.assertEqual(results[town], 100)
+    self.assertEqual(results['test/cross/town_001/queries'], SIZE)
+    json.dumps(results, allow_nan=False)
+    self.assertTrue(all(type(value) is float for value in results.values()))
+
+  def test_planted_errors_are_counted_in_their_town_only(self):
+    image = codes()
+    wrong = 3 * SIZE + np.arange(10)
+    image[wrong] = image[wrong + 20]
+    results, *_ = self.run_all(image, codes())
+    name = 'image_to_points/recall@1_10m'
+    self.assertEqual(results[f'test/cross/town_000/{name}'], 100)
+    self.assertEqual(results[f'test/cross/town_001/{name}'], 75)
+    self.assertEqual(results[f'test/cross/{name}'], 87.5)
+    self.assertLess(results[f'test/cross/{name}_low'], 87.5)
+    self.assertEqual(results['test/cross/points_to_image/recall@1_10m'], 100)
+
+  def test_the_interval_knows_that_towns_fail_as_a_whole(self):
+    image = codes()
+    image[3 * SIZE :] = -image[3 * SIZE :]
+    results, *_ = self.run_all(image, codes())
+    name = 'test/cross/image_to_points/recall@1_10m'
+    self.assertEqual(results[name], 50)
+    # Four blocks, two of them lost: blocks mixed over towns would all be half.
+    self.assertLess(results[f'{name}_low'], 30)
+    self.assertGreater(results[f'{name}_high'], 70)
+
+  def test_a_collapsed_model_scores_nothing(self):
+    same = np.zeros((4 * SIZE, WIDTH))
+    same[:, 0] = 1
+    results, *_ = self.run_all(same, same)
+    for n in ('1', '20'):
+      name = f'test/cross/image_to_points/recall@{n}_10m'
+      self.assertEqual(results[name], 0)
+      self.assertEqual(results[name + '_3_frames'], 0)
+    self.assertGreater(
+      results['test/cross/image_to_points/median_error_m'], 200
+    )
+
+  def test_each_reading_is_embedded_once_for_all_protocols(self):
+    questions = make_protocols('sync') + make_protocols('cross')
+    image = codes()
+    image[SIZE : 2 * SIZE] = -image[SIZE : 2 * SIZE]
+    results, _, towers = self.run_all(image, codes(), questions=questions)
+    self.assertEqual(set(towers.seen.values()), {1})
+    self.assertLen(towers.seen, 2 * 4 * SIZE)
+    self.assertEqual(results['test/sync/image_to_points/recall@1_10m'], 100)
+    self.assertEqual(results['test/cross/image_to_points/recall@1_10m'], 50)
+
+  def test_what_was_embedded_is_kept_by_row(self):
+    shuffled = codes(1)[np.random.default_rng(0).permutation(len(codes()))]
+    _, evaluator, _ = self.run_all(codes(), shuffled)
+    for name, table in (('image', codes()), ('points', shuffled)):
+      rows, descriptors = evaluator.embedded[name]
+      self.assertLen(rows, len(table))
+      np.testing.assert_allclose(descriptors[:, 0], table[rows], rtol=1e-6)
+
+  def test_variables_reach_the_towers_and_runs_repeat(self):
+    towers = Towers(codes(), codes())
+    evaluator = towers.evaluator(make_frames(), make_protocols())
+    name = 'test/cross/image_to_points/recall@1_10m'
+    self.assertEqual(dict(evaluator.run(1.0))[name], 100)
+    self.assertEqual(dict(evaluator.run(0.0))[name], 0)
+    self.assertEqual(dict(evaluator.run(1.0))[name], 100)
+
+  def test_self_matches_count_unless_they_are_excluded(self):
+    questions = make_protocols('sync')
+    name = 'test/sync/image_to_points/recall@1_20m'
+    results, *_ = self.run_all(codes(), codes(), questions=questions)
+    self.assertEqual(results[name], 100)
+    self.assertEqual(results['test/sync/answerable_10m'], 2 * SIZE)
+    results, *_ = self.run_all(
+      codes(), codes(), questions=questions, exclude_self=True
+    )
+    self.assertLess(results[name], 30)
+    # Neighbours are 12.5 m away: nothing to answer within 10 m but oneself.
+    self.assertEqual(results['test/sync/answerable_10m'], 0)
+    self.assertNotIn('test/sync/image_to_points/recall@1_10m', results)
+    self.assertNotIn('test/sync/chance@1_10m', results)
+
+  def test_unanswerable_queries_are_left_out_or_missed_by_name(self):
+    frames = make_frames()
+    frames.position[SIZE : SIZE + 20, 1] += 1000
+    results, *_ = self.run_all(codes(), codes(), frames)
+    name = 'test/cross/image_to_points/recall@1_10m'
+    self.assertEqual(results['test/cross/queries'], 80)
+    self.assertEqual(results['test/cross/answerable_10m'], 60)
+    self.assertEqual(results[name], 100)
+    self.assertEqual(results[f'{name}_of_all_queries'], 75)
+    self.assertAlmostEqual(results['test/cross/chance@1_10m'], 100 / SIZE)
+
+  @parameterized.parameters(('cross', 1), ('opposite', -1))
+  def test_three_frames_help_along_the_direction_of_travel(self, name, sign):
+    frames = make_frames()
+    image = codes(0)
+    for town in range(2):
+      rows = slice(2 * SIZE * town + SIZE, 2 * SIZE * (town + 1))
+      frames.position[rows] = frames.position[rows][::sign]
+      image[rows] = image[rows][::sign]
+    image = image + 0.35 * np.random.default_rng(2).normal(size=image.shape)
+    results, *_ = self.run_all(
+      image, codes(), frames, questions=make_protocols(name)
+    )
+    single = f'test/{name}/image_to_points/recall@1_10m'
+    self.assertGreater(results[f'{single}_3_frames'], results[single] + 5)
+
+  def test_the_most_similar_view_of_a_reading_counts(self):
+    rng = np.random.default_rng(3)
+    views = rng.normal(size=(4 * SIZE, 2, WIDTH)) / np.sqrt(WIDTH)
+    views[np.arange(4 * SIZE), np.arange(4 * SIZE) % 2] = codes()
+    results, *_ = self.run_all(codes(), views)
+    self.assertEqual(results['test/cross/image_to_points/recall@1_10m'], 100)
+    results, *_ = self.run_all(codes(), views[:, 0])
+    self.assertLess(results['test/cross/image_to_points/recall@1_10m'], 70)
+
+  def test_a_query_without_scan_asks_with_its_image_only(self):
+    frames = make_frames()
+    frames.has_points[SIZE : SIZE + 5] = False
+    results, *_ = self.run_all(codes(), codes(), frames)
+    self.assertEqual(results['test/cross/queries'], 80)
+    self.assertEqual(results['test/cross/points_to_image/queries'], 75)
+
+  def test_broken_descriptors_and_missing_rows_are_named(self):
+    image = codes()
+    image[SIZE + 3] = np.nan
+    with self.assertRaisesRegex(ValueError, r'image.*\[43\].*not finite'):
+      self.run_all(image, codes())
+    towers = Towers(codes(), codes())
+    evaluator = towers.evaluator(make_frames(), make_protocols())
+    evaluator._points_batches = lambda: towers.batches('points', np.arange(30))
+    with self.assertRaisesRegex(ValueError, r'points of 10 rows.*\[30, 31'):
+      list(evaluator.run(1.0))
+    evaluator._points_batches = lambda: []
+    with self.assertRaisesRegex(ValueError, 'No points to embed'):
+      list(evaluator.run(1.0))
+
+  def test_questions_that_cannot_be_asked_are_named(self):
+    towers = Towers(codes(), codes())
+    first = make_protocols()[0]
+    for questions, message in (
+      ([], 'no protocol'),
+      ([first, first], 'test/cross/town_000 comes twice'),
+      ([first._replace(map_rows=np.zeros(0, int))], '40 queries and 0 map'),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        towers.evaluator(make_frames(), questions)
+
+
+class PredictionsTest(absltest.TestCase):
+  def test_ranked_answers_survive_the_disk_and_agree_with_the_recall(self):
+    frames, image = make_frames(), codes()
+    image[SIZE : SIZE + 10] = image[SIZE + 20 : SIZE + 30]
+    evaluator = Towers(image, codes()).evaluator(frames, make_protocols())
+    results = dict(evaluator.run(1.0))
+    with tempfile.TemporaryDirectory() as folder:
+      path = pathlib.Path(folder) / 'predictions.npz'
+      predictions.save_predictions(evaluator.predictions, path)
+      with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    prefix = 'test/cross/image_to_points'
+    ranked = arrays[f'{prefix}/ranked_rows']
+    self.assertEqual(ranked.shape, (2 * SIZE, predictions.NUM_RANKED))
+    distances = arrays[f'{prefix}/distances']
+    self.assertAlmostEqual(
+      100 * np.mean(distances[:, 0] <= 10), results[f'{prefix}/recall@1_10m']
+    )
+    queries = arrays[f'{prefix}/query_rows']
+    expected = frames.position[queries][:, None] - frames.position[ranked]
+    np.testing.assert_allclose(
+      distances, np.hypot(expected[..., 0], expected[..., 1]), rtol=1e-6
+    )
+    # A query is answered from its own town.
+    np.testing.assert_array_equal(
+      ranked // 80, (queries // 80)[:, None] + 0 * ranked
+    )
+    self.assertTrue((np.diff(arrays[f'{prefix}/similarities']) <= 0).all())
+    np.testing.assert_allclose(arrays[f'{prefix}/nearest'], 1)
+    self.assertLen(arrays[f'{prefix}/map_rows'], 2 * SIZE)
+
+  def test_a_small_map_leaves_the_unused_ranks_empty(self):
+    frames = make_frames()
+    small = make_protocols()[0]._replace(map_rows=np.arange(6))
+    evaluator = Towers(codes(), codes()).evaluator(frames, [small])
+    results = dict(evaluator.run(1.0))
+    record = evaluator.predictions['test/cross/image_to_points']
+    self.assertTrue((record.ranked_rows[:, 6:] == -1).all())
+    self.assertTrue((record.ranked_rows[:, :6] >= 0).all())
+    self.assertTrue(np.isinf(record.distances[:, 6:]).all())
+    evaluator = Towers(codes(), codes()).evaluator(
+      frames, [small._replace(query_rows=np.arange(6))], exclude_self=True
+    )
+    list(evaluator.run(1.0))
+    record = evaluator.predictions['test/cross/image_to_points']
+    self.assertTrue((record.ranked_rows[:, 5:] == -1).all())
+    self.assertTrue((record.distances[:, :5] > 10).all())
+    # 20 answers out of 6 hold everything, and so does chance.
+    self.assertEqual(results['test/cross/image_to_points/recall@20_10m'], 100)
+    self.assertEqual(results['test/cross/chance@20_10m'], 100)
+    self.assertFalse(any(math.isnan(value) for value in results.values()))
+
+
+if __name__ == '__main__':
+  absltest.main()

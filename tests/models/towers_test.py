@@ -1,0 +1,594 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two towers on a small batch of raw sensor tensors."""
+
+import functools
+import math
+
+from absl.testing import absltest
+from absl.testing import parameterized
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2ploc import factory
+from i2ploc.geometry import augmentation
+from i2ploc.geometry import panorama
+from i2ploc.models import aggregators
+from i2ploc.models import projection
+from i2ploc.models import towers as towers_lib
+from i2ploc.models.encoders import point_transformer
+from i2ploc.models.encoders import resnet
+from i2ploc.models.encoders import vit
+from tests.models import planted
+
+KEY = jax.random.key(0)
+HEIGHT, WIDTH = 16, 48
+CAMERA_FROM_LIDAR = np.asarray(
+  [[0, -1, 0, 0.1], [0, 0, -1, -0.1], [1, 0, 0, -0.3], [0, 0, 0, 1]], np.float32
+)
+
+
+def _batch(seed=0, size=2, num_points=300):
+  rng = np.random.default_rng(seed)
+  azimuth = rng.uniform(-np.pi, np.pi, (size, num_points))
+  distance = rng.uniform(3.0, 30.0, (size, num_points))
+  points = np.stack(
+    [
+      distance * np.cos(azimuth),
+      distance * np.sin(azimuth),
+      rng.uniform(-2.0, 1.0, (size, num_points)),
+      rng.uniform(size=(size, num_points)),
+    ],
+    axis=-1,
+  )
+  intrinsics = np.asarray([[30, 0, 24], [0, 30, 8], [0, 0, 1]], np.float32)
+  return {
+    'image': rng.integers(0, 256, (size, HEIGHT, WIDTH, 3), np.uint8),
+    'intrinsics': np.tile(intrinsics, (size, 1, 1)),
+    'points': points.astype(np.float32),
+    'points_mask': rng.uniform(size=(size, num_points)) < 0.9,
+    'camera_from_lidar': np.tile(CAMERA_FROM_LIDAR, (size, 1, 1)),
+  }
+
+
+def _image_encoder(**fields):
+  return vit.ViT(**dict(width=8, depth=1, num_heads=2, patch_size=8) | fields)
+
+
+def _model(lidar='points', depth=1, num_sectors=4, **fields):
+  points = point_transformer.PointTransformer(
+    width=8,
+    depth=depth,
+    num_heads=2,
+    num_groups=8,
+    group_size=4,
+    pointnet_widths=(8, 8, 8),
+    pointnet_features=8,
+  )
+  if lidar == 'range':
+    points = _image_encoder()
+    fields = dict(range_shape=(16, 48)) | fields
+  aggregator = functools.partial(
+    aggregators.NetVLAD, num_clusters=2, features=8, num_sectors=num_sectors
+  )
+  return towers_lib.TwoTower(
+    _image_encoder(),
+    points,
+    aggregator(),
+    aggregator(),
+    (HEIGHT, WIDTH),
+    **dict(num_points=128) | fields,
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'method'))
+def _apply(model, variables, batch, method=None, **kwargs):
+  return model.apply(variables, batch, method=method, **kwargs)
+
+
+class Rings(nn.Module):
+  """Encoder of points alike in all directions: each point is a token."""
+
+  has_cls = False
+
+  @nn.compact
+  def __call__(self, points, mask, train):
+    centers = points[..., :3]
+    level = jnp.linalg.norm(centers[..., :2], axis=-1)
+    seen = jnp.stack([jnp.log1p(level), centers[..., 2], points[..., 3]], -1)
+    features = nn.tanh(nn.Dense(8)(seen))
+    return features, dict(centers=centers, mask=mask)
+
+
+def _surround():
+  """A model of panoramas with 4 sectors, and a batch turning about one axis."""
+  model = _model(projection='equirectangular', saliency='none')
+  model, batch = model.clone(points=Rings()), _batch()
+  panoramic = panorama.sphere_intrinsics((HEIGHT, WIDTH))
+  batch['intrinsics'] = np.tile(panoramic, (2, 1, 1))
+  batch['camera_from_lidar'] = batch['camera_from_lidar'].copy()
+  batch['camera_from_lidar'][:, :3, 3] = 0.0
+  return model, batch
+
+
+def _turn(points, angle):
+  """Points [..., 3 or more] turned counter-clockwise about z."""
+  rotation = np.eye(points.shape[-1], dtype=np.float32)
+  rotation[:2, :2] = [
+    [math.cos(angle), -math.sin(angle)],
+    [math.sin(angle), math.cos(angle)],
+  ]
+  return np.asarray(points) @ rotation.T
+
+
+class TwoTowerTest(parameterized.TestCase):
+  @parameterized.parameters(0.0, 2.0)
+  def test_centers_of_range_tokens_lie_where_the_returns_are(self, yaw):
+    model, batch = _model('range'), _batch()
+    # One small thing ahead and to the left, as seen after the turn.
+    thing = _turn(np.asarray([12.0, 4.0, -1.0, 0.5], np.float32), yaw)
+    spread = np.random.default_rng(1).normal(scale=0.05, size=(2, 300, 4))
+    batch['points'] = (thing + spread).astype(np.float32)
+    variables = planted.variables(model, batch)
+    _, out = _apply(model, variables, batch, method='embed_points', yaw=yaw)
+    away = np.linalg.norm(np.asarray(out['centers']) - thing[:3], axis=-1)
+    # A token covers a third of 16 rows and a sixth of the field.
+    self.assertTrue((away.min(axis=1) < 3.0).all(), away.min(axis=1))
+    self.assertGreater(np.median(away), 50.0)  # the others saw nothing
+
+  @parameterized.product(
+    lidar=('points', 'range'), saliency=('attention', 'released', 'none')
+  )
+  def test_embeds_both_sides_and_tells_what_overlays_need(
+    self, lidar, saliency
+  ):
+    model, batch = _model(lidar, saliency=saliency), _batch()
+    variables = planted.variables(model, batch)
+    embedded, out = _apply(model, variables, batch)
+    self.assertAlmostEqual(float(embedded['scale']), 1 / 0.07, places=3)
+    lengths = {'image': 12, 'points': 8 if lidar == 'points' else 12}
+    for side, length in lengths.items():
+      self.assertEqual(embedded[side].shape, (2, 8))
+      np.testing.assert_allclose(
+        np.linalg.norm(embedded[side], axis=1), 1.0, rtol=1e-4
+      )
+      tokens = out[side]['tokens']
+      self.assertEqual(tokens.features.shape, (2, length, 8))
+      self.assertEqual(tokens.azimuth.shape, (2, length))
+      self.assertEqual(out[side]['saliency'].shape, (2, length))
+      self.assertEqual(out[side]['attention'].shape, (2, 2, length + 1))
+    self.assertEqual(tuple(map(int, out['image']['grid'])), (2, 6))
+    name, shape = ('centers', (2, 8, 3))
+    if lidar == 'range':
+      name, shape = 'range_image', (2, 16, 48, 2)
+    self.assertEqual(out['points'][name].shape, shape)
+
+  @parameterized.parameters('points', 'range')
+  def test_a_yaw_equals_the_cloud_turned_the_other_way(self, lidar):
+    model, batch = _model(lidar), _batch()
+    variables = planted.variables(model, batch)
+    embed = functools.partial(_apply, model, variables, method='embed_points')
+    for yaw in (math.pi, 0.7):
+      looking, out = embed(batch, yaw=yaw)
+      turned, turned_out = embed(
+        dict(batch, points=_turn(batch['points'], -yaw))
+      )
+      np.testing.assert_allclose(looking, turned, atol=2e-4)
+      if lidar == 'points':
+        # Centres stay in the LiDAR frame that was given.
+        np.testing.assert_allclose(
+          _turn(out['centers'], -yaw), turned_out['centers'], atol=1e-4
+        )
+    ahead, _ = embed(batch)
+    self.assertGreater(np.abs(ahead - looking).max(), 1e-2)
+
+  @parameterized.parameters('points', 'range')
+  def test_what_the_camera_cannot_see_changes_nothing(self, lidar):
+    model, batch = _model(lidar), _batch()
+    variables = planted.variables(model, batch)
+    embed = functools.partial(_apply, model, variables, method='embed_points')
+    one, _ = embed(batch)
+    # Half the width over the focal length: the field ends at 38.7 degrees.
+    points = batch['points']
+    behind = np.abs(np.arctan2(points[..., 1], points[..., 0] - 0.3)) > 1.0
+    without = dict(batch, points_mask=batch['points_mask'] & ~behind)
+    other, _ = embed(without)
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    hidden = dict(batch, points=np.where(behind[..., None], np.nan, points))
+    hidden['points_mask'] = without['points_mask']
+    other, _ = embed(hidden)
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+  def test_azimuths_of_columns_and_groups_agree_through_the_calibration(self):
+    model, batch = _model(), _batch()
+    variables = planted.variables(model, batch)
+    _, out = _apply(model, variables, batch)
+    azimuth = out['image']['tokens'].azimuth[0].reshape(2, 6)
+    columns = (np.arange(6) + 0.5) * 8
+    np.testing.assert_allclose(
+      azimuth, np.tile(np.arctan((columns - 24) / 30), (2, 1)), atol=1e-6
+    )
+    centers = out['points']['centers'][0]
+    pixels = 24 + 30 * (0.1 - centers[:, 1]) / (centers[:, 0] - 0.3)
+    np.testing.assert_allclose(
+      out['points']['tokens'].azimuth[0],
+      np.arctan((pixels - 24) / 30),
+      atol=1e-5,
+    )
+
+  def test_range_columns_hold_what_lies_at_their_azimuth(self):
+    model, batch = _model('range', azimuth_margin=0.0), _batch()
+    batch['points'] = np.tile(
+      np.asarray([[10.0, -4.0, -1.0, 0.5]], np.float32), (2, 300, 1)
+    )
+    variables = planted.variables(model, batch)
+    _, out = _apply(model, variables, batch, method='embed_points')
+    column = np.argwhere(np.asarray(out['range_valid'][0]))[0, 1]
+    left, right = (float(b[0]) for b in out['bounds'])
+    azimuth = left + (right - left) * (column + 0.5) / 48
+    self.assertAlmostEqual(azimuth, math.atan2(4, 10), delta=0.02)
+    self.assertAlmostEqual(
+      float(out['range_image'][0].max()), math.sqrt(117.0), places=3
+    )
+
+  @parameterized.parameters('points', 'range')
+  def test_a_panorama_sees_the_whole_cloud(self, lidar):
+    model, batch = _model(lidar, projection='equirectangular'), _batch()
+    panoramic = panorama.sphere_intrinsics((HEIGHT, WIDTH))
+    batch['intrinsics'] = np.tile(panoramic, (2, 1, 1))
+    # One thing in each direction, hence in each block of columns.
+    azimuth = (np.arange(300) % 6 + 0.5) / 6 * 2 * np.pi - np.pi
+    x, y = 20 * np.cos(azimuth), -20 * np.sin(azimuth)
+    points = np.stack([x, y, 0 * x - 1.0, 0 * x + 0.5], -1)
+    batch['points'] = np.tile(points.astype(np.float32), (2, 1, 1))
+    variables = planted.variables(model, batch)
+    _, out = _apply(model, variables, batch)
+    centers = (np.arange(6) + 0.5) / 6 * 2 * np.pi - np.pi
+    for side in ('image', 'points'):
+      bounds = np.stack(out[side]['bounds'])
+      np.testing.assert_allclose(bounds[:, 0], [-np.pi, np.pi], rtol=1e-6)
+      azimuth = np.asarray(out[side]['tokens'].azimuth[0])
+      away = np.abs(azimuth[:, None] - centers).min(0)
+      np.testing.assert_array_less(away, 0.05)  # some seen there, all round
+    if lidar == 'range':
+      self.assertTrue(np.asarray(out['points']['range_valid'][0]).any(0).sum())
+
+  def test_a_turning_panorama_shifts_the_sectors_of_the_cloud(self):
+    model, batch = _model(projection='equirectangular'), _batch()
+    panoramic = panorama.sphere_intrinsics((HEIGHT, WIDTH))
+    batch['intrinsics'] = np.tile(panoramic, (2, 1, 1))
+    batch['camera_from_lidar'] = CAMERA_FROM_LIDAR[None] * np.ones((2, 1, 1))
+    batch['camera_from_lidar'][:, :3, 3] = 0.0  # turns about the camera
+    variables = planted.variables(model, batch)
+    embed = functools.partial(_apply, model, variables, method='embed_points')
+    ahead, out = embed(batch)
+    turned, turned_out = embed(batch, yaw=math.pi / 2)
+    share, turned_share = (
+      aggregators.sector_membership(o['tokens'].azimuth, o['bounds'], 4)
+      for o in (out, turned_out)
+    )
+    # What was to the left is ahead: one sector of four further right.
+    np.testing.assert_allclose(turned_share, jnp.roll(share, 1, 2), atol=1e-4)
+    self.assertGreater(np.abs(ahead - turned).max(), 1e-2)
+
+  @parameterized.parameters(1, 2, -1)
+  def test_a_turned_descriptor_is_that_of_the_turned_cloud(self, sectors):
+    model, batch = _surround()
+    variables = planted.variables(model, batch)
+    embed = functools.partial(_apply, model, variables, method='embed_points')
+    yaw, (ahead, _) = sectors * math.pi / 2, embed(batch)
+    turned, _ = embed(batch, yaw=yaw)
+    np.testing.assert_allclose(model.turn(ahead, yaw), turned, atol=1e-5)
+    np.testing.assert_allclose(
+      model.turn(model.turn(ahead, yaw), -yaw), ahead, atol=1e-6
+    )
+    if abs(sectors) == 1:  # two sectors are the opposite, whichever way
+      error = np.abs(model.turn(ahead, -yaw) - turned).max()
+      self.assertGreater(error, 0.05)
+    # The same turn as that of the augmentation.
+    rolled = augmentation.turn(batch, jnp.full(2, yaw), 'equirectangular')
+    np.testing.assert_allclose(embed(rolled)[0], turned, atol=1e-5)
+
+  def test_a_turned_image_has_the_turned_descriptor(self):
+    model, batch = _surround()
+    # Columns are alike but for their learned position.
+    model = model.clone(image=_image_encoder(depth=0))
+    variables = planted.variables(model, batch)
+    position = variables['params']['image']['position']
+    variables['params']['image']['position'] = jnp.zeros_like(position)
+    embed = functools.partial(_apply, model, variables, method='embed_image')
+    batch['image'] = batch['image'].astype(np.float32) / 255
+    rolled = augmentation.turn(batch, jnp.full(2, math.pi), 'equirectangular')
+    ahead, back = embed(batch)[0], embed(rolled)[0]
+    np.testing.assert_allclose(model.turn(ahead, math.pi), back, atol=1e-4)
+    self.assertGreater(np.abs(ahead - back).max(), 0.05)
+
+  def test_views_between_sectors_are_named(self):
+    model, _ = _surround()
+    self.assertEqual(model.num_headings, 4)
+    self.assertEqual(model.num_sectors_turned(-3 * math.pi), -6)
+    with self.assertRaisesRegex(ValueError, '0.3 radians.*4.*1.5708'):
+      model.turn(jnp.zeros(8), 0.3)
+
+  def test_what_cannot_be_turned_says_so(self):
+    pinhole, (around, _) = _model(), _surround()
+    single = around.points_aggregator.clone
+    for model in (
+      pinhole,
+      around.clone(points_aggregator=single(per_sector_head=True)),
+      around.clone(points_aggregator=single(gating=True)),
+      around.clone(points_aggregator=single(num_sectors=0)),
+      around.clone(points_aggregator=aggregators.GeM(features=8)),
+    ):
+      self.assertEqual(model.num_headings, 0)
+      with self.assertRaisesRegex(ValueError, 'no shift of sectors'):
+        model.turn(jnp.zeros(8), 0.0)
+
+  @parameterized.parameters('points', 'range')
+  def test_empty_clouds_and_black_images_are_finite_with_their_gradients(
+    self, lidar
+  ):
+    model, batch = _model(lidar), _batch()
+    variables = planted.variables(model, batch)
+    batch['points_mask'] = np.zeros_like(batch['points_mask'])
+    batch['points'] = np.full_like(batch['points'], np.nan)
+    batch['image'] = np.zeros_like(batch['image'])
+
+    def total(variables):
+      embedded, _ = model.apply(variables, batch, True, rngs={'points': KEY})
+      return (embedded['image'] @ embedded['points'].T).sum()
+
+    value, grads = jax.jit(jax.value_and_grad(total))(variables)
+    self.assertTrue(np.isfinite(value))
+    finite = jax.tree.map(lambda g: bool(np.isfinite(g).all()), grads)
+    self.assertTrue(all(jax.tree.leaves(finite)))
+
+  def test_every_parameter_learns(self):
+    model, batch = _model(), _batch()
+    variables = planted.variables(model, batch)
+    target = jax.random.normal(KEY, (2, 8))
+
+    def total(variables):
+      embedded, _ = model.apply(variables, batch, True)
+      score = sum((embedded[s] * target).sum() for s in ('image', 'points'))
+      return score * embedded['scale']
+
+    grads = jax.jit(jax.grad(total))(variables)['params']
+    silent = {
+      jax.tree_util.keystr(path)
+      for path, grad in jax.tree_util.tree_leaves_with_path(grads)
+      if not np.abs(grad).max() > 0
+    }
+    self.assertEmpty(silent)
+
+  def test_training_draws_points_anew_and_evaluation_does_not(self):
+    model, batch = _model(num_points=16), _batch()
+    variables = planted.variables(model, batch)
+
+    def embed(seed, train):
+      rngs = {'points': jax.random.key(seed)}
+      return model.apply(
+        variables, batch, train, rngs=rngs, method='embed_points'
+      )[0]
+
+    embed = jax.jit(embed, static_argnums=1)
+    self.assertGreater(np.abs(embed(0, True) - embed(1, True)).max(), 1e-3)
+    np.testing.assert_array_equal(embed(0, False), embed(1, False))
+
+  def test_uint8_images_and_their_floats_embed_alike(self):
+    model, batch = _model(), _batch()
+    variables = planted.variables(model, batch)
+    floats = dict(batch, image=batch['image'].astype(np.float32) / 255)
+    one, _ = _apply(model, variables, batch, method='embed_image')
+    other, _ = _apply(model, variables, floats, method='embed_image')
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+  @parameterized.parameters((9.0, 100.0), (-9.0, 1.0))
+  def test_the_scale_is_clamped(self, log_scale, expected):
+    model, batch = _model(), _batch()
+    variables = planted.variables(model, batch)
+    variables['params']['log_scale'] = jnp.asarray(log_scale)
+    embedded, _ = _apply(model, variables, batch)
+    self.assertAlmostEqual(float(embedded['scale']), expected, places=3)
+
+  @parameterized.parameters('attention', 'released', 'none')
+  def test_the_cls_token_is_aggregated_on_demand(self, saliency):
+    fields = dict(saliency=saliency, num_sectors=0)
+    with_cls, without = _model(aggregate_cls=True, **fields), _model(**fields)
+    batch = _batch()
+    variables = planted.variables(without, batch)
+    embedded, out = _apply(with_cls, variables, batch)
+    plain, plain_out = _apply(without, variables, batch)
+    for side, length in (('image', 12), ('points', 8)):
+      self.assertGreater(np.abs(embedded[side] - plain[side]).max(), 1e-3)
+      self.assertEqual(out[side]['assignment'].shape, (2, length + 1, 2))
+      # What overlays show are places, hence without CLS.
+      self.assertEqual(out[side]['saliency'].shape, (2, length))
+      np.testing.assert_array_equal(
+        out[side]['saliency'], plain_out[side]['saliency']
+      )
+
+  def test_a_cls_token_cannot_be_aggregated_by_sectors_or_without_one(self):
+    with self.assertRaisesRegex(ValueError, 'lies in no direction'):
+      _model(aggregate_cls=True)
+    with self.assertRaisesRegex(ValueError, 'an encoder has no CLS token'):
+      _model(depth=0, saliency='none', aggregate_cls=True, num_sectors=0)
+
+  def test_an_unknown_projection_is_refused_at_construction(self):
+    with self.assertRaisesRegex(ValueError, "unknown projection 'cube'"):
+      _model(projection='cube')
+
+  def test_saliency_without_attention_is_refused_at_construction(self):
+    with self.assertRaisesRegex(ValueError, 'points encoder has none'):
+      _model(depth=0)
+    _model(depth=0, saliency='none')
+
+  def test_a_margin_of_pi_sees_all_around(self):
+    batch = _batch()
+    model = _model(azimuth_margin=math.pi, num_points=300)
+    variables = planted.variables(model, batch)
+    _, out = _apply(model, variables, batch, method='embed_points')
+    azimuth = np.asarray(out['tokens'].azimuth)
+    quarters = np.unique(np.floor(azimuth / (math.pi / 2)))
+    self.assertLen(quarters, 4)
+
+  def test_a_bias_is_a_parameter_only_where_one_is_wanted(self):
+    batch = _batch()
+    for initial_bias in (None, -10.0):
+      model = _model(initial_bias=initial_bias)
+      variables = jax.eval_shape(model.init, KEY, batch)
+      wanted = initial_bias is not None
+      self.assertEqual('similarity_bias' in variables['params'], wanted)
+      embedded, _ = jax.eval_shape(model.apply, variables, batch)
+      self.assertEqual('bias' in embedded, wanted)
+
+
+def _lip_loc(**fields):
+  """The released form with narrow towers."""
+  encoder = functools.partial(resnet.ResNet, 4, (2, 2), (1, 1))
+  head = functools.partial(
+    projection.ProjectionHead, features=8, normalized=False, dropout=0.5
+  )
+  released = dict(
+    range_shape=(16, 48),
+    range_encoding='released',
+    scan_shape=(16, 90),
+    max_range=50.0,
+    saliency='none',
+    num_points=300,
+  )
+  return towers_lib.TwoTower(
+    encoder(),
+    encoder(),
+    head(),
+    head(),
+    (HEIGHT, WIDTH),
+    **released | fields,
+  )
+
+
+class LipLocTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.batch = _batch()
+    self.model = _lip_loc()
+    self.variables = planted.variables(self.model, self.batch)
+
+  def _points(self, model=None, **changes):
+    return _apply(
+      model or self.model,
+      self.variables,
+      self.batch | changes,
+      method='embed_points',
+    )
+
+  def test_descriptors_are_raw_and_their_lengths_say_so(self):
+    descriptor, out = self._points()
+    np.testing.assert_array_equal(descriptor, out['pooled'])
+    self.assertFalse(self.model.has_unit_descriptors)
+    self.assertTrue(_model().has_unit_descriptors)
+    self.assertEqual(out['range_image'].shape, (2, 16, 48, 2))
+    self.assertEqual(out['centers'].shape[0], 2)
+
+  def test_the_scan_is_seen_along_its_own_axes_without_the_calibration(self):
+    one, _ = self._points()
+    # Other axes altogether.
+    turn = CAMERA_FROM_LIDAR @ CAMERA_FROM_LIDAR
+    motion = self.batch['camera_from_lidar'] @ turn
+    other, _ = self._points(camera_from_lidar=motion)
+    np.testing.assert_array_equal(one, other)
+    # 50 degrees to the side is in the crop, and not in the camera's field.
+    mask = self.batch['points_mask']
+    points = self.batch['points']
+    azimuth = np.abs(np.arctan2(points[..., 1], points[..., 0]))
+    beside = (azimuth > 0.8) & (azimuth < 1.0)
+    without, _ = self._points(points_mask=mask & ~beside)
+    self.assertGreater(np.abs(one - without).max(), 1e-3)
+    # What is beyond the crop, or 50 m, is not seen.
+    beyond, _ = self._points(points_mask=mask & (azimuth < 1.1))
+    np.testing.assert_array_equal(one, beyond)
+    far = points * np.where(azimuth > 1.1, 1.0, 20.0)[..., None]
+    nothing, _ = self._points(points=far.astype(np.float32))
+    empty, _ = self._points(points_mask=np.zeros_like(mask))
+    np.testing.assert_array_equal(nothing, empty)
+
+  def test_without_the_crop_it_sees_all_around(self):
+    model = _lip_loc(range_crop=False)
+    azimuth = np.arctan2(
+      self.batch['points'][..., 1], self.batch['points'][..., 0]
+    )
+    ahead = self.batch['points_mask'] & (np.abs(azimuth) < 1.0)
+    one, _ = self._points(model)
+    other, _ = self._points(model, points_mask=ahead)
+    self.assertGreater(np.abs(one - other).max(), 1e-3)
+
+  def test_training_drops_and_cuts_with_keys_of_its_own(self):
+    model = self.model
+
+    @jax.jit
+    def train(rngs):
+      return model.apply(
+        self.variables, self.batch, True, rngs=rngs, mutable=['batch_stats']
+      )[0][0]
+
+    plain = train({})
+    for name in ('dropout', 'cutout'):
+      changed = train({name: jax.random.key(1)})
+      for side in ('image', 'points'):
+        moved = np.abs(changed[side] - plain[side]).max()
+        self.assertGreater(moved, 1e-2, name)
+
+  def test_a_pooled_cls_token_has_to_be_among_those_given(self):
+    heads = {
+      f'{side}_aggregator': projection.ProjectionHead(features=8, pool='cls')
+      for side in ('image', 'points')
+    }
+    with self.assertRaisesRegex(ValueError, "'cls' without aggregate_cls"):
+      self.model.clone(**heads)
+    towers = dict(image=_image_encoder(), points=_image_encoder())
+    model = self.model.clone(aggregate_cls=True, **towers, **heads)
+    variables = planted.variables(model, self.batch)
+    self.assertNotIn('batch_stats', variables)
+
+  def test_an_unknown_encoding_is_refused_at_construction(self):
+    with self.assertRaisesRegex(ValueError, "range_encoding is 'polar'"):
+      _lip_loc(range_encoding='polar')
+
+
+class ParameterCountTest(parameterized.TestCase):
+  # Features 256, tokens of width 96, demonstration settings.
+  COUNTS = {
+    # 16 x 96 to assign and to centre, 32 of the norm, 16 x 96 x 32 projected.
+    'netvlad': (dict(num_clusters=16, num_sectors=8), 52_256),
+    'gem': (dict(num_sectors=8), 96 * 32 + 1),
+    'mean': (dict(num_sectors=8, per_sector_head=True), 8 * 96 * 32),
+    # 96 x 32 and 32 x 32 with biases, 64 of the norm.
+    'projection': (dict(num_sectors=8), 97 * 32 + 33 * 32 + 64),
+  }
+  # Counted in the test of the module.
+  ELSEWHERE = {'vit', 'resnet', 'point_transformer'}
+
+  @parameterized.parameters(*COUNTS)
+  def test_aggregators_have_the_parameters_they_should(self, name):
+    fields, expected = self.COUNTS[name]
+    model = factory.AGGREGATORS[name](features=256, **fields)
+    tokens = aggregators.Tokens(
+      jnp.zeros((1, 5, 96)), jnp.zeros((1, 5)), jnp.ones((1, 5), bool)
+    )
+    bounds = (jnp.zeros(1), jnp.ones(1))
+    shapes = jax.eval_shape(model.init, KEY, tokens, jnp.ones((1, 5)), bounds)
+    count = sum(x.size for x in jax.tree.leaves(shapes))
+    self.assertEqual(count, expected)
+
+  def test_every_part_that_a_config_can_name_is_counted(self):
+    named = {
+      *factory.IMAGE_ENCODERS,
+      *factory.POINTS_ENCODERS,
+      *factory.AGGREGATORS,
+    }
+    self.assertEmpty(named.difference(self.COUNTS, self.ELSEWHERE))
+
+
+if __name__ == '__main__':
+  absltest.main()

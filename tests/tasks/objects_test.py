@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sequence is mapped, asked and shown, as a user does it."""
+
+import contextlib
+import io
+import json
+import pathlib
+import shutil
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from i2ploc import verbs
+from i2ploc.objects.map import landmarks
+from i2ploc.objects.map import setup
+from i2ploc.report import html
+from i2ploc.tasks import objects as objects_lib
+from input_pipeline.sources import drives
+from tests import configs_test
+from tests.objects import planted_objects
+from tests.objects import planted_sequence
+from tests.tasks import places_test
+
+
+def _config():
+  config = configs_test.load('clip_loc', 'data=tum_rgbd').unlock()
+  config.data.detections, config.data.lens = 'detections.npz', 'lens.yaml'
+  config.data.categories = ('mug', 'book', 'lamp')
+  config.map.update(calibrate=False, rounds=1)
+  config.evaluation.update(num_queries=8, num_examples=4)
+  return config.lock()
+
+
+def _run(verb, config, data, *args):
+  """A verb, silently; what it printed, by lines."""
+  with contextlib.redirect_stdout(io.StringIO()) as printed:
+    verbs.verb(config, verb)(config, data, *args)
+  return printed.getvalue().splitlines()
+
+
+class ObjectCommandsTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.root = pathlib.Path(tempfile.mkdtemp(prefix='objects_'))
+    scene = planted_objects.make_scene(num_frames=32, missed=0.1, false=0.05)
+    planted_sequence.write(cls.root / 'desk', scene)
+    cls.workdir, cls.config = str(cls.root / 'run'), _config()
+    cls.read = set()
+    recorder = places_test.Recorder(cls.config, cls.read)
+    cls.data = drives.open_source(cls.config, str(cls.root / 'desk'))
+    cls.printed = _run('index', recorder, cls.data, cls.workdir)
+    cls.printed += _run('evaluate', recorder, cls.data, cls.workdir)
+
+  @classmethod
+  def tearDownClass(cls):
+    shutil.rmtree(cls.root)
+    super().tearDownClass()
+
+  def _json(self, name):
+    return json.loads((pathlib.Path(self.workdir) / name).read_text())
+
+  def test_every_leaf_of_the_config_is_read(self):
+    leaves = set(configs_test.leaves(self.config))
+    leaves = {name for name in leaves if not name.startswith('data.')}
+    # `prompt` is for texts, which a CLIP would read.
+    self.assertEqual(leaves - self.read, {'name', 'prompt'})
+
+  def test_the_map_has_the_objects_by_name(self):
+    objects = landmarks.load_map(f'{self.workdir}/maps/desk.json')
+    self.assertEqual(objects.num_landmarks, 7)
+    self.assertEqual(set(objects.names()), {'mug', 'book', 'lamp'})
+    self.assertIn('desk: 7 landmarks from 16 images', self.printed[0])
+
+  def test_queries_are_found(self):
+    results = self._json('results.json')
+    self.assertEqual(results['test/desk/queries'], 8)
+    self.assertGreaterEqual(results['test/desk/success@0.2m'], 75)
+    self.assertLess(results['test/desk/median_metres'], 0.05)
+    self.assertTrue(any('success within' in line for line in self.printed))
+
+  def test_files_are_answered_with_the_pose_that_was_planted(self):
+    queries = sorted(pathlib.Path(self.workdir, 'queries').glob('*.png'))
+    self.assertLen(queries, 4)
+    pattern = f'{self.workdir}/queries/*.png'
+    lines = _run('localize', self.config, None, self.workdir, [pattern], ())
+    names = list(self.data.places()[0].queries.names)
+    near = 0
+    for line, path in zip(map(json.loads, lines), queries, strict=True):
+      true = self.data.places()[0].queries.position[names.index(path.name)]
+      if line['answers']:
+        answer = line['answers'][0]
+        self.assertEqual(answer['town'], 'desk')
+        matrix = np.array(answer['camera_from_map'])
+        center = -matrix[:3, :3].T @ matrix[:3, 3]
+        np.testing.assert_allclose(center, answer['position'], atol=1e-9)
+        near += np.linalg.norm(center - true) < 0.2
+    self.assertGreaterEqual(near, 2)
+
+  def test_the_report_shows_queries_failures_first(self):
+    page = pathlib.Path(html.write_report(self.workdir)).read_text()
+    self.assertIn('Where it was right', page)
+    self.assertIn('7 landmarks', page)
+    self.assertEqual(page.count('<article class="strip">'), 4)
+    badges = [part.split('"')[0] for part in page.split('class="badge ')[1:]]
+    self.assertEqual(badges, sorted(badges, reverse=True))
+    self.assertIn('data:image/jpeg', page)
+
+  def test_a_missing_map_is_named(self):
+    with self.assertRaisesRegex(FileNotFoundError, '--mode=index first'):
+      objects_lib.evaluate(self.config, self.data, str(self.root / 'new'))
+
+  def test_a_damaged_setup_is_named(self):
+    folder = self.root / 'damaged' / 'maps'
+    folder.mkdir(parents=True)
+    text = pathlib.Path(self.workdir, 'maps', 'setup.json').read_text()
+    (folder / 'setup.json').write_text(text[:100])
+    with self.assertRaisesRegex(ValueError, 'setup.json is damaged.*again'):
+      setup.load_setup(str(folder.parent))
+
+  def test_an_image_without_boxes_is_named(self):
+    path = self.root / 'alone' / 'a.png'
+    path.parent.mkdir()
+    image = next(pathlib.Path(self.workdir, 'queries').glob('*.png'))
+    shutil.copy(image, path)
+
+    def ask(query):
+      objects_lib.localize(self.config, None, self.workdir, [query], ())
+
+    with self.assertRaisesRegex(FileNotFoundError, r'a\.png: no boxes; put'):
+      ask(str(path))
+    shutil.copy(image.with_name('detections.npz'), path.parent)
+    with self.assertRaisesRegex(ValueError, r'does not name a\.png'):
+      ask(str(path))
+    with self.assertRaisesRegex(FileNotFoundError, 'no such image'):
+      ask(str(self.root / 'none.png'))
+    (path.parent / 'b.png').write_bytes(b'no image')
+    with self.assertRaisesRegex(ValueError, 'not a readable image'):
+      ask(str(path.parent / 'b.png'))
+
+  def test_a_method_that_needs_a_clip_says_so(self):
+    config = _config().unlock()
+    config.search.method = 'hybrid'
+    with self.assertRaisesRegex(ValueError, '--config.clip=PATH'):
+      objects_lib.index(config, self.data, str(self.root / 'other'))
+
+  def test_labels_that_are_not_there_are_named(self):
+    config = _config()
+    config.map.labelled = True
+    with self.assertRaisesRegex(ValueError, 'desk has no labelled landmarks'):
+      objects_lib.index(config, self.data, str(self.root / 'other'))
+
+  @parameterized.parameters('5', '0:x', '0::0', '90::')
+  def test_frames_that_are_none_are_named(self, frames):
+    config = _config()
+    config.data.queries = frames
+    data = drives.open_source(config, str(self.root / 'desk'))
+    with self.assertRaisesRegex(ValueError, f"data.queries='{frames}'"):
+      data.places()
+
+  def test_detections_of_another_sequence_are_named(self):
+    config = _config()
+    other = self.root / 'desk' / 'other.json'
+    other.write_text('[{"file_name": "x.png", "detections": []}]')
+    config.data.detections = 'other.json'
+    data = drives.open_source(config, str(self.root / 'desk'))
+    with self.assertRaisesRegex(ValueError, 'names none of the 32 images'):
+      objects_lib.index(config, data, str(self.root / 'other'))
+
+
+if __name__ == '__main__':
+  absltest.main()

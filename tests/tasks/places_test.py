@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The five verbs in a row on the tiny town, as a user runs them."""
+
+import contextlib
+import io
+import json
+import math
+import pathlib
+import shutil
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+import jax
+import ml_collections
+import numpy as np
+
+from benchmarks.parity_rows import saliency_i2ploc as released
+from configs import common
+from configs import saliency_i2ploc
+from configs import saliency_i2ploc_kitti360
+from i2ploc import files
+from i2ploc import verbs
+from i2ploc.report import html
+from i2ploc.retrieval import index as index_lib
+from i2ploc.tasks import places as places_lib
+from i2ploc.training import state as state_lib
+from input_pipeline.sources import drives
+from tests import configs_test
+from tests import shared
+
+
+class Recorder:
+  """Stands for a ConfigDict and remembers which leaves were read.
+
+  Writing the whole config down is not reading it; unpacking a sub-dict into a
+  signature is, because the signature refuses what it does not know.
+  """
+
+  def __init__(self, config, read, prefix=''):
+    self._config, self._read, self._prefix = config, read, prefix
+
+  def __getattr__(self, name):
+    return self[name]
+
+  def __getitem__(self, name):
+    value = self._config[name]
+    if isinstance(value, ml_collections.ConfigDict):
+      return Recorder(value, self._read, f'{self._prefix}{name}.')
+    self._read.add(self._prefix + name)
+    return value
+
+  def keys(self):
+    return self._config.keys()
+
+  def to_dict(self):
+    if self._prefix:
+      self._read.update(configs_test.leaves(self._config, self._prefix))
+    return self._config.to_dict()
+
+
+class CommandsTest(absltest.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.root = pathlib.Path(tempfile.mkdtemp())
+    cls.workdir = cls.root / 'run'
+    cls.config = common.smoke(saliency_i2ploc.get_config())
+    cls.read = set()
+    cls.recorder = Recorder(cls.config, cls.read)
+    data_dir = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
+    cls.data = drives.Source(data_dir=str(data_dir), **cls.recorder.data)
+    train = verbs.verb(cls.recorder, 'train')
+    train(cls.recorder, cls.data, cls.workdir)
+    places_lib.index(cls.recorder, cls.data, cls.workdir)
+    queries = sorted(map(str, (cls.workdir / 'queries').glob('*.png')))
+    with contextlib.redirect_stdout(io.StringIO()) as cls.printed:
+      places_lib.localize(cls.recorder, cls.data, cls.workdir, queries[:2], ())
+
+  @classmethod
+  def tearDownClass(cls):
+    shutil.rmtree(cls.root)
+    super().tearDownClass()
+
+  def test_every_leaf_of_the_config_is_read(self):
+    unread = set(configs_test.leaves(self.config)) - self.read
+    self.assertEmpty(unread)
+
+  def test_results_are_a_flat_dictionary_of_numbers(self):
+    results = json.loads((self.workdir / 'results.json').read_text())
+    for protocol in ('sync', 'cross', 'opposite'):
+      for name in (
+        f'test/{protocol}/image_to_points/recall@1_10m',
+        f'test/{protocol}/points_to_image/recall@1%_20m',
+        f'test/{protocol}/chance@1_10m',
+        f'test/{protocol}/answerable_5m',
+      ):
+        self.assertIn(name, results)
+        self.assertIsInstance(results[name], float)
+    for sensor in ('image', 'points'):
+      self.assertIn(f'test/saliency/{sensor}/moving_share', results)
+
+  def test_evaluating_again_gives_the_same_numbers(self):
+    before = json.loads((self.workdir / 'results.json').read_text())
+    self.assertEqual(
+      places_lib.evaluate(self.config, self.data, self.workdir), before
+    )
+
+  def test_answers_are_json_lines_with_ranked_poses(self):
+    lines = self.printed.getvalue().splitlines()
+    self.assertLen(lines, 2)
+    for line in lines:
+      answers = json.loads(line)['answers']
+      self.assertEqual([a['rank'] for a in answers], [1, 2, 3, 4, 5])
+      similarities = [a['similarity'] for a in answers]
+      self.assertEqual(similarities, sorted(similarities, reverse=True))
+      self.assertTrue(all(0 <= a['confidence'] <= 1 for a in answers))
+
+  def test_the_index_holds_each_scan_of_the_map_once_per_view(self):
+    with np.load(self.workdir / 'index.npz') as saved:
+      keys = saved['keys']
+    maps = [p.map_rows for p in self.data.split('test').protocols]
+    self.assertLen(set(keys.tolist()), len(np.unique(np.concatenate(maps))))
+    self.assertLen(keys, len(set(keys.tolist())) * 2)
+
+  def test_an_index_that_another_model_made_is_refused(self):
+    other = self.root / 'other'
+    towers = places_lib.Towers(self.config, self.data.image_size)
+    variables = dict(towers.init(jax.random.key(1)))
+    state = state_lib.init_state(
+      variables.pop('params'), variables, lambda _: (), jax.random.key(1)
+    )
+    checkpoints = files.open_checkpoints(self.config, other)
+    checkpoints.save_best(state, 1.0, {})
+    checkpoints.close()
+    shutil.copy(self.workdir / 'index.npz', other / 'index.npz')
+    with self.assertRaisesRegex(ValueError, 'another model|made by'):
+      places_lib.localize(self.config, self.data, other, ['query.png'], ())
+
+  def test_the_report_shows_the_run(self):
+    page = pathlib.Path(html.write_report(self.workdir)).read_text()
+    results = json.loads((self.workdir / 'results.json').read_text())
+    recall = results['test/cross/image_to_points/recall@1_10m']
+    self.assertIn(f'{recall:.1f}', page)
+    self.assertIn('data:image/', page)
+
+
+class PublishedTest(absltest.TestCase):
+  def test_the_weights_of_the_authors_stand_in_for_a_checkpoint(self):
+    path = shared.require('golden/saliency_full.safetensors')
+    golden = np.load(path.with_suffix('.npz'))
+    config = saliency_i2ploc_kitti360.get_config('released')
+    model = config.model
+    model.image.update(width=96, depth=3, num_heads=6)
+    model.points.update(
+      width=48, depth=3, num_groups=32, group_size=8, pointnet_features=64
+    )
+    model.aggregator.update(num_clusters=8, features=32)
+    # The reference was given images that had been normalised.
+    model.update(
+      num_points=512, image_mean=(0.0, 0.0, 0.0), image_std=(1.0, 1.0, 1.0)
+    )
+    config.data.image_size = released.SIZE
+    config.checkpoint = str(path)
+    data = mock.Mock(image_size=released.SIZE)
+    towers, restored = places_lib.restore(config, data, 'nowhere')
+    batch = released.stored_batch(golden)
+    for embed, name in (
+      (towers.image, 'img'),
+      (lambda *args: towers.points((0.0,))(*args)[:, 0], 'pts'),
+    ):
+      np.testing.assert_allclose(
+        embed(restored.value, batch), golden[f'eval_w/{name}_desc'], atol=1e-4
+      )
+
+  def test_a_published_file_that_is_not_there_is_named(self):
+    config = common.smoke(saliency_i2ploc.get_config())
+    config.checkpoint = 'nowhere.pth'
+    data = mock.Mock(image_size=tuple(config.data.image_size))
+    with self.assertRaisesRegex((ValueError, FileNotFoundError), 'nowhere.pth'):
+      places_lib.restore(config, data, 'nowhere')
+
+
+class PanoramaTest(absltest.TestCase):
+  def test_a_map_of_all_headings_tells_where_a_panorama_looks(self):
+    config = common.smoke(saliency_i2ploc.get_config('camera=panorama'))
+    config.data.validation, config.data.image_size = '', (32, 208)
+    config.index.views = tuple(i * math.pi / 26 for i in range(-25, 27))
+    workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    data_dir = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
+    data = drives.Source(data_dir=str(data_dir), **config.data)
+    places_lib.train(config, data, workdir)
+    places_lib.index(config, data, workdir)
+    queries = sorted(map(str, (workdir / 'queries').glob('*.png')))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+      places_lib.localize(config, data, workdir, queries[:1], ())
+    best = json.loads(printed.getvalue())['answers'][0]
+    found = index_lib.load_index(workdir / 'index.npz')
+    row = np.flatnonzero(found.keys == best['key'])[0]
+    ahead = math.atan2(found.poses[row, 1, 0], found.poses[row, 0, 0])
+    turned = (best['heading'] - ahead) / (math.pi / 26)
+    self.assertAlmostEqual(turned, round(turned), places=2)
+    # Views are one embedding turned, not embeddings of turned clouds.
+    towers, restored = places_lib.restore(config, data, workdir)
+    rows = data.split('test').protocols[0].map_rows[:1]
+    batch = next(data.split('test').batches(rows, ('points',), 1, True))
+    single = towers.points((0.0,))(restored.value, batch)[0, 0]
+    views = found.descriptors[found.keys == 0]
+    for yaw, view in zip(config.index.views, views, strict=True):
+      np.testing.assert_allclose(
+        towers.model.turn(single, yaw), view, atol=1e-5
+      )
+    with np.load(workdir / 'examples.npz') as saved:
+      # The scan is drawn all around, not only ahead.
+      quarters = np.split(saved['true_depth'][0] > 0, 4, axis=1)
+      self.assertGreater(min(quarter.mean() for quarter in quarters), 0.002)
+    page = pathlib.Path(html.write_report(workdir)).read_text()
+    self.assertIn('data:image/', page)
+
+  def test_views_between_sectors_fail_before_the_training(self):
+    config = common.smoke(saliency_i2ploc.get_config('camera=panorama'))
+    config.index.views = (0.0, 0.3)
+    with self.assertRaisesRegex(ValueError, 'turned by 0.3 radians.*52'):
+      places_lib.Towers(config, tuple(config.data.image_size))
+
+
+class OptionsTest(absltest.TestCase):
+  def test_the_options_of_training_work_together(self):
+    config = common.smoke(saliency_i2ploc.get_config('lidar=range'))
+    config.data.test = ''
+    config.model.dtype = 'bfloat16'
+    config.train.num_chunks = 2
+    config.loss.form = 'concatenated'
+    config.loss.relation_weights = (1.0, 2.0, 1.0)
+    data_dir = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
+    data = drives.Source(data_dir=str(data_dir), **config.data)
+    with tempfile.TemporaryDirectory() as workdir:
+      places_lib.train(config, data, workdir)
+      lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text()
+    trained = [json.loads(x) for x in lines.splitlines() if '"loss"' in x]
+    self.assertTrue(trained)
+    for line in trained:
+      self.assertTrue(np.isfinite(list(line.values())).all(), line)
+      self.assertLessEqual({'euclidean', 'angle', 'hyperbolic'}, set(line))
+
+
+if __name__ == '__main__':
+  absltest.main()
