@@ -34,12 +34,12 @@ import numpy as np
 # Run as a script, this folder is on the path and the checkout is not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from i2ploc import files
 from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import pose_statistics
 from i2ploc.evaluation import questions
 from i2ploc.evaluation import sequence_scores
 from i2ploc.evaluation import tables
-from i2ploc.retrieval import index
 from input_pipeline.readers import kitti_files
 
 # KITTI scans at 10 Hz; the pose files hold no times.
@@ -133,7 +133,7 @@ def write_random(
     for sensor in descriptor_files.SENSORS:
       random = rng.normal(size=(len(table), width)).astype(np.float32)
       arrays[sensor] = random / np.linalg.norm(random, axis=1, keepdims=True)
-    index.save_arrays(arrays, folder / f'{name}.npz')
+    files.save_arrays(folder / f'{name}.npz', arrays)
 
 
 def _announce(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from i2ploc import factory
+from i2ploc.errors import InputError
 from i2ploc.geometry import augmentation
 from i2ploc.geometry import cropping
 from i2ploc.models import clip
@@ -43,7 +44,7 @@ def make_clip(
     **fields: the other attributes of `Clip`.
 
   Raises:
-    ValueError: an unknown name or attribute.
+    InputError: an unknown name or attribute.
   """
   compute = dict(dtype=jnp.dtype(dtype))
   numbers = dict(
@@ -60,7 +61,7 @@ def make_clip(
       **fields,
     )
   except TypeError as error:
-    raise ValueError(f'model: {error}') from error
+    raise InputError(f'model: {error}') from error
 
 
 def make_embed(
@@ -138,7 +139,7 @@ def make_loss(*, name: str, **fields: Any) -> step_lib.Loss:
     `params, embeddings, batch -> loss, metrics`, see `step.make_train_step`.
 
   Raises:
-    ValueError: an unknown name, field, or value of a field.
+    InputError: an unknown name, field, or value of a field.
   """
   known = {name: factory.LOSSES[name] for name in LOSSES}
   tell_apart = factory.make(known, 'loss', {**fields, 'name': name})

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
 from i2ploc.geometry import augmentation
 from i2ploc.losses import contrastive
 from i2ploc.losses import metric
@@ -52,11 +53,11 @@ def make(table: Mapping[str, Callable], kind: str, fields: Fields) -> Any:
   fields = dict(fields)
   name = fields.pop('name')
   if name not in table:
-    raise ValueError(f'Unknown {kind} {name!r}; known: {sorted(table)}.')
+    raise InputError(f'Unknown {kind} {name!r}; known: {sorted(table)}.')
   try:
     return table[name](**fields)
   except TypeError as error:
-    raise ValueError(f'{kind} {name!r}: {error}') from error
+    raise InputError(f'{kind} {name!r}: {error}') from error
 
 
 def make_model(
@@ -79,7 +80,7 @@ def make_model(
     **fields: the other attributes of `TwoTower`.
 
   Raises:
-    ValueError: an unknown name or attribute.
+    InputError: an unknown name or attribute.
   """
   compute = dict(dtype=jnp.dtype(dtype))
   towers = dict(
@@ -116,11 +117,11 @@ def make_embed(
     `step.make_train_step`.
 
   Raises:
-    ValueError: a yaw that the images cannot be turned by.
+    InputError: a yaw that the images cannot be turned by.
   """
   limit = MAX_YAW[model.projection]
   if not 0.0 <= yaw <= limit:
-    raise ValueError(
+    raise InputError(
       f'yaw={yaw}: expected 0 to {limit:.3f} radians for {model.projection} '
       'images'
     )
@@ -205,7 +206,7 @@ class _Relations:
 
 def _check_tile(tile: int) -> None:
   if tile < 0:
-    raise ValueError(f'tile={tile}: expected rows, or 0 for all pairs at once')
+    raise InputError(f'tile={tile}: expected rows, or 0 for all pairs at once')
 
 
 def _info_nce(*, form: str, tile: int = 0) -> Callable:
@@ -217,7 +218,7 @@ def _info_nce(*, form: str, tile: int = 0) -> Callable:
   """
   _check_tile(tile)
   if tile and form != 'clip':
-    raise ValueError(f"tile={tile} with form={form!r}: expected form='clip'")
+    raise InputError(f"tile={tile} with form={form!r}: expected form='clip'")
 
   def loss(params, embeddings, relate, key):
     del key
@@ -238,7 +239,7 @@ def _sigmoid(*, tile: int = 0) -> Callable:
   def loss(params, embeddings, relate, key):
     del key
     if 'similarity_bias' not in params:
-      raise ValueError(
+      raise InputError(
         "loss 'sigmoid' learns a bias that the model lacks: set "
         'model.initial_bias, to -10.0 or about -log(batch size)'
       )
@@ -342,7 +343,7 @@ def make_loss(
     `params, embeddings, batch -> loss, metrics`, see `step.make_train_step`.
 
   Raises:
-    ValueError: an unknown name, field, or value of a field.
+    InputError: an unknown name, field, or value of a field.
   """
   tell_apart = make(LOSSES, 'loss', {**fields, 'name': name})
   euclidean, angle, hyperbolic = relation_weights

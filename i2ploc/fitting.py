@@ -4,13 +4,14 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import json
+import pathlib
 from typing import Any
 
 import jax
 
 from i2ploc import factory
 from i2ploc import files
+from i2ploc.training import checkpoint
 from i2ploc.training import loop
 from i2ploc.training import metric_writer
 from i2ploc.training import state as state_lib
@@ -40,9 +41,7 @@ def fit(
     evaluators: whose numbers choose the best checkpoint.
     id_keys: fields of a batch that say what it consists of.
   """
-  files.save_text(
-    workdir, 'config.json', json.dumps(config.to_dict(), indent=2)
-  )
+  files.save_json(pathlib.Path(workdir) / 'config.json', config.to_dict())
   state = {name: value for name, value in variables.items() if name != 'params'}
   params = variables['params']
   count = sum(x.size for x in jax.tree.leaves(params))
@@ -60,7 +59,7 @@ def fit(
   writer = metric_writer.MetricWriter(
     workdir, headline=('loss', 'recall_at_1', 'scale')
   )
-  checkpoints = files.open_checkpoints(config, workdir)
+  checkpoints = checkpoint.open_checkpoints(config, workdir)
   try:
     loop.train(
       state_lib.init_state(

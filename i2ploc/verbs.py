@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 
+from i2ploc.errors import InputError
 from i2ploc.tasks import captions
 from i2ploc.tasks import hypotheses
 from i2ploc.tasks import objects
@@ -25,12 +26,12 @@ def verb(config, name: str) -> Callable[..., None]:
     name: of VERBS.
 
   Raises:
-    ValueError: an unknown task, or one without this verb.
+    InputError: an unknown task, or one without this verb.
   """
   if config.task not in TASKS:
-    raise ValueError(f'Unknown task {config.task!r}; known: {sorted(TASKS)}.')
+    raise InputError(f'Unknown task {config.task!r}; known: {sorted(TASKS)}.')
   module = TASKS[config.task]
   if not hasattr(module, name):
     known = [verb for verb in VERBS if hasattr(module, verb)]
-    raise ValueError(f'{config.name} has no {name!r}; it has {known}.')
+    raise InputError(f'{config.name} has no {name!r}; it has {known}.')
   return getattr(module, name)

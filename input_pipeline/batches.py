@@ -11,6 +11,7 @@ import pathlib
 import grain
 import numpy as np
 
+from i2ploc.errors import InputError
 from input_pipeline import pairing
 from input_pipeline import readings as readings_lib
 from input_pipeline import schema
@@ -47,14 +48,14 @@ def load(
     **options: passed to the dataset's own `load`, such as `size`.
 
   Raises:
-    ValueError: for an unknown name, or a dataset without frames.
+    InputError: for an unknown name, or a dataset without frames.
   """
   known = sorted([*_READERS, 'synthetic_city'])
   if name not in known:
-    raise ValueError(f'Unknown dataset {name!r}; known: {known}.')
+    raise InputError(f'Unknown dataset {name!r}; known: {known}.')
   if name == 'synthetic_city':
     if packed:
-      raise ValueError(
+      raise InputError(
         f'packed={packed!r} is for recorded data; synthetic_city is generated '
         'in data_dir.'
       )
@@ -145,19 +146,19 @@ def train_batches(
     numpy with leading axis B; with `get_state` and `set_state`.
 
   Raises:
-    ValueError: if an argument is out of range or the dataset has fewer pairs
+    InputError: if an argument is out of range or the dataset has fewer pairs
       than a batch.
   """
   readings = readings_lib.Readings(dataset, image_size, num_points, frustum)
   if not 0.0 <= cross_drive <= 1.0:
-    raise ValueError(f'cross_drive is a probability, not {cross_drive}.')
+    raise InputError(f'cross_drive is a probability, not {cross_drive}.')
   if town_run < 1:
-    raise ValueError(f'town_run is a number of images, not {town_run}.')
+    raise InputError(f'town_run is a number of images, not {town_run}.')
   if max_offset < 0:
-    raise ValueError(f'max_offset is in metres, >= 0, not {max_offset}.')
+    raise InputError(f'max_offset is in metres, >= 0, not {max_offset}.')
   pairs = pairing.training_pairs(dataset.frames, max_offset)
   if not 1 <= batch_size <= len(pairs.anchors):
-    raise ValueError(
+    raise InputError(
       f'batch_size={batch_size}, but {dataset.name} has {len(pairs.anchors)} '
       'images with a scan near: choose a batch between 1 and that.'
     )
@@ -215,16 +216,16 @@ def read_batches(
     False for padding (which repeats the last row).
 
   Raises:
-    ValueError: if there is nothing to read, or an argument is out of range.
+    InputError: if there is nothing to read, or an argument is out of range.
   """
   rows = np.asarray(rows, np.int64)
   unknown = set(what) - {'image', 'points', 'labels'}
   if unknown or not set(what) & {'image', 'points'}:
-    raise ValueError(
+    raise InputError(
       f"what={what}: expected 'image', 'points' or both, and 'labels'."
     )
   if batch_size < 1 or not len(rows):
-    raise ValueError(
+    raise InputError(
       f'Nothing to read: batch_size={batch_size}, {len(rows)} rows.'
     )
   readings = readings_lib.Readings(

@@ -41,6 +41,8 @@ from PIL import Image
 import tensorflow_datasets as tfds
 import tqdm
 
+from i2ploc import files
+from i2ploc.errors import InputError
 from input_pipeline import schema
 
 # Half a unit is a tenth of the LiDAR's noise; 131 m fit into 16 bits.
@@ -118,8 +120,8 @@ def load(
     **options: of the reader.
 
   Raises:
-    FileNotFoundError: the raw folders lack something.
-    ValueError: a file does not hold what it should; the message names it.
+    MissingFileError: the raw folders lack something.
+    InputError: a file does not hold what it should; the message names it.
   """
   root, packed = pathlib.Path(root), pathlib.Path(packed).expanduser()
   own = directory(packed, name, split, _content(reader, written, options))
@@ -192,12 +194,7 @@ def _pack(own: pathlib.Path, dataset: schema.Dataset, root) -> None:
   }
   if dataset.queries is not None:
     columns['queries'] = dataset.queries
-  temporary = own / 'frames.npz.tmp'
-  with temporary.open('wb') as file:
-    np.savez(file, **columns)
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(own / 'frames.npz')
+  files.save_arrays(own / 'frames.npz', columns)
 
 
 def _units(frames: schema.FrameTable) -> dict[str, np.ndarray]:
@@ -255,7 +252,7 @@ def _open(own: pathlib.Path, name: str, root: pathlib.Path) -> schema.Dataset:
     with np.load(own / 'frames.npz') as archive:
       columns = {key: archive[key] for key in archive.files}
   except Exception as error:
-    raise ValueError(
+    raise InputError(
       f'{own / "frames.npz"} is damaged ({error}). Delete it; what is packed '
       'is kept.'
     ) from error
@@ -283,7 +280,7 @@ def _source(own: pathlib.Path, units: list[str]):
     builder = tfds.builder_from_directories(folders)
     return builder.as_data_source('frames')
   except Exception as error:
-    raise ValueError(
+    raise InputError(
       f'{own}: what is packed does not open ({error}). Delete the folder to '
       'pack it anew.'
     ) from error
@@ -301,27 +298,27 @@ class Reader:
     """Reads a row; see `schema.Dataset`.
 
     Raises:
-      ValueError: the frame has no such sensor, or what is packed is damaged.
+      InputError: the frame has no such sensor, or what is packed is damaged.
     """
     frames, row = self._frames, int(row)
     name = f'drive {frames.drive[row]}, frame {frames.frame[row]}'
     if unknown := sorted(set(what) - set(SENSORS)):
-      raise ValueError(f'Asked for {unknown}; packed are {list(SENSORS)}.')
+      raise InputError(f'Asked for {unknown}; packed are {list(SENSORS)}.')
     try:
       record = self._source[row]
       reading = dict(decode(record, what))
     except Exception as error:
-      raise ValueError(
+      raise InputError(
         f'{name}: what is packed does not decode ({error}). Delete {self._own} '
         'to pack it anew.'
       ) from error
     if int(record['frame']) != frames.frame[row]:
-      raise ValueError(
+      raise InputError(
         f'{name}: found frame {record["frame"]} packed in its place. Delete '
         f'{self._own} to pack it anew.'
       )
     if missing := [sensor for sensor in what if sensor not in reading]:
-      raise ValueError(
+      raise InputError(
         f'{name} has no {missing}; select rows by has_image and has_points.'
       )
     return reading

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from input_pipeline import schema
 
 # The widest difference of heading between two readings that may be a training
@@ -222,7 +223,7 @@ def protocols(dataset: schema.Dataset) -> list[Protocol]:
   consecutive frames are consecutive rows (their `frame` differs by one).
 
   Raises:
-    ValueError: if a town's first drive has no scan to make a map of.
+    InputError: if a town's first drive has no scan to make a map of.
   """
   frames = dataset.frames
   asks = answers = np.ones(len(frames.town), bool)
@@ -235,7 +236,7 @@ def protocols(dataset: schema.Dataset) -> list[Protocol]:
     in_map = here & (frames.drive == drives[0])
     map_rows = np.flatnonzero(in_map & answers & frames.has_points)
     if not len(map_rows):
-      raise ValueError(
+      raise InputError(
         f'{dataset.name}: drive {drives[0]!r} is the map of town {town!r} but '
         'none of its frames has a scan. Put a drive with scans first.'
       )

@@ -19,6 +19,7 @@ import weakref
 import numpy as np
 from PIL import Image
 
+from i2ploc.errors import InputError
 from i2ploc.geometry import camera
 from input_pipeline import pairing
 from input_pipeline import schema
@@ -67,7 +68,7 @@ _MEMORIES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def check_not_empty(dataset: schema.Dataset) -> None:
   """Raises a ValueError that names a dataset without frames."""
   if not len(dataset.frames.town):
-    raise ValueError(
+    raise InputError(
       f'{dataset.name} has no frames. Check the split and the data directory.'
     )
 
@@ -95,9 +96,9 @@ class Readings:
   ):
     check_not_empty(dataset)
     if num_points < 1:
-      raise ValueError(f'num_points must be at least 1, not {num_points}.')
+      raise InputError(f'num_points must be at least 1, not {num_points}.')
     if len(image_size) != 2 or min(image_size) < 1:
-      raise ValueError(
+      raise InputError(
         f'image_size must be (height, width) in pixels, not {image_size}.'
       )
     self._dataset = dataset
@@ -152,7 +153,7 @@ class Readings:
     reading, size = self._read(row, 'image'), self._form.image_size
     image = np.asarray(reading['image'])
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-      raise ValueError(
+      raise InputError(
         f'{_name(self._dataset.frames, row)}: expected an image uint8 '
         f'[H, W, 3], found {image.dtype} {list(image.shape)}.'
       )
@@ -175,7 +176,7 @@ class Readings:
     points = np.asarray(reading['points'], np.float32)
     bad = np.count_nonzero(~np.isfinite(points).all(1))
     if bad:
-      raise ValueError(
+      raise InputError(
         f'{_name(self._dataset.frames, row)}: {bad} of {len(points)} points '
         'are not finite. Repair or remove the scan.'
       )

@@ -47,7 +47,13 @@ MAY_IMPORT = {
     'i2ploc.localization',
   ),
   'i2ploc.factory': (*_MEASURES, 'i2ploc.training'),
-  'i2ploc.tasks': (*_MEASURES, 'i2ploc.training', 'i2ploc.factory'),
+  'i2ploc.tasks': (
+    *_MEASURES,
+    'i2ploc.training',
+    'i2ploc.factory',
+    'i2ploc.caption_factory',
+    'i2ploc.fitting',
+  ),
   'i2ploc.verbs': (
     'i2ploc.tasks',
     'i2ploc.files',

@@ -26,14 +26,14 @@ import os
 import pathlib
 from typing import Any
 from typing import NamedTuple
-import zipfile
-import zlib
 
 import numpy as np
 
+from i2ploc import files
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from i2ploc.evaluation import metrics
 from i2ploc.evaluation import questions
-from i2ploc.retrieval import index as index_lib
 
 SENSORS = ('image', 'points')
 COLUMNS = ('frame', 'pose', 'position', 'time')
@@ -97,20 +97,20 @@ def load_descriptors(
     The recordings by name, their rows in the order of frames.
 
   Raises:
-    FileNotFoundError: there is no such folder, or no npz in it.
-    ValueError: a file does not hold what it should; the message names it.
+    MissingFileError: there is no such folder, or no npz in it.
+    InputError: a file does not hold what it should; the message names it.
   """
   folder = pathlib.Path(folder)
   paths = sorted(folder.glob('*.npz'))
   if not paths:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{folder}: no SEQUENCE.npz there; write one file per drive.'
     )
   for path in paths:
     try:
       yield _recording(path, poses, axes, similarity, rate)
     except ValueError as error:
-      raise ValueError(f'{path}: {error}') from None
+      raise InputError(f'{path}: {error}') from None
 
 
 def save_descriptors(
@@ -144,7 +144,7 @@ def save_descriptors(
         arrays[f'{sensor}_time'] = frames.timestamp[rows[inside]]
     if all(sensor in arrays for sensor in SENSORS):
       name = str(drive).replace('/', '_')
-      index_lib.save_arrays(arrays, pathlib.Path(folder) / f'{name}.npz')
+      files.save_arrays(pathlib.Path(folder) / f'{name}.npz', arrays)
     else:
       left_out.append(str(drive))
   return left_out
@@ -161,7 +161,7 @@ def _recording(
   name = path.stem
   if poses is not None:
     if name not in poses:
-      raise ValueError(f'no poses of {name!r}; there are {sorted(poses)}.')
+      raise InputError(f'no poses of {name!r}; there are {sorted(poses)}.')
     arrays = {
       key: value
       for key, value in arrays.items()
@@ -173,7 +173,7 @@ def _recording(
   descriptors = {sensor: _descriptors(arrays, sensor) for sensor in SENSORS}
   widths = [x.shape[-1] for x in descriptors.values()]
   if widths[0] != widths[1]:
-    raise ValueError(
+    raise InputError(
       f'image descriptors have {widths[0]} numbers, points {widths[1]}: they'
       ' cannot be compared.'
     )
@@ -190,26 +190,11 @@ def _recording(
 
 
 def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = dict(file)
-  except (
-    AttributeError,  # np.load returns a bare array for an npy file
-    EOFError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as error:
-    raise ValueError(
-      f'truncated, or not an npz of plain arrays ({type(error).__name__}:'
-      f' {error}).'
-    ) from None
+  arrays = files.load_arrays(path, 'write it again, with plain arrays')
   if unknown := sorted(set(arrays) - set(KEYS)):
-    raise ValueError(f'unknown keys {unknown}; expected some of {KEYS}.')
+    raise InputError(f'unknown keys {unknown}; expected some of {KEYS}.')
   if missing := [sensor for sensor in SENSORS if sensor not in arrays]:
-    raise ValueError(f'lacks {missing}; both sensors are needed.')
+    raise InputError(f'lacks {missing}; both sensors are needed.')
   return arrays
 
 
@@ -221,20 +206,20 @@ def _setting(
 ) -> str:
   found = str(arrays.get(key, default))
   if not found:
-    raise ValueError(
+    raise InputError(
       f'does not say its {key!r}; store one of {allowed} in it or give --{key}.'
     )
   if found not in allowed:
-    raise ValueError(f'{key} is {found!r}; expected one of {allowed}.')
+    raise InputError(f'{key} is {found!r}; expected one of {allowed}.')
   if default and found != default:
-    raise ValueError(f'{key} is {found!r} in the file, but {default!r} asked.')
+    raise InputError(f'{key} is {found!r} in the file, but {default!r} asked.')
   return found
 
 
 def _descriptors(arrays: dict[str, np.ndarray], sensor: str) -> np.ndarray:
   found = arrays[sensor]
   if found.ndim not in (2, 3) or 0 in found.shape:
-    raise ValueError(
+    raise InputError(
       f'{sensor} has shape {found.shape}; expected [N, D] or [N, V, D] with'
       ' at least one descriptor.'
     )
@@ -245,11 +230,11 @@ def _descriptors(arrays: dict[str, np.ndarray], sensor: str) -> np.ndarray:
 def _numbers(name: str, values: np.ndarray) -> np.ndarray:
   """Finite numbers along the first axis, or an error that names the rows."""
   if values.dtype.kind not in 'fiu':
-    raise ValueError(f'{name}: {values.dtype}; expected numbers.')
+    raise InputError(f'{name}: {values.dtype}; expected numbers.')
   finite = np.isfinite(values).reshape(len(values), -1).all(1)
   if not finite.all():
     rows = np.flatnonzero(~finite)
-    raise ValueError(
+    raise InputError(
       f'{name}: {len(rows)} rows are not finite, first {rows[:5].tolist()}.'
     )
   return values
@@ -260,7 +245,7 @@ def _column(
 ) -> np.ndarray:
   found = arrays[key]
   if found.shape != shape:
-    raise ValueError(
+    raise InputError(
       f'{key} has shape {found.shape}; expected {shape}, a row per descriptor.'
     )
   return _numbers(key, found)
@@ -273,7 +258,7 @@ def _frames(
   if key not in arrays:
     numbered = [name for name in SENSORS if f'{name}_frame' in arrays]
     if numbered or len(set(counts.values())) > 1:
-      raise ValueError(
+      raise InputError(
         f'lacks {key} with {counts} descriptors: which readings were taken'
         ' together? Rows are frames only if both sensors have all of them.'
       )
@@ -281,10 +266,10 @@ def _frames(
   found = _column(arrays, key, (counts[sensor],))
   frames = found.astype(np.int64)
   if (frames != found).any() or (frames < 0).any():
-    raise ValueError(f'{key} holds something else than whole numbers from 0.')
+    raise InputError(f'{key} holds something else than whole numbers from 0.')
   values, times = np.unique(frames, return_counts=True)
   if (times > 1).any():
-    raise ValueError(
+    raise InputError(
       f'{key} holds {values[times > 1][:5].tolist()} more than once; several'
       f' descriptors of a reading are views: {sensor} [N, V, D].'
     )
@@ -300,12 +285,12 @@ def _poses(
   """Poses [N, 4, 4], or positions [N, 3], of the rows of a file."""
   if table is not None:
     if frames.max() >= len(table):
-      raise ValueError(
+      raise InputError(
         f'{sensor} has frames up to {frames.max()}, the pose file'
         f' {len(table)} rows; are the rows of the descriptors the frames?'
       )
     if f'{sensor}_frame' not in arrays and len(frames) != len(table):
-      raise ValueError(
+      raise InputError(
         f'{len(frames)} {sensor} descriptors without {sensor}_frame, but'
         f' {len(table)} poses: store the frame numbers.'
       )
@@ -313,7 +298,7 @@ def _poses(
   keys = [f'{sensor}_pose', f'{sensor}_position']
   given = [key for key in keys if key in arrays]
   if len(given) != 1:
-    raise ValueError(
+    raise InputError(
       f'holds {given or "neither"} of {keys}; store one of them, or give'
       ' --poses.'
     )
@@ -325,7 +310,7 @@ def _poses(
   error = np.maximum(error, np.abs(poses[:, 3] - [0, 0, 0, 1]).max(1))
   if (error > RIGID_TOLERANCE).any():
     rows = np.flatnonzero(error > RIGID_TOLERANCE)
-    raise ValueError(
+    raise InputError(
       f'{given[0]} is no rigid transform in {len(rows)} rows, first'
       f' {rows[:5].tolist()}.'
     )
@@ -356,6 +341,6 @@ def _check_times(sensor: str, track: questions.Track) -> None:
     return
   back = np.flatnonzero(np.diff(track.times) < 0)
   if len(back):
-    raise ValueError(
+    raise InputError(
       f'{sensor}_time goes back after frame {track.frames[back[0]]}.'
     )

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc import files
 from i2ploc.evaluation import predictions as predictions_lib
 from i2ploc.geometry import camera
 from i2ploc.geometry import panorama
 from i2ploc.geometry import rigid
-from i2ploc.retrieval import index as index_lib
 
 Batch = dict[str, np.ndarray]
 NUM_LABELLED = 128
@@ -203,7 +203,7 @@ def save_examples(
     for name, value in example.items():
       columns.setdefault(name, []).append(value)
   stacked = {name: np.stack(values) for name, values in columns.items()}
-  index_lib.save_arrays(stacked, path)
+  files.save_arrays(path, stacked)
 
 
 def _example(split, describe, record, query, projection, radius):

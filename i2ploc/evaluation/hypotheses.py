@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc import compilation
+from i2ploc.errors import InputError
 from i2ploc.evaluation import planted_problems
 from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
@@ -148,9 +149,9 @@ def _identity(row):
 
 def _sampler(method, sample_size):
   if method.sampler not in SAMPLERS:
-    raise ValueError(f'unknown sampler {method.sampler!r}; known: {SAMPLERS}')
+    raise InputError(f'unknown sampler {method.sampler!r}; known: {SAMPLERS}')
   if method.num_data < sample_size:
-    raise ValueError(
+    raise InputError(
       f'num_data={method.num_data}, but a sample holds {sample_size}'
     )
   if method.sampler == 'uniform':
@@ -208,7 +209,7 @@ def rows(
     `milliseconds` per problem and `compile_seconds`, once per method.
 
   Raises:
-    ValueError: unknown names, or what cannot be sampled.
+    InputError: unknown names, or what cannot be sampled.
   """
   known = {_identity(row): row for row in saved}
   # What is wrong with the last method shall not come out after an hour.
@@ -244,9 +245,9 @@ def rows(
 def _check(grid, trials):
   for name, values in grid._asdict().items():
     if not len(values):
-      raise ValueError(f'grid.{name} is empty: give at least one value')
+      raise InputError(f'grid.{name} is empty: give at least one value')
   if min(grid.budget) < 1 or trials.num_problems < 1 or trials.threshold <= 0:
-    raise ValueError(
+    raise InputError(
       f'budget={min(grid.budget)}, num_problems={trials.num_problems} and '
       f'threshold={trials.threshold:g} must be positive'
     )

@@ -16,6 +16,8 @@ Conventions, stated once:
 
 import numpy as np
 
+from i2ploc.errors import InputError
+
 SIMILARITIES = ('dot', 'euclidean')
 # Rows of float64 similarities at a time: 9 MB against 4,541 places.
 ROWS = 256
@@ -39,10 +41,10 @@ def similarities(
     float32 [Q, M], larger is more similar.
 
   Raises:
-    ValueError: an unknown kind.
+    InputError: an unknown kind.
   """
   if kind not in SIMILARITIES:
-    raise ValueError(f'Unknown similarity {kind!r}; expected {SIMILARITIES}.')
+    raise InputError(f'Unknown similarity {kind!r}; expected {SIMILARITIES}.')
   queries = np.moveaxis(np.asarray(queries, np.float64), 1, 0)
   places = np.moveaxis(np.asarray(places, np.float64), 1, 0)
   best = np.full((queries.shape[1], places.shape[1]), -np.inf, np.float32)
@@ -106,10 +108,10 @@ def allowed_candidates(
     bool [Q, M].
 
   Raises:
-    ValueError: `exclude_within` without `exclude_self`, or negative.
+    InputError: `exclude_within` without `exclude_self`, or negative.
   """
   if exclude_within < 0 or (exclude_within > 0 and not exclude_self):
-    raise ValueError(
+    raise InputError(
       f'exclude_within={exclude_within} with exclude_self={exclude_self}:'
       ' neighbours in time are excluded only together with the query itself.'
     )
@@ -136,13 +138,13 @@ def pessimistic_ranks(
     candidate is a positive.
 
   Raises:
-    ValueError: similarities that are not finite (a NaN would compare as
+    InputError: similarities that are not finite (a NaN would compare as
       smaller than every positive, that is, flatter the model).
   """
   similarities = np.asarray(similarities)
   if not np.isfinite(similarities).all():
     rows = np.flatnonzero(~np.isfinite(similarities).all(1))
-    raise ValueError(
+    raise InputError(
       f'Similarities of {len(rows)} queries are not finite, first queries'
       f' {rows[:5].tolist()}; the model gives broken descriptors.'
     )

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from scipy.spatial import transform
 
+from i2ploc.errors import InputError
 from i2ploc.evaluation import model_errors
 from i2ploc.geometry import alignment as alignment_lib
 from i2ploc.geometry import rigid
@@ -119,10 +120,10 @@ def plant(
     seed: of all of them.
 
   Raises:
-    ValueError: a share or a noise that cannot be.
+    InputError: a share or a noise that cannot be.
   """
   if not 0 <= outliers <= 1 or noise < 0:
-    raise ValueError(
+    raise InputError(
       f'outliers={outliers} is no share of the data, or noise={noise} no '
       'deviation'
     )
@@ -283,10 +284,10 @@ def kind_of(name: str) -> Kind:
   """The sort of problem that goes by a name.
 
   Raises:
-    ValueError: an unknown name.
+    InputError: an unknown name.
   """
   if name not in KINDS:
-    raise ValueError(f'unknown problem {name!r}; known: {sorted(KINDS)}')
+    raise InputError(f'unknown problem {name!r}; known: {sorted(KINDS)}')
   return KINDS[name]
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc import files
 from i2ploc.evaluation import protocols
-from i2ploc.retrieval import index as index_lib
 
 NUM_RANKED = 20
 
@@ -52,7 +52,7 @@ def save_predictions(
     for name, record in predictions.items()
     for field, value in record._asdict().items()
   }
-  index_lib.save_arrays(arrays, path)
+  files.save_arrays(path, arrays)
 
 
 def rank_answers(

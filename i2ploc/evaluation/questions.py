@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.evaluation import metrics
 
 DIRECTIONS = ('image_to_points', 'points_to_image')
@@ -206,15 +207,15 @@ def question_from_tracks(
   """Queries and database of a protocol in one of `DIRECTIONS`.
 
   Raises:
-    ValueError: an unknown direction, tracks in different axes, a protocol
+    InputError: an unknown direction, tracks in different axes, a protocol
       that needs times and has none, or no query or no place left.
   """
   if direction not in DIRECTIONS:
-    raise ValueError(f'Unknown direction {direction!r}; one of {DIRECTIONS}.')
+    raise InputError(f'Unknown direction {direction!r}; one of {DIRECTIONS}.')
   if image.axes != points.axes:
-    raise ValueError(f'Axes differ: {image.axes!r} and {points.axes!r}.')
+    raise InputError(f'Axes differ: {image.axes!r} and {points.axes!r}.')
   if protocol.exclude_recent and (image.times is None or points.times is None):
-    raise ValueError(
+    raise InputError(
       f'{protocol.name} excludes the last {protocol.exclude_recent:g} s, but'
       ' the frames have no times; store image_time and points_time, or give'
       ' the frame rate (--rate=10 for KITTI).'
@@ -230,7 +231,7 @@ def question_from_tracks(
     answers = ~np.isin(places.frames, chosen)
   query_rows, place_rows = np.flatnonzero(asks), np.flatnonzero(answers)
   if not len(query_rows) or not len(place_rows):
-    raise ValueError(
+    raise InputError(
       f'{protocol.name}: {len(query_rows)} queries and {len(place_rows)}'
       ' places; it needs both.'
     )

@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.evaluation import metrics
 from i2ploc.evaluation import predictions
 from i2ploc.evaluation import protocols
@@ -58,7 +59,7 @@ class _Side(NamedTuple):
   ) -> np.ndarray:
     missing = rows[self.slot[rows] < 0]
     if len(missing):
-      raise ValueError(
+      raise InputError(
         f'The {self.name} of {len(missing)} rows were in no batch, first rows'
         f' {missing[:5].tolist()}; read all of `rows_to_embed`.'
       )
@@ -125,22 +126,22 @@ class RetrievalEvaluator:
       exclude_within: seconds.
 
     Raises:
-      ValueError: if there is no protocol, one comes twice, or one has no
+      InputError: if there is no protocol, one comes twice, or one has no
         queries or no map.
     """
     if not questions:
-      raise ValueError(f'{split}: no protocol to evaluate.')
+      raise InputError(f'{split}: no protocol to evaluate.')
     seen = set()
     for protocol in questions:
       if (protocol.name, protocol.town) in seen:
-        raise ValueError(
+        raise InputError(
           f'{split}/{protocol.name}/{protocol.town} comes twice; pool its'
           ' queries into one protocol.'
         )
       seen.add((protocol.name, protocol.town))
       sizes = len(protocol.query_rows), len(protocol.map_rows)
       if 0 in sizes:
-        raise ValueError(
+        raise InputError(
           f'{split}/{protocol.name}/{protocol.town} has {sizes[0]} queries and'
           f' {sizes[1]} map readings; it needs both.'
         )
@@ -166,7 +167,7 @@ class RetrievalEvaluator:
     """Embeds every reading once and yields (name, value).
 
     Raises:
-      ValueError: descriptors that are not finite, or rows that no batch held.
+      InputError: descriptors that are not finite, or rows that no batch held.
     """
     frames = self._frames
     image = _embed_all(
@@ -251,7 +252,7 @@ def _embed_all(
       descriptors = descriptors[:, None]
     finite = np.isfinite(descriptors).all((1, 2))
     if not finite.all():
-      raise ValueError(
+      raise InputError(
         f'The {name} descriptors of rows {rows[~finite][:5].tolist()} are not'
         ' finite: the model diverged or the readings are broken.'
       )
@@ -259,7 +260,7 @@ def _embed_all(
     count += len(rows)
     parts.append(descriptors)
   if not count:
-    raise ValueError(f'No {name} to embed: the batches are empty.')
+    raise InputError(f'No {name} to embed: the batches are empty.')
   return _Side(name, np.concatenate(parts), slot, np.asarray(has, bool))
 
 

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import metrics
 from i2ploc.evaluation import questions
@@ -73,7 +74,7 @@ def score(
     protocols: what to ask.
 
   Raises:
-    ValueError: a bad recording, or one that a protocol cannot ask; two drives
+    InputError: a bad recording, or one that a protocol cannot ask; two drives
       of one name.
   """
   outcomes: dict[tuple[str, str], dict[str, Outcome]] = {}
@@ -82,7 +83,7 @@ def score(
       for direction in questions.DIRECTIONS:
         drives = outcomes.setdefault((protocol.name, direction), {})
         if recording.name in drives or recording.name == ALL:
-          raise ValueError(f'The name {recording.name!r} is taken; rename it.')
+          raise InputError(f'The name {recording.name!r} is taken; rename it.')
         drives[recording.name] = ask(protocol, recording, direction)
   results: dict[str, float] = {}
   for protocol in protocols:
@@ -105,7 +106,7 @@ def ask(
   """Answers of one drive, block by block: no Q x M array exists.
 
   Raises:
-    ValueError: see `sequence_protocols.question_from_tracks`.
+    InputError: see `sequence_protocols.question_from_tracks`.
   """
   image, points = recording.image, recording.points
   try:
@@ -113,7 +114,7 @@ def ask(
       protocol, image.track, points.track, direction
     )
   except ValueError as error:
-    raise ValueError(f'{recording.name}: {error}') from None
+    raise InputError(f'{recording.name}: {error}') from None
   asking, answering = (
     (image, points) if direction == 'image_to_points' else (points, image)
   )

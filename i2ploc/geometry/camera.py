@@ -13,6 +13,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
+
 # Nearer points are treated as behind the camera: no sensor here sees them, and
 # the division stays finite.
 MIN_DEPTH = 0.1
@@ -64,7 +66,7 @@ def azimuth(points: jax.Array) -> jax.Array:
 def check_projection(projection: str) -> None:
   """Raises ValueError unless it is one of `PROJECTIONS`."""
   if projection not in PROJECTIONS:
-    raise ValueError(f'unknown projection {projection!r}; known: {PROJECTIONS}')
+    raise InputError(f'unknown projection {projection!r}; known: {PROJECTIONS}')
 
 
 def _azimuth_of_column(

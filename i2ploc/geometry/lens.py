@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
+
 MODELS = ('pinhole', 'opencv', 'equirectangular')
 # Newton's method doubles the digits; the strongest lens here needs six.
 _NUM_ITERATIONS = 12
@@ -50,22 +52,22 @@ class Lens(NamedTuple):
 def check_lens(lens: Lens) -> None:
   """Raises ValueError for a lens that cannot be."""
   if lens.model not in MODELS:
-    raise ValueError(f'unknown camera model {lens.model!r}; known: {MODELS}')
+    raise InputError(f'unknown camera model {lens.model!r}; known: {MODELS}')
   matrix = np.asarray(lens.intrinsics)
   if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
-    raise ValueError(f'intrinsics must be finite [3, 3], not {matrix.tolist()}')
+    raise InputError(f'intrinsics must be finite [3, 3], not {matrix.tolist()}')
   if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
-    raise ValueError(
+    raise InputError(
       f'focal lengths {matrix[0, 0]:g} and {matrix[1, 1]:g} must be positive'
     )
   count = np.size(lens.distortion)
   if count not in _NUM_COEFFICIENTS:
-    raise ValueError(
+    raise InputError(
       f'{count} distortion coefficients; known: {_NUM_COEFFICIENTS}, in the '
       'order k1 k2 p1 p2 k3 k4 k5 k6'
     )
   if count and lens.model != 'opencv':
-    raise ValueError(
+    raise InputError(
       f"distortion goes with the model 'opencv', not with {lens.model!r}"
     )
 
@@ -121,7 +123,7 @@ def _angles_or_plane(lens, pixels):
   check_lens(lens)
   pixels = np.asarray(pixels, np.float64)
   if pixels.ndim != 2 or pixels.shape[1] != 2:
-    raise ValueError(f'pixels must be [N, 2], not {list(pixels.shape)}')
+    raise InputError(f'pixels must be [N, 2], not {list(pixels.shape)}')
   matrix = np.asarray(lens.intrinsics, np.float64)
   valid = np.isfinite(pixels).all(axis=-1)
   found = np.where(valid[:, None], pixels, matrix[:2, 2]) - matrix[:2, 2]
@@ -144,12 +146,12 @@ def plane_from_pixels(
     valid: [N] bool; False for those, and for pixels that are not finite.
 
   Raises:
-    ValueError: an impossible lens, one that looks all around, or pixels of
+    InputError: an impossible lens, one that looks all around, or pixels of
       another shape.
   """
   plane, valid = _angles_or_plane(lens, pixels)
   if lens.model == 'equirectangular':
-    raise ValueError('an equirectangular camera has no plane ahead of it')
+    raise InputError('an equirectangular camera has no plane ahead of it')
   if np.size(lens.distortion):
     coefficients = np.zeros(8)
     coefficients[: np.size(lens.distortion)] = lens.distortion
@@ -173,7 +175,7 @@ def rays_from_pixels(
     valid: [N] bool; False for those, and for pixels that are not finite.
 
   Raises:
-    ValueError: an impossible lens, or pixels of another shape.
+    InputError: an impossible lens, or pixels of another shape.
   """
   if lens.model == 'equirectangular':
     angles, valid = _angles_or_plane(lens, pixels)

@@ -10,6 +10,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
+
 # Queries per block of a neighbour search: the distances of more of them to
 # 20,000 points leave the cache, which takes 1.7 times as long on CPU.
 QUERY_BLOCK = 64
@@ -130,7 +132,7 @@ def subsample(
   chex.assert_rank(points, 2)
   chex.assert_shape(mask, points.shape[:1])
   if num_points > 65_536:
-    raise ValueError(f'num_points is {num_points}; at most 65,536 (uint32)')
+    raise InputError(f'num_points is {num_points}; at most 65,536 (uint32)')
   points, real = jnp.asarray(points), jnp.cumsum(mask)
   total = real[-1].astype(jnp.uint32)
   slot = jnp.arange(num_points + 1, dtype=jnp.uint32)

@@ -25,6 +25,7 @@ import numpy as np
 from scipy import special
 
 from i2ploc import compilation
+from i2ploc.errors import InputError
 from i2ploc.geometry import rigid
 from i2ploc.objects import association
 from i2ploc.objects import detections as detections_lib
@@ -138,10 +139,10 @@ def candidate_pairs(
     calibration: what ranks and similarities are worth.
 
   Raises:
-    ValueError: an unknown method, or one that needs embeddings there are not.
+    InputError: an unknown method, or one that needs embeddings there are not.
   """
   if method not in METHODS:
-    raise ValueError(f'unknown method {method!r}; known: {METHODS}')
+    raise InputError(f'unknown method {method!r}; known: {METHODS}')
   size = len(detections.box), len(object_map.center)
   if method == 'brute_force':
     pairs = association.all_pairs(*size)
@@ -152,13 +153,13 @@ def candidate_pairs(
   if similarity is None:
     sides = detections.embedding, object_map.embedding
     if any(side is None for side in sides):
-      raise ValueError(
+      raise InputError(
         f'method {method!r} compares embeddings, but the detections or the map'
         " have none: embed them, give similarity=, or use 'category'."
       )
     similarity = association.cosines(*sides)
   if np.shape(similarity) != size:
-    raise ValueError(
+    raise InputError(
       f'similarity has shape {np.shape(similarity)}; expected {size},'
       ' detections by landmarks.'
     )
@@ -241,7 +242,7 @@ def localize(
     they leave open, ends in `localizable=False` with a reason.
 
   Raises:
-    ValueError: arguments that make no sense for any map: an unknown method or
+    InputError: arguments that make no sense for any map: an unknown method or
       sampler, no draws, a method that needs embeddings where there are none.
   """
   try:

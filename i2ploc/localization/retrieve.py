@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.retrieval import index as index_lib
 
 
@@ -77,14 +78,14 @@ def localize(
     Q lists of min(k, places) answers, best first.
 
   Raises:
-    ValueError: no query, descriptors that are not finite, not of unit norm or
+    InputError: no query, descriptors that are not finite, not of unit norm or
       of another width than the map's, or a scale, radius or k out of range.
   """
   for name, value in (('scale', scale), ('radius', radius)):
     if not (math.isfinite(value) and value > 0):
-      raise ValueError(f'{name}={value}; expected a positive number.')
+      raise InputError(f'{name}={value}; expected a positive number.')
   if k < 1:
-    raise ValueError(f'k={k} answers were asked for; ask for at least 1.')
+    raise InputError(f'k={k} answers were asked for; ask for at least 1.')
   similarities, rows = index.search(queries, index.num_places)
   return [
     _answers(index, row, similarity, scale, radius, k)

@@ -20,6 +20,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
+
 
 @jax.custom_vjp
 def _clamp_above(value: jax.Array, limit: float) -> jax.Array:
@@ -93,7 +95,7 @@ def batch_metrics(
 def check_pairs(image: jax.Array, points: jax.Array) -> None:
   """Raises ValueError unless both are [B, D]."""
   if image.shape != points.shape or image.ndim != 2:
-    raise ValueError(
+    raise InputError(
       f'image {image.shape} and points {points.shape}: expected both [B, D].'
     )
 
@@ -116,14 +118,14 @@ def compare(
     Similarities [B, B] and relations [B, B].
 
   Raises:
-    ValueError: shapes that do not fit.
+    InputError: shapes that do not fit.
   """
   check_pairs(image, points)
   size = image.shape[0]
   if relations is None:
     relations = 2 * jnp.eye(size, dtype=jnp.int8) - 1
   if relations.shape != (size, size):
-    raise ValueError(
+    raise InputError(
       f'relations {relations.shape}: expected {(size, size)}, image to points.'
     )
   similarities = jnp.matmul(
@@ -161,7 +163,7 @@ def info_nce(
       scale, positive_similarity, negative_similarity (means of cosines).
 
   Raises:
-    ValueError: another form, or shapes that do not fit.
+    InputError: another form, or shapes that do not fit.
 
   References:
     Radford et al., Learning Transferable Visual Models From Natural Language
@@ -179,7 +181,7 @@ def info_nce(
     once = jnp.where(jnp.eye(len(image), dtype=bool), 0, relations.T)
     loss = _row_losses(both, jnp.concatenate([relations, once], axis=1))
   else:
-    raise ValueError(f"form '{form}': expected 'clip' or 'concatenated'.")
+    raise InputError(f"form '{form}': expected 'clip' or 'concatenated'.")
   return loss, batch_metrics(similarities, relations) | {'scale': scale}
 
 
@@ -209,7 +211,7 @@ def sigmoid(
     Metrics: those of `info_nce`, and bias.
 
   Raises:
-    ValueError: shapes that do not fit.
+    InputError: shapes that do not fit.
 
   References:
     Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023, eq. 2.

@@ -28,6 +28,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
+
 # Squared distances below are rounding noise of unit vectors: such descriptors
 # are one, and there is no direction to part them.
 _COINCIDENT = 1e-6
@@ -81,9 +83,9 @@ def check_mining(mining: str, margin: float) -> None:
     margin: of triplets of unit vectors, which are at most 2 apart.
   """
   if mining not in MINING:
-    raise ValueError(f'unknown mining {mining!r}; known: {MINING}')
+    raise InputError(f'unknown mining {mining!r}; known: {MINING}')
   if not 0 < margin < 2:
-    raise ValueError(
+    raise InputError(
       f'margin={margin}: expected a distance of unit vectors, above 0 and '
       'below 2'
     )
@@ -171,7 +173,7 @@ def triplet(
       positive_distance, negative_distance (means), triplets (how many count).
 
   Raises:
-    ValueError: see `check_mining`, or shapes that do not fit.
+    InputError: see `check_mining`, or shapes that do not fit.
   """
   check_mining(mining, margin)
   _check_shapes(image, points, relations)
@@ -223,7 +225,7 @@ def four_triplets(
     Metrics: those of `triplet`, and the unweighted terms pair, across, within.
 
   Raises:
-    ValueError: see `triplet`.
+    InputError: see `triplet`.
   """
   keys = jax.random.split(key, 3)
   across, metrics = triplet(
@@ -247,12 +249,12 @@ def four_triplets(
 
 def _check_shapes(image, points, relations):
   if image.shape != points.shape or image.ndim != 2:
-    raise ValueError(
+    raise InputError(
       f'image {image.shape} and points {points.shape}: expected both [B, D].'
     )
   size = len(image)
   if relations.shape != (size, size):
-    raise ValueError(
+    raise InputError(
       f'relations {relations.shape}: expected {(size, size)}, one row per '
       'anchor.'
     )

@@ -16,6 +16,7 @@ import functools
 
 import jax
 
+from i2ploc.errors import InputError
 from i2ploc.losses import tiled
 from i2ploc.losses import tiles
 
@@ -32,11 +33,11 @@ def _with_all_columns(block, axis_name):
 
 def _compute(form, mesh, axis_name, tiling, block, *factors):
   if axis_name not in mesh.shape:
-    raise ValueError(
+    raise InputError(
       f'axis_name={axis_name!r}: the mesh has {list(mesh.shape)}'
     )
   if len(block.rows) % mesh.shape[axis_name]:
-    raise ValueError(
+    raise InputError(
       f'{len(block.rows)} rows over {mesh.shape[axis_name]} devices: expected '
       'as many on each'
     )
@@ -92,7 +93,7 @@ def info_nce(
     See `contrastive.info_nce`.
 
   Raises:
-    ValueError: see `tiles.cut`, or a batch that cannot be spread.
+    InputError: see `tiles.cut`, or a batch that cannot be spread.
   """
   pairs = tiles.cut(image, points, places, tile)
   return _compute(tiled.INFO_NCE, mesh, axis_name, *pairs, scale)
@@ -125,7 +126,7 @@ def sigmoid(
     See `contrastive.sigmoid`.
 
   Raises:
-    ValueError: see `info_nce`.
+    InputError: see `info_nce`.
   """
   pairs = tiles.cut(image, points, places, tile)
   return _compute(tiled.SIGMOID, mesh, axis_name, *pairs, scale, bias)

@@ -46,7 +46,7 @@ def soft_targets(
     Metrics: see `contrastive.batch_metrics`, of inner products.
 
   Raises:
-    ValueError: shapes that do not fit.
+    InputError: shapes that do not fit.
 
   References:
     LIP-Loc, arXiv 2312.16648, as in the released code; the paper describes

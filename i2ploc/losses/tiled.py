@@ -205,7 +205,7 @@ def info_nce(
     See `contrastive.info_nce`.
 
   Raises:
-    ValueError: see `tiles.cut`.
+    InputError: see `tiles.cut`.
   """
   return _compute(INFO_NCE, *tiles.cut(image, points, places, tile), scale)
 
@@ -233,6 +233,6 @@ def sigmoid(
     See `contrastive.sigmoid`.
 
   Raises:
-    ValueError: see `tiles.cut`.
+    InputError: see `tiles.cut`.
   """
   return _compute(SIGMOID, *tiles.cut(image, points, places, tile), scale, bias)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
 from i2ploc.losses import contrastive
 
 PyTree = Any
@@ -130,17 +131,17 @@ def cut(
     tile: rows compared at once; need not divide B.
 
   Raises:
-    ValueError: shapes that do not fit, or a tile without rows.
+    InputError: shapes that do not fit, or a tile without rows.
   """
   contrastive.check_pairs(image, points)
   if tile < 1:
-    raise ValueError(f'tile={tile}: expected at least one row')
+    raise InputError(f'tile={tile}: expected at least one row')
   if places is None:
     row = jnp.arange(len(image))
     places = Places(_paired_alone, row, row)
   for leaf in jax.tree.leaves((places.image, places.points)):
     if jnp.shape(leaf)[:1] != image.shape[:1]:
-      raise ValueError(
+      raise InputError(
         f'places of shape {jnp.shape(leaf)}: expected {len(image)} rows, one '
         'per descriptor'
       )

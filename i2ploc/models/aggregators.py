@@ -17,6 +17,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
 from i2ploc.models.encoders import normalization
 
 Bounds = tuple[jax.Array, jax.Array]
@@ -103,7 +104,7 @@ class SectorHead(nn.Module):
     """Maps [B, S, X] to [B, features], sector by sector."""
     batch, num_sectors, width = x.shape
     if self.features % num_sectors:
-      raise ValueError(
+      raise InputError(
         f'a descriptor of {self.features} does not divide into {num_sectors} '
         'sectors; make features a multiple of num_sectors'
       )
@@ -248,7 +249,7 @@ class NetVLAD(nn.Module):
     elif self.norm == 'layer':
       logits = nn.LayerNorm(name='assign_norm')(logits)
     elif self.norm != 'bias':
-      raise ValueError(
+      raise InputError(
         f"NetVLAD norm is {self.norm!r}; known: 'layer', 'batch', 'bias'"
       )
     return jax.nn.softmax(logits, axis=-1)

@@ -13,6 +13,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
 from i2ploc.models import towers
 from i2ploc.models.encoders import normalization
 from i2ploc.models.encoders import text as text_lib
@@ -51,7 +52,7 @@ class Clip(nn.Module):
 
   def __post_init__(self):
     if not self.image.has_cls:
-      raise ValueError('CLIP takes the CLS token, and this encoder has none')
+      raise InputError('CLIP takes the CLS token, and this encoder has none')
     super().__post_init__()
 
   def setup(self) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from i2ploc import compilation
+from i2ploc.errors import InputError
 from i2ploc.geometry import cropping
 from i2ploc.models import clip
 from i2ploc.models.encoders import vocabulary
@@ -116,16 +117,16 @@ class ClipEncoder:
     """Unit descriptors [N, D] float32 of images uint8 [H, W, 3] of any size.
 
     Raises:
-      ValueError: one of them is no such image.
+      InputError: one of them is no such image.
     """
     for i, crop in enumerate(crops):
       if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
-        raise ValueError(
+        raise InputError(
           f'crop {i} is {crop.dtype} {list(crop.shape)}; expected uint8 '
           '[H, W, 3]'
         )
       if not crop.size:
-        raise ValueError(f'crop {i} is empty: {list(crop.shape)}')
+        raise InputError(f'crop {i} is empty: {list(crop.shape)}')
     if not len(crops):
       return self._nothing()
     prepared = np.stack([self._prepare(crop) for crop in crops])
@@ -143,7 +144,7 @@ class ClipEncoder:
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     bad = ~np.isfinite(boxes).all(1) | (boxes[:, 2:] < boxes[:, :2]).any(1)
     if bad.any():
-      raise ValueError(f'boxes {np.flatnonzero(bad).tolist()} are no boxes')
+      raise InputError(f'boxes {np.flatnonzero(bad).tolist()} are no boxes')
     if not len(boxes):
       return self._nothing()
     return self._in_batches(self._boxes, boxes, image)

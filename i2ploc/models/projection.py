@@ -12,6 +12,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
 from i2ploc.models import aggregators
 from i2ploc.models.encoders import normalization
 
@@ -46,14 +47,14 @@ class ProjectionHead(nn.Module):
 
   def __post_init__(self):
     if self.pool not in POOLS:
-      raise ValueError(f'pool is {self.pool!r}; known: {POOLS}')
+      raise InputError(f'pool is {self.pool!r}; known: {POOLS}')
     if self.pool == 'cls' and self.num_sectors:
-      raise ValueError(
+      raise InputError(
         "pool 'cls' with sectors: a CLS token lies in no direction; set "
         "num_sectors to 0 or pool to 'mean'"
       )
     if self.features % max(self.num_sectors, 1):
-      raise ValueError(
+      raise InputError(
         f'a descriptor of {self.features} does not divide into '
         f'{self.num_sectors} sectors; make features a multiple of num_sectors'
       )

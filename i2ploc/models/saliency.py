@@ -20,6 +20,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
 from i2ploc.models.encoders import attention as attention_lib
 
 OPTIONS = ('attention', 'released', 'none')
@@ -34,9 +35,9 @@ def check_option(option: str, has_cls: bool, encoder: str) -> None:
     encoder: its name, for the message.
   """
   if option not in OPTIONS:
-    raise ValueError(f'unknown saliency {option!r}; known: {OPTIONS}')
+    raise InputError(f'unknown saliency {option!r}; known: {OPTIONS}')
   if option != 'none' and not has_cls:
-    raise ValueError(
+    raise InputError(
       f'saliency {option!r} reads the attention of a CLS token, and the '
       f'{encoder} encoder has none (depth 0 or use_cls=False); give it a block '
       "and a CLS token, or choose saliency 'none'"

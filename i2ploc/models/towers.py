@@ -15,6 +15,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
 from i2ploc.geometry import augmentation
 from i2ploc.geometry import camera
 from i2ploc.geometry import point_cloud
@@ -111,12 +112,12 @@ class TwoTower(nn.Module):
     pooling = self.image_aggregator, self.points_aggregator
     if not self.aggregate_cls:
       if any(getattr(p, 'pool', None) == 'cls' for p in pooling):
-        raise ValueError("pool 'cls' without aggregate_cls: set both")
+        raise InputError("pool 'cls' without aggregate_cls: set both")
       return
     if not (self.image.has_cls and self.points.has_cls):
-      raise ValueError('aggregate_cls, but an encoder has no CLS token')
+      raise InputError('aggregate_cls, but an encoder has no CLS token')
     if any(p.num_sectors for p in pooling):
-      raise ValueError(
+      raise InputError(
         'aggregate_cls with sectors: a CLS token lies in no direction; set '
         'num_sectors to 0 or aggregate_cls to False'
       )
@@ -152,16 +153,16 @@ class TwoTower(nn.Module):
     """How many sectors `yaw` radians are.
 
     Raises:
-      ValueError: if these are no whole sectors, or `num_headings` is 0.
+      InputError: if these are no whole sectors, or `num_headings` is 0.
     """
     if not self.num_headings:
-      raise ValueError(
+      raise InputError(
         'turning is no shift of sectors: these are not around the circle, or '
         'not alike; embed the turned readings'
       )
     turned = yaw * self.num_headings / (2 * math.pi)
     if abs(turned - round(turned)) > TURN_TOLERANCE:
-      raise ValueError(
+      raise InputError(
         f'a view turned by {yaw:g} radians, but with {self.num_headings} '
         f'sectors views are multiples of {2 * math.pi / self.num_headings:g}; '
         'change the views or num_sectors'
@@ -183,7 +184,7 @@ class TwoTower(nn.Module):
       [..., D].
 
     Raises:
-      ValueError: see `num_sectors_turned`.
+      InputError: see `num_sectors_turned`.
     """
     shift = self.num_sectors_turned(yaw)
     shape = descriptors.shape

@@ -18,6 +18,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
 from i2ploc.geometry import range_image
 from i2ploc.geometry import rigid
 
@@ -52,7 +53,7 @@ class RangeView(NamedTuple):
 def check_encoding(encoding: str) -> None:
   """Raises ValueError unless `encoding` is one of ENCODINGS."""
   if encoding not in ENCODINGS:
-    raise ValueError(f'range_encoding is {encoding!r}; known: {ENCODINGS}')
+    raise InputError(f'range_encoding is {encoding!r}; known: {ENCODINGS}')
 
 
 def range_channels(
@@ -192,12 +193,12 @@ def token_centers(view: RangeView, grid: tuple[int, int]) -> jax.Array:
     grid: (rows, columns) of its tokens, which have to tile the view.
 
   Raises:
-    ValueError: they do not.
+    InputError: they do not.
   """
   rows, columns = grid
   batch, height, width = view.valid.shape
   if height % rows or width % columns:
-    raise ValueError(
+    raise InputError(
       f'a range image of {height} x {width} does not tile into tokens of '
       f'{rows} x {columns}; make range_shape a multiple of it'
     )

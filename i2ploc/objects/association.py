@@ -17,6 +17,8 @@ import numpy as np
 from scipy import optimize
 from scipy import special
 
+from i2ploc.errors import InputError
+
 # Newton's method on a convex cost of few parameters.
 _NUM_STEPS = 50
 # Of the logistic fit: keeps a rank that was always right at a finite number.
@@ -86,12 +88,12 @@ def fit_calibration(
     The calibration.
 
   Raises:
-    ValueError: no data, or similarities that are not finite.
+    InputError: no data, or similarities that are not finite.
   """
   rank, correct = np.asarray(rank), np.asarray(correct, np.float64)
   similarity = np.asarray(similarity, np.float64)
   if not len(rank) or not np.isfinite(similarity).all():
-    raise ValueError(
+    raise InputError(
       f'{len(rank)} candidates, {np.sum(~np.isfinite(similarity))} of them of'
       ' no finite similarity: give judged candidates of at least one frame.'
     )
@@ -123,18 +125,18 @@ def cosines(detections: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     [M, L] in [-1, 1]; 0 for an embedding without a length.
 
   Raises:
-    ValueError: different widths, or embeddings that are not finite.
+    InputError: different widths, or embeddings that are not finite.
   """
   sides = [np.asarray(x, np.float64) for x in (detections, landmarks)]
   if sides[0].shape[-1] != sides[1].shape[-1]:
-    raise ValueError(
+    raise InputError(
       f'crops have embeddings of width {sides[0].shape[-1]}, texts of'
       f' {sides[1].shape[-1]}: they come from different models.'
     )
   for name, side in zip(('crops', 'texts'), sides, strict=True):
     broken = np.flatnonzero(~np.isfinite(side).all(-1))
     if len(broken):
-      raise ValueError(f'embeddings of {name} {broken[:5]} are not finite.')
+      raise InputError(f'embeddings of {name} {broken[:5]} are not finite.')
   unit = [
     x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
     for x in sides
@@ -153,13 +155,13 @@ def nearest(
     calibration: what a rank and a similarity are worth.
 
   Raises:
-    ValueError: k below 1, or similarities that are not finite.
+    InputError: k below 1, or similarities that are not finite.
   """
   similarity = np.asarray(similarity, np.float64)
   if k < 1:
-    raise ValueError(f'k={k} candidates were asked for; ask for at least 1.')
+    raise InputError(f'k={k} candidates were asked for; ask for at least 1.')
   if not np.isfinite(similarity).all():
-    raise ValueError('similarities of detections and landmarks must be finite.')
+    raise InputError('similarities of detections and landmarks must be finite.')
   k = min(k, similarity.shape[1])
   order = np.argsort(-similarity, axis=1, kind='stable')[:, :k]
   observation = np.repeat(np.arange(len(similarity)), k)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import PIL.Image
 
+from i2ploc.errors import InputError
 from i2ploc.geometry import lens as lens_lib
 
 # Boxes that end within so many pixels of the border may go on beyond it.
@@ -77,7 +78,7 @@ def make_detections(
     embedding: [M, D] or None.
 
   Raises:
-    ValueError: columns of different lengths, or rows that are NaN or inverted.
+    InputError: columns of different lengths, or rows that are NaN or inverted.
   """
   box = np.asarray(box, np.float64).reshape(-1, 4)
   category = np.asarray(category, np.int64).reshape(-1)
@@ -87,12 +88,12 @@ def make_detections(
     embedding = np.asarray(embedding, np.float32)
     lengths['embedding'] = len(embedding)
   if len(set(lengths.values())) > 1:
-    raise ValueError(f'columns of different lengths: {lengths}')
+    raise InputError(f'columns of different lengths: {lengths}')
   faults = box_fault(box)
   faults = np.where((faults == '') & ~np.isfinite(score), 'not finite', faults)
   if bad := np.flatnonzero(faults != '').tolist():
     first = bad[0]
-    raise ValueError(
+    raise InputError(
       f'{len(bad)} of {len(box)} detections cannot be used, rows {bad[:5]}; '
       f'row {first} is {faults[first]}: {box[first].tolist()}, score '
       f'{score[first]:g}. Expected finite left < right, top < bottom.'
@@ -129,11 +130,11 @@ def undistort(detections: Detections, lens: lens_lib.Lens) -> Detections:
   Flags stay: what the real image cut remains cut.
 
   Raises:
-    ValueError: a lens that is not a pinhole with distortion, or an edge where
+    InputError: a lens that is not a pinhole with distortion, or an edge where
       the lens has no image.
   """
   if lens.model == 'equirectangular':
-    raise ValueError('boxes of a panorama have no pinhole image; cut it first')
+    raise InputError('boxes of a panorama have no pinhole image; cut it first')
   box = detections.box
   middle = (box[:, :2] + box[:, 2:]) / 2
   pixels = np.stack(
@@ -148,7 +149,7 @@ def undistort(detections: Detections, lens: lens_lib.Lens) -> Detections:
   rays, valid = lens_lib.rays_from_pixels(lens, pixels.reshape(-1, 2))
   if not valid.all():
     rows = np.flatnonzero(~valid.reshape(-1, 4).all(-1)).tolist()
-    raise ValueError(
+    raise InputError(
       f'boxes {rows[:5]} reach where the lens has no image: '
       f'{box[rows[0]].tolist()}; are they of another image size?'
     )
@@ -179,7 +180,7 @@ def crops(
     uint8 [M, size, size, 3].
   """
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-    raise ValueError(
+    raise InputError(
       f'expected an image uint8 [H, W, 3], not {image.dtype} '
       f'{list(image.shape)}'
     )
@@ -209,11 +210,11 @@ def detect(detector: Detector, image: np.ndarray) -> Detections:
     image: uint8 [H, W, 3].
 
   Raises:
-    ValueError: the detector gives something else, or boxes that cannot be.
+    InputError: the detector gives something else, or boxes that cannot be.
   """
   found = detector(image)
   if not isinstance(found, Detections):
-    raise ValueError(
+    raise InputError(
       f'the detector gave {type(found).__name__}, expected Detections; see '
       'make_detections'
     )

@@ -25,8 +25,10 @@ import zipfile
 from absl import logging
 import numpy as np
 
+from i2ploc import files
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from i2ploc.objects import detections as detections_lib
-from i2ploc.retrieval import index as index_lib
 
 FORMAT = 'i2ploc.detections.1'
 FAULTS = (
@@ -84,12 +86,12 @@ def load_detections(
       images there are. None takes what the file says.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: it does not hold detections; the message says where.
+    MissingFileError: no such file.
+    InputError: it does not hold detections; the message says where.
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'There are no detections {path}; expected a .json (COCO or OA-SLAM) or '
       '.npz file.'
     )
@@ -112,14 +114,14 @@ def save_detections(
     for name in ('box', 'category', 'score')
   }
   lengths = [len(one.box) for one in every]
-  index_lib.save_arrays(
+  files.save_arrays(
+    path,
     {
-      'format': np.array(FORMAT),
       'images': np.array(list(frames), np.str_),
       'frame': np.repeat(np.arange(len(every)), lengths),
       **columns,
     },
-    path,
+    FORMAT,
   )
 
 
@@ -181,23 +183,23 @@ def _read_npz(path):
     with np.load(path, allow_pickle=False) as file:
       arrays = dict(file)
   except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-    raise ValueError(f'{path} is truncated or not an npz: {error}.') from None
+    raise InputError(f'{path} is truncated or not an npz: {error}.') from None
   wanted = ('images', 'frame', 'box', 'category', 'score')
   if missing := [name for name in wanted if name not in arrays]:
-    raise ValueError(
+    raise InputError(
       f'{path} lacks {missing}; it holds {sorted(arrays)}, expected {wanted}.'
     )
   images = [str(name) for name in arrays['images']]
   if len(set(images)) < len(images):
-    raise ValueError(f'{path}: an image is listed twice in `images`.')
+    raise InputError(f'{path}: an image is listed twice in `images`.')
   count = len(arrays['frame'])
   if arrays['box'].shape != (count, 4):
-    raise ValueError(
+    raise InputError(
       f'{path}: box is {list(arrays["box"].shape)}, expected [{count}, 4].'
     )
   for name in ('category', 'score'):
     if arrays[name].shape != (count,):
-      raise ValueError(
+      raise InputError(
         f'{path}: {name} is {list(arrays[name].shape)}, expected [{count}].'
       )
   return {name: name for name in images}, {}, _rows(images, arrays)
@@ -220,11 +222,11 @@ def _read_json(path):
   try:
     content = json.loads(path.read_text('utf-8'))
   except (UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise ValueError(f'{path} is truncated or not JSON: {error}.') from None
+    raise InputError(f'{path} is truncated or not JSON: {error}.') from None
   if isinstance(content, dict) and 'annotations' in content:
     return _read_coco(path, content)
   if not isinstance(content, list):
-    raise ValueError(
+    raise InputError(
       f'{path}: expected a list, or an object with images and annotations; '
       f'found {type(content).__name__}.'
     )
@@ -245,7 +247,7 @@ def _by_id(path, content, field, name):
   for i, entry in enumerate(content.get(field, ())):
     key = str(_entry(path, f'{field}[{i}]', entry, 'id'))
     if key in found:
-      raise ValueError(f'{path}: {field}[{i}] repeats the id {key}.')
+      raise InputError(f'{path}: {field}[{i}] repeats the id {key}.')
     found[key] = str(_entry(path, f'{field}[{i}]', entry, name))
   return found
 
@@ -268,7 +270,7 @@ def _read_oa_slam(path, content):
   for i, entry in enumerate(content):
     name = str(_entry(path, f'entry {i}', entry, 'file_name'))
     if name in images:
-      raise ValueError(f'{path}: entry {i} repeats the image {name}.')
+      raise InputError(f'{path}: entry {i} repeats the image {name}.')
     images[name] = name
   return images, {}, _oa_slam_records(path, content)
 
@@ -291,7 +293,7 @@ def _oa_slam_records(path, content) -> Iterator[Record]:
 
 def _entry(path, where, entry: Any, key: str):
   if not isinstance(entry, dict) or key not in entry:
-    raise ValueError(
+    raise InputError(
       f'{path}: {where} has no {key!r}: {json.dumps(entry)[:120]}.'
     )
   return entry[key]
@@ -300,7 +302,7 @@ def _entry(path, where, entry: Any, key: str):
 def _box(path, where, entry) -> tuple[float, ...]:
   box = _entry(path, where, entry, 'bbox')
   if not isinstance(box, list) or len(box) != 4:
-    raise ValueError(f'{path}: {where}: bbox {box} is not 4 numbers.')
+    raise InputError(f'{path}: {where}: bbox {box} is not 4 numbers.')
   return tuple(_number(path, where, value, float) for value in box)
 
 
@@ -310,4 +312,4 @@ def _number(path, where, value, kind):
   try:
     return kind(value)
   except (TypeError, ValueError):
-    raise ValueError(f'{path}: {where}: {value!r} is not a number.') from None
+    raise InputError(f'{path}: {where}: {value!r} is not a number.') from None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.objects import detections as detections_lib
 from i2ploc.objects import files
 from i2ploc.objects.map import place_map
@@ -46,8 +47,8 @@ class Observer:
       leave_out: categories that are not looked at: what moves is no landmark.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: it names none of the images.
+      MissingFileError: no such file.
+      InputError: it names none of the images.
     """
     self._encoder, self._frames = encoder, None
     self._leave_out = leave_out
@@ -56,7 +57,7 @@ class Observer:
       found = files.load_detections(place.detections, place.mapping.image_size)
       names = {*place.mapping.names, *place.queries.names}
       if names.isdisjoint(found.frames):
-        raise ValueError(
+        raise InputError(
           f'{place.detections} names none of the {len(names)} images of'
           f' {place.name}, such as {min(names)!r}; it has'
           f' {sorted(found.frames)[:2]}.'

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from i2ploc import files
 from i2ploc.report import charts
 from i2ploc.report import examples
 from i2ploc.report import figures
@@ -65,18 +66,16 @@ def write_report(workdir: str | os.PathLike) -> str:
     The path of the page.
 
   Raises:
-    FileNotFoundError: the workdir does not exist or holds nothing to show.
-    ValueError: a file of it cannot be read.
+    MissingFileError: the workdir does not exist or holds nothing to show.
+    InputError: a file of it cannot be read.
   """
   work = workdir_lib.load_workdir(workdir)
   for detail in _DETAILS:
-    page = _page(work, detail).encode('utf-8')
-    if len(page) <= MAX_BYTES:
+    page = _page(work, detail)
+    if len(page.encode('utf-8')) <= MAX_BYTES:
       break
   path = work.path / 'report.html'
-  partial = path.with_suffix('.html.tmp')
-  partial.write_bytes(page)
-  os.replace(partial, path)
+  files.save_text(path, page)
   return str(path)
 
 

@@ -17,6 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc import files
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from i2ploc.report import figures
 
 FORMAT = 'i2ploc.object_map.1'
@@ -56,23 +59,23 @@ def load_landmarks(path: str | os.PathLike) -> list[Landmark]:
   """Reads the JSON file of an object map.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: it is something else, empty or damaged.
+    MissingFileError: no such file.
+    InputError: it is something else, empty or damaged.
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f'There is no object map {path}.')
+    raise MissingFileError(f'There is no object map {path}.')
   try:
     content = json.loads(path.read_text('utf-8'))
     if content['format'] != FORMAT:
-      raise ValueError(f'its format is {content["format"]!r}, not {FORMAT!r}')
+      raise InputError(f'its format is {content["format"]!r}, not {FORMAT!r}')
     landmarks = [_landmark(record) for record in content['landmarks']]
   except (KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
-    raise ValueError(
+    raise InputError(
       f'{path} is not an object map ({type(error).__name__}: {error}).'
     ) from None
   if not landmarks:
-    raise ValueError(f'{path} is empty: it has no landmarks.')
+    raise InputError(f'{path} is empty: it has no landmarks.')
   return landmarks
 
 
@@ -81,7 +84,7 @@ def _landmark(record: Mapping[str, Any]) -> Landmark:
   semi_axes = np.asarray(record['semi_axes'], float).reshape(3)
   center = np.asarray(record['center'], float).reshape(3)
   if not all(np.isfinite(x).all() for x in (rotation, semi_axes, center)):
-    raise ValueError(f'landmark {record["id"]} is not finite')
+    raise InputError(f'landmark {record["id"]} is not finite')
   factor = rotation * semi_axes
   category = int(record.get('category', -1))
   labels = record.get('labels') or [f'category {category}']
@@ -246,13 +249,13 @@ def write_page(
     The path of the page.
 
   Raises:
-    FileNotFoundError: no such map.
-    ValueError: it cannot be read, or cameras of another shape.
+    MissingFileError: no such map.
+    InputError: it cannot be read, or cameras of another shape.
   """
   if cameras is not None:
     cameras = np.asarray(cameras, float)
     if cameras.ndim != 3 or cameras.shape[1:] != (4, 4):
-      raise ValueError(
+      raise InputError(
         f'cameras are {list(cameras.shape)}, expected [N, 4, 4].'
       )
   landmarks = load_landmarks(path)
@@ -263,9 +266,5 @@ def write_page(
     style=(_HERE / 'style.css').read_text('utf-8'),
     body=f'<header><h1>{name}</h1></header>{section(landmarks, cameras)}',
   )
-  output = pathlib.Path(output)
-  output.parent.mkdir(parents=True, exist_ok=True)
-  partial = output.with_name(output.name + '.tmp')
-  partial.write_text(page, 'utf-8')
-  os.replace(partial, output)
+  files.save_text(output, page)
   return str(output)

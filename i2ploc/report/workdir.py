@@ -18,6 +18,9 @@ import zipfile
 import numpy as np
 from PIL import Image
 
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
+
 Arrays = Mapping[str, np.ndarray]
 
 DIRECTIONS = ('image_to_points', 'points_to_image')
@@ -83,17 +86,17 @@ def load_workdir(path: str | pathlib.Path) -> Workdir:
   """Reads all there is.
 
   Raises:
-    FileNotFoundError: no such folder, or nothing in it that a report shows.
-    ValueError: a file that is there cannot be read.
+    MissingFileError: no such folder, or nothing in it that a report shows.
+    InputError: a file that is there cannot be read.
   """
   path = pathlib.Path(path)
   if not path.is_dir():
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'The workdir {path} does not exist; --mode=train creates it.'
     )
   found = [name for name in FILES if (path / name).is_file()]
   if not found:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{path} holds none of {", ".join(FILES)}: there is nothing to report.'
       ' Run --mode=train or --mode=evaluate with this workdir first.'
     )
@@ -141,7 +144,7 @@ def _read(path: pathlib.Path, parse: Callable[[pathlib.Path], Any]) -> Any:
     EOFError,
     zipfile.BadZipFile,
   ) as error:
-    raise ValueError(
+    raise InputError(
       f'{path} cannot be read ({error}). Delete it and run the command again'
       ' that wrote it.'
     ) from error
@@ -152,7 +155,7 @@ def _mapping(path: pathlib.Path) -> Mapping[str, Any]:
     return {}
   content = _read(path, lambda p: json.loads(p.read_text('utf-8')))
   if not isinstance(content, dict):
-    raise ValueError(
+    raise InputError(
       f'{path} holds a {type(content).__name__}; expected one JSON object.'
     )
   return content
@@ -183,9 +186,9 @@ def _lines(path: pathlib.Path) -> list[Mapping[str, Any]]:
     except ValueError as error:
       if number == len(lines):
         break
-      raise ValueError(f'{path}, line {number}: not JSON ({error}).') from error
+      raise InputError(f'{path}, line {number}: not JSON ({error}).') from error
     if not isinstance(record, dict):
-      raise ValueError(f'{path}, line {number}: expected a JSON object.')
+      raise InputError(f'{path}, line {number}: expected a JSON object.')
     records.append(record)
   return records
 
@@ -216,7 +219,7 @@ def _predictions(path: pathlib.Path) -> Mapping[str, Arrays]:
   }
   for name, record in records.items():
     if missing := sorted(needed - set(record)):
-      raise ValueError(
+      raise InputError(
         f'{path}: {name!r} lacks {missing}; run --mode=evaluate again.'
       )
   return dict(sorted(records.items(), key=lambda item: _order(item[0])))
@@ -235,7 +238,7 @@ def _examples(path: pathlib.Path) -> Arrays:
   examples = _arrays(path)
   lengths = {name: len(value) for name, value in examples.items() if value.ndim}
   if len(set(lengths.values())) > 1:
-    raise ValueError(
+    raise InputError(
       f'{path}: arrays of different lengths {lengths}; expected one row per'
       ' example. Run --mode=evaluate again.'
     )

@@ -15,12 +15,13 @@ import json
 import os
 import pathlib
 from typing import NamedTuple
-import zipfile
-import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from i2ploc import files
+from i2ploc.errors import InputError
 
 FORMAT = 'i2ploc.index.1'
 PROVENANCE = ('model', 'config', 'dataset', 'software')
@@ -118,13 +119,13 @@ class Index(NamedTuple):
       rows: int32, the same shape; rows of this index with distinct keys.
 
     Raises:
-      ValueError: no query, another width than the map's, a descriptor that is
+      InputError: no query, another width than the map's, a descriptor that is
         not finite or not of the norm it should have, or k < 1.
     """
     queries = np.asarray(queries, np.float32)
     _check_queries(queries, self.descriptors.shape[1], self.similarity)
     if k < 1:
-      raise ValueError(f'k={k} places were asked for; ask for at least 1.')
+      raise InputError(f'k={k} places were asked for; ask for at least 1.')
     table = _rows_of_places(np.asarray(self.keys))
     bucket = _power_of_two(max(len(queries), MIN_QUERIES))
     block = max(
@@ -190,12 +191,12 @@ def _power_of_two(n: int) -> int:
 
 def _check_queries(queries: np.ndarray, width: int, similarity: str) -> None:
   if queries.ndim != 2 or not len(queries):
-    raise ValueError(
+    raise InputError(
       f'Query descriptors have shape {queries.shape}; expected [Q, {width}]'
       ' with at least one query.'
     )
   if queries.shape[1] != width:
-    raise ValueError(
+    raise InputError(
       f'Query descriptors have {queries.shape[1]} numbers, the map has {width}:'
       ' they come from different models. Build the index again with the model'
       ' that embeds the queries.'
@@ -208,7 +209,7 @@ def _check_descriptors(
 ) -> None:
   bad = np.flatnonzero(~np.isfinite(descriptors).all(1))
   if len(bad):
-    raise ValueError(
+    raise InputError(
       f'{len(bad)} of {len(descriptors)} {name} descriptors are not finite,'
       f' first rows {bad[:5].tolist()}; check the readings they come from.'
     )
@@ -217,7 +218,7 @@ def _check_descriptors(
   norms = np.linalg.norm(descriptors, axis=1)
   bad = np.flatnonzero(np.abs(norms - 1) > NORM_TOLERANCE)
   if len(bad):
-    raise ValueError(
+    raise InputError(
       f'{len(bad)} of {len(descriptors)} {name} descriptors do not have unit'
       f' norm, first rows {bad[:5].tolist()} with {norms[bad[:5]].tolist()}.'
     )
@@ -230,13 +231,13 @@ def check_index(index: Index, name: str = 'index') -> None:
     _check_origin(index)
     _check_descriptors('map', np.asarray(index.descriptors), index.similarity)
   except ValueError as error:
-    raise ValueError(f'{name}: {error}') from None
+    raise InputError(f'{name}: {error}') from None
 
 
 def _check_columns(index: Index) -> None:
   shape = np.shape(index.descriptors)
   if len(shape) != 2 or 0 in shape:
-    raise ValueError(
+    raise InputError(
       f'descriptors have shape {shape}; expected [M, D] with at least one map'
       ' entry. An empty map answers nothing: index a drive that has scans.'
     )
@@ -250,58 +251,40 @@ def _check_columns(index: Index) -> None:
   for column, size in expected.items():
     found = np.shape(getattr(index, column))
     if found != size:
-      raise ValueError(
+      raise InputError(
         f'{column} has shape {found}, expected {size} beside descriptors'
         f' {shape}.'
       )
   for column in ('poses', 'views'):
     if not np.isfinite(np.asarray(getattr(index, column), np.float64)).all():
-      raise ValueError(f'{column} holds numbers that are not finite.')
+      raise InputError(f'{column} holds numbers that are not finite.')
 
 
 def _check_origin(index: Index) -> None:
   missing = [key for key in PROVENANCE if not index.provenance.get(key)]
   if missing:
-    raise ValueError(f'provenance lacks {missing}; expected {PROVENANCE}.')
+    raise InputError(f'provenance lacks {missing}; expected {PROVENANCE}.')
   if index.similarity not in SIMILARITIES:
-    raise ValueError(
+    raise InputError(
       f'similarity is {index.similarity!r}; known: {SIMILARITIES}.'
     )
   rig = index.rig
   shapes = tuple(np.shape(part) for part in rig)
   if shapes != ((3, 3), (2,), (4, 4)):
-    raise ValueError(
+    raise InputError(
       f'rig has shapes {shapes}; expected intrinsics [3, 3], image_size [2],'
       ' camera_from_lidar [4, 4].'
     )
   if not all(np.isfinite(np.asarray(part, np.float64)).all() for part in rig):
-    raise ValueError('rig holds numbers that are not finite.')
-
-
-def save_arrays(
-  arrays: Mapping[str, np.ndarray], path: str | os.PathLike
-) -> None:
-  """Writes an npz that is either complete or not there.
-
-  A process that dies leaves `path` as it was and a `.tmp` beside it, which the
-  next call overwrites.
-  """
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + '.tmp')
-  with open(partial, 'wb') as file:
-    np.savez(file, **arrays)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(partial, path)
+    raise InputError('rig holds numbers that are not finite.')
 
 
 def save_index(index: Index, path: str | os.PathLike) -> None:
   """Writes the index as one npz, atomically; ValueError if it is not sound."""
   check_index(index)
-  save_arrays(
+  files.save_arrays(
+    path,
     {
-      'format': np.array(FORMAT),
       'descriptors': np.asarray(index.descriptors, np.float32),
       'keys': np.asarray(index.keys, np.int64),
       'poses': np.asarray(index.poses, np.float64),
@@ -313,7 +296,7 @@ def save_index(index: Index, path: str | os.PathLike) -> None:
       'image_size': np.asarray(index.rig.image_size, np.int64),
       'camera_from_lidar': np.asarray(index.rig.camera_from_lidar, np.float64),
     },
-    path,
+    FORMAT,
   )
 
 
@@ -328,51 +311,21 @@ def load_index(
       the comparison (to look into a file without a model).
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: the file is truncated or something else, the map is empty or
+    MissingFileError: there is no such file.
+    InputError: the file is truncated or something else, the map is empty or
       broken, or it was made by another model.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'There is no index {path}; build it with --mode=index.'
-    )
-  index = _index_from_arrays(_load_arrays(path), path)
+  arrays = files.load_arrays(path, 'build it with --mode=index', FORMAT)
+  index = _index_from_arrays(arrays, pathlib.Path(path))
   check_index(index, str(path))
   made_by = index.provenance['model']
   if expected_fingerprint is not None and made_by != expected_fingerprint:
-    raise ValueError(
+    raise InputError(
       f'{path} was made by model {made_by}, the queries are embedded by model'
       f' {expected_fingerprint}: their descriptors cannot be compared. Build'
       ' the index again with --mode=index.'
     )
   return index
-
-
-def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = dict(file)
-  except (
-    AttributeError,  # np.load returns a bare array for an npy file
-    EOFError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as error:
-    raise ValueError(
-      f'{path} is truncated or not an index ({type(error).__name__}: {error});'
-      ' build it again with --mode=index.'
-    ) from None
-  found = str(arrays.get('format', 'none'))
-  if found != FORMAT:
-    raise ValueError(
-      f'{path} is not an index of this program: its format is {found!r},'
-      f' expected {FORMAT!r}.'
-    )
-  return arrays
 
 
 def _index_from_arrays(
@@ -381,7 +334,7 @@ def _index_from_arrays(
   names = (*Index._fields[:-1], *Rig._fields)
   missing = [name for name in names if name not in arrays]
   if missing:
-    raise ValueError(f'{path} lacks {missing}; build it again.')
+    raise InputError(f'{path} lacks {missing}; build it again.')
   size = tuple(int(x) for x in arrays['image_size'])
   return Index(
     **{name: arrays[name] for name in Index._fields[:-2]},

@@ -3,6 +3,8 @@
 
 import numpy as np
 
+from i2ploc.errors import InputError
+
 
 def consecutive_runs(drives: np.ndarray, positions: np.ndarray) -> np.ndarray:
   """Labels the stretches of rows that follow each other along a street.
@@ -60,7 +62,7 @@ def sequence_similarity(
     float32 [Q, M].
 
   Raises:
-    ValueError: shapes that disagree, an even length, an unknown direction,
+    InputError: shapes that disagree, an even length, an unknown direction,
       or a stride below 1.
 
   Reference:
@@ -70,15 +72,15 @@ def sequence_similarity(
   similarities = np.asarray(similarities, np.float32)
   shape = (len(query_runs), len(map_runs))
   if similarities.shape != shape:
-    raise ValueError(
+    raise InputError(
       f'similarities have shape {similarities.shape}, the runs {shape}.'
     )
   if length < 1 or length % 2 == 0:
-    raise ValueError(f'length={length} has no middle frame; use 1, 3, 5...')
+    raise InputError(f'length={length} has no middle frame; use 1, 3, 5...')
   if stride < 1:
-    raise ValueError(f'stride={stride}; expected at least 1.')
+    raise InputError(f'stride={stride}; expected at least 1.')
   if direction not in (1, -1):
-    raise ValueError(f'direction={direction}; expected 1 or -1.')
+    raise InputError(f'direction={direction}; expected 1 or -1.')
   total = np.zeros(shape, np.float32)
   count = np.zeros(shape, np.float32)
   for step in range(-(length // 2), length // 2 + 1):

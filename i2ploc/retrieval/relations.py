@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.errors import InputError
+
 Array = TypeVar('Array', np.ndarray, jax.Array)
 
 POSITIVE, IGNORE, NEGATIVE = 1, 0, -1
@@ -57,7 +59,7 @@ def from_positions(
     [Q, M] int8 in {+1, 0, -1}.
 
   Raises:
-    ValueError: radii in the wrong order, headings missing, or not square.
+    InputError: radii in the wrong order, headings missing, or not square.
   """
   _check(query_position, map_position, positive_radius, ignore_radius, paired)
   arrays = (query_position, map_position, query_town, map_town)
@@ -72,7 +74,7 @@ def from_positions(
   negative = ~same_town | (separation > ignore_radius)
   if max_heading is not None:
     if query_heading is None or map_heading is None:
-      raise ValueError(
+      raise InputError(
         'max_heading is set but a heading is missing: pass query_heading and '
         'map_heading, or leave max_heading out.'
       )
@@ -91,17 +93,17 @@ def _check(
   """Raises ValueError for what shapes and numbers alone can tell."""
   for name, position in ('query', query_position), ('map', map_position):
     if position.ndim != 2 or position.shape[1] != 3:
-      raise ValueError(
+      raise InputError(
         f'{name}_position has shape {position.shape}, expected [N, 3] (x, y, '
         'z of a world frame with z up).'
       )
   if not 0 <= positive_radius <= ignore_radius:
-    raise ValueError(
+    raise InputError(
       f'positive_radius {positive_radius} and ignore_radius {ignore_radius}: '
       'expected 0 <= positive_radius <= ignore_radius, in metres.'
     )
   if paired and len(query_position) != len(map_position):
-    raise ValueError(
+    raise InputError(
       f'paired needs as many queries as map entries, got '
       f'{len(query_position)} and {len(map_position)}.'
     )

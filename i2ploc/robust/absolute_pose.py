@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import p3p
 from i2ploc.geometry import rigid
@@ -212,7 +213,7 @@ def absolute_pose(
     reason. Pixels that the lens cannot have imaged are outliers.
 
   Raises:
-    ValueError: shapes that do not fit, values that are not finite, an
+    InputError: shapes that do not fit, values that are not finite, an
       impossible lens.
   """
   (found,) = absolute_poses(
@@ -273,13 +274,13 @@ def _question(points, pixels, scores, lens):
   """What to search, about the points' centre, and that centre [3]."""
   points = np.asarray(points, np.float64)
   if points.ndim != 2 or points.shape != (len(pixels), 3):
-    raise ValueError(
+    raise InputError(
       f'points must be [N, 3], as many as pixels: {list(points.shape)} beside '
       f'{list(np.shape(pixels))}'
     )
   finite = np.isfinite(points).all(-1) & np.isfinite(pixels).all(-1)
   if not finite.all():
-    raise ValueError(
+    raise InputError(
       f'{(~finite).sum()} correspondences are not finite, first row '
       f'{np.flatnonzero(~finite)[0]}; leave them out'
     )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.geometry import alignment as alignment_lib
 from i2ploc.geometry import rigid
 from i2ploc.robust import consensus
@@ -193,11 +194,11 @@ def alignment(
     The motion; too few or degenerate pairs give `valid=False` and a reason.
 
   Raises:
-    ValueError: shapes that do not fit, or values that are not finite.
+    InputError: shapes that do not fit, or values that are not finite.
   """
   points_a, points_b = (np.asarray(p, np.float64) for p in (points_a, points_b))
   if points_a.shape != points_b.shape or points_a.shape[1:] != (3,):
-    raise ValueError(
+    raise InputError(
       f'points must be [N, 3] in both frames: {list(points_a.shape)} beside '
       f'{list(points_b.shape)}'
     )

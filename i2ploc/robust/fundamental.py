@@ -143,7 +143,7 @@ def fundamental(
     of a plane, or of a camera that only turns.
 
   Raises:
-    ValueError: shapes that do not fit, values that are not finite.
+    InputError: shapes that do not fit, values that are not finite.
   """
   points0, points1 = two_views.checked(points0, points1)
   frame = two_views.frame(points0, points1)

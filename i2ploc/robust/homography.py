@@ -160,7 +160,7 @@ def homography(
     would: two images of different places.
 
   Raises:
-    ValueError: shapes that do not fit, values that are not finite.
+    InputError: shapes that do not fit, values that are not finite.
   """
   (found,) = homographies(
     [points0],

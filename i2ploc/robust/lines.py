@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import search
@@ -102,11 +103,11 @@ def line(
     too few points or points that coincide give `valid=False` and a reason.
 
   Raises:
-    ValueError: another shape, or values that are not finite.
+    InputError: another shape, or values that are not finite.
   """
   points = np.asarray(points, np.float64)
   if points.ndim != 2 or points.shape[1] != 2:
-    raise ValueError(f'points must be [N, 2], not {list(points.shape)}')
+    raise InputError(f'points must be [N, 2], not {list(points.shape)}')
   # Far from the origin float32 has few digits left.
   center = np.nanmedian(points, axis=0) if len(points) else np.zeros(2)
   found = search.search(

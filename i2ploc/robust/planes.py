@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.geometry import vectors
 from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
@@ -110,11 +111,11 @@ def plane(
     too few points or points on a line give `valid=False` and a reason.
 
   Raises:
-    ValueError: another shape, or values that are not finite.
+    InputError: another shape, or values that are not finite.
   """
   points = np.asarray(points, np.float64)
   if points.ndim != 2 or points.shape[1] != 3:
-    raise ValueError(f'points must be [N, 3], not {list(points.shape)}')
+    raise InputError(f'points must be [N, 3], not {list(points.shape)}')
   # Far from the origin float32 has no centimetres left.
   center = np.nanmedian(points, axis=0) if len(points) else np.zeros(3)
   found = search.search(

@@ -135,7 +135,7 @@ def relative_pose(
     agree than strangers would, and where a rotation alone explains the images.
 
   Raises:
-    ValueError: shapes that do not fit, values that are not finite, an
+    InputError: shapes that do not fit, values that are not finite, an
       impossible lens.
   """
   pixels0, pixels1 = two_views.checked(pixels0, pixels1)

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.errors import InputError
+
 _ENDLESS = np.iinfo(np.int32).max
 # Other draws of a sample that repeats a group, until one does not.
 _ATTEMPTS = 4
@@ -104,13 +106,13 @@ def prosac_growth(
     int64 [N + 1], T'_n; 0 below m.
 
   Raises:
-    ValueError: fewer data than a sample holds.
+    InputError: fewer data than a sample holds.
 
   References:
     Chum and Matas, Matching with PROSAC, CVPR 2005, equations 3 to 6.
   """
   if num_data < sample_size:
-    raise ValueError(f'{num_data} data, but a sample holds {sample_size}.')
+    raise InputError(f'{num_data} data, but a sample holds {sample_size}.')
   n = np.arange(num_data + 1, dtype=np.float64)
   share = np.ones(num_data + 1)
   for i in range(sample_size):
@@ -266,11 +268,11 @@ def make_exhaustive(
   """All samples of `num_data` data, padded to `capacity` samples.
 
   Raises:
-    ValueError: there are more samples than that.
+    InputError: there are more samples than that.
   """
   count = math.comb(num_data, sample_size)
   if count > capacity:
-    raise ValueError(
+    raise InputError(
       f'{num_data} data have {count:,} samples of {sample_size}, more than '
       f'{capacity:,}; draw them at random'
     )

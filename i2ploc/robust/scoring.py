@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
+
 # Of a Gaussian in two dimensions 95 % lie within sqrt(5.99) deviations.
 _QUANTILE = 5.99
 # Numbers that a block's residuals may be: what stays in a core's cache, and
@@ -50,7 +52,7 @@ COSTS: dict[str, Callable] = {
 def check_score(name: str) -> None:
   """Raises ValueError for an unknown cost."""
   if name not in COSTS:
-    raise ValueError(f'unknown score {name!r}; known: {sorted(COSTS)}')
+    raise InputError(f'unknown score {name!r}; known: {sorted(COSTS)}')
 
 
 def block_size(num_data: int) -> int:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc import compilation
+from i2ploc.errors import InputError
 from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import refine
@@ -111,7 +112,7 @@ def search(
     `valid=False` and a reason.
 
   Raises:
-    ValueError: lengths that differ, data that are not finite, a threshold that
+    InputError: lengths that differ, data that are not finite, a threshold that
       is not positive, an unknown sampler or cost.
   """
   question = Question(data, usable, scores)
@@ -316,10 +317,10 @@ def _nothing(problem, total, num_draws, reason):
 def _checked(question, threshold, sampler, settings):
   """The question with its rows in order; ValueError for what cannot be."""
   if sampler not in SAMPLERS:
-    raise ValueError(f'unknown sampler {sampler!r}; known: {SAMPLERS}')
+    raise InputError(f'unknown sampler {sampler!r}; known: {SAMPLERS}')
   scoring.check_score(settings.score)
   if not (np.isfinite(threshold) and threshold > 0):
-    raise ValueError(f'the threshold must be positive, not {threshold}')
+    raise InputError(f'the threshold must be positive, not {threshold}')
   leaves, tree = jax.tree.flatten(question.data)
   named = [np.asarray(leaf, np.float64) for leaf in leaves]
   total = len(named[0])
@@ -329,14 +330,14 @@ def _checked(question, threshold, sampler, settings):
     named.append(np.asarray(scores, np.float64))
   for column in [*named, usable]:
     if column.shape != (total,):
-      raise ValueError(
+      raise InputError(
         f'data, scores and usable must be [N]: {list(column.shape)} beside '
         f'{total} data'
       )
   columns = np.stack(named)
   spoiled = usable & ~np.isfinite(columns).all(axis=0)
   if spoiled.any():
-    raise ValueError(
+    raise InputError(
       f'{spoiled.sum()} data or scores are not finite, first row '
       f'{np.flatnonzero(spoiled)[0]}; leave them out'
     )

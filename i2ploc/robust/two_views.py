@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from i2ploc import compilation
+from i2ploc.errors import InputError
 from i2ploc.robust import problem as problem_lib
 
 # Random pairs of which the share that agrees is taken.
@@ -77,13 +78,13 @@ def checked(
   """Both as float64 [N, 2]; ValueError if that is not what they are."""
   points0, points1 = (np.asarray(p, np.float64) for p in (points0, points1))
   if points0.shape != points1.shape or points0.shape[1:] != (2,):
-    raise ValueError(
+    raise InputError(
       f'points must be [N, 2] in both images: {list(points0.shape)} beside '
       f'{list(points1.shape)}'
     )
   finite = np.isfinite(points0).all(-1) & np.isfinite(points1).all(-1)
   if not finite.all():
-    raise ValueError(
+    raise InputError(
       f'{(~finite).sum()} pairs of points are not finite, first row '
       f'{np.flatnonzero(~finite)[0]}; leave them out'
     )

@@ -18,6 +18,7 @@ import numpy as np
 from i2ploc import caption_factory
 from i2ploc import files
 from i2ploc import fitting
+from i2ploc.errors import MissingFileError
 from i2ploc.evaluation import captions
 from i2ploc.models import clip_encoder
 from i2ploc.models.encoders import vocabulary
@@ -60,7 +61,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
   evaluator = _evaluator(config, data, encoder, 'test')
   results = dict(evaluator.run(restored.value))
   results['step'] = float(restored.step)
-  files.save_text(workdir, 'results.json', json.dumps(results, indent=1))
+  files.save_json(pathlib.Path(workdir) / 'results.json', results)
   print(f'weights: {encoder.name}')
   print('\n'.join(captions.table(results, 'test')))
   return results
@@ -75,8 +76,8 @@ def load_encoder(path: str, dtype: str = 'float32') -> clip_encoder.ClipEncoder:
     dtype: of a published checkpoint's computation.
 
   Raises:
-    FileNotFoundError: neither.
-    ValueError: damaged.
+    MissingFileError: neither.
+    InputError: damaged.
   """
   if (pathlib.Path(path) / 'checkpoints').is_dir():
     return _restore(path)[0]
@@ -106,7 +107,7 @@ def _restore(workdir):
   """The encoder of a workdir, and its best checkpoint."""
   file = pathlib.Path(workdir) / 'config.json'
   if not file.exists():
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{file} does not exist: train into this workdir first'
     )
   fields = json.loads(file.read_text())

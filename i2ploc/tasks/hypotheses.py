@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from i2ploc import files
+from i2ploc.errors import InputError
 from i2ploc.evaluation import hypotheses
 from i2ploc.evaluation import planted_problems
 from i2ploc.robust import consensus
@@ -38,7 +39,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     geometric means of `draws` and `hypotheses_per_second`; results.json too.
 
   Raises:
-    ValueError: unknown names in the grid, or a workdir with rows of another
+    InputError: unknown names in the grid, or a workdir with rows of another
       experiment.
   """
   del data
@@ -51,9 +52,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     'device': jax.devices()[0].device_kind,
   }
   saved = _saved(pathlib.Path(workdir) / FILE, setup)
-  files.save_text(
-    workdir, 'config.json', json.dumps(config.to_dict(), indent=2)
-  )
+  files.save_json(pathlib.Path(workdir) / 'config.json', config.to_dict())
   done = []
   for row in hypotheses.rows(grid, trials, settings, saved):
     done.append(row)
@@ -62,7 +61,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
       _save(workdir, setup, saved)
       print(f'{len(done):4} of {grid.num_cells}  {_line(row)}', flush=True)
   results = summary(done)
-  files.save_text(workdir, 'results.json', json.dumps(results, indent=1))
+  files.save_json(pathlib.Path(workdir) / 'results.json', results)
   return results
 
 
@@ -74,12 +73,12 @@ def _saved(path, setup):
     content = json.loads(path.read_text('utf-8'))
     before, rows = content['setup'], list(content['rows'])
   except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(
+    raise InputError(
       f'{path} cannot be read ({error}); delete it to start anew.'
     ) from error
   if before != setup:
     changed = sorted(name for name in setup if before.get(name) != setup[name])
-    raise ValueError(
+    raise InputError(
       f'{path} holds an experiment with other {", ".join(changed)}: choose'
       ' another workdir, or delete the file.'
     )
@@ -93,7 +92,7 @@ def _save(workdir, setup, rows):
     'problems': {name: planted_problems.describe(name) for name in names},
     'rows': rows,
   }
-  files.save_text(workdir, FILE, json.dumps(content, indent=1))
+  files.save_json(pathlib.Path(workdir) / FILE, content)
 
 
 def _line(row):

@@ -22,6 +22,8 @@ import numpy as np
 from PIL import Image
 
 from i2ploc import files as files_lib
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from i2ploc.evaluation import poses
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import rigid
@@ -49,7 +51,7 @@ def build(
   """The map of a place, and what a CLIP's similarities are worth there.
 
   Raises:
-    ValueError: no landmark was found.
+    InputError: no landmark was found.
   """
   objects = _landmarks(config, place)
   if encoder is None:
@@ -74,7 +76,7 @@ def _landmarks(config, place):
   fields = config.map.to_dict()
   labelled = fields.pop('labelled')
   if labelled and place.landmarks is None:
-    raise ValueError(
+    raise InputError(
       f'{place.name} has no labelled landmarks: set --config.map.labelled='
       'False.'
     )
@@ -99,7 +101,7 @@ def _landmarks(config, place):
   )
   if not objects.num_landmarks:
     num_boxes = sum(len(one.detections.box) for one in every)
-    raise ValueError(
+    raise InputError(
       f'{place.name}: no landmark in {len(every)} images with {num_boxes}'
       ' boxes; see --config.map for what makes one.'
     )
@@ -114,7 +116,7 @@ def _encoder(config):
   if config.clip:
     return captions.load_encoder(config.clip)
   if config.search.method in objects_lib.BY_LANGUAGE:
-    raise ValueError(
+    raise InputError(
       f'search.method={config.search.method!r} needs a CLIP: name one with'
       ' --config.clip=PATH (a workdir of configs/clip.py, or a published'
       " checkpoint), or set --config.search.method='category'."
@@ -127,7 +129,7 @@ def index(config, data, workdir: str) -> None:
   encoder, folder = _encoder(config), pathlib.Path(workdir) / 'maps'
   calibrations = {}
   if not data.places():
-    raise ValueError(
+    raise InputError(
       f'{data.name}: no place to map; a town needs a map drive and a later one'
       ' in its direction.'
     )
@@ -141,9 +143,7 @@ def index(config, data, workdir: str) -> None:
       f' {time.perf_counter() - start:.0f} s',
       flush=True,
     )
-  files_lib.save_text(
-    workdir, 'config.json', json.dumps(config.to_dict(), indent=2)
-  )
+  files_lib.save_json(pathlib.Path(workdir) / 'config.json', config.to_dict())
   setup_lib.save_setup(
     setup_lib.Setup(
       place.queries.lens,
@@ -208,7 +208,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     print(f'{place.name}: {len(records[place.name])} queries', flush=True)
   results = poses.summary(records)
   _save_queries(config, data.places(), records, workdir)
-  files_lib.save_text(workdir, 'results.json', json.dumps(results, indent=1))
+  files_lib.save_json(pathlib.Path(workdir) / 'results.json', results)
   content = {
     'radius': config.search.radius,
     'image_size': list(setup.image_size),
@@ -218,7 +218,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     },
     'places': records,
   }
-  files_lib.save_text(workdir, 'objects.json', json.dumps(content))
+  files_lib.save_json(pathlib.Path(workdir) / 'objects.json', content)
   print('\n'.join(poses.table(results)))
   return results
 
@@ -226,7 +226,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
 def _check_encoder(setup, encoder):
   name = encoder.name if encoder else ''
   if name and name != setup.encoder:
-    raise ValueError(
+    raise InputError(
       f'the maps have descriptors of {setup.encoder or "no CLIP"!r}, the'
       f' queries would have those of {name!r}: run --mode=index again.'
     )
@@ -301,8 +301,8 @@ def localize(
     camera: fx, fy, cx, cy of the image files in pixels; empty for the map's.
 
   Raises:
-    FileNotFoundError: no such image, no boxes beside it, or no maps.
-    ValueError: no query, or boxes that do not name the image.
+    MissingFileError: no such image, no boxes beside it, or no maps.
+    InputError: no query, or boxes that do not name the image.
   """
   del data
   setup, encoder = setup_lib.load_setup(workdir), _encoder(config)
@@ -312,11 +312,11 @@ def localize(
     for name in setup.calibration
   }
   if not paths:
-    raise ValueError('No query: give image files with --query=PATH.')
+    raise InputError('No query: give image files with --query=PATH.')
   lens = setup.lens
   if camera:
     if len(camera) != 4:
-      raise ValueError(f'intrinsics={camera}: expected fx,fy,cx,cy.')
+      raise InputError(f'intrinsics={camera}: expected fx,fy,cx,cy.')
     fx, fy, cx, cy = camera
     matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
     lens = lens_lib.Lens('pinhole', matrix)
@@ -349,28 +349,30 @@ def localize(
     answers.sort(key=lambda pair: -pair[1].confidence)
     lines.append(json.dumps(answer_lib.line(path, answers)))
     print(lines[-1], flush=True)
-  files_lib.save_text(workdir, 'answers.jsonl', '\n'.join(lines) + '\n')
+  files_lib.save_text(
+    pathlib.Path(workdir) / 'answers.jsonl', '\n'.join(lines) + '\n'
+  )
 
 
 def _beside(path, read):
   """Detections in an image file, by a reader of their file, and the image."""
   if not path.is_file():
-    raise FileNotFoundError(f'{path}: no such image file.')
+    raise MissingFileError(f'{path}: no such image file.')
   try:
     with Image.open(path) as picture:
       image = np.asarray(picture.convert('RGB'))
   except (OSError, SyntaxError) as error:
-    raise ValueError(f'{path} is not a readable image: {error}') from error
+    raise InputError(f'{path} is not a readable image: {error}') from error
   files = [path.with_name(name) for name in DETECTION_FILES]
   file = next((file for file in files if file.is_file()), None)
   if file is None:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{path}: no boxes; put {" or ".join(DETECTION_FILES)} beside it (COCO,'
       ' OA-SLAM or npz, see i2ploc.objects.files).'
     )
   frames = read(file, image.shape[:2]).frames
   if path.name not in frames:
-    raise ValueError(
+    raise InputError(
       f'{file} does not name {path.name}; it has {sorted(frames)[:3]}.'
     )
   return frames[path.name], image

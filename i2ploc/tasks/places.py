@@ -181,7 +181,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     radius=config.index.radius,
   )
   data.save_pictures(folder)
-  files.save_text(folder, 'results.json', json.dumps(results, indent=1))
+  files.save_json(folder / 'results.json', results)
   print('\n'.join(summary.table(results, 'test', config.index.radius)))
   return results
 
@@ -246,7 +246,9 @@ def localize(
     record = retrieve.record_from_answers(str(path), answers[0])
     lines.append(json.dumps(record))
     print(lines[-1], flush=True)
-  files.save_text(workdir, 'answers.jsonl', '\n'.join(lines) + '\n')
+  files.save_text(
+    pathlib.Path(workdir) / 'answers.jsonl', '\n'.join(lines) + '\n'
+  )
 
 
 def _evaluator(config, data, towers, role):
@@ -298,7 +300,7 @@ def restore(config, data, workdir):
     )
     return towers, checkpoint.Restored(variables, 0, None, {}, {}, '')
   shapes = jax.eval_shape(towers.init, jax.random.key(0))
-  checkpoints = files.open_checkpoints(config, workdir)
+  checkpoints = checkpoint.open_checkpoints(config, workdir)
   try:
     return towers, checkpoints.restore_best(shapes)
   finally:
@@ -327,7 +329,7 @@ def _embed_part(embed, batches, path):
     parts.append(np.asarray(embed(batch), np.float32)[batch['mask']])
   descriptors = np.concatenate(parts)
   path.parent.mkdir(parents=True, exist_ok=True)
-  index_lib.save_arrays({'descriptors': descriptors}, path)
+  files.save_arrays(path, {'descriptors': descriptors})
   return descriptors
 
 

@@ -20,6 +20,8 @@ from absl import logging
 import numpy as np
 import orbax.checkpoint as ocp
 
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from i2ploc.training import serialization
 from i2ploc.training import state as state_lib
 
@@ -77,10 +79,10 @@ class Checkpoints:
       provenance: written into every checkpoint; JSON values only.
 
     Raises:
-      ValueError: `keep` or `best_mode` has no meaning.
+      InputError: `keep` or `best_mode` has no meaning.
     """
     if keep < 1 or best_mode not in _MODES:
-      raise ValueError(
+      raise InputError(
         f'keep={keep} must be at least 1 and best_mode={best_mode!r} one of'
         f' {_MODES}.'
       )
@@ -159,8 +161,8 @@ class Checkpoints:
       The checkpoint, its value a TrainState.
 
     Raises:
-      FileNotFoundError: there is no checkpoint.
-      ValueError: it belongs to another model, or none is readable.
+      MissingFileError: there is no checkpoint.
+      InputError: it belongs to another model, or none is readable.
     """
     return self._restore('steps', template)
 
@@ -177,8 +179,8 @@ class Checkpoints:
       The checkpoint, its value like `variables`.
 
     Raises:
-      FileNotFoundError: there is no checkpoint.
-      ValueError: it belongs to another model, or none is readable.
+      MissingFileError: there is no checkpoint.
+      InputError: it belongs to another model, or none is readable.
     """
     kind = 'best' if self._steps('best') else 'steps'
     if kind == 'steps' and self._steps('steps'):
@@ -264,7 +266,7 @@ class Checkpoints:
   def _restore(self, kind, template):
     steps = self._steps(kind)
     if not steps:
-      raise FileNotFoundError(
+      raise MissingFileError(
         f'No checkpoint in {self.directory / kind}: train into this workdir'
         ' first, or name the workdir of a finished run.'
       )
@@ -277,7 +279,7 @@ class Checkpoints:
         continue
       differences = serialization.differences(arrays, template)
       if differences:
-        raise ValueError(
+        raise InputError(
           f'Checkpoint {self.directory / kind / str(step)} belongs to another'
           f' model. {differences} Use the --config that the checkpoint was'
           ' trained with, or another --workdir.'
@@ -290,7 +292,7 @@ class Checkpoints:
         provenance=info['provenance'],
         fingerprint=info['fingerprint'],
       )
-    raise ValueError(
+    raise InputError(
       f'None of the checkpoints {steps} in {self.directory / kind} is'
       ' readable: restore the folder from a copy, or delete it to start again.'
     )
@@ -306,7 +308,7 @@ class Checkpoints:
     digests = serialization.digests_from_arrays(arrays)
     changed = set(digests.items()) ^ set(info['digests'].items())
     if changed:
-      raise ValueError(f'{min(changed)[0]} is not what was saved')
+      raise InputError(f'{min(changed)[0]} is not what was saved')
     return info, arrays
 
 
@@ -320,3 +322,11 @@ def _data_state_from_json(encoded):
   if 'bytes' in encoded:
     return base64.b64decode(encoded['bytes'])
   return encoded['json']
+
+
+def open_checkpoints(config: Any, workdir: str | pathlib.Path) -> Checkpoints:
+  """The checkpoints of a workdir; new ones tell which config made them."""
+  return Checkpoints(
+    pathlib.Path(workdir) / 'checkpoints',
+    provenance={'config': config.to_dict()},
+  )

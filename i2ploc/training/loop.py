@@ -21,6 +21,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.training import checkpoint as checkpoint_lib
 from i2ploc.training import metric_writer
 from i2ploc.training import state as state_lib
@@ -106,7 +107,7 @@ def train(
 
   Raises:
     Interrupted: a signal came; the same command continues.
-    ValueError: the loss, its gradient or the update is not finite, the data
+    InputError: the loss, its gradient or the update is not finite, the data
       ended, an interval is not positive, a key of `id_keys` or `best_metric`
       does not exist, or the checkpoint belongs to another model.
   """
@@ -159,7 +160,7 @@ def train(
 def _check_intervals(**intervals):
   wrong = {name: value for name, value in intervals.items() if value < 1}
   if wrong:
-    raise ValueError(f'{wrong}: intervals are counted in steps, at least 1.')
+    raise InputError(f'{wrong}: intervals are counted in steps, at least 1.')
 
 
 def _resume(state, batches, checkpoints, writer):
@@ -178,13 +179,13 @@ def _next_batch(batches, step, id_keys):
   try:
     batch = next(batches)
   except StopIteration:
-    raise ValueError(
+    raise InputError(
       f'The data ended after step {step}: training needs an endless iterator,'
       ' and at least one full batch of readings.'
     ) from None
   missing = sorted(set(id_keys) - set(batch))
   if missing:
-    raise ValueError(
+    raise InputError(
       f'The batch has no {missing}, only {sorted(batch)}: correct id_keys.'
     )
   return batch
@@ -208,7 +209,7 @@ def _checked(finished, checkpoints):
       f'{key}={metrics[key]}'
       for key in ('loss', 'gradient_norm', 'update_norm')
     )
-    raise ValueError(
+    raise InputError(
       f'Training stopped at step {finished.step}: {values}. {saved}. The batch'
       f' was {ids or "not named (id_keys is empty)"}. Look at these readings,'
       ' lower the learning rate, or lengthen the warm-up.'
@@ -223,7 +224,7 @@ def _evaluate(state, step, evaluators, best_metric, checkpoints, writer):
   for evaluator in evaluators:
     results |= {k: float(v) for k, v in evaluator.run(variables)}
   if best_metric not in results:
-    raise ValueError(
+    raise InputError(
       f'best_metric={best_metric!r}, but the evaluators yield'
       f' {sorted(results)}: name one of these.'
     )

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import json
 import math
-import os
 import pathlib
 import sys
 import time
 from typing import TextIO
 
 import tensorboardX
+
+from i2ploc import files
 
 
 class MetricWriter:
@@ -68,9 +69,7 @@ class MetricWriter:
     """
     lines = self.path.read_text().splitlines() if self.path.exists() else []
     kept = [line for line in lines if _step_of(line) <= step]
-    temporary = self.path.with_suffix('.tmp')
-    temporary.write_text(''.join(line + '\n' for line in kept))
-    os.replace(temporary, self.path)
+    files.save_text(self.path, ''.join(line + '\n' for line in kept))
     self._file = open(self.path, 'a')  # noqa: SIM115
     # A killed process takes queued events along: replay them from the lines.
     for path in self._events_dir.glob('events*'):

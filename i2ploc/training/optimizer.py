@@ -10,6 +10,8 @@ import jax
 import optax
 from optax import contrib
 
+from i2ploc.errors import InputError
+
 PyTree = Any
 
 
@@ -74,7 +76,7 @@ def make_optimizer(
     The optimizer; its `learning_rate` is AdamW's.
 
   Raises:
-    ValueError: the warm-up does not fit, or a number has no meaning.
+    InputError: the warm-up does not fit, or a number has no meaning.
   """
   _check_steps(warmup_steps, num_steps, accumulation)
   _check_rates(
@@ -171,7 +173,7 @@ def _scaled(factors: Mapping[str, float]) -> optax.GradientTransformation:
     }
     for path in factors:
       if not any(name.startswith(path.rstrip('/') + '/') for name in names):
-        raise ValueError(
+        raise InputError(
           f'optimizer factors name {path!r}, which no parameter lies below;'
           f' there are {sorted({n.split("/")[0] for n in names})}.'
         )
@@ -185,12 +187,12 @@ def _scaled(factors: Mapping[str, float]) -> optax.GradientTransformation:
 def _check_steps(warmup_steps, num_steps, accumulation):
   """Raises ValueError unless there are updates after the warm-up."""
   if not 0 <= warmup_steps < num_steps:
-    raise ValueError(
+    raise InputError(
       f'warmup_steps is {warmup_steps} and num_steps is {num_steps}; the'
       ' warm-up has to end before the run does: lower warmup_steps.'
     )
   if not 1 <= accumulation <= num_steps - warmup_steps:
-    raise ValueError(
+    raise InputError(
       f'accumulation={accumulation} must be at least 1, and at most the'
       f' {num_steps - warmup_steps} steps after the warm-up.'
     )
@@ -201,7 +203,7 @@ def _check_rates(
 ):
   """Raises ValueError for numbers without meaning."""
   if not 0 <= momentum < 1 or (momentum and matrix_learning_rate):
-    raise ValueError(
+    raise InputError(
       f'momentum={momentum} must be in [0, 1), and 0 if Muon moves the matrices'
       f' (matrix_learning_rate={matrix_learning_rate}).'
     )
@@ -209,7 +211,7 @@ def _check_rates(
     weight_decay=weight_decay, matrix_learning_rate=matrix_learning_rate
   )
   if learning_rate <= 0 or clip_norm <= 0 or min(numbers.values()) < 0:
-    raise ValueError(
+    raise InputError(
       f'learning_rate={learning_rate} and clip_norm={clip_norm} must be'
       f' positive and none of {numbers} negative.'
     )

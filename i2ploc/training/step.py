@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from i2ploc import compilation
+from i2ploc.errors import InputError
 from i2ploc.training import optimizer as optimizer_lib
 from i2ploc.training import state as state_lib
 
@@ -63,10 +64,10 @@ def make_train_step(
     which would depend on the chunk.
 
   Raises:
-    ValueError: `ema_decay` or `num_chunks` is out of range.
+    InputError: `ema_decay` or `num_chunks` is out of range.
   """
   if not 0 <= ema_decay < 1 or num_chunks < 1:
-    raise ValueError(
+    raise InputError(
       f'ema_decay={ema_decay} must be in [0, 1) and num_chunks={num_chunks}'
       ' at least 1.'
     )
@@ -137,7 +138,7 @@ def _embed_chunks(embed, num_chunks, params, model_state, batch, key):
 def _check_chunks(model_state, batch, num_chunks):
   """Raises ValueError if encoding in chunks would not be exact."""
   if jax.tree.leaves(model_state):
-    raise ValueError(
+    raise InputError(
       f'num_chunks={num_chunks}, but the model keeps'
       f' {sorted(model_state)}, which would be computed per chunk and not over'
       ' the batch: use num_chunks=1, or a model with layer or group'
@@ -145,7 +146,7 @@ def _check_chunks(model_state, batch, num_chunks):
     )
   for name, size in sorted((k, jnp.shape(v)[0]) for k, v in batch.items()):
     if size % num_chunks:
-      raise ValueError(
+      raise InputError(
         f'The batch holds {size} rows of {name!r}, which num_chunks='
         f'{num_chunks} does not divide: choose a divisor of the batch size.'
       )

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from absl import logging
 import numpy as np
 
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from input_pipeline import schema
 from input_pipeline.readers import kitti_files
 from input_pipeline.readers import splits
@@ -71,11 +73,11 @@ class Reader:
     """Reads a row's files; see `schema.Dataset`.
 
     Raises:
-      ValueError: the frame has no such sensor, or its file is damaged.
+      InputError: the frame has no such sensor, or its file is damaged.
     """
     unknown = set(what) - {'image', 'points'}
     if unknown:
-      raise ValueError(
+      raise InputError(
         f'Asked for {sorted(unknown)}; KITTI has image and points.'
       )
     drive = self.drives[self.drive_index[row]]
@@ -102,7 +104,7 @@ def _file(
   files: Mapping[int, pathlib.Path], frame: int, drive: str, sensor: str
 ) -> pathlib.Path:
   if frame not in files:
-    raise ValueError(
+    raise InputError(
       f'Frame {frame} of drive {drive} has no {sensor}; select rows by '
       'has_image and has_points.'
     )
@@ -116,7 +118,7 @@ def _check_principal_point(
   size = np.array([image.shape[1], image.shape[0]])
   offset = np.abs(intrinsics[:2, 2] / size - 0.5)
   if (offset > 0.2).any():
-    raise ValueError(
+    raise InputError(
       f'{path}: an image of {size[0]}x{size[1]} with its principal point at '
       f'{intrinsics[:2, 2].round(1).tolist()}; was it resized or cropped after '
       'the calibration? Use the original images.'
@@ -131,13 +133,13 @@ def make_dataset(name: str, drives: Sequence[Drive]) -> schema.Dataset:
     drives: at least one; frames without a pose are left out and counted.
 
   Raises:
-    ValueError: no frames, damaged scans, or drives of the same name.
+    InputError: no frames, damaged scans, or drives of the same name.
   """
   if not drives:
-    raise ValueError(f'{name}: no drives; name one, or leave them out for all.')
+    raise InputError(f'{name}: no drives; name one, or leave them out for all.')
   names = [drive.name for drive in drives]
   if len(set(names)) < len(names):
-    raise ValueError(f'{name}: a drive is listed twice in {names}.')
+    raise InputError(f'{name}: a drive is listed twice in {names}.')
   tables = [_frame_table(drive) for drive in drives]
   frames = schema.FrameTable(
     *(np.concatenate(columns) for columns in zip(*tables, strict=True))
@@ -159,7 +161,7 @@ def take_split(
     spacing: metres, of the rules 'spaced' and 'disjoint'.
 
   Raises:
-    ValueError: a slice is empty.
+    InputError: a slice is empty.
   """
   rows, queries = splits.apply(dataset.frames, split, spacing)
   return schema.Dataset(
@@ -172,7 +174,7 @@ def _frame_table(drive: Drive) -> schema.FrameTable:
   sensed = sorted(drive.images.keys() | drive.scans.keys())
   frame = np.array([i for i in sensed if i in drive.world_from_lidar], np.int64)
   if not len(frame):
-    raise ValueError(
+    raise InputError(
       f'Drive {drive.name} has no frame with a sensor and a pose: '
       f'{len(drive.images)} images, {len(drive.scans)} scans, '
       f'{len(drive.world_from_lidar)} poses.'
@@ -251,7 +253,7 @@ def check_other_cameras(folder: pathlib.Path, sensor: str) -> None:
   """
   others = {path.name for path in folder.glob('image_*/')} - {sensor}
   if others:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{folder}: no images in {sensor}, but in {sorted(others)}; choose '
       'another camera, or download this one.'
     )
@@ -270,7 +272,7 @@ def times_by_frame(
     Frame number to seconds; blank lines have no entry.
 
   Raises:
-    ValueError: fewer lines than frame numbers. Blank lines may have been
+    InputError: fewer lines than frame numbers. Blank lines may have been
       removed, and then every time after them belongs to another frame.
   """
   if not path.is_file():
@@ -278,7 +280,7 @@ def times_by_frame(
   seconds = kitti_files.read_timestamps(path)
   last = max(files, default=-1)
   if last >= len(seconds):
-    raise ValueError(
+    raise InputError(
       f'{path}: {len(seconds)} lines, but frames up to number {last}; expected '
       'a line per frame number (blank if it has no time). Restore the file, or '
       'delete it to take 10 Hz.'

@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from input_pipeline import schema
 
 
@@ -44,21 +45,21 @@ def join(name: str, parts: Sequence[schema.Dataset]) -> schema.Dataset:
     parts: at least one; their towns and drives differ.
 
   Raises:
-    ValueError: nothing to join, a town or drive in two parts, or parts that
+    InputError: nothing to join, a town or drive in two parts, or parts that
       name their queries beside parts that do not.
   """
   if not parts:
-    raise ValueError(f'{name}: no datasets to join.')
+    raise InputError(f'{name}: no datasets to join.')
   for column in ('town', 'drive'):
     seen = [{*getattr(part.frames, column).tolist()} for part in parts]
     if len(set().union(*seen)) < sum(map(len, seen)):
-      raise ValueError(
+      raise InputError(
         f'{name}: parts share a {column}: {[sorted(names) for names in seen]}.'
       )
   queries = [part.queries for part in parts]
   named = [part.name for part in parts if part.queries is not None]
   if named and len(named) < len(parts):
-    raise ValueError(
+    raise InputError(
       f'{name}: {named} name their queries and the other parts do not; write '
       'all splits with the same rule.'
     )

@@ -30,6 +30,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from i2ploc.errors import InputError
 from i2ploc.geometry import fisheye
 from i2ploc.geometry import panorama
 from i2ploc.geometry import rigid
@@ -93,8 +94,8 @@ def load(
     with intrinsics in pixels per radian, see `i2ploc.geometry.panorama`.
 
   Raises:
-    FileNotFoundError: a folder, calibration or pose file is missing.
-    ValueError: an unknown option, or a file does not hold what it should.
+    MissingFileError: a folder, calibration or pose file is missing.
+    InputError: an unknown option, or a file does not hold what it should.
   """
   _check_options(camera, points, without, maps_dir)
   root, wanted = pathlib.Path(root), kitti360_splits.GRAMMAR.parse(split)
@@ -124,11 +125,11 @@ def _check_options(camera: str, points: str, without: str, maps_dir) -> None:
     *(('without', part, tuple(CLEANING)) for part in _listed(without)),
   ):
     if value not in known:
-      raise ValueError(f'kitti360: {name}={value!r}; known: {list(known)}.')
+      raise InputError(f'kitti360: {name}={value!r}; known: {list(known)}.')
   if without and points != 'submap':
-    raise ValueError(f"kitti360: without={without!r} is for points='submap'.")
+    raise InputError(f"kitti360: without={without!r} is for points='submap'.")
   if points == 'submap' and not maps_dir:
-    raise ValueError(
+    raise InputError(
       "kitti360: points='submap' needs a folder to make maps in: set maps_dir, "
       'or data.packed in a config.'
     )
@@ -208,13 +209,13 @@ class Stitcher:
     """The panorama uint8 [H, W, 3] of the left and the right image.
 
     Raises:
-      ValueError: an image is damaged, or not of the lens's size.
+      InputError: an image is damaged, or not of the lens's size.
     """
     shrunken = []
     for path in paths:
       image = kitti_files.read_image(path)
       if image.shape[:2] != self.image_size:
-        raise ValueError(
+        raise InputError(
           f'{path}: an image of {image.shape[1]}x{image.shape[0]}, but its '
           f'lens is calibrated for {self.image_size[1]}x{self.image_size[0]}. '
           'Use the original images.'
@@ -237,10 +238,10 @@ def make_stitcher(rig: kitti360_files.Rig, size: tuple[int, int]) -> Stitcher:
   """Prepares the stitching of panoramas of (H, W) pixels.
 
   Raises:
-    ValueError: the fisheyes have images of different sizes.
+    InputError: the fisheyes have images of different sizes.
   """
   if len(set(rig.image_sizes)) != 1:
-    raise ValueError(f'Fisheye images of different sizes: {rig.image_sizes}.')
+    raise InputError(f'Fisheye images of different sizes: {rig.image_sizes}.')
   poses = np.stack(rig.imu_from_fisheye)
   panorama_from_imu = np.eye(4)
   panorama_from_imu[:3, :3] = _PANORAMA_FROM_IMU
@@ -294,7 +295,7 @@ class Reader:
     """Reads a row's files; see `schema.Dataset`.
 
     Raises:
-      ValueError: the frame has no such sensor, or its file is damaged.
+      InputError: the frame has no such sensor, or its file is damaged.
     """
     own = {'image'} if self.stitcher else set()
     own |= {'points'} if self.maps else set()
@@ -319,7 +320,7 @@ class Reader:
   ) -> tuple[pathlib.Path, pathlib.Path]:
     drive = self.files.drives[index]
     if frame not in drive.images:
-      raise ValueError(
+      raise InputError(
         f'Frame {frame} of drive {drive.name} has no panorama: one or both of '
         f'{kitti360_files.FISHEYES} are missing; select rows by has_image.'
       )

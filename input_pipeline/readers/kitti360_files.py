@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from i2ploc.geometry import fisheye
 from input_pipeline.readers import kitti_files
 
@@ -56,10 +58,10 @@ def drive_name(sequence: str) -> str:
   """The folder of a sequence, as in '2013_05_28_drive_0003_sync'.
 
   Raises:
-    ValueError: not a number of up to four digits.
+    InputError: not a number of up to four digits.
   """
   if not re.fullmatch(r'\d{1,4}', sequence, re.ASCII):
-    raise ValueError(
+    raise InputError(
       f"{sequence!r} is not a sequence of KITTI-360; expected e.g. '0003'."
     )
   return f'2013_05_28_drive_{int(sequence):04d}_sync'
@@ -84,14 +86,14 @@ def load_rig(root: pathlib.Path, fisheyes: bool) -> Rig:
     fisheyes: also read the lenses of image_02 and image_03.
 
   Raises:
-    FileNotFoundError: files are missing; all are named.
-    ValueError: a file does not hold what it should.
+    MissingFileError: files are missing; all are named.
+    InputError: a file does not hold what it should.
   """
   folder = root / 'calibration'
   names = ['perspective.txt', 'calib_cam_to_velo.txt', 'calib_cam_to_pose.txt']
   names += [f'{sensor}.yaml' for sensor in FISHEYES if fisheyes]
   if missing := [name for name in names if not (folder / name).is_file()]:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{folder}: no {missing}; download and unpack calibration.zip there.'
     )
   path = folder / 'perspective.txt'
@@ -129,8 +131,8 @@ def read_lidar_from_camera(path: pathlib.Path) -> np.ndarray:
   """[4, 4] LiDAR from the unrectified camera 0: one line of a 3x4 matrix.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: not 12 numbers, no rotation, or the inverse direction.
+    MissingFileError: no such file.
+    InputError: not 12 numbers, no rotation, or the inverse direction.
   """
   values = _matrix_values(_read_text(path).split(), str(path))
   matrix = kitti_files.rigid_matrix(values[:, :3], values[:, 3], str(path))
@@ -144,8 +146,8 @@ def read_imu_from_cameras(
   """[4, 4] IMU from the cameras named: lines `image_00: ` and a 3x4 matrix.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: a camera is missing, its entry is no rigid motion, or it looks
+    MissingFileError: no such file.
+    InputError: a camera is missing, its entry is no rigid motion, or it looks
       elsewhere than that camera does.
   """
   entries = kitti_files.read_calibration(path, dict.fromkeys(sensors, (3, 4)))
@@ -165,7 +167,7 @@ def _read_text(path: pathlib.Path) -> str:
   try:
     return path.read_text('utf-8')
   except UnicodeDecodeError as error:
-    raise ValueError(f'{path}: not a text file ({error}).') from error
+    raise InputError(f'{path}: not a text file ({error}).') from error
 
 
 def _matrix_values(words: list[str], source: str) -> np.ndarray:
@@ -173,9 +175,9 @@ def _matrix_values(words: list[str], source: str) -> np.ndarray:
   try:
     values = np.array([float(word) for word in words], np.float64)
   except ValueError as error:
-    raise ValueError(f'{source}: not numbers ({error}).') from error
+    raise InputError(f'{source}: not numbers ({error}).') from error
   if values.size != 12 or not np.isfinite(values).all():
-    raise ValueError(
+    raise InputError(
       f'{source}: expected the 12 finite numbers of a 3x4 matrix, found '
       f'{words}.'
     )
@@ -187,7 +189,7 @@ def _check_axis(
 ) -> None:
   """Raises if the optical axis (z) does not point along `axis`."""
   if matrix[:3, 2] @ np.asarray(axis) < _SAME_DIRECTION:
-    raise ValueError(
+    raise InputError(
       f'{what} along {matrix[:3, 2].round(2).tolist()}, expected {expected} '
       f'{list(axis)}; was the matrix inverted, or taken from another file?'
     )
@@ -201,30 +203,30 @@ def read_lens(path: pathlib.Path) -> tuple[fisheye.Lens, tuple[int, int]]:
     size: (H, W) of the images, pixels.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: another model than MEI, or an entry missing or impossible.
+    MissingFileError: no such file.
+    InputError: another model than MEI, or an entry missing or impossible.
   """
   entries = {}
   for line in _read_text(path).splitlines():
     key, _, value = line.partition(':')
     entries[key.strip()] = value.strip()
   if entries.get('model_type') != 'MEI':
-    raise ValueError(
+    raise InputError(
       f'{path}: model_type {entries.get("model_type")!r}, expected MEI.'
     )
   wanted = (*fisheye.Lens._fields, 'image_width', 'image_height')
   try:
     values = {name: float(entries[name]) for name in wanted}
   except KeyError as error:
-    raise ValueError(f'{path}: no entry {error}.') from error
+    raise InputError(f'{path}: no entry {error}.') from error
   except ValueError as error:
-    raise ValueError(f'{path}: not a number ({error}).') from error
+    raise InputError(f'{path}: not a number ({error}).') from error
   size = int(values.pop('image_height')), int(values.pop('image_width'))
   lens = fisheye.Lens(**values)
   center = np.array([lens.u0 / size[1], lens.v0 / size[0]])
   positive = min(lens.gamma1, lens.gamma2) > 0 and lens.xi >= 0
   if not positive or not (np.abs(center - 0.5) < 0.2).all():
-    raise ValueError(
+    raise InputError(
       f'{path}: not the lens of a {size[1]}x{size[0]} image: {lens}.'
     )
   return lens._replace(u0=lens.u0 + 0.5, v0=lens.v0 + 0.5), size
@@ -242,8 +244,8 @@ def read_numbered_poses(path: pathlib.Path, rows: int) -> dict[int, np.ndarray]:
     are sparse.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: nothing in it, a malformed line, a number twice, no rotation.
+    MissingFileError: no such file.
+    InputError: nothing in it, a malformed line, a number twice, no rotation.
   """
   poses = {}
   for i, line in enumerate(_read_text(path).splitlines()):
@@ -252,16 +254,16 @@ def read_numbered_poses(path: pathlib.Path, rows: int) -> dict[int, np.ndarray]:
       continue
     source = f'{path}, line {i + 1}'
     if len(words) != 1 + 4 * rows or not words[0].isdigit():
-      raise ValueError(
+      raise InputError(
         f'{source}: expected a frame number and {4 * rows} numbers, found '
         f'{len(words)} words, first {words[0]!r}.'
       )
     frame = int(words[0])
     if frame in poses:
-      raise ValueError(f'{source}: frame {frame} has a pose already.')
+      raise InputError(f'{source}: frame {frame} has a pose already.')
     poses[frame] = _matrix_values(words[1:13], source)
   if not poses:
-    raise ValueError(f'{path}: no poses in the file.')
+    raise InputError(f'{path}: no poses in the file.')
   values = np.stack(list(poses.values()))
   matrices = kitti_files.rigid_matrix(
     values[:, :, :3], values[:, :, 3], str(path)
@@ -277,8 +279,8 @@ def load_poses(
   From poses.txt, compared with cam0_to_world.txt where both are there.
 
   Raises:
-    FileNotFoundError: the drive has neither file.
-    ValueError: a file is damaged, or the two contradict each other.
+    MissingFileError: the drive has neither file.
+    InputError: a file is damaged, or the two contradict each other.
   """
   folder = root / 'data_poses' / drive
   paths = folder / 'poses.txt', folder / 'cam0_to_world.txt'
@@ -294,7 +296,7 @@ def load_poses(
       for frame, pose in read_numbered_poses(paths[1], 4).items()
     }
   if from_imu is None and from_camera is None:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{folder}: no poses.txt and no cam0_to_world.txt; download '
       'data_poses.zip. Sequences without published poses cannot be used.'
     )
@@ -314,7 +316,7 @@ def _check_agreement(
     turn = np.abs((first[frame] - second[frame])[:3, :3]).max()
     # Digits leave 5 mm and 1e-5; a rectification left out turns by 0.007.
     if apart > 0.05 or turn > 0.002:
-      raise ValueError(
+      raise InputError(
         f'{paths[0]} and {paths[1].name}, through the calibration, put the '
         f'LiDAR at frame {frame} {apart:.2f} m apart, turned by {turn:.3f} '
         'rad. Are calibration and poses of one release?'

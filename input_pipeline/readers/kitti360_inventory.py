@@ -76,7 +76,7 @@ def count(
   """Posed frames ('poses'), and how many of them have each sensor.
 
   Raises:
-    ValueError: a file is damaged.
+    InputError: a file is damaged.
   """
   drive = kitti360_files.drive_name(sequence)
   try:

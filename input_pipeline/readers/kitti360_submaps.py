@@ -27,6 +27,8 @@ import numpy as np
 from scipy import spatial
 import tqdm
 
+from i2ploc import files
+from i2ploc.errors import InputError
 from input_pipeline.readers import kitti360_sweeps
 from input_pipeline.readers import kitti_files
 
@@ -94,10 +96,10 @@ def load(folder: pathlib.Path, sweeps: Sweeps) -> 'Map':
     sweeps: of the drive.
 
   Raises:
-    ValueError: no sweeps, or a damaged scan.
+    InputError: no sweeps, or a damaged scan.
   """
   if not sweeps.frames:
-    raise ValueError(f'Drive {sweeps.drive} has no scan with a pose to map.')
+    raise InputError(f'Drive {sweeps.drive} has no scan with a pose to map.')
   content = (_VERSION, VOXEL, EGO, MAX_RANGE, _TILE, sweeps.frames)
   digest = hashlib.sha256(repr(content).encode())
   for frame in sweeps.frames:
@@ -155,12 +157,7 @@ def _make_piece(
     points = average_voxels(np.concatenate(clouds), VOXEL)
     report(len(some))
   tiles = dict(_tiles(points, np.rint(origin[:2] / _TILE).astype(int)))
-  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  with temporary.open('wb') as file:
-    np.savez(file, **tiles)
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(path)
+  files.save_arrays(path, tiles)
 
 
 def _sweep(sweeps: Sweeps, frame: int, origin: np.ndarray) -> np.ndarray:
@@ -215,7 +212,7 @@ class Map:
       the drive saw nothing.
 
     Raises:
-      ValueError: a file of the map is damaged.
+      InputError: a file of the map is damaged.
     """
     center = world_from_lidar[:2, 3]
     reach = HALF_SIDE * np.sqrt(2)
@@ -262,7 +259,7 @@ def _read(path: pathlib.Path, take):
     with np.load(path) as archive:
       return take(archive)
   except Exception as error:
-    raise ValueError(
+    raise InputError(
       f'{path} is damaged ({error}). Delete it; it will be made again.'
     ) from error
 

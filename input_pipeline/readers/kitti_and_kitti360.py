@@ -78,8 +78,8 @@ def load(
     A dataset; every sequence is a town of its own, KITTI odometry's first.
 
   Raises:
-    FileNotFoundError: a folder, calibration or pose file is missing.
-    ValueError: a file does not hold what it should; the message names it.
+    MissingFileError: a folder, calibration or pose file is missing.
+    InputError: a file does not hold what it should; the message names it.
   """
   wanted = GRAMMAR.parse(split)
   kitti = wanted.only(lambda sequence: len(sequence) == 2)

@@ -20,6 +20,8 @@ from absl import logging
 import numpy as np
 import PIL.Image
 
+from i2ploc.errors import InputError
+
 POINT_RULES = ('non-finite', 'range 0')  # why a point is dropped
 _BYTES_PER_POINT = 16
 # Printed digits leave 1e-6; a wrong row or a transposed file leaves 1e-1.
@@ -76,7 +78,7 @@ def numbered_files(
     Frame number to file, in increasing order; empty without the folder.
 
   Raises:
-    ValueError: a name is not a number, or two files have the same one.
+    InputError: a name is not a number, or two files have the same one.
   """
   if not folder.is_dir():
     return {}
@@ -85,13 +87,13 @@ def numbered_files(
     if path.suffix not in suffixes or path.name.startswith('.'):
       continue
     if not (path.stem.isascii() and path.stem.isdigit()):
-      raise ValueError(
+      raise InputError(
         f'{path}: the name is not a frame number (expected e.g. 000012'
         f'{path.suffix}); move the file away.'
       )
     frame = int(path.stem)
     if frame in files:
-      raise ValueError(
+      raise InputError(
         f'{folder}: {files[frame].name} and {path.name} are both frame '
         f'{frame}; remove one.'
       )
@@ -104,7 +106,7 @@ def check_scans(files: Sequence[pathlib.Path]) -> None:
   faults = [fault for path in files if (fault := _size_fault(path))]
   if faults:
     more = f' (and {len(faults) - 5} more)' if len(faults) > 5 else ''
-    raise ValueError(
+    raise InputError(
       f'{len(faults)} of {len(files)} scans cannot be read: '
       f'{"; ".join(faults[:5])}{more}. Download them again, or delete them: '
       'a missing scan is allowed.'
@@ -135,12 +137,12 @@ def read_scan(path: pathlib.Path, dropped: Dropped) -> np.ndarray:
     in [0, 1]. Non-finite points and points at range 0 are dropped and counted.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: empty or truncated, nothing left, or a reflectance outside
+    MissingFileError: no such file.
+    InputError: empty or truncated, nothing left, or a reflectance outside
       [0, 1], which tells another scale or another format.
   """
   if fault := _size_fault(path):
-    raise ValueError(f'{fault}.')
+    raise InputError(f'{fault}.')
   points = np.fromfile(path, '<f4').reshape(-1, 4).astype(np.float32)
   finite = np.isfinite(points).all(axis=1)
   # Any, not a norm: the square of a tiny coordinate underflows to zero.
@@ -148,10 +150,10 @@ def read_scan(path: pathlib.Path, dropped: Dropped) -> np.ndarray:
   dropped.add(path, (int(np.sum(~finite)), int(np.sum(finite & ~hit))))
   points = points[finite & hit]
   if not len(points):
-    raise ValueError(f'{path}: no finite point with a range above 0.')
+    raise InputError(f'{path}: no finite point with a range above 0.')
   low, high = points[:, 3].min(), points[:, 3].max()
   if low < 0 or high > 1:
-    raise ValueError(
+    raise InputError(
       f'{path}: reflectance from {low:g} to {high:g}, expected [0, 1]; rescale '
       'the fourth column, or convert the file to float32 x, y, z, reflectance.'
     )
@@ -165,19 +167,19 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     path: any format Pillow decodes.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: the file does not decode, or has more than 8 bits.
+    MissingFileError: no such file.
+    InputError: the file does not decode, or has more than 8 bits.
   """
   try:
     with PIL.Image.open(path) as image:
       if image.mode not in ('L', 'P', 'RGB', 'RGBA'):
-        raise ValueError(f'mode {image.mode}, expected 8-bit grey or RGB')
+        raise InputError(f'mode {image.mode}, expected 8-bit grey or RGB')
       return np.array(image.convert('RGB'))
   except FileNotFoundError:
     raise
   # Pillow's PNG plugin reports broken chunks as SyntaxError.
   except (OSError, SyntaxError, ValueError) as error:
-    raise ValueError(
+    raise InputError(
       f'{path}: the image does not decode ({error}); download it again, or '
       'delete it: a missing image is allowed.'
     ) from error
@@ -197,8 +199,8 @@ def read_calibration(
     Key to float64 array.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: a key is missing, or its values are not as many finite numbers
+    MissingFileError: no such file.
+    InputError: a key is missing, or its values are not as many finite numbers
       as its shape asks for.
   """
   entries = {}
@@ -208,12 +210,12 @@ def read_calibration(
   result = {}
   for key, shape in shapes.items():
     if key not in entries:
-      raise ValueError(
+      raise InputError(
         f'{path}: no entry {key!r}; found {sorted(filter(None, entries))}.'
       )
     values = _numbers(entries[key], f'{path}: {key}')
     if values.size != np.prod(shape):
-      raise ValueError(
+      raise InputError(
         f'{path}: {key} has {values.size} values, expected {np.prod(shape)}.'
       )
     result[key] = values.reshape(shape)
@@ -224,16 +226,16 @@ def _read_lines(path: pathlib.Path) -> list[str]:
   try:
     return path.read_text('utf-8').splitlines()
   except UnicodeDecodeError as error:
-    raise ValueError(f'{path}: not a text file ({error}).') from error
+    raise InputError(f'{path}: not a text file ({error}).') from error
 
 
 def _numbers(text: str, source: str) -> np.ndarray:
   try:
     values = np.array([float(word) for word in text.split()], np.float64)
   except ValueError as error:
-    raise ValueError(f'{source}: not numbers ({error}).') from error
+    raise InputError(f'{source}: not numbers ({error}).') from error
   if not np.isfinite(values).all():
-    raise ValueError(f'{source}: non-finite values in {text.strip()!r}.')
+    raise InputError(f'{source}: non-finite values in {text.strip()!r}.')
   return values
 
 
@@ -248,7 +250,7 @@ def rigid_matrix(
     source: where the numbers came from, for the message.
 
   Raises:
-    ValueError: a rotation is not one.
+    InputError: a rotation is not one.
   """
   product = rotation @ np.swapaxes(rotation, -1, -2)
   error = np.abs(product - np.eye(3)).max(axis=(-1, -2)).ravel()
@@ -257,7 +259,7 @@ def rigid_matrix(
   if bad.any():
     i = np.argmax(bad)
     at = f' in row {i}' if rotation.ndim > 2 else ''
-    raise ValueError(
+    raise InputError(
       f'{source}: not a rotation{at}: R R^T differs from the identity by '
       f'{error[i]:.2g} (allowed {_ROTATION_TOLERANCE:g}), determinant '
       f'{determinant[i]:.3g}.'
@@ -285,14 +287,14 @@ def split_projection(
       its x by 2 mm.
 
   Raises:
-    ValueError: K has no positive focal lengths, or another last row than
+    InputError: K has no positive focal lengths, or another last row than
       (0, 0, 1).
   """
   intrinsics = projection[:, :3].copy()
   if min(intrinsics[0, 0], intrinsics[1, 1]) <= 0 or not np.allclose(
     intrinsics[2], (0, 0, 1)
   ):
-    raise ValueError(
+    raise InputError(
       f'{source}: not the projection of a rectified camera; expected positive '
       'focal lengths and a third row that starts with 0 0 1, found '
       f'{projection.round(3).tolist()}.'
@@ -313,22 +315,22 @@ def read_poses(path: pathlib.Path) -> np.ndarray:
     [F, 4, 4] float64.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: no rows, a malformed or blank line (it would shift the frames
+    MissingFileError: no such file.
+    InputError: no rows, a malformed or blank line (it would shift the frames
       after it), or something else than a rotation.
   """
   lines = _read_lines(path)
   while lines and not lines[-1].strip():
     lines.pop()
   if not lines:
-    raise ValueError(f'{path}: no poses in the file.')
+    raise InputError(f'{path}: no poses in the file.')
   rows = []
   for i, line in enumerate(lines):
     values = _numbers(line, f'{path}, line {i + 1}')
     width = len(rows[0]) if rows else len(values)
     if len(values) not in (12, 13) or len(values) != width:
       expected = f'{width} as in line 1' if rows else '12, or 13 with a time'
-      raise ValueError(
+      raise InputError(
         f'{path}, line {i + 1}: {len(values)} numbers, expected {expected}.'
       )
     rows.append(values)
@@ -348,8 +350,8 @@ def read_timestamps(path: pathlib.Path) -> np.ndarray:
     [F] float64 seconds, NaN where the line is blank.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: a line is neither.
+    MissingFileError: no such file.
+    InputError: a line is neither.
   """
   times = []
   for i, line in enumerate(_read_lines(path)):
@@ -357,7 +359,7 @@ def read_timestamps(path: pathlib.Path) -> np.ndarray:
     try:
       times.append(_seconds(text) if text else np.nan)
     except ValueError as error:
-      raise ValueError(
+      raise InputError(
         f'{path}, line {i + 1}: {text!r} is neither a number of seconds nor a '
         'date such as 2011-09-26 13:02:25.964389445.'
       ) from error
@@ -370,5 +372,5 @@ def _seconds(text: str) -> float:
     return date.replace(tzinfo=datetime.UTC).timestamp()
   seconds = float(text)
   if not np.isfinite(seconds):
-    raise ValueError('non-finite')
+    raise InputError('non-finite')
   return seconds

@@ -21,6 +21,7 @@ import pathlib
 from absl import logging
 import numpy as np
 
+from i2ploc.errors import MissingFileError
 from input_pipeline import schema
 from input_pipeline.readers import drive as drive_lib
 from input_pipeline.readers import kitti_files
@@ -51,15 +52,15 @@ def load(
     or have them for a few frames only.
 
   Raises:
-    FileNotFoundError: a folder, calibration or pose file is missing.
-    ValueError: a file does not hold what it should; the message names it.
+    MissingFileError: a folder, calibration or pose file is missing.
+    InputError: a file does not hold what it should; the message names it.
   """
   root = pathlib.Path(root)
   wanted = kitti_odometry_splits.GRAMMAR.parse(split)
   folders = [root / 'sequences' / part.sequence for part in wanted.parts]
   if missing := [path.name for path in folders if not path.is_dir()]:
     found = sorted(path.name for path in (root / 'sequences').glob('*/'))
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{root / "sequences"}: no sequence {missing}; found {found}.'
     )
   dataset = drive_lib.make_dataset(
@@ -88,7 +89,7 @@ def _find_poses(
     if path.is_file():
       logging.info('Sequence %s: poses from %s.', folder.name, path)
       return path
-  raise FileNotFoundError(
+  raise MissingFileError(
     f'Sequence {folder.name} has no poses; looked for '
     f'{" and ".join(map(str, candidates))}. Sequences 11-21 have no official '
     'ones: give poses_dir.'

@@ -23,6 +23,8 @@ import re
 from absl import logging
 import numpy as np
 
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from input_pipeline import schema
 from input_pipeline.readers import drive as drive_lib
 from input_pipeline.readers import kitti_files
@@ -60,13 +62,13 @@ def load(
     A dataset; every drive is a town of its own.
 
   Raises:
-    FileNotFoundError: a folder, calibration or pose file is missing.
-    ValueError: a file does not hold what it should; the message names it.
+    MissingFileError: a folder, calibration or pose file is missing.
+    InputError: a file does not hold what it should; the message names it.
   """
   root = pathlib.Path(root)
   folders = {path.name: path for path in sorted(root.glob('*/*_drive_*_sync'))}
   if not folders:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{root}: no drive found; expected folders such as '
       '2011_09_26/2011_09_26_drive_0001_sync.'
     )
@@ -77,7 +79,7 @@ def load(
     wanted = wanted._replace(parts=parts)
   names = [part.sequence for part in wanted.parts]
   if missing := [name for name in names if name not in folders]:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{root}: no drive {missing}; found {list(folders)}.'
     )
   dataset = drive_lib.make_dataset(
@@ -157,13 +159,13 @@ def _load_poses(folder: pathlib.Path) -> Mapping[int, np.ndarray]:
     poses = world_from_imu(packets) @ np.linalg.inv(lidar_from_imu)
     return dict(zip(frames, poses, strict=True))
   if not pose_files:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{folder}: no poses; expected oxts/data/<frame>.txt, or a file '
       'poses_velo*.txt with a row of 12 numbers (velo_0 from velo_i) per frame '
       'number.'
     )
   if len(pose_files) > 1:
-    raise ValueError(
+    raise InputError(
       f'{folder}: several pose files {[path.name for path in pose_files]}; '
       'keep one.'
     )
@@ -178,14 +180,14 @@ def _read_oxts(path: pathlib.Path) -> np.ndarray:
   try:
     packet = np.array([float(word) for word in words[:6]], np.float64)
   except ValueError as error:
-    raise ValueError(f'{path}: not numbers ({error}).') from error
+    raise InputError(f'{path}: not numbers ({error}).') from error
   if len(words) != _OXTS_VALUES or not np.isfinite(packet).all():
-    raise ValueError(
+    raise InputError(
       f'{path}: expected one line of {_OXTS_VALUES} finite numbers, found '
       f'{len(lines)} lines, {len(words)} numbers.'
     )
   if abs(packet[0]) >= 90 or abs(packet[1]) > 180:
-    raise ValueError(
+    raise InputError(
       f'{path}: latitude {packet[0]:g}, longitude {packet[1]:g} are not on '
       'the Earth (degrees).'
     )

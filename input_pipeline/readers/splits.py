@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from input_pipeline import schema
 
 RULES = ('spaced', 'disjoint')
@@ -85,7 +86,7 @@ class Grammar(NamedTuple):
     """Reads a split, or looks up the name of a published one.
 
     Raises:
-      ValueError: neither; the message shows the grammar.
+      InputError: neither; the message shows the grammar.
     """
     written = self.published.get(text, text)
     rule, listed = re.fullmatch(
@@ -94,7 +95,7 @@ class Grammar(NamedTuple):
     parts = [self._part(item, text) for item in listed.split('+')]
     sequences = [part.sequence for part in parts]
     if len(set(sequences)) < len(sequences):
-      raise ValueError(f'{text!r}: a sequence is listed twice in {sequences}.')
+      raise InputError(f'{text!r}: a sequence is listed twice in {sequences}.')
     return Split(rule or 'all', tuple(parts))
 
   def _part(self, item: str, text: str) -> Part:
@@ -102,7 +103,7 @@ class Grammar(NamedTuple):
     sequence = self.sequence(match[1]) if match else None
     if sequence is None:
       names = f', or one of {list(self.published)}' if self.published else ''
-      raise ValueError(
+      raise InputError(
         f'{text!r} is not a split of {self.dataset}: {item!r} is no sequence. '
         f'Expected e.g. {self.example}{names}.'
       )
@@ -156,7 +157,7 @@ def apply(
     queries: [N] bool, which of them ask; None if all do.
 
   Raises:
-    ValueError: a slice is empty.
+    InputError: a slice is empty.
   """
   rows, chosen = [], []
   for part, drive in zip(
@@ -165,7 +166,7 @@ def apply(
     every = np.flatnonzero(frames.drive == drive)
     members = every[part.frames]
     if not len(members):
-      raise ValueError(
+      raise InputError(
         f'{drive}[{part.frames.start}:{part.frames.stop}] is empty; it has '
         f'{len(every)} frames.'
       )

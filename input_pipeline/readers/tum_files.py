@@ -11,6 +11,8 @@ from absl import logging
 import numpy as np
 import PIL.Image
 
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from i2ploc.geometry import lens as lens_lib
 from input_pipeline.readers import kitti_files
 
@@ -42,18 +44,18 @@ def _read_rows(path):
   try:
     lines = path.read_text('utf-8').splitlines()
   except FileNotFoundError:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'There is no {path}; download it with the sequence.'
     ) from None
   except UnicodeDecodeError as error:
-    raise ValueError(f'{path}: not a text file ({error}).') from error
+    raise InputError(f'{path}: not a text file ({error}).') from error
   rows = {
     i: line.split()
     for i, line in enumerate(lines, 1)
     if line.strip() and not line.lstrip().startswith('#')
   }
   if not rows:
-    raise ValueError(f'{path}: no entries in the file.')
+    raise InputError(f'{path}: no entries in the file.')
   return rows
 
 
@@ -61,9 +63,9 @@ def _floats(path, line, words):
   try:
     values = [float(word) for word in words]
   except ValueError as error:
-    raise ValueError(f'{path}, line {line}: not numbers ({error}).') from None
+    raise InputError(f'{path}, line {line}: not numbers ({error}).') from None
   if not np.isfinite(values).all():
-    raise ValueError(f'{path}, line {line}: non-finite numbers {words}.')
+    raise InputError(f'{path}, line {line}: non-finite numbers {words}.')
   return values
 
 
@@ -81,13 +83,13 @@ def read_list(
     files: F of them, in this order.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: no entries, a malformed line, or a time that occurs twice.
+    MissingFileError: no such file.
+    InputError: no entries, a malformed line, or a time that occurs twice.
   """
   times, files = [], []
   for line, words in _read_rows(path).items():
     if len(words) not in (2, 4) or len(words) < column + 2:
-      raise ValueError(
+      raise InputError(
         f'{path}, line {line}: {len(words)} words, expected '
         f'{"timestamp file timestamp file" if column else "timestamp file"}.'
       )
@@ -96,7 +98,7 @@ def read_list(
   order = np.argsort(times, kind='stable')
   times = np.array(times)[order]
   if len(repeated := times[1:][np.diff(times) == 0]):
-    raise ValueError(
+    raise InputError(
       f'{path}: the time {repeated[0]:.6f} is listed twice; remove one.'
     )
   return times, tuple(files[i] for i in order)
@@ -134,15 +136,15 @@ def read_trajectory(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     poses: [N, 7] positions and unit quaternions (x, y, z, w).
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: a malformed line, a time before the last one, or a quaternion
+    MissingFileError: no such file.
+    InputError: a malformed line, a time before the last one, or a quaternion
       that is not of unit length.
   """
   rows = _read_rows(path)
   values = []
   for line, words in rows.items():
     if len(words) != 8:
-      raise ValueError(
+      raise InputError(
         f'{path}, line {line}: {len(words)} numbers, expected 8: timestamp tx '
         'ty tz qx qy qz qw.'
       )
@@ -150,13 +152,13 @@ def read_trajectory(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   table, lines = np.array(values), list(rows)
   step = np.diff(table[:, 0])
   if len(bad := np.flatnonzero(step < 0)):
-    raise ValueError(
+    raise InputError(
       f'{path}, line {lines[bad[0] + 1]}: the time {table[bad[0] + 1, 0]:.6f} '
       'comes before that of the line above.'
     )
   norm = np.linalg.norm(table[:, 4:], axis=-1)
   if len(bad := np.flatnonzero(np.abs(norm - 1) > _QUATERNION_TOLERANCE)):
-    raise ValueError(
+    raise InputError(
       f'{path}, line {lines[bad[0]]}: a quaternion of length '
       f'{norm[bad[0]]:.4g}, expected 1 (order qx qy qz qw).'
     )
@@ -235,19 +237,19 @@ def read_depth(path: pathlib.Path) -> np.ndarray:
   """Reads a depth image as float32 [H, W] metres, 0 for no measurement.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: it does not decode, or is not a 16-bit grey image.
+    MissingFileError: no such file.
+    InputError: it does not decode, or is not a 16-bit grey image.
   """
   try:
     with PIL.Image.open(path) as image:
       if not image.mode.startswith('I'):
-        raise ValueError(f'mode {image.mode}, expected 16-bit grey')
+        raise InputError(f'mode {image.mode}, expected 16-bit grey')
       values = np.array(image)
   except FileNotFoundError:
     raise
   # Pillow's PNG plugin reports broken chunks as SyntaxError.
   except (OSError, SyntaxError, ValueError) as error:
-    raise ValueError(
+    raise InputError(
       f'{path}: the depth image does not decode ({error}); download it again, '
       'or delete it: a missing image is allowed.'
     ) from error
@@ -258,11 +260,11 @@ def published_lens(name: str) -> lens_lib.Lens:
   """The published lens of the camera that a sequence's name tells.
 
   Raises:
-    ValueError: none of the names of `PUBLISHED` is in it.
+    InputError: none of the names of `PUBLISHED` is in it.
   """
   camera = next((camera for camera in PUBLISHED if camera in name), None)
   if camera is None:
-    raise ValueError(
+    raise InputError(
       f'The name {name!r} has none of {sorted(PUBLISHED)} in it, so the camera '
       'is not known; give its lens, or its settings file to load_lens.'
     )
@@ -286,8 +288,8 @@ def load_lens(path: str | pathlib.Path) -> lens_lib.Lens:
       k3; other lines are ignored.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: a number is missing, or is none.
+    MissingFileError: no such file.
+    InputError: a number is missing, or is none.
   """
   path = pathlib.Path(path)
   found = {}
@@ -296,7 +298,7 @@ def load_lens(path: str | pathlib.Path) -> lens_lib.Lens:
     if words[0].startswith('Camera.') and key in _SETTINGS + _DISTORTION:
       (found[key],) = _floats(path, line, words[1:2] or ['nothing'])
   if missing := [key for key in _SETTINGS if key not in found]:
-    raise ValueError(
+    raise InputError(
       f'{path}: no {", ".join(f"Camera.{key}" for key in missing)}; found '
       f'{sorted(found)}.'
     )

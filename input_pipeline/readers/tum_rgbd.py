@@ -25,6 +25,8 @@ import pathlib
 from absl import logging
 import numpy as np
 
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from i2ploc.geometry import lens as lens_lib
 from input_pipeline.readers import kitti_files
 from input_pipeline.readers import tum_files
@@ -69,15 +71,15 @@ class Recording:
       measured.
 
     Raises:
-      ValueError: the frame has no such image, or it is damaged.
+      InputError: the frame has no such image, or it is damaged.
     """
     if unknown := set(what) - {'image', 'depth'}:
-      raise ValueError(
+      raise InputError(
         f'Asked for {sorted(unknown)}; TUM RGB-D has image and depth.'
       )
     for name, has in (('image', self.has_image), ('depth', self.has_depth)):
       if name in what and not has[row]:
-        raise ValueError(
+        raise InputError(
           f'Frame {row} of {self.name} has no {name}; select rows by '
           f'has_{name}.'
         )
@@ -100,12 +102,12 @@ def load(
       tells, as in rgbd_dataset_freiburg2_desk; see also `tum_files.load_lens`.
 
   Raises:
-    FileNotFoundError: the folder or a list is missing.
-    ValueError: a file does not hold what it should; the message names it.
+    MissingFileError: the folder or a list is missing.
+    InputError: a file does not hold what it should; the message names it.
   """
   root = pathlib.Path(root)
   if not root.is_dir():
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'There is no folder {root}; expected a TUM RGB-D sequence, with '
       'rgb.txt or associations.txt, and groundtruth.txt.'
     )
@@ -116,7 +118,7 @@ def load(
   stamps, poses = tum_files.read_trajectory(path)
   posed, world_from_camera = tum_files.poses_at(times, stamps, poses)
   if not posed.any():
-    raise ValueError(
+    raise InputError(
       f'{path}: none of {len(times)} images, {times[0]:.3f} to {times[-1]:.3f} '
       f's, has a pose within {1000 * tum_files.MAX_APART:g} ms; poses are of '
       f'{stamps[0]:.3f} to {stamps[-1]:.3f} s. Are both of one sequence?'
@@ -170,7 +172,7 @@ def _images(root):
   elif pairs.is_file():
     times, images = tum_files.read_list(pairs)
   else:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{root}: no rgb.txt and no associations.txt; download them with the '
       'sequence, or list its images: `timestamp rgb/file.png` per line.'
     )

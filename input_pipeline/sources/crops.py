@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from PIL import Image
 
+from i2ploc.errors import InputError
 from input_pipeline import pairing
 from input_pipeline import readings
 from input_pipeline import schema
@@ -72,11 +73,11 @@ class Crops:
       min_share: likewise.
 
     Raises:
-      ValueError: `per_image` is not positive, or the dataset has no frames.
+      InputError: `per_image` is not positive, or the dataset has no frames.
     """
     readings.check_not_empty(dataset)
     if per_image < 1:
-      raise ValueError(f'per_image={per_image}: expected objects per image')
+      raise InputError(f'per_image={per_image}: expected objects per image')
     self.dataset, self.image_size = dataset, tuple(image_size)
     self._per_image, self._min_pixels = per_image, min_pixels
     self._detect = functools.partial(
@@ -130,12 +131,12 @@ class Crops:
       of fewer objects), image_index [B]; with `get_state` and `set_state`.
 
     Raises:
-      ValueError: the dataset has fewer frames than a batch.
+      InputError: the dataset has fewer frames than a batch.
     """
     frames = self.dataset.frames
     rows = np.flatnonzero(frames.has_image)
     if not 1 <= batch_size <= len(rows):
-      raise ValueError(
+      raise InputError(
         f'batch_size={batch_size}, but {self.dataset.name} has {len(rows)} '
         'images: choose a batch between 1 and that.'
       )

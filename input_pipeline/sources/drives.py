@@ -15,6 +15,8 @@ import grain
 import numpy as np
 from PIL import Image
 
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from i2ploc.geometry import camera
 from input_pipeline import batches as batches_lib
 from input_pipeline import pairing
@@ -113,7 +115,7 @@ class Split:
     rows = np.flatnonzero(has_image & (self.frames.drive == drive))
     rows = rows if len(rows) else np.flatnonzero(has_image)
     if not len(rows):
-      raise ValueError(
+      raise InputError(
         f'{self.dataset.name} has no image, so no camera: a LiDAR tower needs'
         ' to know what the queries will see.'
       )
@@ -201,11 +203,11 @@ class Source:
     """The split of a role; made on first use if it is a generated dataset.
 
     Raises:
-      ValueError: the config names no split for this role.
-      FileNotFoundError: the data is not where it should be.
+      InputError: the config names no split for this role.
+      MissingFileError: the data is not where it should be.
     """
     if not self.has(role):
-      raise ValueError(
+      raise InputError(
         f'{self.name}: the config names no {role} split; set data.{role}.'
       )
     dataset = batches_lib.load(
@@ -231,10 +233,10 @@ class Source:
     """The objects in the split of a role, see `crops.Crops`.
 
     Raises:
-      ValueError: the dataset lists no objects, or the config names no crops.
+      InputError: the dataset lists no objects, or the config names no crops.
     """
     if not self._labelled or self._crops is None:
-      raise ValueError(
+      raise InputError(
         f'{self.name}: crops need a dataset that lists objects '
         '(synthetic_city), and data.crops.'
       )
@@ -271,14 +273,14 @@ class Source:
       The path, and a batch with image and intrinsics.
 
     Raises:
-      FileNotFoundError: no file of this name.
-      ValueError: no query, a file that is no image, one too small, or one of
+      MissingFileError: no file of this name.
+      InputError: no query, a file that is no image, one too small, or one of
         another shape than the map's camera without intrinsics of its own.
     """
     if not paths:
-      raise ValueError('No query: give image files with --query=PATH.')
+      raise InputError('No query: give image files with --query=PATH.')
     if intrinsics and len(intrinsics) != 4:
-      raise ValueError(f'intrinsics={intrinsics}: expected fx,fy,cx,cy.')
+      raise InputError(f'intrinsics={intrinsics}: expected fx,fy,cx,cy.')
     for path in [p for q in paths for p in sorted(glob.glob(q)) or [q]]:
       image = _open_query(path)
       size = image.height, image.width
@@ -337,14 +339,14 @@ def open_source(
 
 def _open_query(path: str) -> Image.Image:
   if not os.path.isfile(path):
-    raise FileNotFoundError(f'{path}: no such image file.')
+    raise MissingFileError(f'{path}: no such image file.')
   try:
     with Image.open(path) as image:
       decoded = image.convert('RGB')
   except (OSError, SyntaxError) as error:
-    raise ValueError(f'{path} is not a readable image: {error}') from error
+    raise InputError(f'{path} is not a readable image: {error}') from error
   if min(decoded.size) < MIN_PIXELS:
-    raise ValueError(
+    raise InputError(
       f'{path} is {decoded.width} x {decoded.height} pixels; expected at least'
       f' {MIN_PIXELS} on either side.'
     )
@@ -354,7 +356,7 @@ def _open_query(path: str) -> Image.Image:
 def _check_aspect(path, size, expected):
   aspect = (size[1] / size[0]) / (expected[1] / expected[0])
   if abs(aspect - 1) > ASPECT_TOLERANCE:
-    raise ValueError(
+    raise InputError(
       f"{path} is {size[1]} x {size[0]} pixels, not of the shape of the map's"
       f' camera ({expected[1]} : {expected[0]}): give its own camera with'
       ' --intrinsics=fx,fy,cx,cy.'

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.geometry import lens as lens_lib
 from input_pipeline import pairing
 from input_pipeline import schema
@@ -173,10 +174,10 @@ class RgbdSource:
       categories: names of the detector's numbers.
 
     Raises:
-      ValueError: no folder is given.
+      InputError: no folder is given.
     """
     if not data_dir:
-      raise ValueError('Give the folder of the sequence with --data_dir=PATH.')
+      raise InputError('Give the folder of the sequence with --data_dir=PATH.')
     self._root = pathlib.Path(os.path.expanduser(data_dir))
     self.name, self.image_size = self._root.name, tuple(image_size)
     self._frames = {'mapping': mapping, 'queries': queries}
@@ -188,8 +189,8 @@ class RgbdSource:
     """The sequence.
 
     Raises:
-      FileNotFoundError: a file is missing.
-      ValueError: a file that is damaged, or no frames are asked for.
+      MissingFileError: a file is missing.
+      InputError: a file that is damaged, or no frames are asked for.
     """
     lens = tum_files.load_lens(self._root / self._lens) if self._lens else None
     recording = tum_rgbd.load(self._root, lens=lens)
@@ -207,7 +208,7 @@ class RgbdSource:
     count = len(recording.timestamp)
     rows = np.arange(count)[_slice(f'data.{use}', self._frames[use])]
     if not len(rows):
-      raise ValueError(
+      raise InputError(
         f'data.{use}={self._frames[use]!r} selects none of the {count} frames'
         f' of {self.name}.'
       )
@@ -229,7 +230,7 @@ def _slice(name: str, text: str) -> slice:
     if not 2 <= len(parts) <= 3 or 0 in numbers[2:]:
       raise ValueError
   except ValueError:
-    raise ValueError(
+    raise InputError(
       f'{name}={text!r}: expected frames as start:stop:step, such as 0::2.'
     ) from None
   return slice(*numbers)

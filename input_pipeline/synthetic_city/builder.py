@@ -29,6 +29,8 @@ import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
 
+from i2ploc import files
+from i2ploc.errors import InputError
 from input_pipeline import schema
 from input_pipeline.synthetic_city import generate
 from input_pipeline.synthetic_city import records
@@ -68,10 +70,10 @@ def variant(
   """The variant of a size, a camera and a setup of sensors.
 
   Raises:
-    ValueError: for an unknown one, or a camera that the setup cannot have.
+    InputError: for an unknown one, or a camera that the setup cannot have.
   """
   if size not in splits.SIZES:
-    raise ValueError(f'Unknown size {size!r}; known: {splits.SIZES}.')
+    raise InputError(f'Unknown size {size!r}; known: {splits.SIZES}.')
   rig.find_setup(setup, camera)
   other = [name for name in (camera, setup) if name not in _DEFAULTS]
   return Variant(
@@ -179,7 +181,7 @@ def load(
     'objects': a list of dicts, one per visible thing.
 
   Raises:
-    ValueError: for an unknown size, split, camera or sensors.
+    InputError: for an unknown size, split, camera or sensors.
   """
   chosen = variant(size, camera, sensors)
   split, num_towns = _parse(split)
@@ -191,7 +193,7 @@ def load(
     split=split, decoders=_no_decoding()
   )
   if len(source) != len(frames.town):
-    raise ValueError(
+    raise InputError(
       f'{root}: {len(source)} records of split {split!r} but a table of '
       f'{len(frames.town)} frames. Delete the directory to make it anew.'
     )
@@ -206,7 +208,7 @@ def _parse(text: str) -> tuple[str, int | None]:
   """Split and number of towns of 'train' or 'train[:8]'."""
   match = re.fullmatch(r'(\w+)(?:\[:(\d+)\])?', text)
   if not match or match[1] not in splits.SPLITS:
-    raise ValueError(
+    raise InputError(
       f"Unknown split {text!r}; known: {splits.SPLITS}, and 'train[:8]' for "
       'the first 8 towns.'
     )
@@ -219,12 +221,12 @@ def _first_towns(
   """The rows of the first towns, which are the first rows."""
   towns = list(dict.fromkeys(frames.town))
   if not 1 <= num_towns <= len(towns):
-    raise ValueError(
+    raise InputError(
       f'{name} has {len(towns)} towns; the first {num_towns} were asked for.'
     )
   rows = np.flatnonzero(np.isin(frames.town, towns[:num_towns]))
   if rows[-1] != len(rows) - 1:
-    raise ValueError(f'{name}: its towns are not one after another.')
+    raise InputError(f'{name}: its towns are not one after another.')
   return frames.take(rows)
 
 
@@ -238,7 +240,7 @@ def build(root: pathlib.Path, chosen: Variant) -> None:
   """Renders and packs whatever `root` lacks; a second process waits.
 
   Raises:
-    ValueError: called by a process that this one's caller renders with.
+    InputError: called by a process that this one's caller renders with.
   """
   root.mkdir(parents=True, exist_ok=True)
   with _locked(root / 'lock'):
@@ -275,7 +277,7 @@ def _locked(path: pathlib.Path):
   """Holds a lock that the system releases when the process dies.
 
   Raises:
-    ValueError: the process that started this one holds it and waits for it.
+    InputError: the process that started this one holds it and waits for it.
   """
   with path.open('a+') as file:
     try:
@@ -283,7 +285,7 @@ def _locked(path: pathlib.Path):
     except BlockingIOError:
       file.seek(0)
       if file.read() == str(os.getppid()):
-        raise ValueError(_UNGUARDED) from None
+        raise InputError(_UNGUARDED) from None
       fcntl.flock(file, fcntl.LOCK_EX)
     file.truncate(0)
     file.write(str(os.getpid()))
@@ -318,12 +320,7 @@ def _save_frames(root, size, paths: list[pathlib.Path]) -> None:
       text = isinstance(values[0], bytes)
       column = [value.decode() for value in values] if text else values
       columns[f'{split}.{name}'] = np.asarray(column)
-  temporary = root / 'frames.npz.tmp'
-  with temporary.open('wb') as file:
-    np.savez(file, **columns)
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(root / 'frames.npz')
+  files.save_arrays(root / 'frames.npz', columns)
 
 
 def _load_frames(root: pathlib.Path, split: str) -> schema.FrameTable:
@@ -341,7 +338,7 @@ def _make_read(
   def read(row: int, what: tuple[str, ...] = ('image', 'points')) -> dict:
     record = source[row]
     if int(record['frame']) != frames.frame[row]:
-      raise ValueError(
+      raise InputError(
         f'Row {row} holds frame {record["frame"]}, expected drive '
         f'{frames.drive[row]}, frame {frames.frame[row]}: the packed files '
         'and frames.npz disagree. Delete the directory to make it anew.'
@@ -351,7 +348,7 @@ def _make_read(
       try:
         return np.asarray(Image.open(io.BytesIO(record[name])))
       except Exception as error:
-        raise ValueError(
+        raise InputError(
           f'drive {frames.drive[row]}, frame {frames.frame[row]}: {name} does '
           f'not decode ({error}). Delete the directory to make it anew.'
         ) from error

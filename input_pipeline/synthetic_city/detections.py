@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from input_pipeline import schema
 from input_pipeline.synthetic_city import vehicles
 
@@ -111,11 +112,11 @@ def category_numbers(category: np.ndarray) -> np.ndarray:
   """[M] int64, the places of names [M] in CATEGORIES.
 
   Raises:
-    ValueError: a name that is not there.
+    InputError: a name that is not there.
   """
   unknown = sorted(set(category.tolist()) - set(CATEGORIES))
   if unknown:
-    raise ValueError(f'unknown categories {unknown}; known: {CATEGORIES}')
+    raise InputError(f'unknown categories {unknown}; known: {CATEGORIES}')
   return np.searchsorted(CATEGORIES, category).astype(np.int64)
 
 
@@ -229,12 +230,12 @@ def landmarks(
     min_pixels: of an image that has to show a thing, for a view of it.
 
   Raises:
-    ValueError: no such town.
+    InputError: no such town.
   """
   frames = dataset.frames
   here = np.flatnonzero(frames.town == town)
   if not len(here):
-    raise ValueError(
+    raise InputError(
       f'{dataset.name} has no town {town!r}; it has '
       f'{sorted(set(frames.town.tolist()))}'
     )

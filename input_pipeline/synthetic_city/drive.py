@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from input_pipeline.synthetic_city import assembly
 from input_pipeline.synthetic_city import primitives
 from input_pipeline.synthetic_city import roads
@@ -92,7 +93,7 @@ def make_drive(
     traffic: density of movers; 1 is a normal day, 3 is heavy.
 
   Raises:
-    ValueError: there is nothing to reverse, or the followed drive is of
+    InputError: there is nothing to reverse, or the followed drive is of
       another town or too short.
   """
 
@@ -102,13 +103,13 @@ def make_drive(
   wanted = (num_frames - 1) * spacing
   if follow is None:
     if reverse:
-      raise ValueError('reverse=True needs follow=, the drive to reverse')
+      raise InputError('reverse=True needs follow=, the drive to reverse')
     route = routes.make_route(
       town.network, rng(_ROUTE), wanted + 2 * _MARGIN + 120
     )
   else:
     if follow.town_seed != town.seed:
-      raise ValueError(
+      raise InputError(
         f'found a drive of town {follow.town_seed} to follow in town '
         f'{town.seed}, expected one of the same town'
       )
@@ -121,7 +122,7 @@ def make_drive(
   first = _first_metre(path, follow, reverse, style.uniform(0, spacing))
   last = first + wanted
   if last > len(path) * routes.PATH_STEP - 20:
-    raise ValueError(
+    raise InputError(
       f'found a route with {len(path) * routes.PATH_STEP - 20 - first:.0f} m '
       f'to drive, expected {wanted:.0f} m for {num_frames} frames every '
       f'{spacing} m; follow a longer drive or ask for fewer frames'

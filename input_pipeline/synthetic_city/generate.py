@@ -27,6 +27,7 @@ import jax
 import numpy as np
 import tqdm
 
+from i2ploc.errors import InputError
 from input_pipeline.synthetic_city import drive as drive_lib
 from input_pipeline.synthetic_city import objects as objects_lib
 from input_pipeline.synthetic_city import records
@@ -149,7 +150,7 @@ def generate(
       for as many as there are cores and something to do for.
   """
   directory.mkdir(parents=True, exist_ok=True)
-  for leftover in directory.glob('*.tmp'):
+  for leftover in directory.glob('.*.tmp.*'):
     leftover.unlink()
   wanted = splits.units(splits.specification(size))
   missing = [unit for unit in wanted if not (directory / unit.name).exists()]
@@ -244,7 +245,7 @@ def _render_elsewhere(
         for job in done:
           job.result()
     except process.BrokenProcessPool as error:
-      raise ValueError(
+      raise InputError(
         'A process that renders died: memory ran out, or a script that is not'
         " guarded by if __name__ == '__main__' was started again by it. Units"
         ' that are finished are kept.'

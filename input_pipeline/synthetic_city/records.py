@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import io
 import json
-import os
 import pathlib
 import zlib
 
 import numpy as np
 from PIL import Image
 
+from i2ploc import files
+from i2ploc.errors import InputError
 from input_pipeline.synthetic_city import objects as objects_lib
 
 # 80 m are 40,000 units: 16 bits do, as in the sensor's own packets.
@@ -111,12 +112,7 @@ def write(path: pathlib.Path, records: list[Record]) -> None:
       columns[name + '.end'] = np.cumsum([len(value) for value in values])
     else:
       columns[name] = np.stack(values)
-  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  with temporary.open('wb') as file:
-    np.savez(file, **columns)
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(path)
+  files.save_arrays(path, columns)
 
 
 def read(
@@ -129,7 +125,7 @@ def read(
     names: of the columns that are wanted; None for all.
 
   Raises:
-    ValueError: if the file is not a whole unit.
+    InputError: if the file is not a whole unit.
   """
   try:
     with np.load(path) as archive:
@@ -140,7 +136,7 @@ def read(
         if names is None or name.removesuffix('.end') in names
       }
   except Exception as error:
-    raise ValueError(
+    raise InputError(
       f'{path} is damaged ({error}). Delete it; it will be rendered again.'
     ) from error
   for i in range(count):

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
+
 # Camera rows and columns, beams and columns of the scan, rows and columns of
 # their tiles; a tile has equally many rays for both.
 SIZES = {
@@ -107,7 +109,7 @@ def find_setup(name: str, camera: str) -> Setup:
   """The setup of a name, if a camera of this kind can be part of it.
 
   Raises:
-    ValueError: an unknown setup or camera, or a panorama with the optics of a
+    InputError: an unknown setup or camera, or a panorama with the optics of a
       setup of its own.
   """
   for what, value, known in (
@@ -115,9 +117,9 @@ def find_setup(name: str, camera: str) -> Setup:
     ('camera', camera, CAMERAS),
   ):
     if value not in known:
-      raise ValueError(f'Unknown {what} {value!r}; known: {known}.')
+      raise InputError(f'Unknown {what} {value!r}; known: {known}.')
   if camera == 'panorama' and SETUPS[name].optics != _KITTI:
-    raise ValueError(
+    raise InputError(
       f"sensors={name!r} is another pinhole camera; with camera='panorama' "
       'there is none.'
     )
@@ -165,7 +167,7 @@ def make_lidar(size: str, setup: str = 'kitti') -> Lidar:
 
 def _size(size: str):
   if size not in SIZES:
-    raise ValueError(f'Unknown size {size!r}; known: {tuple(SIZES)}.')
+    raise InputError(f'Unknown size {size!r}; known: {tuple(SIZES)}.')
   return SIZES[size]
 
 

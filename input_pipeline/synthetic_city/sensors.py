@@ -196,7 +196,7 @@ def make_renderer(
     thread may call it; equal arguments give equal bits.
 
   Raises:
-    ValueError: for an unknown size, camera or setup.
+    InputError: for an unknown size, camera or setup.
   """
   optics = rig.find_setup(setup, camera).optics
   cameras = {

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
+
 SIZES = ('tiny', 'small', 'default', 'full')
 SPLITS = ('train', 'validation', 'test')
 UNIT_FRAMES = 100
@@ -88,10 +90,10 @@ def specification(size: str) -> tuple[Drive, ...]:
   direction, and (test) runs of one against it.
 
   Raises:
-    ValueError: for an unknown size.
+    InputError: for an unknown size.
   """
   if size not in SIZES:
-    raise ValueError(f'Unknown size {size!r}; known: {SIZES}.')
+    raise InputError(f'Unknown size {size!r}; known: {SIZES}.')
   extent = _TINY if size == 'tiny' else _DEMONSTRATION
   drives = []
 

@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from input_pipeline.synthetic_city import primitives
 
 # Per condition: probability; sun elevation (degrees, range); sun, sky and
@@ -41,13 +42,13 @@ def draw(
     The condition and its weather.
 
   Raises:
-    ValueError: the condition is unknown.
+    InputError: the condition is unknown.
   """
   if condition is None:
     odds = np.array([row[0] for row in _CONDITIONS.values()])
     condition = CONDITIONS[rng.choice(len(odds), p=odds / odds.sum())]
   if condition not in _CONDITIONS:
-    raise ValueError(
+    raise InputError(
       f'found weather condition {condition!r}, expected one of '
       f'{", ".join(CONDITIONS)}'
     )

@@ -177,7 +177,7 @@ class FilesTest(parameterized.TestCase):
     data = (self.folder / '07.npz').read_bytes()
     for broken in (data[: len(data) // 2], b'', b'text'):
       (self.folder / '07.npz').write_bytes(broken)
-      with self.assertRaisesRegex(ValueError, '07.npz: truncated, or not'):
+      with self.assertRaisesRegex(ValueError, '07.npz is truncated or not'):
         list(descriptor_files.load_descriptors(self.folder))
 
 

@@ -10,6 +10,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from i2ploc import files
 from i2ploc.retrieval import index as index_lib
 
 
@@ -227,14 +228,13 @@ class FileTest(parameterized.TestCase):
       index_lib.load_index(self.path)
     with open(self.path, 'wb') as file:
       np.savez(file, descriptors=np.eye(3))
-    with self.assertRaisesRegex(ValueError, 'map.npz is not an index'):
+    with self.assertRaisesRegex(ValueError, "map.npz has format 'none'"):
       index_lib.load_index(self.path)
     with open(self.path, 'wb') as file:
       np.save(file, np.eye(3))
     with self.assertRaisesRegex(ValueError, 'map.npz'):
       index_lib.load_index(self.path)
-    arrays = {'format': np.array(index_lib.FORMAT), 'keys': np.arange(3)}
-    index_lib.save_arrays(arrays, self.path)
+    files.save_arrays(self.path, {'keys': np.arange(3)}, index_lib.FORMAT)
     with self.assertRaisesRegex(ValueError, 'map.npz lacks.*descriptors'):
       index_lib.load_index(self.path)
 

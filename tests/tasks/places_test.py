@@ -19,11 +19,11 @@ from benchmarks.parity_rows import saliency_i2ploc as released
 from configs import common
 from configs import saliency_i2ploc
 from configs import saliency_i2ploc_kitti360
-from i2ploc import files
 from i2ploc import verbs
 from i2ploc.report import html
 from i2ploc.retrieval import index as index_lib
 from i2ploc.tasks import places as places_lib
+from i2ploc.training import checkpoint
 from i2ploc.training import state as state_lib
 from input_pipeline.sources import drives
 from tests import configs_test
@@ -130,7 +130,7 @@ class CommandsTest(absltest.TestCase):
     state = state_lib.init_state(
       variables.pop('params'), variables, lambda _: (), jax.random.key(1)
     )
-    checkpoints = files.open_checkpoints(self.config, other)
+    checkpoints = checkpoint.open_checkpoints(self.config, other)
     checkpoints.save_best(state, 1.0, {})
     checkpoints.close()
     shutil.copy(self.workdir / 'index.npz', other / 'index.npz')

@@ -13,6 +13,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
+
 # Stands for minus infinity in masked logits: a row whose keys are all masked
 # becomes uniform instead of NaN.
 MASKED = -1e9
@@ -211,7 +213,7 @@ class Attention(nn.Module):
   def setup(self) -> None:
     """Creates the layers."""
     if self.width % self.num_heads:
-      raise ValueError(
+      raise InputError(
         f'width {self.width} is not a multiple of num_heads {self.num_heads}'
       )
     self.qkv = nn.Dense(

@@ -12,6 +12,8 @@ different filters, and a checkpoint goes with one of them:
 
 import numpy as np
 
+from i2ploc.errors import InputError
+
 # The negative lobe of the cubic.
 ANTIALIASED, PLAIN = -0.5, -0.75
 
@@ -34,10 +36,10 @@ def resample(
     [M, D] float64, row-major over `to_grid`.
 
   Raises:
-    ValueError: N embeddings do not make `from_grid`.
+    InputError: N embeddings do not make `from_grid`.
   """
   if len(position) != from_grid[0] * from_grid[1]:
-    raise ValueError(
+    raise InputError(
       f'{len(position)} position embeddings do not make a grid of '
       f'{from_grid[0]} x {from_grid[1]}'
     )

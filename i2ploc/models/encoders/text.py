@@ -12,6 +12,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
 from i2ploc.models.encoders import vit
 
 
@@ -82,7 +83,7 @@ class TextTransformer(nn.Module):
     chex.assert_rank(tokens, 2)
     length = tokens.shape[1]
     if length > self.max_length:
-      raise ValueError(
+      raise InputError(
         f'texts of {length} tokens, but this encoder has positions for '
         f'{self.max_length}: truncate them'
       )

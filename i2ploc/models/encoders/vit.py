@@ -21,6 +21,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
 from i2ploc.models.encoders import attention
 from i2ploc.models.encoders import convolution
 
@@ -76,7 +77,7 @@ class Block(nn.Module):
   def setup(self) -> None:
     """Creates the layers."""
     if self.mlp not in MLPS:
-      raise ValueError(f'unknown mlp {self.mlp!r}; known: {sorted(MLPS)}')
+      raise InputError(f'unknown mlp {self.mlp!r}; known: {sorted(MLPS)}')
     hidden = round(self.width * self.mlp_ratio)
     self.norm1 = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
     self.attention = attention.Attention(
@@ -292,7 +293,7 @@ class ViT(nn.Module):
     if self.stem_widths:
       down, across = map(math.prod, zip(*self.stem_strides, strict=True))
     if height % down or width % across:
-      raise ValueError(
+      raise InputError(
         f'images of {height} x {width} pixels do not tile into patches of '
         f'{down} x {across}; resize or crop them to multiples of it'
       )

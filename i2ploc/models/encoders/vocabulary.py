@@ -12,6 +12,8 @@ import re
 
 import numpy as np
 
+from i2ploc.errors import InputError
+
 Tokenize = Callable[[Sequence[str]], np.ndarray]
 START, END = 0, 1  # the end also fills up what is behind it
 SPECIAL = 2
@@ -39,11 +41,11 @@ def make_tokenize(words: Sequence[str], max_length: int) -> Tokenize:
     vocabulary (an encoder could only guess at it) and for a text too long.
 
   Raises:
-    ValueError: a word appears twice, or would be split.
+    InputError: a word appears twice, or would be split.
   """
   wrong = [w for w in words if split(w) != [w] or list(words).count(w) > 1]
   if wrong:
-    raise ValueError(
+    raise InputError(
       f'{wrong} in a vocabulary: expected different words of lower-case '
       'letters and digits'
     )
@@ -55,12 +57,12 @@ def make_tokenize(words: Sequence[str], max_length: int) -> Tokenize:
       found = split(text)
       unknown = [word for word in found if word not in numbers]
       if unknown:
-        raise ValueError(
+        raise InputError(
           f'{text!r}: this model was not taught {unknown}; it knows '
           f'{", ".join(sorted(numbers))}'
         )
       if len(found) > max_length - 2:
-        raise ValueError(
+        raise InputError(
           f'{text!r} has {len(found)} words, and this model reads '
           f'{max_length - 2}: shorten it'
         )

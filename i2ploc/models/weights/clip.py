@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from i2ploc.models import clip
 from i2ploc.models import clip_encoder
 from i2ploc.models.encoders import text as text_lib
@@ -56,7 +58,7 @@ def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
       the cache of Hugging Face on this machine has a copy.
 
   Raises:
-    FileNotFoundError: neither is there; says how to get the weights.
+    MissingFileError: neither is there; says how to get the weights.
   """
   if pathlib.Path(path).is_dir():
     return pathlib.Path(path)
@@ -65,7 +67,7 @@ def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
   try:
     found = huggingface_hub.snapshot_download(str(path), local_files_only=True)
   except (OSError, ValueError) as error:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{path} is no folder, and the cache of Hugging Face has no checkpoint '
       f'of this name. Where there is a network, `hf download {path}` puts one '
       'of the hub into the cache, and with `--local-dir FOLDER` into a folder '
@@ -92,8 +94,8 @@ def load_clip(
     variables: {'params': ...}, numpy arrays.
 
   Raises:
-    FileNotFoundError: nothing there.
-    ValueError: damaged or ill-fitting checkpoints, or not of CLIP.
+    MissingFileError: nothing there.
+    InputError: damaged or ill-fitting checkpoints, or not of CLIP.
   """
   folder = find_checkpoint(path)
   config = _read_config(folder)
@@ -134,8 +136,8 @@ def load_encoder(
   """A checkpoint with its tokenizer, ready for texts and crops.
 
   Raises:
-    FileNotFoundError: nothing there, or no tokenizer.
-    ValueError: see `load_clip`.
+    MissingFileError: nothing there, or no tokenizer.
+    InputError: see `load_clip`.
   """
   folder = find_checkpoint(path)
   model, variables = load_clip(folder, dtype=dtype)
@@ -185,13 +187,13 @@ def load_tokenize(folder: pathlib.Path, max_length: int) -> vocabulary.Tokenize:
   Longer texts are cut off, and end there.
 
   Raises:
-    FileNotFoundError: the folder has no tokenizer.
+    MissingFileError: the folder has no tokenizer.
   """
   if not any(
     all((folder / name).exists() for name in names) for names in TOKENIZER_FILES
   ):
     names = ' or '.join(' and '.join(names) for names in TOKENIZER_FILES)
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{folder} has no tokenizer: put {names} of the same checkpoint there'
     )
   # Imported here: it takes a second, and says that torch is missing.
@@ -219,7 +221,7 @@ def read_preparation(folder: pathlib.Path, image_size: int) -> Preparation:
     image_size: pixels, of the square images of the image tower.
 
   Raises:
-    ValueError: the file is damaged.
+    InputError: the file is damaged.
   """
   square = (image_size, image_size)
   file = folder / 'preprocessor_config.json'
@@ -237,7 +239,7 @@ def read_preparation(folder: pathlib.Path, image_size: int) -> Preparation:
     std = tuple(fields.get('image_std', clip.IMAGE_STD))
     return Preparation(int(side), size, mean, std)
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(
+    raise InputError(
       f'{file} does not say how CLIP prepares images ({error!r}): expected '
       'size, crop_size, image_mean and image_std'
     ) from error
@@ -248,13 +250,13 @@ def _read_config(folder: pathlib.Path) -> Any:
   try:
     kind = json.loads(file.read_text())['model_type']
   except FileNotFoundError as error:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{file} does not exist: put the config.json of the checkpoint there'
     ) from error
   except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f'{file} is no configuration ({error!r})') from error
+    raise InputError(f'{file} is no configuration ({error!r})') from error
   if kind != 'clip':
-    raise ValueError(f"{file} describes a {kind!r}; expected 'clip'")
+    raise InputError(f"{file} describes a {kind!r}; expected 'clip'")
   from transformers import AutoConfig
 
   return AutoConfig.from_pretrained(folder, local_files_only=True)

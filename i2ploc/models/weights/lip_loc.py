@@ -13,6 +13,7 @@ import pathlib
 import jax
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.models import towers
 from i2ploc.models.encoders import resnet
 from i2ploc.models.weights import load
@@ -102,12 +103,12 @@ def load_two_tower_variables(
     {'params': ...}, of ResNets {'batch_stats': ...} as well, numpy arrays.
 
   Raises:
-    FileNotFoundError: nothing there.
-    ValueError: a damaged file, or one that does not fit, see
+    MissingFileError: nothing there.
+    InputError: a damaged file, or one that does not fit, see
       `pretrained.convert`.
   """
   if model.range_shape is None or model.range_encoding != 'released':
-    raise ValueError(
+    raise InputError(
       f'{path} is of towers that see released range images; set range_shape, '
       f"and range_encoding to 'released' instead of {model.range_encoding!r}"
     )

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from i2ploc.errors import InputError
+
 PyTree = Any
 
 
@@ -113,7 +115,7 @@ def convert(
     A copy of `variables` with numpy arrays of its shapes and dtypes.
 
   Raises:
-    ValueError: lists every tensor that is missing, has no place in
+    InputError: lists every tensor that is missing, has no place in
       `variables`, or has another shape.
   """
   leaves, tree = jax.tree_util.tree_flatten_with_path(variables)
@@ -137,7 +139,7 @@ def convert(
     if not any(fnmatch.fnmatchcase(source, pattern) for pattern in ignore)
   ]
   if missing or unknown or reshaped:
-    raise ValueError(
+    raise InputError(
       f'{name} does not fit the model.\n'
       f'Missing in it: {_listed(missing)}.\n'
       f'Unknown to the model: {_listed(unknown)}.\n'

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.models.encoders import resnet
 from i2ploc.models.weights import load
 from i2ploc.models.weights import tensor_files
@@ -138,8 +139,8 @@ def load_resnet(path: str | pathlib.Path) -> tuple[resnet.ResNet, dict]:
     variables: {'params': ..., 'batch_stats': ...}, numpy arrays.
 
   Raises:
-    FileNotFoundError: nothing there.
-    ValueError: damaged, unknown or ill-fitting checkpoints, see
+    MissingFileError: nothing there.
+    InputError: damaged, unknown or ill-fitting checkpoints, see
       `pretrained.convert`.
   """
   checkpoint = _read(path)
@@ -153,8 +154,8 @@ def load_resnet_variables(
   """The variables of a given encoder, as `load_resnet`.
 
   Raises:
-    FileNotFoundError: nothing there.
-    ValueError: as `load_resnet`, and for an encoder of other attributes than
+    MissingFileError: nothing there.
+    InputError: as `load_resnet`, and for an encoder of other attributes than
       the checkpoint's, which the message gives.
   """
   checkpoint = _read(path)
@@ -162,7 +163,7 @@ def load_resnet_variables(
   found = {k: _plain(getattr(model, k)) for k in wanted}
   other = {k: v for k, v in wanted.items() if found[k] != v}
   if other:
-    raise ValueError(
+    raise InputError(
       f'{path} fits an encoder with {other}, and this one has '
       f'{ ({k: found[k] for k in other}) }; set these fields of the config'
     )
@@ -200,7 +201,7 @@ def _read(path):
     first = names.block.format(stage=names.first_stage, i=0)
     if f'{first}{names.parts[2][0]}.weight' in inside:
       return _Checkpoint(inside, names, *_sizes(inside, names))
-  raise ValueError(
+  raise InputError(
     f'{path} is no ResNet of bottlenecks: it has neither the names of '
     'torchvision and timm (conv1.weight, layer1.0.conv3.weight and so on) nor '
     'those of Hugging Face; ResNets 50, 101 and 152 are known'

@@ -165,8 +165,8 @@ def load_two_tower_variables(
     {'params': ..., 'batch_stats': ...}, numpy arrays.
 
   Raises:
-    FileNotFoundError: nothing there.
-    ValueError: a damaged file, or one that does not fit, see
+    MissingFileError: nothing there.
+    InputError: a damaged file, or one that does not fit, see
       `pretrained.convert`.
   """
   if prefix is None:

@@ -3,6 +3,7 @@
 
 import pathlib
 
+from i2ploc.errors import InputError
 from i2ploc.models import aggregators
 from i2ploc.models import projection
 from i2ploc.models import towers as towers_lib
@@ -35,8 +36,8 @@ def with_encoders(
     A copy with other 'image' and 'points', in every collection.
 
   Raises:
-    FileNotFoundError: nothing there.
-    ValueError: it does not fit the encoders.
+    MissingFileError: nothing there.
+    InputError: it does not fit the encoders.
   """
   towers = {'image': (model.image, model.image_size)}
   if model.range_shape and model.range_encoding == 'released':
@@ -69,13 +70,13 @@ def load_two_tower_variables(
     The variables, numpy arrays.
 
   Raises:
-    FileNotFoundError: nothing there.
-    ValueError: it does not fit, or the towers are of no published form.
+    MissingFileError: nothing there.
+    InputError: it does not fit, or the towers are of no published form.
   """
   for aggregator, method in METHODS.items():
     if isinstance(model.image_aggregator, aggregator):
       return method.load_two_tower_variables(path, model, batch)
-  raise ValueError(
+  raise InputError(
     f'{path}: nobody published towers with a '
     f'{type(model.image_aggregator).__name__}; take a config in its released '
     f'form, with one of {[kind.__name__ for kind in METHODS]}'

@@ -22,6 +22,9 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
+
 # What a folder may hold, the first that exists is read.
 FOLDER_FILES = (
   'model.safetensors',
@@ -49,8 +52,8 @@ def read_tensors(
     no tensor is left out.
 
   Raises:
-    FileNotFoundError: nothing there, or a part of it is missing.
-    ValueError: truncated or foreign files, or no tensor below the prefix.
+    MissingFileError: nothing there, or a part of it is missing.
+    InputError: truncated or foreign files, or no tensor below the prefix.
   """
   path = pathlib.Path(path)
   tensors, found = {}, set()
@@ -58,7 +61,7 @@ def read_tensors(
     select = _Selection(prefix, found)
     tensors |= _reader(file)(file, select)
   if not tensors:
-    raise ValueError(
+    raise InputError(
       f'{path} has no tensor below {prefix!r}; it has: '
       f'{", ".join(sorted(found)) or "nothing"}'
     )
@@ -87,7 +90,7 @@ def _files(path):
     return [path]
   names = [name for name in FOLDER_FILES if (path / name).exists()]
   if not names:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{path} holds none of {FOLDER_FILES}; nothing is fetched from a '
       'network: download the weights into it first'
     )
@@ -96,7 +99,7 @@ def _files(path):
   try:
     parts = json.loads((path / names[0]).read_text())['weight_map'].values()
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(
+    raise InputError(
       f'{path / names[0]} is no index of tensors ({error!r}); {_WHOLE}'
     ) from error
   return [path / part for part in sorted(set(parts))]
@@ -105,7 +108,7 @@ def _files(path):
 def _reader(path) -> Callable[[pathlib.Path, _Selection], dict]:
   """The reader of a file, by its content: names mislead."""
   if not path.exists():
-    raise FileNotFoundError(f'{path} does not exist; download it there first')
+    raise MissingFileError(f'{path} does not exist; download it there first')
   with path.open('rb') as file:
     head = file.read(32)
   if head.startswith(b'PK\x03\x04'):
@@ -113,13 +116,13 @@ def _reader(path) -> Callable[[pathlib.Path, _Selection], dict]:
   if head[8:9] == b'{':
     return _read_safetensors
   if head.startswith(b'version https://git-lfs'):
-    raise ValueError(f'{path} is a pointer of git-lfs; run `git lfs pull`')
+    raise InputError(f'{path} is a pointer of git-lfs; run `git lfs pull`')
   if head.startswith(b'\x80'):
-    raise ValueError(
+    raise InputError(
       f'{path} is a pickle, of torch before 1.6 or of something else; load it '
       'with torch and save it again, as safetensors if possible'
     )
-  raise ValueError(
+  raise InputError(
     f'{path} is neither safetensors nor a zip file of torch.save (it starts '
     f'with {head[:12]!r}); {_WHOLE}'
   )
@@ -134,7 +137,7 @@ def _read_safetensors(path, select):
         if short is not None:
           tensors[short] = file.get_tensor(name)
   except (safetensors.SafetensorError, TypeError) as error:
-    raise ValueError(
+    raise InputError(
       f'{path} is no whole safetensors file ({error}); {_WHOLE}'
     ) from error
   return tensors
@@ -224,13 +227,13 @@ def _read_torch(path, select):
     with zipfile.ZipFile(path) as archive:
       return _unpack(archive, select)
   except _Refused as error:
-    raise ValueError(
+    raise InputError(
       f'{path} wants to call {error} on being read, which is refused: it could '
       'be anything. Load the file with torch where you trust it, and save the '
       'state_dict alone'
     ) from error
   except Exception as error:  # damaged pickles raise whatever they hit
-    raise ValueError(
+    raise InputError(
       f'{path} is no whole zip file of torch.save ({error!r}); {_WHOLE}'
     ) from error
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.models.encoders import position_embedding
 from i2ploc.models.encoders import vit
 from i2ploc.models.weights import load
@@ -236,8 +237,8 @@ def load_vit(
     variables: {'params': ...}, numpy arrays.
 
   Raises:
-    FileNotFoundError: nothing there.
-    ValueError: damaged, unknown or ill-fitting checkpoints, see
+    MissingFileError: nothing there.
+    InputError: damaged, unknown or ill-fitting checkpoints, see
       `pretrained.convert`.
   """
   checkpoint = _read(path)
@@ -251,8 +252,8 @@ def load_vit_variables(
   """The variables of a given encoder, as `load_vit`.
 
   Raises:
-    FileNotFoundError: nothing there.
-    ValueError: as `load_vit`, and for an encoder of other attributes than the
+    MissingFileError: nothing there.
+    InputError: as `load_vit`, and for an encoder of other attributes than the
       checkpoint's, which the message gives.
   """
   checkpoint = _read(path)
@@ -260,7 +261,7 @@ def load_vit_variables(
   other = {k: v for k, v in wanted.items() if getattr(model, k) != v}
   if other:
     found = {k: getattr(model, k) for k in other}
-    raise ValueError(
+    raise InputError(
       f'{path} fits an image encoder with {other}, and this one has {found}; '
       "set these fields of the config's model.image"
     )
@@ -303,11 +304,11 @@ def _read(path) -> _Checkpoint:
     try:
       kind = json.loads(file.read_text()).get('model_type')
     except (ValueError, AttributeError) as error:
-      raise ValueError(f'{file} is no configuration ({error})') from error
+      raise InputError(f'{file} is no configuration ({error})') from error
   if kind is None:  # the config.json of timm has no model_type
     return _timm_checkpoint(path, tensors)
   if kind not in _HUGGING_FACE:
-    raise ValueError(
+    raise InputError(
       f'{file} describes a {kind!r}; known: {sorted(_HUGGING_FACE)}'
     )
   # Knows the defaults that a config.json may leave out. Imported here: it takes
@@ -362,14 +363,14 @@ def _timm_checkpoint(path, tensors):
   patch = tensors.get('patch_embed.proj.weight')
   expand = tensors.get('blocks.0.mlp.fc1.weight')
   if patch is None or expand is None:
-    raise ValueError(
+    raise InputError(
       f'{path} has no config.json, and not the names of timm either '
       '(patch_embed.proj.weight, blocks.0.mlp.fc1.weight and so on); give the '
       'folder of both weights and config.json'
     )
   width, _, _, patch_size = patch.shape
   if width not in _TIMM_WIDTHS:
-    raise ValueError(
+    raise InputError(
       f'{path} is a ViT of width {width}, and its number of heads is not '
       f'written; it is known for the widths {_TIMM_WIDTHS} of timm'
     )

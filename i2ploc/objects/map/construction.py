@@ -128,7 +128,7 @@ def build_map(
     the given ones by that turn, but not in position.
 
   Raises:
-    ValueError: poses that are not rigid motions, one per frame.
+    InputError: poses that are not rigid motions, one per frame.
   """
   boxes = posed_boxes.lay_out(
     detections_per_frame, poses, intrinsics, image_size

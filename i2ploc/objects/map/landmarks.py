@@ -16,8 +16,10 @@ import zipfile
 import numpy as np
 import yaml
 
+from i2ploc import files
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
 from i2ploc.geometry import ellipsoid as ellipsoid_lib
-from i2ploc.retrieval import index as index_lib
 
 FORMAT = 'i2ploc.object_map.1'
 UNKNOWN = -1  # category of a landmark that has none
@@ -92,7 +94,7 @@ def make_map(
   """A sound map; see `ObjectMap` for the arguments. It may be empty.
 
   Raises:
-    ValueError: see `check_map`.
+    InputError: see `check_map`.
   """
   count = len(center)
   every = np.arange(count) if ids is None else ids
@@ -123,12 +125,12 @@ def check_map(objects: ObjectMap, source: str = 'the object map') -> None:
   count = len(objects.center)
   for name, column in objects._asdict().items():
     if column is not None and len(column) != count:
-      raise ValueError(
+      raise InputError(
         f'{source}: {len(column)} rows of {name}, expected {count}.'
       )
   values, counts = np.unique(objects.ids, return_counts=True)
   if repeated := values[counts > 1].tolist():
-    raise ValueError(
+    raise InputError(
       f'{source}: ids {repeated[:5]} occur more than once; every landmark '
       'needs its own.'
     )
@@ -155,7 +157,7 @@ def check_map(objects: ObjectMap, source: str = 'the object map') -> None:
 def _refuse(objects, bad, message, column):
   if rows := np.flatnonzero(bad).tolist():
     ids = objects.ids[rows].tolist()
-    raise ValueError(
+    raise InputError(
       f'{message} in {len(rows)} landmarks, ids {ids[:5]}; the first has '
       f'{np.round(column[rows[0]], 4).tolist()}.'
     )
@@ -172,18 +174,15 @@ def save_map(objects: ObjectMap, path: str | os.PathLike) -> None:
       if column is not None and name != 'labels'
     }
     columns['labels'] = np.array(json.dumps(objects.labels))
-    index_lib.save_arrays({'format': np.array(FORMAT), **columns}, path)
+    files.save_arrays(path, columns, FORMAT)
     return
   if path.suffix != '.json':
-    raise ValueError(f'{path}: a map is a .json or an .npz file.')
+    raise InputError(f'{path}: a map is a .json or an .npz file.')
   lines = ',\n'.join(json.dumps(one) for one in _records(objects))
   text = (
     f'{{"format": "{FORMAT}", "unit": "metre", "landmarks": [\n{lines}\n]}}'
   )
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + '.tmp')
-  partial.write_text(text + '\n', 'utf-8')
-  os.replace(partial, path)
+  files.save_text(path, text + '\n')
 
 
 def _records(objects):
@@ -209,24 +208,24 @@ def load_map(path: str | os.PathLike) -> ObjectMap:
   """Reads a map that `save_map` wrote or somebody edited.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: something else, another version, no landmarks, or a landmark
+    MissingFileError: no such file.
+    InputError: something else, another version, no landmarks, or a landmark
       that cannot be (see `check_map`).
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'There is no object map {path}; build one from posed detections, or '
       'import one with import_quadrics.'
     )
   read = _read_npz if path.suffix == '.npz' else _read_json
   columns = read(path)
   if not len(columns['center']):
-    raise ValueError(f'{path}: the map is empty; it has no landmarks.')
+    raise InputError(f'{path}: the map is empty; it has no landmarks.')
   try:
     return make_map(**columns)
   except (TypeError, ValueError) as error:
-    raise ValueError(f'{path}: {error}') from None
+    raise InputError(f'{path}: {error}') from None
 
 
 def _read_npz(path):
@@ -234,19 +233,19 @@ def _read_npz(path):
     with np.load(path, allow_pickle=False) as file:
       columns = dict(file)
   except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-    raise ValueError(f'{path} is truncated or not an npz: {error}.') from None
+    raise InputError(f'{path} is truncated or not an npz: {error}.') from None
   _check_format(path, str(columns.pop('format', 'none')))
   optional = ('embedding', 'covariance')
   wanted = set(ObjectMap._fields) - set(optional)
   if missing := sorted(wanted - set(columns)):
-    raise ValueError(f'{path} lacks {missing}.')
+    raise InputError(f'{path} lacks {missing}.')
   columns['labels'] = json.loads(str(columns['labels']))
   return columns
 
 
 def _check_format(path, found):
   if found != FORMAT:
-    raise ValueError(
+    raise InputError(
       f'{path} is not an object map of this program: its format is {found!r}, '
       f'expected {FORMAT!r}.'
     )
@@ -258,7 +257,7 @@ def _read_json(path):
   _check_format(path, str(found))
   records = content.get('landmarks')
   if not isinstance(records, list):
-    raise ValueError(f'{path}: expected a list "landmarks".')
+    raise InputError(f'{path}: expected a list "landmarks".')
   fields = {
     'ids': ('id', None, ()),
     'center': ('center', None, (3,)),
@@ -278,7 +277,7 @@ def _read_json(path):
   for name in ('covariance', 'embedding'):
     given = [name in one for one in records]
     if any(given) and not all(given):
-      raise ValueError(
+      raise InputError(
         f'{path}: {sum(given)} of {len(given)} landmarks have {name}; all of '
         'them, or none.'
       )
@@ -291,17 +290,17 @@ def _parse(path, parser):
   try:
     return parser(path.read_text('utf-8'))
   except (UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
-    raise ValueError(f'{path} is truncated or damaged: {error}') from None
+    raise InputError(f'{path} is truncated or damaged: {error}') from None
 
 
 def _value(path, i, record, keys, shape, default=None):
   """The first of `keys` of a record as numbers of a shape."""
   if not isinstance(record, dict):
-    raise ValueError(f'{path}: landmark {i} is {record!r}, not an object.')
+    raise InputError(f'{path}: landmark {i} is {record!r}, not an object.')
   key = next((key for key in keys if key in record), None)
   if key is None:
     if default is None:
-      raise ValueError(
+      raise InputError(
         f'{path}: landmark {i} has no {" or ".join(keys)}; it has '
         f'{sorted(map(str, record))}.'
       )
@@ -311,7 +310,7 @@ def _value(path, i, record, keys, shape, default=None):
   except (TypeError, ValueError):
     value = np.zeros(0)
   if value.shape != shape:
-    raise ValueError(
+    raise InputError(
       f'{path}: landmark {i}: {key} is {record[key]!r}, expected numbers of '
       f'shape {list(shape)}.'
     )
@@ -330,13 +329,13 @@ def import_quadrics(
     categories: the detector's names, in the order of its numbers.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: no list, a landmark that cannot be, or a category's name that
+    MissingFileError: no such file.
+    InputError: no list, a landmark that cannot be, or a category's name that
       is not among `categories`.
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f'There is no file {path} to import a map from.')
+    raise MissingFileError(f'There is no file {path} to import a map from.')
   content = _parse(
     path, json.loads if path.suffix == '.json' else yaml.safe_load
   )
@@ -344,7 +343,7 @@ def import_quadrics(
     lists = [value for value in content.values() if isinstance(value, list)]
     content = lists[0] if len(lists) == 1 else None
   if not isinstance(content, list) or not content:
-    raise ValueError(
+    raise InputError(
       f'{path}: expected a list of ellipsoids with center, axes, R, category.'
     )
   numbers, labels = [], []
@@ -360,7 +359,7 @@ def import_quadrics(
   try:
     return make_map(*columns[1:], ids=columns[0], labels=labels)
   except ValueError as error:
-    raise ValueError(f'{path}: {error}') from None
+    raise InputError(f'{path}: {error}') from None
 
 
 def _category(path, i, value, categories):
@@ -373,7 +372,7 @@ def _category(path, i, value, categories):
   if not names:
     return UNKNOWN, (str(value),)
   if value not in names:
-    raise ValueError(
+    raise InputError(
       f'{path}: landmark {i} is a {value!r}, which is not among the '
       f'{len(names)} categories.'
     )

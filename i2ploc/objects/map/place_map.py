@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.objects import association
 from i2ploc.objects import detections as detections_lib
 from i2ploc.objects.map import construction
@@ -58,7 +59,7 @@ def build(
     settings: what makes a landmark.
 
   Raises:
-    ValueError: see `map_construction.build_map`.
+    InputError: see `map_construction.build_map`.
   """
   frames = [one.detections for one in sightings]
   if any(one.texts is None for one in sightings):
@@ -116,11 +117,11 @@ def describe(
     prompt: what is said around a label, which takes the place of {}.
 
   Raises:
-    ValueError: a landmark without a label.
+    InputError: a landmark without a label.
   """
   if bare := [i for i, texts in enumerate(objects.labels) if not texts]:
     ids = objects.ids[bare].tolist()
-    raise ValueError(
+    raise InputError(
       f'landmarks {ids[:5]} have no label for a CLIP to read: name the'
       " detector's categories, or write labels into the map's file."
     )

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from i2ploc import compilation
+from i2ploc.errors import InputError
 from i2ploc.geometry import ellipsoid as ellipsoid_lib
 from i2ploc.geometry import rigid
 from i2ploc.objects import detections as detections_lib
@@ -167,12 +168,12 @@ def lay_out(
     faults = detections_lib.box_fault(one.box)
     if (faults != '').any():
       row = int(np.argmax(faults != ''))
-      raise ValueError(
+      raise InputError(
         f'frame {i}: box {row} is {faults[row]}: {one.box[row].tolist()}'
       )
   matrix = np.asarray(intrinsics, np.float64)
   if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
-    raise ValueError(f'intrinsics must be finite [3, 3], not {matrix.tolist()}')
+    raise InputError(f'intrinsics must be finite [3, 3], not {matrix.tolist()}')
   motions = np.linalg.inv(poses)
   edges = [
     detections_lib.cut_edges(one, image_size) for one in detections_per_frame
@@ -199,7 +200,7 @@ def lay_out(
 
 def _check_poses(poses, count):
   if poses.shape != (count, 4, 4) or not np.isfinite(poses).all():
-    raise ValueError(
+    raise InputError(
       f'poses must be finite, one [4, 4] per frame: [{count}, 4, 4], not '
       f'{list(poses.shape)}'
     )
@@ -207,6 +208,6 @@ def _check_poses(poses, count):
   error = np.abs(turn @ np.swapaxes(turn, 1, 2) - np.eye(3)).max((1, 2))
   bad = (error > 1e-3) | (np.linalg.det(turn) < 0)
   if (rows := np.flatnonzero(bad)).size:
-    raise ValueError(
+    raise InputError(
       f'{len(rows)} poses are no rigid motions, first that of frame {rows[0]}'
     )

@@ -44,7 +44,7 @@ def refit(
     The map; landmarks that few boxes show stay as they are.
 
   Raises:
-    ValueError: broken boxes, or poses that are not rigid motions.
+    InputError: broken boxes, or poses that are not rigid motions.
   """
   boxes = posed_boxes.lay_out(
     detections_per_frame, poses, intrinsics, image_size

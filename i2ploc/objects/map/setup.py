@@ -2,13 +2,13 @@
 """What object maps were made with: the file beside them."""
 
 from collections.abc import Mapping
-import json
-import os
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc import files
+from i2ploc.errors import InputError
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.objects import association
 
@@ -48,25 +48,19 @@ def save_setup(setup: Setup, workdir: str) -> None:
     },
     'encoder': setup.encoder,
   }
-  path = pathlib.Path(workdir) / FILE
-  path.parent.mkdir(parents=True, exist_ok=True)
-  draft = path.with_name(f'.{path.name}.tmp')
-  draft.write_text(json.dumps(content, indent=1))
-  os.replace(draft, path)
+  files.save_json(pathlib.Path(workdir) / FILE, content)
 
 
 def load_setup(workdir: str) -> Setup:
   """What `index` wrote beside the maps of a workdir.
 
   Raises:
-    FileNotFoundError: there are no maps.
-    ValueError: the file is damaged.
+    MissingFileError: there are no maps.
+    InputError: the file is damaged.
   """
   path = pathlib.Path(workdir) / FILE
-  if not path.is_file():
-    raise FileNotFoundError(f'{path} does not exist: run --mode=index first.')
+  content = files.load_json(path, 'run --mode=index first')
   try:
-    content = json.loads(path.read_text())
     lens = lens_lib.Lens(
       content['lens']['model'],
       np.asarray(content['lens']['intrinsics'], np.float64).reshape(3, 3),
@@ -83,6 +77,6 @@ def load_setup(workdir: str) -> Setup:
       content['encoder'],
     )
   except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(
+    raise InputError(
       f'{path} is damaged ({error}): run --mode=index again.'
     ) from error

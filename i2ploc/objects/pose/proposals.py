@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc import compilation
+from i2ploc.errors import InputError
 from i2ploc.geometry import ellipsoid as ellipsoid_lib
 from i2ploc.objects import association
 from i2ploc.robust import samplers
@@ -332,12 +333,12 @@ def propose(
     int [S, 3] rows of the candidates.
 
   Raises:
-    ValueError: an unknown sampler, or nothing to be drawn.
+    InputError: an unknown sampler, or nothing to be drawn.
   """
   if sampler not in SAMPLERS:
-    raise ValueError(f'unknown sampler {sampler!r}; known: {SAMPLERS}')
+    raise InputError(f'unknown sampler {sampler!r}; known: {SAMPLERS}')
   if num_draws < 1:
-    raise ValueError(f'{num_draws} draws give no pose; allow at least 1.')
+    raise InputError(f'{num_draws} draws give no pose; allow at least 1.')
   graph = compatible(seen, ellipsoids, candidates, prune)
   if not prune and graph.allowed.sum() > 2 * _MOST_EDGES and sampler == 'auto':
     # Without sizes nothing tells which pairs of pairs are best.
