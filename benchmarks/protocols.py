@@ -37,15 +37,16 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from i2ploc import files
 from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import pose_statistics
+from i2ploc.evaluation import protocols
 from i2ploc.evaluation import questions
-from i2ploc.evaluation import sequence_scores
+from i2ploc.evaluation import retrieval
 from i2ploc.evaluation import tables
 from input_pipeline.readers import kitti_files
 
 # KITTI scans at 10 Hz; the pose files hold no times.
 KITTI_RATE = 10.0
-RELEASED_AXES = questions.PROTOCOLS['lip_loc_released_axes'].components
-MODALINK_AXES = questions.PROTOCOLS['modalink_axes'].components
+RELEASED_AXES = protocols.PROTOCOLS['lip_loc_released_axes'].components
+MODALINK_AXES = protocols.PROTOCOLS['modalink_axes'].components
 REVISIT_RADII = (3.0, 10.0, 20.0)
 CHANCE_COLUMNS = (
   'seq',
@@ -164,7 +165,7 @@ class Options(NamedTuple):
 
   descriptors: str | None = None
   poses: str | None = None
-  protocol: Sequence[str] = tuple(questions.PROTOCOLS)
+  protocol: Sequence[str] = tuple(protocols.PROTOCOLS)
   axes: str = ''
   similarity: str = ''
   rate: float = 0.0
@@ -185,7 +186,7 @@ def run(options: Options) -> dict:
   if options.chance:
     results = {name: chance_from_poses(poses[name]) for name in poses}
     rows = ([name, *chance_cells(row)] for name, row in results.items())
-    print('\n'.join(tables.table(CHANCE_COLUMNS, rows)))
+    print('\n'.join(tables.markdown_table(CHANCE_COLUMNS, rows)))
     return results
   if not options.descriptors:
     raise ValueError('Give --descriptors=DIR, or --chance.')
@@ -198,15 +199,15 @@ def run(options: Options) -> dict:
     similarity=options.similarity,
     rate=KITTI_RATE if options.demo else options.rate,
   )
-  chosen = [questions.PROTOCOLS[name] for name in options.protocol]
-  results = sequence_scores.score(_announce(recordings), chosen)
+  chosen = [protocols.PROTOCOLS[name] for name in options.protocol]
+  results = retrieval.score_drives(_announce(recordings), chosen)
   print('\n'.join(tables.markdown(results, chosen)))
   return results
 
 
 def define_flags() -> None:
   """One flag per option, and --json."""
-  names = list(questions.PROTOCOLS)
+  names = list(protocols.PROTOCOLS)
   flags.DEFINE_string('descriptors', None, 'Of SEQUENCE.npz files.')
   flags.DEFINE_string('poses', None, 'Of KITTI pose files NN.txt.')
   flags.DEFINE_multi_enum(

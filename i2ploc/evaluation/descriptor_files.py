@@ -34,6 +34,7 @@ from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.evaluation import metrics
 from i2ploc.evaluation import questions
+from i2ploc.evaluation import scores
 
 SENSORS = ('image', 'points')
 COLUMNS = ('frame', 'pose', 'position', 'time')
@@ -47,18 +48,6 @@ KEYS = (
 RIGID_TOLERANCE = 1e-2
 
 
-class Side(NamedTuple):
-  """The embedded readings of one sensor along a drive.
-
-  Attributes:
-    descriptors: float32 [N, V, D].
-    track: where and when they were taken, N rows.
-  """
-
-  descriptors: np.ndarray
-  track: questions.Track
-
-
 class Recording(NamedTuple):
   """One drive.
 
@@ -70,9 +59,14 @@ class Recording(NamedTuple):
   """
 
   name: str
-  image: Side
-  points: Side
+  image: scores.Side
+  points: scores.Side
   similarity: str
+
+  @property
+  def sides(self) -> dict[str, scores.Side]:
+    """The readings by sensor."""
+    return {sensor: getattr(self, sensor) for sensor in SENSORS}
 
 
 def load_descriptors(
@@ -116,26 +110,23 @@ def load_descriptors(
 def save_descriptors(
   folder: str | os.PathLike,
   frames: Any,
-  image: tuple[np.ndarray, np.ndarray],
-  points: tuple[np.ndarray, np.ndarray],
+  embedded: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> list[str]:
   """Writes what a model embedded, one file per drive with both sensors.
 
   Args:
     folder: made if need be; each file is written whole or not at all.
     frames: a frame table with drive, frame, timestamp, world_from_lidar.
-    image: rows [N] of the table and unit descriptors [N, D] or [N, V, D].
-    points: the same of the scans.
+    embedded: by sensor, rows [N] of the table and unit descriptors [N, D] or
+      [N, V, D].
 
   Returns:
-    The drives without a file: only one of their sensors was embedded.
+    The drives without a file: not both of their sensors were embedded.
   """
   left_out = []
   for drive in np.unique(frames.drive):
     arrays = {'axes': np.array('z_up'), 'similarity': np.array('dot')}
-    for sensor, (rows, descriptors) in zip(
-      SENSORS, (image, points), strict=True
-    ):
+    for sensor, (rows, descriptors) in embedded.items():
       inside = frames.drive[rows] == drive
       if inside.any():
         arrays[sensor] = np.asarray(descriptors[inside], np.float32)
@@ -184,7 +175,7 @@ def _recording(
     places = _poses(arrays, sensor, frames, poses and poses[name])
     track = _track(arrays, sensor, frames, places, axes, rate)
     order = np.argsort(frames)
-    sides.append(Side(descriptors[sensor][order], track.take(order)))
+    sides.append(scores.Side(descriptors[sensor][order], track.take(order)))
     _check_times(sensor, sides[-1].track)
   return Recording(name, *sides, similarity)
 

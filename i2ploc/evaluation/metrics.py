@@ -3,15 +3,15 @@
 
 Conventions, stated once:
 - A map reading is a positive of a query if it lies within the radius of it,
-  horizontally (x east, y north; height is not a place) and inclusively.
+  horizontally: height is not a place.
 - Ties are pessimistic: a positive is found at N only if fewer than N negatives
   have a similarity that is equal to or above its own. A model that says the
   same about everything has recall 0, not 100.
 - A query without a positive among its candidates is not answerable. Recall is
   over answerable queries; over all queries (those count as misses, as in the
   SaliencyI2PLoc evaluation) it is reported under a name of its own.
-- `candidates` [Q, M] says which map readings a query may be answered with; the
-  self-match policy decides it, and positives and chance follow it.
+- `candidates` [Q, M] says which map readings a query may be answered with; a
+  question decides it, and positives and chance follow it.
 """
 
 import numpy as np
@@ -19,14 +19,19 @@ import numpy as np
 from i2ploc.errors import InputError
 
 SIMILARITIES = ('dot', 'euclidean')
-# Rows of float64 similarities at a time: 9 MB against 4,541 places.
-ROWS = 256
+# Similarities are summed in tiles of so many queries and places: 8 MB.
+ROWS, COLUMNS = 256, 4096
 
 
 def similarities(
   queries: np.ndarray, places: np.ndarray, kind: str = 'dot'
 ) -> np.ndarray:
   """Similarities of the most similar views.
+
+  >>> image = np.array([[[1.0, 0.0]]])  # one query, one view
+  >>> scans = np.array([[[0.0, 1.0], [0.6, 0.8]]])  # one place, two views
+  >>> similarities(image, scans)
+  array([[0.6]], dtype=float32)
 
   Sums run in float64 and are rounded to float32: equal descriptors tie in
   whatever order the sums are taken, so that the tie policy sees them.
@@ -45,17 +50,20 @@ def similarities(
   """
   if kind not in SIMILARITIES:
     raise InputError(f'Unknown similarity {kind!r}; expected {SIMILARITIES}.')
-  queries = np.moveaxis(np.asarray(queries, np.float64), 1, 0)
-  places = np.moveaxis(np.asarray(places, np.float64), 1, 0)
-  best = np.full((queries.shape[1], places.shape[1]), -np.inf, np.float32)
-  for start in range(0, len(best), ROWS):
-    rows = slice(start, start + ROWS)
-    for query in queries[:, rows]:
-      for place in places:
-        value = query @ place.T
-        if kind == 'euclidean':
-          value = -_distances(query, place, value)
-        np.maximum(best[rows], value.astype(np.float32), out=best[rows])
+  best = np.full((len(queries), len(places)), -np.inf, np.float32)
+  for left in range(0, len(places), COLUMNS):
+    columns = slice(left, left + COLUMNS)
+    # Converted tile by tile: a float64 copy of a large map may not fit.
+    seen = np.moveaxis(np.asarray(places[columns], np.float64), 1, 0)
+    for top in range(0, len(queries), ROWS):
+      tile = best[top : top + ROWS, columns]
+      asking = np.asarray(queries[top : top + ROWS], np.float64)
+      for query in np.moveaxis(asking, 1, 0):
+        for place in seen:
+          value = query @ place.T
+          if kind == 'euclidean':
+            value = -_distances(query, place, value)
+          np.maximum(tile, value.astype(np.float32), out=tile)
   return best
 
 
@@ -69,9 +77,13 @@ def _distances(x: np.ndarray, y: np.ndarray, products: np.ndarray):
 def horizontal_distances(queries: np.ndarray, places: np.ndarray) -> np.ndarray:
   """Distances in the ground plane, metres.
 
+  >>> horizontal_distances(np.array([[3.0, 4.0, 99.0]]), np.zeros((1, 3)))
+  array([[5.]], dtype=float32)
+
   Args:
-    queries: [Q, 3] positions, z up.
-    places: [M, 3] positions of the same town.
+    queries: [Q, 2 or more] positions; the first two coordinates span the
+      ground.
+    places: [M, 2 or more] positions of the same town.
 
   Returns:
     float32 [Q, M]; differences are taken in float64.
@@ -83,50 +95,15 @@ def horizontal_distances(queries: np.ndarray, places: np.ndarray) -> np.ndarray:
   return np.sqrt(east * east + north * north).astype(np.float32)
 
 
-def allowed_candidates(
-  query_drives: np.ndarray,
-  query_times: np.ndarray,
-  map_drives: np.ndarray,
-  map_times: np.ndarray,
-  *,
-  exclude_self: bool,
-  exclude_within: float = 0.0,
-) -> np.ndarray:
-  """The self-match policy: which map readings may answer which query.
-
-  Args:
-    query_drives: [Q] labels.
-    query_times: [Q], seconds or frame numbers, comparable inside a drive.
-    map_drives: [M].
-    map_times: [M], in the unit of `query_times`.
-    exclude_self: remove map readings of the query's own drive and time. False
-      allows everything, as LIP-Loc and SaliencyI2PLoc do.
-    exclude_within: with `exclude_self`, remove the readings of the query's own
-      drive up to this far in time as well, in the unit of `query_times`.
-
-  Returns:
-    bool [Q, M].
-
-  Raises:
-    InputError: `exclude_within` without `exclude_self`, or negative.
-  """
-  if exclude_within < 0 or (exclude_within > 0 and not exclude_self):
-    raise InputError(
-      f'exclude_within={exclude_within} with exclude_self={exclude_self}:'
-      ' neighbours in time are excluded only together with the query itself.'
-    )
-  shape = (len(query_drives), len(map_drives))
-  if not exclude_self:
-    return np.ones(shape, bool)
-  same = np.asarray(query_drives)[:, None] == np.asarray(map_drives)
-  apart = np.abs(np.asarray(query_times)[:, None] - np.asarray(map_times))
-  return ~(same & (apart <= exclude_within))
-
-
 def pessimistic_ranks(
   similarities: np.ndarray, positives: np.ndarray, candidates: np.ndarray
 ) -> np.ndarray:
   """How many negatives are at least as similar as the best positive.
+
+  >>> similarities = np.array([[0.9, 0.7, 0.7, 0.1]])
+  >>> positives = np.array([[False, True, False, False]])
+  >>> pessimistic_ranks(similarities, positives, np.ones((1, 4), bool))
+  array([2])
 
   Args:
     similarities: [Q, M], finite.
@@ -160,8 +137,13 @@ def optimistic_ranks(
 ) -> np.ndarray:
   """How many negatives are more similar than the best positive: ties won.
 
-  What an evaluator reports that ranks equal answers alike (a left-sided
+  This is what an evaluator reports that ranks equal answers alike (a left-sided
   search). Beside `pessimistic_ranks` it shows what ties are worth.
+
+  >>> similarities = np.array([[0.9, 0.7, 0.7, 0.1]])
+  >>> positives = np.array([[False, True, False, False]])
+  >>> optimistic_ranks(similarities, positives, np.ones((1, 4), bool))
+  array([1])
 
   Args:
     similarities: [Q, M], finite.
@@ -178,7 +160,17 @@ def optimistic_ranks(
 
 
 def one_percent(num_candidates: np.ndarray) -> np.ndarray:
-  """N of recall@1%: ceil(M / 100), at least 1."""
+  """N of recall@1%: ceil(M / 100), at least 1.
+
+  >>> one_percent(np.array([7, 100, 101]))
+  array([1, 1, 2])
+
+  Args:
+    num_candidates: int [Q], M.
+
+  Returns:
+    int [Q].
+  """
   return np.maximum(-(-np.asarray(num_candidates) // 100), 1)
 
 
@@ -191,6 +183,9 @@ def chance(
 
   `1 - C(M - P, N) / C(M, N)`, as a product of N ratios: exact, without
   factorials.
+
+  >>> chance(np.array([1]), np.array([4]), 2)  # two draws of four, one right
+  array([0.5])
 
   Args:
     num_positives: int [Q], P.
@@ -218,6 +213,10 @@ def top1_errors(
 ) -> np.ndarray:
   """Distance from the query to its best answer, metres; ties take the farthest.
 
+  >>> similarities, distances = np.array([[0.5, 0.5]]), np.array([[3.0, 40.0]])
+  >>> top1_errors(similarities, distances, np.ones((1, 2), bool))
+  array([40.])
+
   Args:
     similarities: [Q, M], finite.
     distances: [Q, M].
@@ -233,6 +232,42 @@ def top1_errors(
   return np.where(tied.any(1), farthest, np.inf)
 
 
+def best_answers(
+  similarities: np.ndarray, candidates: np.ndarray, count: int
+) -> np.ndarray:
+  """The most similar candidates of each query, equal ones in map order.
+
+  >>> similarities = np.array([[0.2, 0.9, 0.2, 0.5]])
+  >>> best_answers(similarities, np.array([[True, False, True, True]]), 2)
+  array([[3, 0]])
+
+  Args:
+    similarities: [Q, M], finite.
+    candidates: bool [Q, M].
+    count: K.
+
+  Returns:
+    int64 [Q, K], -1 where a query has fewer candidates.
+  """
+  allowed = np.where(candidates, similarities, -np.inf)
+  kept = min(count, allowed.shape[1])
+  if kept == 0:
+    return np.full((len(allowed), count), -1)
+  # Only what reaches the K-th value is sorted; of those that equal it, the
+  # first in the map fill up.
+  least = np.partition(allowed, -kept, axis=1)[:, [-kept]]
+  above, equal = allowed > least, allowed == least
+  room = kept - above.sum(1, keepdims=True)
+  chosen = above | (equal & (np.cumsum(equal, axis=1) <= room))
+  columns = np.nonzero(chosen)[1].reshape(len(allowed), kept)
+  values = np.take_along_axis(allowed, columns, 1)
+  order = np.argsort(-values, axis=1, kind='stable')
+  columns = np.take_along_axis(columns, order, 1)
+  valid = np.isfinite(np.take_along_axis(values, order, 1))
+  unused = ((0, 0), (0, count - kept))
+  return np.pad(np.where(valid, columns, -1), unused, constant_values=-1)
+
+
 def f1_max(
   scores: np.ndarray, correct: np.ndarray, num_answerable: int
 ) -> float:
@@ -241,6 +276,9 @@ def f1_max(
   An answer is given where its score reaches the threshold. Precision is over
   the answers given, recall over the queries that have a right one, so a wrong
   answer to an answerable query costs both. Equal scores pass together.
+
+  >>> f1_max(np.array([0.9, 0.2]), np.array([True, False]), num_answerable=1)
+  1.0
 
   Args:
     scores: [Q] similarity of each query's first answer; -inf without one.
@@ -269,6 +307,10 @@ def blocks_from_travel(
   For frames of a fixed rate, which lie close together in slow traffic and at
   lights: there a number of frames says nothing about independence.
 
+  >>> along = np.stack([np.arange(0.0, 120.0, 20.0), np.zeros(6)], axis=1)
+  >>> blocks_from_travel(along)
+  array([0, 0, 0, 1, 1, 1])
+
   Args:
     positions: [Q, 2] in the ground plane, in the order of travel.
     metres: about the travel of a block; the drive is cut without remainder.
@@ -293,6 +335,9 @@ def blocks_from_runs(runs: np.ndarray, length: int = 20) -> np.ndarray:
   radius of correlation. A run is cut into nearly equal pieces: a short
   remainder would count as a block of its own.
 
+  >>> blocks_from_runs(np.array([0, 0, 0, 0, 1]), length=3)
+  array([0, 0, 1, 1, 2])
+
   Args:
     runs: int [Q], equal for neighbouring rows that follow each other.
     length: the most frames per block.
@@ -311,6 +356,32 @@ def blocks_from_runs(runs: np.ndarray, length: int = 20) -> np.ndarray:
   return blocks
 
 
+def blocks_from_cells(
+  positions: np.ndarray, metres: float = 50.0
+) -> np.ndarray:
+  """Blocks of the bootstrap for readings in no order: cells of a grid.
+
+  Photos that were taken near each other see the same and fail together.
+
+  >>> blocks_from_cells(np.array([[1.0, 1.0], [60.0, 1.0], [9.0, 9.0]]))
+  array([0, 1, 0])
+
+  Args:
+    positions: [Q, 2] in the ground plane; NaN where unknown.
+    metres: side of a cell.
+
+  Returns:
+    int64 [Q]; what has no position is a block of its own.
+  """
+  positions = np.asarray(positions, np.float64)
+  known = np.isfinite(positions).all(1)
+  cells = np.floor(positions[known] / metres)
+  _, cell = np.unique(cells, axis=0, return_inverse=True)
+  blocks = np.arange(len(positions)) + len(positions)
+  blocks[known] = cell.ravel()
+  return np.unique(blocks, return_inverse=True)[1]
+
+
 def bootstrap_interval(
   hits: np.ndarray,
   counted: np.ndarray,
@@ -326,10 +397,15 @@ def bootstrap_interval(
   as a ratio of sums. Its known weakness stays: where all queries agree the
   interval has no width.
 
+  >>> hits = np.array([[1], [1], [0], [0]])
+  >>> low, high = bootstrap_interval(hits, hits >= 0, np.array([0, 0, 1, 1]))
+  >>> low.tolist(), high.tolist()
+  ([0.0], [1.0])
+
   Args:
     hits: [Q, R], R statistics at once.
     counted: bool [Q, R], which queries take part; hits elsewhere are ignored.
-    blocks: int [Q], from `blocks_from_runs`.
+    blocks: int [Q], what succeeds and fails together.
     level: probability that the interval should cover.
     num_samples: resamples.
     seed: of the resampling; equal seeds give equal intervals.

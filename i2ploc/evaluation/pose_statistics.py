@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.evaluation import protocols
 from i2ploc.evaluation import questions
 
 # Without products of descriptors, blocks that fit the cache are twice as fast.
@@ -48,16 +49,15 @@ def random_pairs(
     radius: metres.
     components: the two coordinates to compare the ground with.
   """
-  ground = questions.Protocol('ground', '', (radius,))
-  other = ground._replace(components=components)
-  track = track._replace(headings=None)  # nobody asks, and cosines cost time
-  question = questions.question_from_tracks(
-    ground, track, track, 'image_to_points'
+  rows = np.arange(len(track.frames))
+  ground = questions.Question(
+    'ground', '', 'image', 'points', rows, rows, (radius,), strict=True
   )
+  other = ground._replace(components=components)
   near = near_other = both = 0
   for truth, seen in zip(
-    questions.blocks_from_question(ground, question, BLOCK),
-    questions.blocks_from_question(other, question, BLOCK),
+    questions.blocks_from_question(ground, track, track, BLOCK),
+    questions.blocks_from_question(other, track, track, BLOCK),
     strict=True,
   ):
     hit, passes = truth.distances < radius, seen.distances < radius
@@ -104,15 +104,15 @@ def revisits(
     radii: metres.
     exclude_recent: seconds before a frame that do not count.
   """
-  protocol = questions.PROTOCOLS['loop_closure']._replace(
+  protocol = protocols.PROTOCOLS['loop_closure']._replace(
     exclude_recent=exclude_recent
   )
-  question = questions.question_from_tracks(
-    protocol, track, track, 'image_to_points'
+  question = protocols.question_from_tracks(
+    protocol, {'image': track, 'points': track}, 'image', 'points'
   )
   seen = np.zeros(len(radii))
   reversed_ = np.zeros(len(radii))
-  for block in questions.blocks_from_question(protocol, question, BLOCK):
+  for block in questions.blocks_from_question(question, track, track, BLOCK):
     for i, radius in enumerate(radii):
       positives = block.candidates & (block.distances < radius)
       seen[i] += positives.any(1).sum()

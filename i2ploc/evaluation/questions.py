@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protocols in use for retrieval between camera and LiDAR along one drive.
+"""Who asks whom, and which answers are right, before any model.
 
-Each asks, for a reading of one sensor, which readings of the other sensor in
-the same drive were taken at the same place. They differ in who asks, in what
-may answer, in the radius, and, without meaning to, in which two coordinates
-they take for the ground. A hit is strictly nearer than the radius in all of
-them, as in the published codes; ties are settled by `metrics`, pessimistically.
+A question is one database and those who ask it: rows of a track for either
+side. A right answer lies within a radius of the query in the ground plane; the
+height is not a place. A reading of unknown position (NaN) has no truth: a query
+without position has no right answer, and a map reading without position may
+answer, but it counts neither as right nor as wrong.
 
-The entries named `..._axes` take the coordinates of a published evaluator that
-are not the ground. Their numbers are for comparison with publications and
-measure no localization.
+The truth comes in blocks of queries: no array of all pairs exists.
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
+import typing
 from typing import NamedTuple
 
 import numpy as np
@@ -20,14 +20,19 @@ import numpy as np
 from i2ploc.errors import InputError
 from i2ploc.evaluation import metrics
 
-DIRECTIONS = ('image_to_points', 'points_to_image')
-# Queries of a block: the arrays of a block stay below some 10 MB.
-BLOCK = 256
+# Pairs of a block: its arrays stay below some 10 MB each.
+BLOCK_PAIRS = 1 << 20
+BLOCK_QUERIES = 256
 # Headings turned by less than 45 degrees are the same, by more than 135 the
 # opposite ones.
 ALIGNED = np.cos(np.deg2rad(45))
 # Times are multiples of a period that floats do not hold exactly, seconds.
 TIME_TOLERANCE = 1e-6
+# A query of a later drive further than this from every map frame says nothing
+# about whether the drive runs with or against the map, metres.
+SAME_ROAD = 25.0
+DRIVE_RADII = (5.0, 10.0, 20.0)
+PHOTO_RADII = (25.0,)
 
 
 class Axes(NamedTuple):
@@ -52,15 +57,31 @@ AXES = {
 }
 
 
+class Frames(typing.Protocol):
+  """The columns of a dataset's frame table that an evaluation reads.
+
+  Beside these, `has_<side>` [F] bool for every side that is asked about, such
+  as `has_image`.
+  """
+
+  town: np.ndarray  # [F] str
+  drive: np.ndarray  # [F] str
+  timestamp: np.ndarray  # [F] seconds, comparable inside a drive
+  position: np.ndarray  # [F, 3] metres, z up, comparable inside a town
+  heading: np.ndarray  # [F] radians about z
+
+
 class Track(NamedTuple):
-  """Where and when one sensor of a drive was, in the order of its frames.
+  """Where and when the readings of one side were taken.
 
   Attributes:
-    frames: int64 [N], increasing; readings of one instant share the number.
-    positions: float64 [N, 3], metres.
+    frames: int64 [N]; readings of one instant share the number, also across
+      the tracks of two sides.
+    positions: float64 [N, 3], metres; NaN where unknown.
     axes: a key of `AXES`.
-    times: float64 [N] seconds, not decreasing; None if unknown.
+    times: float64 [N] seconds, comparable inside the track; None if unknown.
     headings: float64 [N] radians about the vertical; None if unknown.
+    drives: [N] labels; None if the track is one drive.
   """
 
   frames: np.ndarray
@@ -68,6 +89,7 @@ class Track(NamedTuple):
   axes: str
   times: np.ndarray | None = None
   headings: np.ndarray | None = None
+  drives: np.ndarray | None = None
 
   @property
   def ground(self) -> np.ndarray:
@@ -80,108 +102,267 @@ class Track(NamedTuple):
     return Track(self.frames[rows], self.positions[rows], self.axes, *columns)
 
 
+def track_from_frames(frames: Frames) -> Track:
+  """The one track of all sides of a frame table; its instants are the rows."""
+  return Track(
+    frames=np.arange(len(frames.drive)),
+    positions=np.asarray(frames.position, np.float64),
+    axes='z_up',
+    times=frames.timestamp,
+    headings=frames.heading,
+    drives=frames.drive,
+  )
+
+
 def headings_from_poses(poses: np.ndarray, axes: str) -> np.ndarray:
   """Headings [N] in the ground plane, radians, of poses [N, 4, 4]."""
   ground, forward = AXES[axes]
   return np.arctan2(poses[:, ground[1], forward], poses[:, ground[0], forward])
 
 
-class Protocol(NamedTuple):
-  """One way to ask.
+class Question(NamedTuple):
+  """One database, those who ask it, and what counts as right.
 
   Attributes:
-    name: as on the command line.
-    title: what it is, for tables.
-    radii: metres; a hit is strictly nearer.
-    spacing: 0: every frame asks and every frame answers. Else a frame asks if
-      more than `spacing` metres of travel lie behind the last that did, and
-      the others answer.
-    exclude_self: whether the reading of the query's own instant is neither an
-      answer nor a positive.
+    name: of the protocol, such as 'cross', 'photos' or 'lip_loc'.
+    town: of the database: a town, a drive or a folder of photos.
+    query_side: what asks, such as 'image'.
+    map_side: what answers.
+    query_rows: int64 [Q], rows of the track of the asking side, in the order
+      of travel.
+    map_rows: int64 [M], rows of the track of the answering side.
+    radii: metres within which an answer is right.
+    exclude_self: the reading of the query's own instant is neither an answer
+      nor right.
     exclude_recent: seconds; only readings at least this much older than the
-      query count. 0: the future counts as well.
+      query are candidates. 0: the future counts as well.
+    strict: an answer exactly at the radius is wrong.
     components: the two coordinates that distances are taken from; None: the
       ground.
+    travel: 1 where the queries drive as the map was driven, -1 where they
+      drive against it, 0 where rows are in no order, as photos of a folder.
   """
 
   name: str
-  title: str
+  town: str
+  query_side: str
+  map_side: str
+  query_rows: np.ndarray
+  map_rows: np.ndarray
   radii: tuple[float, ...]
-  spacing: float = 0.0
   exclude_self: bool = False
   exclude_recent: float = 0.0
+  strict: bool = False
   components: tuple[int, int] | None = None
+  travel: int = 1
 
-  def plane(self, axes: str) -> tuple[int, int]:
+  @property
+  def direction(self) -> str:
+    """'<query side>_to_<map side>', as in the names of numbers."""
+    return direction(self.query_side, self.map_side)
+
+  def plane(self, axes: str) -> list[int]:
     """The two coordinates of a position that distances are taken from."""
-    return self.components or AXES[axes].ground
+    return list(self.components or AXES[axes].ground)
 
-  def describe(self) -> str:
-    """Every choice of the protocol on one line."""
-    asks, answers = 'every frame', 'every frame of the drive'
-    if self.spacing:
-      asks = f'a frame every {self.spacing:g} m of travel'
-      answers = 'the remaining frames'
-    excluded = 'nothing, the own instant included'
-    if self.exclude_self:
-      excluded = 'the own instant (candidates and truth), not its neighbours'
-    if self.exclude_recent:
-      excluded = f'the last {self.exclude_recent:g} s and the future'
-    radii = ' / '.join(f'{radius:g}' for radius in self.radii)
-    planes = ', '.join(self._describe_plane(axes) for axes in ('kitti', 'z_up'))
-    return (
-      f'Queries: {asks}; database: {answers}; excluded: {excluded}; hit: less'
-      f' than {radii} m in {planes}; ties: pessimistic, a negative as similar'
-      ' as the best positive beats it.'
-    )
-
-  def _describe_plane(self, axes: str) -> str:
-    plane = self.plane(axes)
-    wrong = '' if plane == AXES[axes].ground else ' (not the ground)'
-    return f'({", ".join("xyz"[i] for i in plane)}) of {axes}{wrong}'
+  def within(self, distances: np.ndarray, radius: float) -> np.ndarray:
+    """Which distances are near enough for a right answer."""
+    return distances < radius if self.strict else distances <= radius
 
 
-PROTOCOLS = {
-  protocol.name: protocol
-  for protocol in (
-    Protocol('lip_loc', 'LIP-Loc', (20.0,)),
-    Protocol(
-      'lip_loc_released_axes',
-      'LIP-Loc on the axes of the released code (for comparison only)',
-      (20.0,),
-      components=(1, 2),
-    ),
-    Protocol('rangebev', 'RangeBEV and CMVM', (10.0,), exclude_self=True),
-    # Its query and database lists are not published.
-    Protocol(
-      'modalink_axes',
-      'RangeBEV on the axes of ModaLink (for comparison only)',
-      (10.0,),
-      exclude_self=True,
-      components=(0, 1),
-    ),
-    Protocol(
-      'loop_closure', 'Loop closure', (3.0, 5.0, 10.0), exclude_recent=30.0
-    ),
-    Protocol('ae_spherical', 'AE-Spherical split', (20.0,), spacing=3.0),
-  )
-}
+def direction(query_side: str, map_side: str) -> str:
+  """What a direction is called in the names of numbers."""
+  return f'{query_side}_to_{map_side}'
 
 
-class Question(NamedTuple):
-  """Who asks and what may answer, in one direction.
+def has_side(frames: Frames, side: str) -> np.ndarray:
+  """bool [F], which rows of a frame table have a reading of a side."""
+  return np.asarray(getattr(frames, f'has_{side}'), bool)
 
-  Attributes:
-    query_rows: int64 [Q], rows of the asking sensor.
-    place_rows: int64 [M], rows of the answering one.
-    queries: their track.
-    places: the track of the answers.
+
+def between_drives(
+  frames: Frames,
+  queries: np.ndarray | None = None,
+  *,
+  query_side: str = 'image',
+  map_side: str = 'points',
+  radii: tuple[float, ...] = DRIVE_RADII,
+  exclude_self: bool = False,
+) -> list[Question]:
+  """The questions that a dataset's drives allow, town by town.
+
+  The first drive of a town is its map. 'sync' asks it with its own readings:
+  at the same instants (the papers' protocol), or at different ones if the
+  dataset names its queries. Later drives that run as the map does are pooled
+  into one 'cross', those against it into one 'opposite'. Rows of one drive
+  stay in the order of travel.
+
+  Args:
+    frames: the frame table.
+    queries: bool [F], frames of a map's own drive that ask; the others make
+      the map. None where all do both.
+    query_side: what asks.
+    map_side: what answers.
+    radii: metres within which an answer is right.
+    exclude_self: see `Question`; of one side against itself, always.
+
+  Raises:
+    InputError: a town's first drive has no reading to make a map of.
   """
+  drives, towns = frames.drive, frames.town
+  asks = answers = np.ones(len(towns), bool)
+  if queries is not None:
+    asks, answers = np.asarray(queries), ~np.asarray(queries)
+  can_ask, can_answer = has_side(frames, query_side), has_side(frames, map_side)
+  found = []
+  for town in _unique(towns):
+    here = towns == town
+    first, *later = _unique(drives[here])
+    in_map = here & (drives == first)
+    map_rows = np.flatnonzero(in_map & answers & can_answer)
+    if not len(map_rows):
+      raise InputError(
+        f'Drive {first!r} is the map of town {town!r}, but none of its frames'
+        f' may answer with {map_side}. Put a drive with {map_side} first.'
+      )
+    rows = {'sync': [np.flatnonzero(in_map & asks & can_ask)]}
+    for drive in later:
+      part = np.flatnonzero(here & (drives == drive) & can_ask)
+      against = _runs_against(frames, part, map_rows)
+      rows.setdefault('opposite' if against else 'cross', []).append(part)
+    for name, parts in rows.items():
+      query_rows = np.concatenate(parts)
+      if len(query_rows):
+        found.append(
+          Question(
+            name,
+            town,
+            query_side,
+            map_side,
+            query_rows,
+            map_rows,
+            tuple(radii),
+            exclude_self=exclude_self or query_side == map_side,
+            travel=-1 if name == 'opposite' else 1,
+          )
+        )
+  return found
 
-  query_rows: np.ndarray
-  place_rows: np.ndarray
-  queries: Track
-  places: Track
+
+def _unique(values: np.ndarray) -> list[str]:
+  """The distinct values in the order of their first appearance."""
+  return [str(value) for value in dict.fromkeys(values.tolist())]
+
+
+def _runs_against(
+  frames: Frames, query_rows: np.ndarray, map_rows: np.ndarray
+) -> bool:
+  """Whether most queries on the map's road head against the map."""
+  known = np.isfinite(frames.position[:, :2]).all(1)
+  map_rows = map_rows[known[map_rows]]
+  if not len(map_rows):
+    return False
+  against = []
+  for row in query_rows[known[query_rows]]:
+    step = frames.position[map_rows, :2] - frames.position[row, :2]
+    distance = np.hypot(step[:, 0], step[:, 1])
+    nearest = np.argmin(distance)
+    if distance[nearest] <= SAME_ROAD:
+      turn = frames.heading[row] - frames.heading[map_rows[nearest]]
+      against.append(np.abs((turn + np.pi) % (2 * np.pi) - np.pi) > np.pi / 2)
+  return bool(against) and bool(np.mean(against) > 0.5)
+
+
+def within_photos(
+  frames: Frames,
+  queries: np.ndarray | None = None,
+  *,
+  side: str = 'image',
+  radii: tuple[float, ...] = PHOTO_RADII,
+) -> list[Question]:
+  """Photos that ask photos, folder by folder, under the name 'photos'.
+
+  Args:
+    frames: the frame table; a town is a folder.
+    queries: bool [F], photos that ask; the others are the database. None:
+      every photo asks all others.
+    side: what asks and answers.
+    radii: metres within which an answer is right.
+
+  Raises:
+    InputError: a folder without a query or without a database.
+  """
+  has = has_side(frames, side)
+  asks = answers = has
+  if queries is not None:
+    asks, answers = has & queries, has & ~np.asarray(queries)
+  found = []
+  for town in _unique(frames.town):
+    here = frames.town == town
+    rows = np.flatnonzero(here & asks), np.flatnonzero(here & answers)
+    if not len(rows[0]) or not len(rows[1]):
+      raise InputError(
+        f'{town!r} has {len(rows[0])} photos that ask and {len(rows[1])} in'
+        ' the database; it needs both.'
+      )
+    if queries is None and len(rows[0]) < 2:
+      raise InputError(f'{town!r} has one photo, and no other to find.')
+    found.append(
+      Question(
+        'photos',
+        town,
+        side,
+        side,
+        *rows,
+        tuple(radii),
+        exclude_self=True,
+        travel=0,
+      )
+    )
+  return found
+
+
+def both_ways(question: Question) -> list[Question]:
+  """The question and, between two sides, the one with the sides exchanged.
+
+  The rows stay: see `with_readings` for those that have the side.
+  """
+  if question.query_side == question.map_side:
+    return [question]
+  turned = question._replace(
+    query_side=question.map_side, map_side=question.query_side
+  )
+  return [question, turned]
+
+
+def with_readings(question: Question, frames: Frames) -> Question | None:
+  """The question without rows that lack their side; None if none are left."""
+  queries, places = (
+    np.asarray(rows)[has_side(frames, side)[rows]]
+    for rows, side in (
+      (question.query_rows, question.query_side),
+      (question.map_rows, question.map_side),
+    )
+  )
+  if not len(queries) or not len(places):
+    return None
+  return question._replace(query_rows=queries, map_rows=places)
+
+
+def rows_to_embed(
+  frames: Frames, questions: Iterable[Question]
+) -> dict[str, np.ndarray]:
+  """The rows of each side that these questions need both ways, ascending."""
+  used: dict[str, np.ndarray] = {}
+  for question in questions:
+    for side in (question.query_side, question.map_side):
+      rows = used.setdefault(side, np.zeros(len(frames.drive), bool))
+      rows[question.query_rows] = True
+      rows[question.map_rows] = True
+  return {
+    side: np.flatnonzero(rows & has_side(frames, side))
+    for side, rows in used.items()
+  }
 
 
 class Block(NamedTuple):
@@ -189,114 +370,69 @@ class Block(NamedTuple):
 
   Attributes:
     rows: a slice of the question's queries.
-    distances: float32 [b, M], metres, in the plane of the protocol.
+    distances: float32 [b, M], metres, in the plane of the question; infinite
+      where a position is unknown.
     candidates: bool [b, M], what may answer.
+    graded: bool [b, M], candidates of known position: the others count neither
+      as right nor as wrong.
     alignments: [b, M], cosine of the turn between the headings; None if they
-      are unknown.
+      are unknown or nobody asks for them.
   """
 
   rows: slice
   distances: np.ndarray
   candidates: np.ndarray
+  graded: np.ndarray
   alignments: np.ndarray | None
 
 
-def question_from_tracks(
-  protocol: Protocol, image: Track, points: Track, direction: str
-) -> Question:
-  """Queries and database of a protocol in one of `DIRECTIONS`.
-
-  Raises:
-    InputError: an unknown direction, tracks in different axes, a protocol
-      that needs times and has none, or no query or no place left.
-  """
-  if direction not in DIRECTIONS:
-    raise InputError(f'Unknown direction {direction!r}; one of {DIRECTIONS}.')
-  if image.axes != points.axes:
-    raise InputError(f'Axes differ: {image.axes!r} and {points.axes!r}.')
-  if protocol.exclude_recent and (image.times is None or points.times is None):
-    raise InputError(
-      f'{protocol.name} excludes the last {protocol.exclude_recent:g} s, but'
-      ' the frames have no times; store image_time and points_time, or give'
-      ' the frame rate (--rate=10 for KITTI).'
-    )
-  queries, places = image, points
-  if direction == 'points_to_image':
-    queries, places = points, image
-  asks = np.ones(len(queries.frames), bool)
-  answers = np.ones(len(places.frames), bool)
-  if protocol.spacing:
-    chosen = frames_by_travel(image, points, protocol.spacing)
-    asks = np.isin(queries.frames, chosen)
-    answers = ~np.isin(places.frames, chosen)
-  query_rows, place_rows = np.flatnonzero(asks), np.flatnonzero(answers)
-  if not len(query_rows) or not len(place_rows):
-    raise InputError(
-      f'{protocol.name}: {len(query_rows)} queries and {len(place_rows)}'
-      ' places; it needs both.'
-    )
-  return Question(
-    query_rows,
-    place_rows,
-    queries.take(query_rows),
-    places.take(place_rows),
-  )
-
-
-def frames_by_travel(image: Track, points: Track, spacing: float) -> np.ndarray:
-  """Frames behind which more than `spacing` metres were driven since the last.
-
-  Travel is the path in the ground plane, not the distance: a loop does not end
-  where it began. The first frame is one.
-
-  Returns:
-    int64 [K] frame numbers, the same for both directions.
-  """
-  frames, rows = np.unique(
-    np.concatenate([image.frames, points.frames]), return_index=True
-  )
-  ground = np.concatenate([image.ground, points.ground])[rows]
-  steps = np.linalg.norm(np.diff(ground, axis=0), axis=1)
-  chosen, driven = [0], 0.0
-  for row, step in enumerate(steps, start=1):
-    driven += step
-    if driven > spacing:
-      chosen.append(row)
-      driven = 0.0
-  return frames[chosen]
+def block_size(num_places: int) -> int:
+  """Queries of a block against so many places."""
+  return max(1, min(BLOCK_QUERIES, BLOCK_PAIRS // max(num_places, 1)))
 
 
 def blocks_from_question(
-  protocol: Protocol, question: Question, size: int = BLOCK
+  question: Question, queries: Track, places: Track, size: int | None = None
 ) -> Iterator[Block]:
-  """The truth, `size` queries at a time: no Q x M array exists."""
-  queries, places = question.queries, question.places
-  plane = list(protocol.plane(places.axes))
-  if places.headings is not None:
-    directions = _directions(places.headings)
+  """The truth, some queries at a time.
+
+  Args:
+    question: what counts.
+    queries: track of its query rows.
+    places: track of its map rows.
+    size: queries of a block; None for `block_size`.
+  """
+  plane = question.plane(places.axes)
+  places_known = known_positions(question, places)
+  size = size or block_size(len(places.frames))
+  revisits = question.exclude_recent > 0
+  headings = None
+  if revisits and queries.headings is not None and places.headings is not None:
+    headings = _directions(queries.headings), _directions(places.headings).T
   for start in range(0, len(queries.frames), size):
-    rows = slice(start, start + size)
-    candidates = metrics.allowed_candidates(
-      np.zeros(len(queries.frames[rows])),
-      queries.frames[rows],
-      np.zeros(len(places.frames)),
-      places.frames,
-      exclude_self=protocol.exclude_self,
+    rows = slice(start, min(start + size, len(queries.frames)))
+    distances = metrics.horizontal_distances(
+      queries.positions[rows][:, plane], places.positions[:, plane]
     )
-    if protocol.exclude_recent:
+    distances[np.isnan(distances)] = np.inf
+    candidates = np.ones(distances.shape, bool)
+    if question.exclude_self:
+      candidates &= queries.frames[rows, None] != places.frames
+    if revisits:
       older = queries.times[rows, None] - places.times
-      candidates &= older >= protocol.exclude_recent - TIME_TOLERANCE
-    alignments = None
-    if queries.headings is not None and places.headings is not None:
-      alignments = _directions(queries.headings[rows]) @ directions.T
+      candidates &= older >= question.exclude_recent - TIME_TOLERANCE
     yield Block(
       rows,
-      metrics.horizontal_distances(
-        queries.positions[rows][:, plane], places.positions[:, plane]
-      ),
+      distances,
       candidates,
-      alignments,
+      candidates & places_known,
+      None if headings is None else headings[0][rows] @ headings[1],
     )
+
+
+def known_positions(question: Question, track: Track) -> np.ndarray:
+  """bool [N], whether the coordinates that a question compares are known."""
+  return np.isfinite(track.positions[:, question.plane(track.axes)]).all(1)
 
 
 def _directions(headings: np.ndarray) -> np.ndarray:

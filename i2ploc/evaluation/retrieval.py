@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Retrieval across camera and LiDAR, town by town, as named numbers.
+"""Retrieval measured: a model on the questions of a split, or files of drives.
 
-Each reading is embedded once per modality and used by every protocol and both
+A model embeds each reading once per side, for every question and both
 directions. A town is a database of its own, as in the papers (retrieval inside
-a sequence); pooled numbers are over the queries of all towns. Names are flat,
-rates in percent, distances in metres:
+a sequence); pooled numbers are over the queries of all towns:
 
-  test/cross/queries                              over all towns
-  test/cross/answerable_10m                       queries with a positive
-  test/cross/chance@1_10m                         exact, over answerable queries
-  test/cross/image_to_points/recall@1_10m         over answerable queries
-  test/cross/image_to_points/recall@1_10m_low     95 % block bootstrap
-  test/cross/image_to_points/recall@1_10m_high
-  test/cross/image_to_points/recall@1_10m_of_all_queries
-  test/cross/image_to_points/recall@1_10m_3_frames        (_low, _high)
-  test/cross/image_to_points/recall@1%_10m        N = ceil(M / 100)
-  test/cross/image_to_points/median_error_m       of the first answer
+  test/cross/queries                          over all towns
+  test/cross/chance@1_10m
+  test/cross/image_to_points/recall@1_10m
+  test/cross/points_to_image/queries          counts of the other direction
+  test/cross/points_to_image/recall@1_10m
   test/cross/town_007/image_to_points/recall@1_10m        and the like
+  test/photos/image_to_image/recall@1_25m     of one side there is one direction
 
-A rate over no query at all is not a number and is left out. See `metrics` for
-the conventions on ties, positives and the self-match policy.
+Drives from files are scored on published protocols, with the direction in every
+name; the drive 'all' pools the queries of every drive, each against its own:
+
+  lip_loc/08/image_to_points/recall@1_20m
+  lip_loc/all/image_to_points/queries
+
+What is counted and how it is named: `scores`.
 """
 
 from collections.abc import Callable
@@ -27,140 +27,117 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import itertools
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import metrics
-from i2ploc.evaluation import predictions
-from i2ploc.evaluation import protocols
-from i2ploc.retrieval import matching
+from i2ploc.evaluation import predictions as predictions_lib
+from i2ploc.evaluation import protocols as protocols_lib
+from i2ploc.evaluation import questions as questions_lib
+from i2ploc.evaluation import scores
+from i2ploc.retrieval import sequences as sequences_lib
 
-RECALL_AT = (1, 5, 10, 20)
-SEQUENCE_LENGTH = 3
+ALL = 'all'
 
 Variables = Any  # a pytree of parameters
 Batch = Mapping[str, np.ndarray]
 Embed = Callable[[Variables, Batch], np.ndarray]
+Batches = Callable[[np.ndarray], Iterable[Batch]]
 
 
-class _Side(NamedTuple):
-  """The embedded readings of one modality; row r is `descriptors[slot[r]]`."""
+class _Embedded(NamedTuple):
+  """The embedded readings of one side; row r is `descriptors[slot[r]]`."""
 
   name: str
   descriptors: np.ndarray  # [N, V, D]
   slot: np.ndarray  # [F], -1 where not embedded
-  has: np.ndarray  # [F] bool
 
   def take(
-    self, rows: np.ndarray, views: Sequence[int] | None = None
-  ) -> np.ndarray:
+    self,
+    rows: np.ndarray,
+    track: questions_lib.Track,
+    views: Sequence[int] | None,
+  ) -> scores.Side:
     missing = rows[self.slot[rows] < 0]
     if len(missing):
       raise InputError(
         f'The {self.name} of {len(missing)} rows were in no batch, first rows'
-        f' {missing[:5].tolist()}; read all of `rows_to_embed`.'
+        f' {missing[:5].tolist()}; read all the rows that are asked for.'
       )
     taken = self.descriptors[self.slot[rows]]
-    # A modality with one view (images) has nothing to choose from.
-    return taken if views is None or taken.shape[1] == 1 else taken[:, views]
-
-
-class _Outcome(NamedTuple):
-  """What the model answered, query by query; towns concatenate."""
-
-  num_candidates: np.ndarray  # [Q]
-  num_positives: np.ndarray  # [Q, radii]
-  blocks: np.ndarray  # [Q]
-  ranks: np.ndarray  # [Q, radii]
-  sequence_ranks: np.ndarray  # [Q, radii]
-  errors: np.ndarray  # [Q] metres
+    # A side with one view (images) has nothing to choose from.
+    if views is not None and taken.shape[1] > 1:
+      taken = taken[:, views]
+    return scores.Side(taken, track.take(rows))
 
 
 class RetrievalEvaluator:
-  """Recall of a two-tower model on the protocols of one split.
+  """Recall of a model on the questions of one split.
 
   Attributes:
     predictions: after `run`, the ranked answers by
       '<split>/<protocol>/<direction>'.
-    embedded: after `run`, (rows [N], descriptors [N, V, D]) of 'image' and
-      'points'.
+    embedded: after `run`, (rows [N], descriptors [N, V, D]) by side.
   """
 
   def __init__(
     self,
     split: str,
     *,
-    embed_image: Embed,
-    embed_points: Embed,
-    image_batches: Callable[[], Iterable[Batch]],
-    points_batches: Callable[[], Iterable[Batch]],
-    frames: protocols.Frames,
-    questions: Sequence[protocols.Protocol],
-    radii: Sequence[float] = (5.0, 10.0, 20.0),
+    embed: Mapping[str, Embed],
+    batches: Mapping[str, Batches],
+    frames: questions_lib.Frames,
+    questions: Sequence[questions_lib.Question],
     sequence_stride: int = 1,
     views: Mapping[str, Sequence[int]] | None = None,
-    exclude_self: bool = False,
-    exclude_within: float = 0.0,
   ):
     """Keeps what a run needs; reads nothing yet.
 
     Args:
       split: first part of every name.
-      embed_image: `(variables, batch)` -> [B, D], or [B, V, D] for V views of
-        one reading of which the most similar counts; jitted by the caller.
-      embed_points: the same for points.
-      image_batches: called at each run; gives batches of one shape with
-        `image_index` [B] (row of the frame table) and `mask` [B].
-      points_batches: the same with `points_index`.
+      embed: by side, `(variables, batch)` -> [B, D], or [B, V, D] for V views
+        of one reading of which the most similar counts; jitted by the caller.
+      batches: by side, `rows -> batches` of one shape with `<side>_index` [B]
+        (row of the frame table) and `mask` [B]; called at each run.
       frames: the frame table.
-      questions: one protocol per name and town.
-      radii: metres that count as found.
+      questions: one per name and town; those of one name share their radii.
+        Between two sides, both ask.
       sequence_stride: rows between two frames of a sequence of three, see
-        `matching.sequence_similarity`.
-      views: by name of a protocol, which of the V views of a reading count in
+        `sequences.sequence_similarity`.
+      views: by name of a question, which of the V views of a reading count in
         it; all where it is not named. A known heading is a choice of view.
-      exclude_self: the self-match policy, see `metrics.allowed_candidates`.
-      exclude_within: seconds.
 
     Raises:
-      InputError: if there is no protocol, one comes twice, or one has no
+      InputError: if there is no question, one comes twice, or one has no
         queries or no map.
     """
     if not questions:
-      raise InputError(f'{split}: no protocol to evaluate.')
+      raise InputError(f'{split}: no question to evaluate.')
     seen = set()
-    for protocol in questions:
-      if (protocol.name, protocol.town) in seen:
+    for question in questions:
+      if (question.name, question.town) in seen:
         raise InputError(
-          f'{split}/{protocol.name}/{protocol.town} comes twice; pool its'
-          ' queries into one protocol.'
+          f'{split}/{question.name}/{question.town} comes twice; pool its'
+          ' queries into one question.'
         )
-      seen.add((protocol.name, protocol.town))
-      sizes = len(protocol.query_rows), len(protocol.map_rows)
+      seen.add((question.name, question.town))
+      sizes = len(question.query_rows), len(question.map_rows)
       if 0 in sizes:
         raise InputError(
-          f'{split}/{protocol.name}/{protocol.town} has {sizes[0]} queries and'
+          f'{split}/{question.name}/{question.town} has {sizes[0]} queries and'
           f' {sizes[1]} map readings; it needs both.'
         )
     self._split = split
-    self._embed_image = embed_image
-    self._embed_points = embed_points
-    self._image_batches = image_batches
-    self._points_batches = points_batches
-    self._frames = frames
-    self._questions = questions
-    self._radii = tuple(radii)
-    self._sequence_stride = sequence_stride
-    self._views = dict(views or {})
-    self._policy = dict(
-      radii=self._radii,
-      exclude_self=exclude_self,
-      exclude_within=exclude_within,
-    )
-    self.predictions: dict[str, predictions.Predictions] = {}
+    self._embed, self._batches = embed, batches
+    self._frames, self._questions = frames, questions
+    self._track = questions_lib.track_from_frames(frames)
+    self._stride, self._views = sequence_stride, dict(views or {})
+    self.predictions: dict[str, predictions_lib.Predictions] = {}
     self.embedded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
   def run(self, variables: Variables) -> Iterator[tuple[str, float]]:
@@ -169,70 +146,120 @@ class RetrievalEvaluator:
     Raises:
       InputError: descriptors that are not finite, or rows that no batch held.
     """
-    frames = self._frames
-    image = _embed_all(
-      'image',
-      self._embed_image,
-      variables,
-      self._image_batches(),
-      frames.has_image,
-    )
-    points = _embed_all(
-      'points',
-      self._embed_points,
-      variables,
-      self._points_batches(),
-      frames.has_points,
-    )
-    for side in (image, points):
+    sides = {}
+    for name, rows in questions_lib.rows_to_embed(
+      self._frames, self._questions
+    ).items():
+      side = sides[name] = _embed_all(
+        name,
+        self._embed[name],
+        variables,
+        self._batches[name](rows),
+        len(self._frames.drive),
+      )
       rows = np.flatnonzero(side.slot >= 0)
-      self.embedded[side.name] = rows, side.descriptors[side.slot[rows]]
-    for name in dict.fromkeys(protocol.name for protocol in self._questions):
-      yield from self._direction(name, 'image_to_points', image, points)
-      yield from self._direction(name, 'points_to_image', points, image)
+      self.embedded[name] = rows, side.descriptors[side.slot[rows]]
+    for name in dict.fromkeys(question.name for question in self._questions):
+      ways = [
+        questions_lib.both_ways(question)
+        for question in self._questions
+        if question.name == name
+      ]
+      for i, asked in enumerate(zip(*ways, strict=True)):
+        yield from self._direction(asked, sides, main=i == 0)
 
   def _direction(
-    self, name: str, direction: str, queries: _Side, places: _Side
+    self,
+    asked: Sequence[questions_lib.Question],
+    sides: Mapping[str, _Embedded],
+    *,
+    main: bool,
   ) -> Iterator[tuple[str, float]]:
-    outcomes: dict[str, _Outcome] = {}
+    """The numbers of a name in one direction, of all towns and of each."""
+    outcomes: dict[str, scores.Outcome] = {}
     records = []
-    for protocol in self._questions:
-      if protocol.name != name:
-        continue
-      question = protocols.question_from_protocol(
-        self._frames, protocol, queries.has, places.has, **self._policy
-      )
+    for question in asked:
+      question = questions_lib.with_readings(question, self._frames)
       # A drive without scans has images to localize, but no points to ask with.
       if question is None:
         continue
-      views = self._views.get(name)
-      similarities = metrics.similarities(
-        queries.take(question.query_rows, views),
-        places.take(question.map_rows, views),
-      )
-      outcomes[protocol.town] = _outcome(
-        question, similarities, self._sequence_stride
-      )
-      records.append(
-        predictions.rank_answers(
-          self._frames, protocol.town, question, similarities
-        )
-      )
+      outcome = self._ask(question, sides)
+      outcomes[question.town] = outcome
+      records.append(self._record(question, outcome))
     if not outcomes:
       return
-    prefix = f'{self._split}/{name}'
-    self.predictions[f'{prefix}/{direction}'] = predictions.concatenate(records)
-    pooled = _pool(list(outcomes.values()))
-    # The protocol's own counts are those of its main question.
-    own = direction == 'image_to_points'
+    question = asked[0]
+    prefix = f'{self._split}/{question.name}'
+    record = predictions_lib.concatenate(records)
+    self.predictions[f'{prefix}/{question.direction}'] = record
+    pooled = scores.pool(list(outcomes.values()))
     named = {prefix: pooled} | {
       f'{prefix}/{str(town).replace("/", "_")}': outcome
       for town, outcome in outcomes.items()
     }
     for base, outcome in named.items():
-      full = f'{base}/{direction}'
-      yield from _counts(base if own else full, outcome, self._radii)
-      yield from _rates(full, outcome, self._radii, intervals=outcome is pooled)
+      full = f'{base}/{question.direction}'
+      # The question's own counts are those of its main direction.
+      for name, value in scores.counts(question, outcome):
+        yield f'{base if main else full}/{name}', value
+      for name, value in scores.rates(
+        question, outcome, intervals=outcome is pooled
+      ):
+        yield f'{full}/{name}', value
+
+  def _ask(
+    self,
+    question: questions_lib.Question,
+    sides: Mapping[str, _Embedded],
+  ) -> scores.Outcome:
+    views = self._views.get(question.name)
+    queries, places = (
+      sides[side].take(rows, self._track, views)
+      for side, rows in (
+        (question.query_side, question.query_rows),
+        (question.map_side, question.map_rows),
+      )
+    )
+    runs = None
+    if question.travel:
+      runs = scores.Runs(
+        *(
+          sequences_lib.consecutive_runs(track.drives, track.positions)
+          for track in (queries.track, places.track)
+        ),
+        question.travel,
+        self._stride,
+      )
+      blocks = metrics.blocks_from_runs(runs.queries)
+    else:
+      blocks = metrics.blocks_from_cells(queries.track.ground)
+    return scores.ask(
+      question,
+      queries,
+      places,
+      blocks,
+      runs=runs,
+      num_ranked=predictions_lib.NUM_RANKED,
+    )
+
+  def _record(
+    self, question: questions_lib.Question, outcome: scores.Outcome
+  ) -> predictions_lib.Predictions:
+    ranked = outcome.ranked
+    rows = question.map_rows[np.maximum(ranked, 0)]
+    positions = self._frames.position
+    return predictions_lib.Predictions(
+      towns=np.full(len(ranked), question.town),
+      query_rows=question.query_rows,
+      query_positions=positions[question.query_rows],
+      ranked_rows=np.where(ranked >= 0, rows, -1),
+      similarities=outcome.similarities,
+      distances=outcome.distances,
+      nearest=outcome.nearest,
+      map_towns=np.full(len(question.map_rows), question.town),
+      map_rows=question.map_rows,
+      map_positions=positions[question.map_rows],
+    )
 
 
 def _embed_all(
@@ -240,9 +267,9 @@ def _embed_all(
   embed: Embed,
   variables: Variables,
   batches: Iterable[Batch],
-  has: np.ndarray,
-) -> _Side:
-  slot = np.full(len(has), -1, np.int64)
+  num_rows: int,
+) -> _Embedded:
+  slot = np.full(num_rows, -1, np.int64)
   parts, count = [], 0
   for batch in batches:
     mask = np.asarray(batch['mask'], bool)
@@ -261,113 +288,67 @@ def _embed_all(
     parts.append(descriptors)
   if not count:
     raise InputError(f'No {name} to embed: the batches are empty.')
-  return _Side(name, np.concatenate(parts), slot, np.asarray(has, bool))
+  return _Embedded(name, np.concatenate(parts), slot)
 
 
-def _outcome(
-  question: protocols.Question, similarities: np.ndarray, stride: int
-) -> _Outcome:
-  sequences = matching.sequence_similarity(
-    similarities,
-    question.query_runs,
-    question.map_runs,
-    SEQUENCE_LENGTH,
-    question.direction,
-    stride,
-  )
+def score_drives(
+  recordings: Iterable[descriptor_files.Recording],
+  protocols: Sequence[protocols_lib.Protocol],
+) -> dict[str, float]:
+  """Every number of every protocol, drive and direction.
 
-  def ranks(scores: np.ndarray) -> np.ndarray:
-    within = (question.distances <= radius for radius in question.radii)
-    return np.stack(
-      [
-        metrics.pessimistic_ranks(scores, positives, question.candidates)
-        for positives in within
-      ],
-      axis=1,
+  Args:
+    recordings: one drive after the other; none is kept.
+    protocols: what to ask.
+
+  Raises:
+    InputError: a bad recording, or one that a protocol cannot ask; two drives
+      of one name.
+  """
+  asked: dict[str, questions_lib.Question] = {}
+  outcomes: dict[str, dict[str, scores.Outcome]] = {}
+  for recording in recordings:
+    tracks = {name: side.track for name, side in recording.sides.items()}
+    for protocol, sides in itertools.product(
+      protocols, itertools.permutations(recording.sides)
+    ):
+      try:
+        question = protocols_lib.question_from_tracks(
+          protocol, tracks, *sides, recording.name
+        )
+      except InputError as error:
+        raise InputError(f'{recording.name}: {error}') from None
+      key = f'{protocol.name}/{{}}/{question.direction}'
+      drives = outcomes.setdefault(key, {})
+      if recording.name in drives or recording.name == ALL:
+        raise InputError(f'The name {recording.name!r} is taken; rename it.')
+      asked[key] = question
+      drives[recording.name] = ask_drive(question, recording)
+  results: dict[str, float] = {}
+  for key, drives in outcomes.items():
+    if len(drives) > 1:
+      drives[ALL] = scores.pool(list(drives.values()))
+    for name, outcome in drives.items():
+      for what, value in itertools.chain(
+        scores.counts(asked[key], outcome),
+        scores.rates(asked[key], outcome, intervals=True),
+      ):
+        results[f'{key.format(name)}/{what}'] = value
+  return results
+
+
+def ask_drive(
+  question: questions_lib.Question, recording: descriptor_files.Recording
+) -> scores.Outcome:
+  """Answers a question about one drive; frames come at a fixed rate."""
+  queries, places = (
+    recording.sides[side].take(rows)
+    for side, rows in (
+      (question.query_side, question.query_rows),
+      (question.map_side, question.map_rows),
     )
-
-  return _Outcome(
-    num_candidates=question.num_candidates,
-    num_positives=question.num_positives,
-    blocks=metrics.blocks_from_runs(question.query_runs),
-    ranks=ranks(similarities),
-    sequence_ranks=ranks(sequences),
-    errors=metrics.top1_errors(
-      similarities, question.distances, question.candidates
-    ),
   )
-
-
-def _pool(outcomes: Sequence[_Outcome]) -> _Outcome:
-  """All towns as one list of queries; blocks never span towns."""
-  shifted, used = [], 0
-  for outcome in outcomes:
-    shifted.append(outcome._replace(blocks=outcome.blocks + used))
-    used += int(outcome.blocks.max()) + 1
-  return _Outcome(*(np.concatenate(x) for x in zip(*shifted, strict=True)))
-
-
-def _retrieved(outcome: _Outcome) -> Iterator[tuple[str, np.ndarray]]:
-  """N of each recall@N as text and per query."""
-  for n in RECALL_AT:
-    yield f'{n}', np.full(len(outcome.num_candidates), n)
-  yield '1%', metrics.one_percent(outcome.num_candidates)
-
-
-def _counts(
-  prefix: str, outcome: _Outcome, radii: tuple[float, ...]
-) -> Iterator[tuple[str, float]]:
-  """Number of queries, answerable ones, and what chance would reach."""
-  yield f'{prefix}/queries', float(len(outcome.num_candidates))
-  for i, radius in enumerate(radii):
-    answerable = outcome.num_positives[:, i] > 0
-    yield f'{prefix}/answerable_{radius:g}m', float(answerable.sum())
-    if not answerable.any():
-      continue
-    for label, n in _retrieved(outcome):
-      probability = metrics.chance(
-        outcome.num_positives[:, i], outcome.num_candidates, n
-      )
-      value = 100 * float(probability[answerable].mean())
-      yield f'{prefix}/chance@{label}_{radius:g}m', value
-
-
-def _rates(
-  prefix: str,
-  outcome: _Outcome,
-  radii: tuple[float, ...],
-  *,
-  intervals: bool,
-) -> Iterator[tuple[str, float]]:
-  """Recalls, with intervals and over all queries if asked for, and errors."""
-  names, hits, counted = [], [], []
-  for suffix, ranks in (
-    ('', outcome.ranks),
-    (f'_{SEQUENCE_LENGTH}_frames', outcome.sequence_ranks),
-  ):
-    for i, radius in enumerate(radii):
-      for label, n in _retrieved(outcome):
-        names.append(f'{prefix}/recall@{label}_{radius:g}m{suffix}')
-        counted.append(outcome.num_positives[:, i] > 0)
-        hits.append((ranks[:, i] < n) & counted[-1])
-  bounds = np.full((len(names), 2), np.nan)
-  if intervals:
-    bounds = np.stack(
-      metrics.bootstrap_interval(
-        np.stack(hits, 1), np.stack(counted, 1), outcome.blocks
-      ),
-      axis=1,
-    )
-  for name, hit, among, (low, high) in zip(
-    names, hits, counted, bounds, strict=True
-  ):
-    if not among.any():
-      continue
-    yield name, 100 * float(hit[among].mean())
-    if intervals:
-      yield f'{name}_low', 100 * float(low)
-      yield f'{name}_high', 100 * float(high)
-      yield f'{name}_of_all_queries', 100 * float(hit.mean())
-  answered = outcome.errors[np.isfinite(outcome.errors)]
-  if len(answered):
-    yield f'{prefix}/median_error_m', float(np.median(answered))
+  blocks = metrics.blocks_from_travel(queries.track.ground)
+  return scores.ask(
+    question, queries, places, blocks, similarity=recording.similarity
+  )

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of `sequence_scores` as Markdown."""
+"""The numbers of `retrieval` as lines of text and as Markdown."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 
-from i2ploc.evaluation import questions
+from i2ploc.evaluation import protocols as protocols_lib
 
+RECALL_AT = ('1', '5', '10', '20', '1%')
+# What is printed first, if it was asked: what means localization.
+FIRST = ('cross', 'opposite', 'sync')
 COLUMNS = (
   'sequence',
   'direction',
@@ -29,14 +32,88 @@ REVISITS = (
 )
 
 
+def text(
+  results: Mapping[str, float], split: str, radius: float = 10.0
+) -> Iterator[str]:
+  """Recall beside chance, one line per question and direction.
+
+  Args:
+    results: of `RetrievalEvaluator.run`, percent.
+    split: first part of the names.
+    radius: metres.
+
+  Yields:
+    Lines: R@N with the 95 % interval of R@1, of three frames in a row, and
+    chance. A question without any right answer has a line that says why.
+  """
+  at = f'{radius:g}m'
+  head = ' '.join(f'{"R@" + n:>6}' for n in RECALL_AT)
+  yield (
+    f'{split}, within {radius:g} m, %'.ljust(38)
+    + f'{head}  R@1 95 %        3 frames  answerable'
+  )
+  parts = [name.split('/') for name in results]
+  names = {p[1]: None for p in parts if p[0] == split and p[2:] == ['queries']}
+  known = {name: i for i, name in enumerate(FIRST)}
+  for name in sorted(names, key=lambda name: known.get(name, len(known))):
+    base = f'{split}/{name}'
+    directions = [
+      p[2]
+      for p in parts
+      if p[:2] == [split, name] and p[3:] == [f'recall@1_{at}']
+    ]
+    for direction in directions:
+      yield _recall_line(results, base, direction, at)
+    if directions:
+      yield f'  {name + " chance":36}' + ' '.join(
+        f'{results.get(f"{base}/chance@{n}_{at}", float("nan")):6.1f}'
+        for n in RECALL_AT
+      )
+    else:
+      yield f'  {name:36}{_why_nothing(results, base, at)}'
+
+
+def _why_nothing(results: Mapping[str, float], base: str, at: str) -> str:
+  """Why a question has no recall."""
+  if f'{base}/answerable_{at}' not in results:
+    return f'not scored within {at}'
+  unknown = results.get(f'{base}/queries_without_position', 0.0)
+  return (
+    f'none of {results[f"{base}/queries"]:.0f} queries has a right answer;'
+    f' {unknown:.0f} are without position'
+  )
+
+
+def _recall_line(
+  results: Mapping[str, float], base: str, direction: str, at: str
+) -> str:
+  prefix = f'{base}/{direction}'
+  recalls = ' '.join(
+    f'{results[f"{prefix}/recall@{n}_{at}"]:6.1f}' for n in RECALL_AT
+  )
+  first = f'{prefix}/recall@1_{at}'
+  # The main direction's counts have no direction in their names.
+  counts = prefix if f'{prefix}/queries' in results else base
+  sequences = results.get(f'{first}_3_frames')
+  return (
+    f'  {base.partition("/")[2] + " " + direction:36}{recalls}'
+    f'  [{results[first + "_low"]:.1f}, {results[first + "_high"]:.1f}]'.ljust(
+      17
+    )
+    + ('       -' if sequences is None else f'{sequences:8.1f}')
+    + f'  {results[f"{counts}/answerable_{at}"]:.0f}'
+    f' of {results[f"{counts}/queries"]:.0f}'
+  )
+
+
 def markdown(
   results: Mapping[str, float],
-  protocols: Sequence[questions.Protocol],
+  protocols: Sequence[protocols_lib.Protocol],
 ) -> Iterator[str]:
   """A heading, the protocol in one sentence and a table, per protocol.
 
   Args:
-    results: of `sequence_scores.score`.
+    results: of `retrieval.score_drives`.
     protocols: the scored ones.
 
   Yields:
@@ -47,14 +124,14 @@ def markdown(
     yield ''
     yield protocol.describe()
     yield ''
-    yield from table(
+    yield from markdown_table(
       (*COLUMNS, *(REVISITS if protocol.exclude_recent else ())),
       _rows(results, protocol),
     )
     yield ''
 
 
-def table(
+def markdown_table(
   columns: Sequence[str], rows: Iterator[Sequence[str]]
 ) -> Iterator[str]:
   """A Markdown table."""
@@ -65,7 +142,7 @@ def table(
 
 
 def _rows(
-  results: Mapping[str, float], protocol: questions.Protocol
+  results: Mapping[str, float], protocol: protocols_lib.Protocol
 ) -> Iterator[list[str]]:
   names = [name.split('/') for name in results if name.endswith('/queries')]
   for owner, sequence, direction, _ in names:

@@ -32,11 +32,12 @@ from i2ploc import factory
 from i2ploc import files
 from i2ploc import fitting
 from i2ploc.evaluation import descriptor_files
-from i2ploc.evaluation import examples
+from i2ploc.evaluation import pictures
 from i2ploc.evaluation import predictions
-from i2ploc.evaluation import protocols
+from i2ploc.evaluation import questions as questions_lib
 from i2ploc.evaluation import retrieval
-from i2ploc.evaluation import summary
+from i2ploc.evaluation import saliency
+from i2ploc.evaluation import tables
 from i2ploc.localization import retrieve
 from i2ploc.losses import contrastive
 from i2ploc.models.weights import sources
@@ -158,20 +159,22 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
   evaluator = _evaluator(config, data, towers, 'test')
   results = {k: float(v) for k, v in evaluator.run(restored.value)}
   results['step'] = float(restored.step)
-  describe = examples.Describe(
-    functools.partial(towers.image_out, restored.value),
-    functools.partial(towers.points_out, restored.value),
-  )
+  describe = {
+    'image': functools.partial(towers.image_out, restored.value),
+    'points': functools.partial(towers.points_out, restored.value),
+  }
   split = data.split('test')
-  results |= dict(examples.saliency_shares(split, describe, 'test'))
+  results |= dict(
+    saliency.saliency_shares(split, _questions(split, config), describe, 'test')
+  )
   folder = pathlib.Path(workdir)
   predictions.save_predictions(
     evaluator.predictions, folder / 'predictions.npz'
   )
   descriptor_files.save_descriptors(
-    folder / 'descriptors', split.frames, **evaluator.embedded
+    folder / 'descriptors', split.frames, evaluator.embedded
   )
-  examples.save_examples(
+  pictures.save_examples(
     split,
     describe,
     evaluator.predictions,
@@ -182,7 +185,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
   )
   data.save_pictures(folder)
   files.save_json(folder / 'results.json', results)
-  print('\n'.join(summary.table(results, 'test', config.index.radius)))
+  print('\n'.join(tables.text(results, 'test', config.index.radius)))
   return results
 
 
@@ -194,7 +197,9 @@ def index(config, data, workdir: str) -> None:
   towers, restored = restore(config, data, workdir)
   provenance = _provenance(config, data, towers, restored.value)
   split = data.split('test')
-  rows = np.unique(np.concatenate([p.map_rows for p in split.protocols]))
+  rows = np.unique(
+    np.concatenate([q.map_rows for q in _questions(split, config)])
+  )
   # Parts of another model, config or map are never mixed in.
   digest = hashlib.sha256(json.dumps(provenance).encode())
   digest.update(split.frames.world_from_lidar[rows].tobytes())
@@ -258,32 +263,40 @@ def _evaluator(config, data, towers, role):
   back. `..._any_heading` asks a map with all views of the index.
   """
   split, size = data.split(role), config.evaluation.batch_size
-  questions, views = list(split.protocols), AHEAD
-  if len(towers.views) > 1 and any(p.name == 'opposite' for p in questions):
+  questions, views = _questions(split, config), AHEAD
+  if len(towers.views) > 1 and any(q.name == 'opposite' for q in questions):
     views = (
       *AHEAD,
       BACK,
       *(v for v in towers.views if v not in (*AHEAD, BACK)),
     )
-    unknown = [p for p in questions if p.name in ('cross', 'opposite')]
-    questions += [p._replace(name=p.name + ANY_HEADING) for p in unknown]
-  known = {p.name: [0] for p in questions if not p.name.endswith(ANY_HEADING)}
+    unknown = [q for q in questions if q.name in ('cross', 'opposite')]
+    questions += [q._replace(name=q.name + ANY_HEADING) for q in unknown]
+  known = {q.name: [0] for q in questions if not q.name.endswith(ANY_HEADING)}
   if BACK in views:
     known['opposite'] = [1]
-  image_rows, points_rows = protocols.rows_to_embed(split.frames, questions)
   return retrieval.RetrievalEvaluator(
     role,
-    embed_image=towers.image,
-    embed_points=towers.points(views),
-    image_batches=lambda: split.batches(image_rows, ('image',), size),
-    points_batches=lambda: split.batches(
-      points_rows, ('points',), size, len(views) > 1
-    ),
+    embed={'image': towers.image, 'points': towers.points(views)},
+    batches={
+      'image': lambda rows: split.batches(rows, ('image',), size),
+      'points': lambda rows: split.batches(
+        rows, ('points',), size, len(views) > 1
+      ),
+    },
     frames=split.frames,
     questions=questions,
-    radii=tuple(config.evaluation.radii),
     sequence_stride=config.evaluation.sequence_stride,
     views=known,
+  )
+
+
+def _questions(split, config):
+  """Who asks whom in a split, and what counts as right."""
+  return questions_lib.between_drives(
+    split.frames,
+    split.dataset.queries,
+    radii=tuple(config.evaluation.radii),
     exclude_self=config.evaluation.exclude_self,
   )
 

@@ -5,7 +5,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from i2ploc.retrieval import matching
+from i2ploc.retrieval import sequences
 
 
 def sequence_by_loop(
@@ -37,14 +37,14 @@ class SequenceTest(parameterized.TestCase):
     map_runs = np.array([3] * 12 + [4] * 2 + [3] * 9)
     arguments = similarities, query_runs, map_runs, length, direction, stride
     np.testing.assert_allclose(
-      matching.sequence_similarity(*arguments),
+      sequences.sequence_similarity(*arguments),
       sequence_by_loop(*arguments),
       atol=1e-6,
     )
 
   def test_one_frame_is_the_similarity_itself(self):
     similarities = np.random.default_rng(0).normal(size=(4, 6))
-    out = matching.sequence_similarity(
+    out = sequences.sequence_similarity(
       similarities, np.zeros(4), np.zeros(6), length=1
     )
     np.testing.assert_allclose(out, similarities, atol=1e-6)
@@ -63,7 +63,7 @@ class SequenceTest(parameterized.TestCase):
 
     single = recall(similarities)
     right, wrong = (
-      recall(matching.sequence_similarity(similarities, runs, runs, 3, sign))
+      recall(sequences.sequence_similarity(similarities, runs, runs, 3, sign))
       for sign in (direction, -direction)
     )
     self.assertGreater(right, single + 0.2)
@@ -79,7 +79,7 @@ class SequenceTest(parameterized.TestCase):
   def test_bad_arguments_are_named(self, change, message):
     arguments = {'query_runs': np.zeros(4), 'map_runs': np.zeros(6)} | change
     with self.assertRaisesRegex(ValueError, message):
-      matching.sequence_similarity(np.zeros((4, 6)), **arguments)
+      sequences.sequence_similarity(np.zeros((4, 6)), **arguments)
 
 
 class RunsTest(absltest.TestCase):
@@ -88,20 +88,20 @@ class RunsTest(absltest.TestCase):
     positions = np.stack([x, 0 * x, 0 * x], 1)
     drives = np.array(['a'] * 8 + ['b'] * 2)
     np.testing.assert_array_equal(
-      matching.consecutive_runs(drives, positions),
+      sequences.consecutive_runs(drives, positions),
       [0, 0, 0, 1, 1, 1, 1, 1, 2, 2],
     )
 
   def test_a_drive_that_mostly_stands_does_not_fall_apart(self):
     x = np.array([0, 0, 0, 0.02, 0.02, 0.5, 0.5, 0.5])
     positions = np.stack([x, 0 * x, 0 * x], 1)
-    runs = matching.consecutive_runs(np.full(8, 'a'), positions)
+    runs = sequences.consecutive_runs(np.full(8, 'a'), positions)
     np.testing.assert_array_equal(runs, np.zeros(8))
 
   def test_no_rows_and_one_row_are_fine(self):
-    empty = matching.consecutive_runs(np.zeros(0), np.zeros((0, 3)))
+    empty = sequences.consecutive_runs(np.zeros(0), np.zeros((0, 3)))
     self.assertEmpty(empty)
-    one = matching.consecutive_runs(np.array(['a']), np.zeros((1, 3)))
+    one = sequences.consecutive_runs(np.array(['a']), np.zeros((1, 3)))
     np.testing.assert_array_equal(one, [0])
 
 

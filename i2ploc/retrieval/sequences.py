@@ -11,11 +11,13 @@ def consecutive_runs(drives: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
   A run ends where the drive changes or where a step is longer than twice the
   median step of its drive (a frame is missing, or the drive jumps to another
-  street); steps below one metre never end a run.
+  street); steps below one metre never end a run. A step from or to an unknown
+  position does.
 
   Args:
     drives: [F] labels of any kind.
-    positions: [F, 3], metres, in the order of travel.
+    positions: [F, 2 or more], metres, in the order of travel; the first two
+      coordinates span the ground, NaN where unknown.
 
   Returns:
     int64 [F], 0 for the first run, not decreasing.
@@ -28,10 +30,10 @@ def consecutive_runs(drives: np.ndarray, positions: np.ndarray) -> np.ndarray:
   same = drives[1:] == drives[:-1]
   limit = np.full(len(steps), 1.0)
   for drive in np.unique(drives):
-    inside = same & (drives[1:] == drive)
+    inside = same & (drives[1:] == drive) & np.isfinite(steps)
     if inside.any():
       limit[inside] = max(1.0, 2 * np.median(steps[inside]))
-  return np.concatenate([[0], np.cumsum(~same | (steps > limit))])
+  return np.concatenate([[0], np.cumsum(~same | ~(steps <= limit))])
 
 
 def sequence_similarity(

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From descriptors to numbers: the one scorer of towns, drives and photos.
+
+Queries are scored in blocks: no array of all pairs exists. Names are flat,
+rates in percent, distances in metres; whoever asks puts the split, the town
+and the direction before them:
+
+  queries                         that ask
+  database                        readings on the map
+  candidates                      of them graded, mean over the queries
+  queries_without_position        and database_without_position, where there
+                                  are any: they take part in no rate
+  answerable_10m                  queries with a right answer
+  chance@1_10m                    exact, over answerable queries
+  recall@1_10m                    over answerable queries; @5, @10, @20
+  recall@1%_10m                   N = ceil(M / 100)
+  recall@1_10m_low, _high         95 % block bootstrap
+  recall@1_10m_of_all_queries     unanswerable ones count as missed
+  recall@1_10m_3_frames           of short sequences, with all of the above
+  recall@1_10m_ties_found         if equal similarities counted as found
+  median_error_m                  of the first answer
+  f1_max_10m                      where only revisits count
+  answerable_10m_same_heading     (and _opposite_heading) likewise
+  recall@1_10m_same_heading
+
+A rate over no query is left out. See `metrics` for the conventions on ties and
+positives.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from i2ploc.evaluation import metrics
+from i2ploc.evaluation import questions as questions_lib
+from i2ploc.retrieval import sequences as sequences_lib
+
+RECALL_AT = (1, 5, 10, 20)
+SEQUENCE_LENGTH = 3
+
+
+class Side(NamedTuple):
+  """Readings of one sensor, embedded.
+
+  Attributes:
+    descriptors: float32 [N, V, D]; of V views of one reading the most similar
+      counts.
+    track: where and when they were taken, N rows.
+  """
+
+  descriptors: np.ndarray
+  track: questions_lib.Track
+
+  def take(self, rows: np.ndarray) -> 'Side':
+    """The readings of these rows."""
+    return Side(self.descriptors[rows], self.track.take(rows))
+
+
+class Runs(NamedTuple):
+  """What follows what, for sequences of `SEQUENCE_LENGTH` frames.
+
+  Attributes:
+    queries: int [Q], equal for neighbouring rows that follow each other.
+    places: int [M].
+    travel: 1 or -1, see `questions.Question`.
+    stride: rows between two frames of a sequence.
+  """
+
+  queries: np.ndarray
+  places: np.ndarray
+  travel: int
+  stride: int
+
+
+class Outcome(NamedTuple):
+  """What a model answered, query by query; R radii, K ranked answers.
+
+  Attributes:
+    blocks: int [Q], what succeeds and fails together.
+    known: bool [Q], whether the query's position is known.
+    num_candidates: int [Q], of known position.
+    num_positives: int [Q, R].
+    ranks: int [Q, R], pessimistic.
+    optimistic: int [Q, R], ties count as found.
+    sequence_ranks: int [Q, R], pessimistic, of short sequences; [Q, 0] where
+      they are not scored.
+    scores: float32 [Q], similarity of the first answer; -inf without one.
+    errors: float [Q], metres to the first answer, the farthest of tied ones.
+    same: bool [Q, R], a positive in the query's own heading.
+    opposite: bool [Q, R], only in the opposite one; both False if unknown.
+    nearest: float32 [Q], metres to the nearest candidate.
+    ranked: int64 [Q, K] places, most similar first; -1 where there are fewer.
+    similarities: float32 [Q, K], -inf where unused.
+    distances: float32 [Q, K], inf where unused or unknown.
+    database: how many places.
+    database_unknown: of them without position.
+  """
+
+  blocks: np.ndarray
+  known: np.ndarray
+  num_candidates: np.ndarray
+  num_positives: np.ndarray
+  ranks: np.ndarray
+  optimistic: np.ndarray
+  sequence_ranks: np.ndarray
+  scores: np.ndarray
+  errors: np.ndarray
+  same: np.ndarray
+  opposite: np.ndarray
+  nearest: np.ndarray
+  ranked: np.ndarray
+  similarities: np.ndarray
+  distances: np.ndarray
+  database: int
+  database_unknown: int
+
+
+def ask(
+  question: questions_lib.Question,
+  queries: Side,
+  places: Side,
+  blocks: np.ndarray,
+  *,
+  similarity: str = 'dot',
+  runs: Runs | None = None,
+  num_ranked: int = 0,
+) -> Outcome:
+  """Answers a question, block by block.
+
+  Args:
+    question: what counts.
+    queries: the readings of its query rows.
+    places: the readings of its map rows.
+    blocks: int [Q], of the bootstrap.
+    similarity: one of `metrics.SIMILARITIES`.
+    runs: where short sequences are scored too.
+    num_ranked: answers of each query to keep.
+
+  Raises:
+    InputError: similarities that are not finite.
+  """
+  count = len(queries.descriptors)
+  halo = SEQUENCE_LENGTH // 2 * runs.stride if runs else 0
+  parts = []
+  for block in questions_lib.blocks_from_question(
+    question, queries.track, places.track
+  ):
+    # Sequences look at the queries before and after the block as well.
+    near = slice(
+      max(0, block.rows.start - halo), min(count, block.rows.stop + halo)
+    )
+    own = slice(block.rows.start - near.start, block.rows.stop - near.start)
+    similarities = metrics.similarities(
+      queries.descriptors[near], places.descriptors, similarity
+    )
+    sequences = None
+    if runs:
+      sequences = sequences_lib.sequence_similarity(
+        similarities,
+        runs.queries[near],
+        runs.places,
+        SEQUENCE_LENGTH,
+        runs.travel,
+        runs.stride,
+      )[own]
+    parts.append(
+      _answers(question, block, similarities[own], sequences, num_ranked)
+    )
+  columns = {
+    name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+  }
+  known = questions_lib.known_positions(question, queries.track)
+  unknown = ~questions_lib.known_positions(question, places.track)
+  # Nobody knows whether the answer to such a query is right.
+  columns['scores'] = np.where(known, columns['scores'], -np.inf)
+  return Outcome(
+    blocks=blocks,
+    known=known,
+    **columns,
+    database=len(unknown),
+    database_unknown=int(unknown.sum()),
+  )
+
+
+def _answers(
+  question: questions_lib.Question,
+  block: questions_lib.Block,
+  similarities: np.ndarray,
+  sequences: np.ndarray | None,
+  num_ranked: int,
+) -> dict[str, np.ndarray]:
+  """The columns of an Outcome that follow from the similarities of a block."""
+  graded = block.graded
+  per_radius: dict[str, list[np.ndarray]] = {}
+  for radius in question.radii:
+    positives = graded & question.within(block.distances, radius)
+    same = opposite = np.zeros(len(positives), bool)
+    if block.alignments is not None:
+      same, opposite = questions_lib.headings_of_positives(
+        positives, block.alignments
+      )
+    values = {
+      'num_positives': positives.sum(1),
+      'ranks': metrics.pessimistic_ranks(similarities, positives, graded),
+      'optimistic': metrics.optimistic_ranks(similarities, positives, graded),
+      'same': same,
+      'opposite': opposite,
+    }
+    if sequences is not None:
+      values['sequence_ranks'] = metrics.pessimistic_ranks(
+        sequences, positives, graded
+      )
+    for name, value in values.items():
+      per_radius.setdefault(name, []).append(value)
+  ranked = metrics.best_answers(similarities, block.candidates, num_ranked)
+
+  def of_ranked(values: np.ndarray, nothing: float) -> np.ndarray:
+    taken = np.take_along_axis(values, np.maximum(ranked, 0), 1)
+    return np.where(ranked >= 0, taken, np.float32(nothing))
+
+  return {
+    'sequence_ranks': np.zeros((len(graded), 0), np.int64),
+    **{name: np.stack(values, 1) for name, values in per_radius.items()},
+    'num_candidates': graded.sum(1),
+    'scores': np.where(graded, similarities, -np.inf).max(1),
+    'errors': metrics.top1_errors(similarities, block.distances, graded),
+    'nearest': np.where(graded, block.distances, np.inf)
+    .min(1)
+    .astype(np.float32),
+    'ranked': ranked,
+    'similarities': of_ranked(similarities, -np.inf),
+    'distances': of_ranked(block.distances, np.inf),
+  }
+
+
+def pool(outcomes: Sequence[Outcome]) -> Outcome:
+  """The queries of several databases as one list; blocks never span them."""
+  shifted, used = [], 0
+  for outcome in outcomes:
+    shifted.append(outcome._replace(blocks=outcome.blocks + used)[:-2])
+    used += int(outcome.blocks.max()) + 1
+  columns = (np.concatenate(x) for x in zip(*shifted, strict=True))
+  return Outcome(
+    *columns,
+    database=sum(outcome.database for outcome in outcomes),
+    database_unknown=sum(outcome.database_unknown for outcome in outcomes),
+  )
+
+
+def _retrieved(outcome: Outcome) -> Iterator[tuple[str, np.ndarray]]:
+  """N of each recall@N as text and per query."""
+  for n in RECALL_AT:
+    yield f'{n}', np.full(len(outcome.ranks), n)
+  yield '1%', metrics.one_percent(outcome.num_candidates)
+
+
+def counts(
+  question: questions_lib.Question, outcome: Outcome
+) -> Iterator[tuple[str, float]]:
+  """How many ask and answer, and what chance would reach."""
+  yield 'queries', float(len(outcome.ranks))
+  yield 'database', float(outcome.database)
+  yield 'candidates', float(outcome.num_candidates.mean())
+  if not outcome.known.all():
+    yield 'queries_without_position', float((~outcome.known).sum())
+  if outcome.database_unknown:
+    yield 'database_without_position', float(outcome.database_unknown)
+  for i, radius in enumerate(question.radii):
+    answerable = outcome.num_positives[:, i] > 0
+    yield f'answerable_{radius:g}m', float(answerable.sum())
+    if not answerable.any():
+      continue
+    for label, n in _retrieved(outcome):
+      probability = metrics.chance(
+        outcome.num_positives[:, i], outcome.num_candidates, n
+      )
+      value = 100 * float(probability[answerable].mean())
+      yield f'chance@{label}_{radius:g}m', value
+
+
+def rates(
+  question: questions_lib.Question, outcome: Outcome, *, intervals: bool
+) -> Iterator[tuple[str, float]]:
+  """Recalls and errors.
+
+  Args:
+    question: what counts.
+    outcome: of one or of several databases.
+    intervals: whether to add what covers a recall, and the recall over all
+      queries.
+
+  Yields:
+    Name and value.
+  """
+  names, hits, counted = [], [], []
+  for suffix, ranks in (
+    ('', outcome.ranks),
+    (f'_{SEQUENCE_LENGTH}_frames', outcome.sequence_ranks),
+  ):
+    for i, radius in enumerate(question.radii[: ranks.shape[1]]):
+      for label, n in _retrieved(outcome):
+        names.append(f'recall@{label}_{radius:g}m{suffix}')
+        counted.append(outcome.num_positives[:, i] > 0)
+        hits.append((ranks[:, i] < n) & counted[-1])
+  bounds = np.full((len(names), 2), np.nan)
+  if intervals:
+    bounds = np.stack(
+      metrics.bootstrap_interval(
+        np.stack(hits, 1), np.stack(counted, 1), outcome.blocks
+      ),
+      axis=1,
+    )
+  for name, hit, among, (low, high) in zip(
+    names, hits, counted, bounds, strict=True
+  ):
+    if not among.any():
+      continue
+    yield name, 100 * float(hit[among].mean())
+    if intervals:
+      yield f'{name}_low', 100 * float(low)
+      yield f'{name}_high', 100 * float(high)
+      yield f'{name}_of_all_queries', 100 * float(hit[outcome.known].mean())
+  for i, radius in enumerate(question.radii):
+    answerable = outcome.num_positives[:, i] > 0
+    if answerable.any():
+      found = outcome.optimistic[answerable, i] < 1
+      yield f'recall@1_{radius:g}m_ties_found', 100 * float(found.mean())
+  answered = outcome.errors[np.isfinite(outcome.errors)]
+  if len(answered):
+    yield 'median_error_m', float(np.median(answered))
+  if question.exclude_recent:
+    yield from _revisits(question, outcome)
+
+
+def _revisits(
+  question: questions_lib.Question, outcome: Outcome
+) -> Iterator[tuple[str, float]]:
+  """F1 over all queries, and recall by heading."""
+  for i, radius in enumerate(question.radii):
+    num_answerable = int((outcome.num_positives[:, i] > 0).sum())
+    if not num_answerable:
+      continue
+    right = question.within(outcome.errors, radius)
+    f1 = metrics.f1_max(outcome.scores, right, num_answerable)
+    yield f'f1_max_{radius:g}m', 100 * f1
+    hits = outcome.ranks[:, i] < 1
+    for name, among in (
+      ('same', outcome.same[:, i]),
+      ('opposite', outcome.opposite[:, i]),
+    ):
+      if among.any():
+        at = f'{radius:g}m_{name}_heading'
+        yield f'answerable_{at}', float(among.sum())
+        yield f'recall@1_{at}', 100 * float(hits[among].mean())
