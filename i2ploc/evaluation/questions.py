@@ -258,17 +258,18 @@ def _runs_against(
   frames: Frames, query_rows: np.ndarray, map_rows: np.ndarray
 ) -> bool:
   """Whether most queries on the map's road head against the map."""
-  known = np.isfinite(frames.position[:, :2]).all(1)
+  position, heading = frames.position[:, :2], frames.heading
+  known = np.isfinite(position).all(1)
   map_rows = map_rows[known[map_rows]]
   if not len(map_rows):
     return False
   against = []
   for row in query_rows[known[query_rows]]:
-    step = frames.position[map_rows, :2] - frames.position[row, :2]
+    step = position[map_rows] - position[row]
     distance = np.hypot(step[:, 0], step[:, 1])
     nearest = np.argmin(distance)
     if distance[nearest] <= SAME_ROAD:
-      turn = frames.heading[row] - frames.heading[map_rows[nearest]]
+      turn = heading[row] - heading[map_rows[nearest]]
       against.append(np.abs((turn + np.pi) % (2 * np.pi) - np.pi) > np.pi / 2)
   return bool(against) and bool(np.mean(against) > 0.5)
 

@@ -305,10 +305,13 @@ def rates(
         counted.append(outcome.num_positives[:, i] > 0)
         hits.append((ranks[:, i] < n) & counted[-1])
   bounds = np.full((len(names), 2), np.nan)
-  if intervals:
+  known = outcome.known
+  if intervals and known.any():
     bounds = np.stack(
       metrics.bootstrap_interval(
-        np.stack(hits, 1), np.stack(counted, 1), outcome.blocks
+        np.stack(hits, 1)[known],
+        np.stack(counted, 1)[known],
+        outcome.blocks[known],
       ),
       axis=1,
     )
@@ -321,7 +324,7 @@ def rates(
     if intervals:
       yield f'{name}_low', 100 * float(low)
       yield f'{name}_high', 100 * float(high)
-      yield f'{name}_of_all_queries', 100 * float(hit[outcome.known].mean())
+      yield f'{name}_of_all_queries', 100 * float(hit[known].mean())
   for i, radius in enumerate(question.radii):
     answerable = outcome.num_positives[:, i] > 0
     if answerable.any():

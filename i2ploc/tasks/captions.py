@@ -20,6 +20,7 @@ from i2ploc import files
 from i2ploc import fitting
 from i2ploc.errors import MissingFileError
 from i2ploc.evaluation import captions
+from i2ploc.evaluation import questions
 from i2ploc.models import clip_encoder
 from i2ploc.models.encoders import vocabulary
 from i2ploc.models.weights import clip
@@ -129,11 +130,11 @@ def _evaluator(config, data, encoder, role):
 
   @functools.cache
   def scenes():
-    """Evenly spaced frames of every protocol."""
-    found = {}
-    for protocol in data.split(role).protocols:
-      rows = found.setdefault(protocol.name, [])
-      rows.extend(protocol.query_rows.tolist())
+    """Evenly spaced frames of every question."""
+    split, found = data.split(role), {}
+    for question in questions.between_drives(split.frames, split.queries):
+      rows = found.setdefault(question.name, [])
+      rows.extend(question.query_rows.tolist())
     chosen = {}
     for name, rows in found.items():
       count = min(fields.num_frames, len(rows))

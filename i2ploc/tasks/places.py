@@ -295,7 +295,7 @@ def _questions(split, config):
   """Who asks whom in a split, and what counts as right."""
   return questions_lib.between_drives(
     split.frames,
-    split.dataset.queries,
+    split.queries,
     radii=tuple(config.evaluation.radii),
     exclude_self=config.evaluation.exclude_self,
   )

@@ -39,6 +39,7 @@ class Split:
   Attributes:
     dataset: the readings.
     frames: its frame table.
+    queries: see `schema.Dataset`.
     image_size: (H, W), pixels, of every image it delivers.
     moving: ids of the classes that move, () for data without labels.
     movable: these, and parked cars.
@@ -55,7 +56,7 @@ class Split:
   ):
     """Wraps `dataset`; see `Source` for the arguments."""
     self.dataset = dataset
-    self.frames = dataset.frames
+    self.frames, self.queries = dataset.frames, dataset.queries
     self.image_size = image_size
     self.moving = schema.MOVING if labelled else ()
     self.movable = schema.MOVABLE if labelled else ()

@@ -10,8 +10,8 @@ from absl.testing import parameterized
 import numpy as np
 
 from i2ploc.evaluation import descriptor_files
-from i2ploc.evaluation import questions
-from i2ploc.evaluation import sequence_scores
+from i2ploc.evaluation import protocols
+from i2ploc.evaluation import retrieval
 
 COUNT = 6
 
@@ -206,8 +206,10 @@ class SaveTest(absltest.TestCase):
     left_out = descriptor_files.save_descriptors(
       folder,
       frames,
-      image=(rows[:5], codes[rows[:5]]),
-      points=(rows, np.stack([0 * codes[rows], codes[rows]], axis=1)),
+      {
+        'image': (rows[:5], codes[rows[:5]]),
+        'points': (rows, np.stack([0 * codes[rows], codes[rows]], axis=1)),
+      },
     )
     self.assertEqual(left_out, ['c'])
     (recording,) = descriptor_files.load_descriptors(folder)
@@ -217,8 +219,8 @@ class SaveTest(absltest.TestCase):
       recording.image.track.frames, frames.frame[:5]
     )
     np.testing.assert_array_equal(recording.image.track.headings, np.zeros(5))
-    results = sequence_scores.score(
-      [recording], [questions.PROTOCOLS['lip_loc']]
+    results = retrieval.score_drives(
+      [recording], [protocols.PROTOCOLS['lip_loc']]
     )
     self.assertEqual(results['lip_loc/a_b/image_to_points/recall@1_20m'], 100)
 

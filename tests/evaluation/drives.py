@@ -5,6 +5,7 @@ import numpy as np
 
 from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import questions
+from i2ploc.evaluation import scores
 
 
 def make_track(ground, axes='kitti', frames=None, headings=None, height=None):
@@ -28,7 +29,7 @@ def make_recording(track, image, points, points_track=None, name='00'):
     descriptors = np.asarray(descriptors, np.float32)
     if descriptors.ndim == 2:
       descriptors = descriptors[:, None]
-    return descriptor_files.Side(descriptors, track)
+    return scores.Side(descriptors, track)
 
   return descriptor_files.Recording(
     name, side(image, track), side(points, points_track or track), 'dot'

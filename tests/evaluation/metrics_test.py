@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The numbers mean what their names say, above all when they should be bad."""
 
+import doctest
 import itertools
 
 from absl.testing import absltest
@@ -184,44 +185,20 @@ class F1Test(parameterized.TestCase):
     self.assertEqual(metrics.f1_max(np.zeros(2), none, 0), 0)
 
 
-class CandidatesTest(absltest.TestCase):
-  def setUp(self):
-    super().setUp()
-    self.drives = np.array(['a'] * 5 + ['b'] * 5)
-    self.times = np.tile(np.arange(5.0), 2)
-
-  def allowed(self, **policy):
-    return metrics.allowed_candidates(
-      self.drives, self.times, self.drives, self.times, **policy
-    )
-
-  def test_excluding_self_turns_a_perfect_answer_into_a_neighbour(self):
-    # Every reading knows itself and nothing else.
-    similarities = np.eye(10) - 0.1 * np.arange(10)
-    position = np.stack([100 * np.arange(10.0), np.zeros(10), np.zeros(10)], 1)
-    distances = metrics.horizontal_distances(position, position)
-    own = self.allowed(exclude_self=False)
-    others = self.allowed(exclude_self=True)
-    with_self = metrics.pessimistic_ranks(similarities, distances < 5, own)
-    without = metrics.pessimistic_ranks(similarities, distances < 5, others)
-    self.assertEqual(np.mean(with_self < 1), 1)
-    self.assertEqual(np.mean(without < 1), 0)
-    self.assertEqual((others & (distances < 5)).sum(), 0)
-
-  def test_window_removes_neighbours_of_the_own_drive_only(self):
-    allowed = self.allowed(exclude_self=True, exclude_within=1.0)
-    for i, j in itertools.product(range(10), repeat=2):
-      same = self.drives[i] == self.drives[j]
-      near = abs(self.times[i] - self.times[j]) <= 1.0
-      self.assertEqual(allowed[i, j], not (same and near))
-
-  def test_a_window_that_keeps_the_query_itself_is_an_error(self):
-    for policy in (
-      {'exclude_self': False, 'exclude_within': 2.0},
-      {'exclude_self': True, 'exclude_within': -1.0},
+class BestAnswersTest(parameterized.TestCase):
+  @parameterized.product(levels=(None, 3, 1), count=(0, 1, 7, 60, 70))
+  def test_agrees_with_a_stable_sort(self, levels, count):
+    similarities, _, candidates = scene(2, levels=levels)
+    candidates[0] = False
+    candidates[1, 3:] = False
+    found = metrics.best_answers(similarities, candidates, count)
+    self.assertEqual(found.shape, (len(similarities), count))
+    for row, allowed, columns in zip(
+      similarities, candidates, found, strict=True
     ):
-      with self.assertRaisesRegex(ValueError, 'exclude_within'):
-        self.allowed(**policy)
+      expected = sorted(np.flatnonzero(allowed), key=lambda m: (-row[m], m))
+      expected = (expected + [-1] * count)[:count]
+      np.testing.assert_array_equal(columns, expected)
 
 
 class DistancesTest(absltest.TestCase):
@@ -278,6 +255,13 @@ class ChanceTest(parameterized.TestCase):
     )
 
 
+class ExamplesTest(absltest.TestCase):
+  def test_the_examples_of_the_docstrings_are_true(self):
+    found = doctest.testmod(metrics)
+    self.assertGreater(found.attempted, 15)
+    self.assertEqual(found.failed, 0)
+
+
 class ErrorsTest(absltest.TestCase):
   def test_ties_take_the_farthest_and_excluded_readings_are_no_answer(self):
     similarities = np.array([[0.9, 0.9, 0.1], [0.1, 0.2, 0.9], [1, 1, 1]])
@@ -316,6 +300,17 @@ class BootstrapTest(absltest.TestCase):
     blocks = metrics.blocks_from_travel(np.ones((5, 2)))
     np.testing.assert_array_equal(blocks, np.zeros(5))
     self.assertEmpty(metrics.blocks_from_travel(np.zeros((0, 2))))
+
+  def test_cells_hold_what_is_near_and_unknown_positions_stand_alone(self):
+    positions = np.array(
+      [[1, 1], [-1, 1], [49, 49], [51, 1], [np.nan, 1], [1, np.nan], [-49, 2]]
+    )
+    blocks = metrics.blocks_from_cells(positions)
+    same = blocks[:, None] == blocks
+    expected = np.eye(7, dtype=bool)
+    expected[0, 2] = expected[2, 0] = expected[1, 6] = expected[6, 1] = True
+    np.testing.assert_array_equal(same, expected)
+    self.assertEqual(set(blocks.tolist()), set(range(5)))
 
   def test_covers_the_truth_of_correlated_queries_where_single_draws_fail(self):
     rng = np.random.default_rng(0)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each protocol asks what it says, and a plausible misreading asks another."""
+"""Who asks whom follows from the frame table; the truth from positions."""
+
+from typing import NamedTuple
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -8,173 +10,229 @@ import numpy as np
 from i2ploc.evaluation import questions
 from tests.evaluation import drives
 
-PROTOCOLS = questions.PROTOCOLS
-FORWARD = 'image_to_points'
+
+class Frames(NamedTuple):
+  town: np.ndarray
+  drive: np.ndarray
+  timestamp: np.ndarray
+  position: np.ndarray
+  heading: np.ndarray
+  has_image: np.ndarray
+  has_points: np.ndarray
 
 
-def truth(protocol, image, points=None, direction=FORWARD, size=7):
-  """Positives at the first radius and candidates, all queries at once."""
-  question = questions.question_from_tracks(
-    protocol, image, points or image, direction
+def _table(rows):
+  """Rows of (town, drive, time, x, y, heading)."""
+  town, drive, time, x, y, heading = map(np.array, zip(*rows, strict=True))
+  present = np.ones(len(rows), bool)
+  return Frames(
+    town,
+    drive,
+    time.astype(float),
+    np.stack([x, y, 0 * x], 1).astype(float),
+    heading,
+    present,
+    present.copy(),
   )
-  blocks = list(questions.blocks_from_question(protocol, question, size))
-  candidates = np.concatenate([b.candidates for b in blocks])
-  distances = np.concatenate([b.distances for b in blocks])
-  return candidates & (distances < protocol.radii[0]), candidates, question
+
+
+def _straight(town, drive, count, heading=0.0, side=0.0):
+  xs = np.arange(count) * 2.5
+  xs = xs if heading == 0 else xs[::-1]
+  return [(town, drive, i, x, side, heading) for i, x in enumerate(xs)]
+
+
+def _three_drives():
+  return _table(
+    [
+      *_straight('a', 'a0', 12),
+      *_straight('a', 'a1', 8, side=1.5),
+      *_straight('a', 'a2', 6, heading=np.pi, side=3.0),
+      *_straight('b', 'b0', 5),
+    ]
+  )
+
+
+class DrivesTest(absltest.TestCase):
+  def test_roles_follow_from_order_and_heading(self):
+    frames = _three_drives()
+    found = questions.between_drives(frames, radii=(1.0, 2.0))
+    self.assertSequenceEqual(
+      [
+        (q.name, q.town, len(q.query_rows), len(q.map_rows), q.travel)
+        for q in found
+      ],
+      [
+        ('sync', 'a', 12, 12, 1),
+        ('cross', 'a', 8, 12, 1),
+        ('opposite', 'a', 6, 12, -1),
+        ('sync', 'b', 5, 5, 1),
+      ],
+    )
+    for question in found:
+      self.assertTrue((frames.town[question.map_rows] == question.town).all())
+      same = question.name == 'sync'
+      asking = {*frames.drive[question.query_rows]}
+      self.assertEqual(asking == {*frames.drive[question.map_rows]}, same)
+      self.assertEqual(question.direction, 'image_to_points')
+      self.assertEqual(question.radii, (1.0, 2.0))
+      self.assertFalse(question.exclude_self)
+
+  def test_queries_need_images_and_maps_need_scans(self):
+    frames = _three_drives()
+    frames.has_image[[0, 13]] = False
+    frames.has_points[[1, 14]] = False
+    sync, cross, *_ = questions.between_drives(frames)
+    self.assertNotIn(0, sync.query_rows)
+    self.assertNotIn(1, sync.map_rows)
+    self.assertNotIn(13, cross.query_rows)
+    self.assertIn(14, cross.query_rows)
+
+  def test_named_queries_are_not_in_their_map(self):
+    frames = _three_drives()
+    queries = np.arange(len(frames.town)) % 3 == 0
+    sync, cross, *_ = questions.between_drives(frames, queries)
+    self.assertEqual(sync.query_rows.tolist(), [0, 3, 6, 9])
+    self.assertEqual(sync.map_rows.tolist(), [1, 2, 4, 5, 7, 8, 10, 11])
+    # Other drives ask with all their frames.
+    self.assertEqual(cross.query_rows.tolist(), [*range(12, 20)])
+    self.assertEqual(cross.map_rows.tolist(), sync.map_rows.tolist())
+
+  def test_a_map_without_scans_is_named(self):
+    frames = _three_drives()
+    frames.has_points[:12] = False
+    with self.assertRaisesRegex(ValueError, "'a0'.*town 'a'.*points first"):
+      questions.between_drives(frames)
+
+  def test_images_that_ask_images_never_find_themselves(self):
+    frames = _three_drives()
+    frames.has_points[:] = False
+    sync, cross, *_ = questions.between_drives(frames, map_side='image')
+    self.assertEqual(sync.direction, 'image_to_image')
+    self.assertTrue(sync.exclude_self)
+    self.assertLen(cross.map_rows, 12)
+
+  def test_an_unknown_position_tells_nothing_about_the_direction(self):
+    frames = _three_drives()
+    frames.position[5] = np.nan  # of the map
+    frames.position[20:22] = np.nan  # of the opposite drive
+    found = [q.name for q in questions.between_drives(frames) if q.town == 'a']
+    self.assertEqual(found, ['sync', 'cross', 'opposite'])
+
+
+class PhotosTest(absltest.TestCase):
+  def test_each_folder_is_a_database_of_its_own(self):
+    frames = _three_drives()
+    frames.has_image[3] = False
+    found = questions.within_photos(frames, radii=(25.0, 50.0))
+    self.assertEqual([q.town for q in found], ['a', 'b'])
+    for question in found:
+      self.assertEqual(question.name, 'photos')
+      np.testing.assert_array_equal(question.query_rows, question.map_rows)
+      self.assertTrue((frames.town[question.map_rows] == question.town).all())
+      self.assertEqual(question.radii, (25.0, 50.0))
+    self.assertNotIn(3, found[0].query_rows)
+
+  def test_queries_are_not_in_the_database(self):
+    frames = _three_drives()
+    queries = np.arange(len(frames.town)) % 3 == 0
+    for question in questions.within_photos(frames, queries):
+      self.assertTrue(queries[question.query_rows].all())
+      self.assertFalse(queries[question.map_rows].any())
+
+  def test_a_folder_that_cannot_ask_is_named(self):
+    frames = _three_drives()
+    for queries, message in (
+      (frames.town == 'b', "'a' has 0 photos that ask and 26"),
+      (frames.town == 'a', "'a' has 26 photos that ask and 0"),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        questions.within_photos(frames, queries)
+    frames.has_image[27:] = False
+    with self.assertRaisesRegex(ValueError, "'b' has one photo"):
+      questions.within_photos(frames)
+
+
+class WaysTest(absltest.TestCase):
+  def test_both_sides_ask_with_the_rows_that_have_them(self):
+    frames = _three_drives()
+    frames.has_points[[13, 15]] = False
+    frames.has_image[2] = False
+    cross = questions.between_drives(frames)[1]
+    ways = [
+      questions.with_readings(question, frames)
+      for question in questions.both_ways(cross)
+    ]
+    self.assertEqual(
+      [way.direction for way in ways], ['image_to_points', 'points_to_image']
+    )
+    self.assertSequenceEqual(
+      [(len(way.query_rows), len(way.map_rows)) for way in ways],
+      [(8, 12), (6, 11)],
+    )
+    self.assertNotIn(2, ways[1].map_rows)
+    frames.has_points[12:20] = False
+    self.assertIsNone(
+      questions.with_readings(questions.both_ways(cross)[1], frames)
+    )
+
+  def test_one_side_asks_one_way(self):
+    (photos, _) = questions.within_photos(_three_drives())
+    self.assertLen(questions.both_ways(photos), 1)
+
+  def test_what_is_embedded_is_what_is_asked_about_and_there(self):
+    frames = _three_drives()
+    frames.has_points[13] = False
+    frames.has_image[2] = False
+    _, cross, *_ = questions.between_drives(frames)
+    rows = questions.rows_to_embed(frames, [cross])
+    used = set(range(20))
+    self.assertEqual(set(rows['image'].tolist()), used - {2})
+    self.assertEqual(set(rows['points'].tolist()), used - {13})
+    (photos, _) = questions.within_photos(frames)
+    self.assertEqual([*questions.rows_to_embed(frames, [photos])], ['image'])
 
 
 class TruthTest(parameterized.TestCase):
-  @parameterized.parameters(('kitti', (0, 2)), ('z_up', (0, 1)))
-  def test_the_ground_is_where_the_axes_say(self, axes, ground):
-    positions = 30.0 * np.eye(3)
-    positions = np.concatenate([np.zeros((1, 3)), positions])
-    track = questions.Track(np.arange(4), positions, axes)
-    positives, _, _ = truth(PROTOCOLS['lip_loc'], track)
-    # Moved along the third axis only, one is still at the same place.
-    expected = [True] + [i not in ground for i in range(3)]
-    np.testing.assert_array_equal(positives[0], expected)
-
-  @parameterized.parameters(('lip_loc_released_axes', 0), ('modalink_axes', 2))
-  def test_a_defective_evaluator_forgets_one_ground_axis(self, name, forgotten):
-    positions = np.zeros((3, 3))
-    positions[1, forgotten] = 500.0
-    positions[2, 2 - forgotten] = 500.0
-    track = questions.Track(np.arange(3), positions, 'kitti')
-    seen, _, _ = truth(PROTOCOLS[name], track)
-    right, _, _ = truth(PROTOCOLS['rangebev'], track)
-    self.assertTrue(seen[0, 1])
-    self.assertFalse(seen[0, 2])
-    self.assertFalse(right.any())
-    self.assertIn('not the ground', PROTOCOLS[name].describe())
-
-  def test_a_hit_is_strictly_nearer_than_the_radius(self):
-    track = drives.make_track([[0, 0], [0, 20], [0, 39.9]])
-    positives, _, _ = truth(PROTOCOLS['lip_loc'], track)
-    np.testing.assert_array_equal(positives, [[1, 0, 0], [0, 1, 1], [0, 1, 1]])
-
-  def test_the_own_instant_goes_and_its_neighbours_stay(self):
-    image = drives.make_track(
-      [[0, 0], [0, 1], [0, 3]], frames=np.array([4, 5, 7])
+  def block(self, track, **options):
+    rows = np.arange(len(track.frames))
+    question = questions.Question(
+      'any', '', 'image', 'points', rows, rows, (20.0,), **options
     )
-    points = drives.make_track([[0, 1], [0, 2]], frames=np.array([5, 6]))
-    positives, candidates, _ = truth(PROTOCOLS['rangebev'], image, points)
-    np.testing.assert_array_equal(candidates, [[1, 1], [0, 1], [1, 1]])
-    np.testing.assert_array_equal(positives, candidates)
-    with_self, _, _ = truth(PROTOCOLS['lip_loc'], image, points)
-    self.assertTrue(with_self.all())
+    (block,) = questions.blocks_from_question(question, track, track)
+    return question, block
 
-  def test_loop_closure_looks_back_thirty_seconds_or_more(self):
-    # A period that floats do not hold: 30 s are 300 frames all the same.
-    frames = np.arange(1, 900, 100)
-    track = drives.make_track(np.zeros((9, 2)), frames=frames)
-    track = track._replace(times=frames / 10)
-    _, candidates, _ = truth(PROTOCOLS['loop_closure'], track)
-    gap = frames[:, None] - frames
-    np.testing.assert_array_equal(candidates, gap >= 300)
-    # Either of two plausible misreadings would allow more.
-    self.assertLess(candidates.sum(), (gap >= 0).sum())
-    self.assertLess(candidates.sum(), (np.abs(gap) >= 300).sum())
+  def test_the_radius_is_inclusive_unless_it_is_said_to_be_strict(self):
+    track = drives.make_track([[0, 0], [0, 20]], axes='z_up')
+    for strict in (False, True):
+      question, block = self.block(track, strict=strict)
+      near = question.within(block.distances, 20.0)
+      np.testing.assert_array_equal(near, [[1, not strict], [not strict, 1]])
 
-  def test_a_query_every_three_metres_of_path_and_the_rest_answers(self):
-    # 1 m per frame, out and back: distance from the start is no travel.
-    out = np.arange(10.0)
-    along = np.concatenate([out, out[::-1][1:]])
-    track = drives.make_track(np.stack([0 * along, along], 1))
-    for direction in questions.DIRECTIONS:
-      _, candidates, question = truth(
-        PROTOCOLS['ae_spherical'], track, direction=direction
-      )
-      np.testing.assert_array_equal(question.query_rows, [0, 4, 8, 12, 16])
-      self.assertEmpty(np.intersect1d(question.query_rows, question.place_rows))
-      self.assertTrue(candidates.all())
-      self.assertLen(question.place_rows, 14)
-
-  def test_both_directions_choose_the_same_frames(self):
-    recording = drives.wander(0)
-    tracks = recording.image.track, recording.points.track
-    asked = [
-      set(truth(PROTOCOLS['ae_spherical'], *tracks, d)[2].queries.frames)
-      for d in questions.DIRECTIONS
-    ]
-    answering = [
-      set(truth(PROTOCOLS['ae_spherical'], *tracks, d)[2].places.frames)
-      for d in questions.DIRECTIONS
-    ]
-    self.assertEmpty((asked[0] | asked[1]) & (answering[0] | answering[1]))
-
-  @parameterized.parameters(*PROTOCOLS)
-  def test_blocks_of_any_size_say_the_same(self, name):
-    recording = drives.wander(1)
-    tracks = recording.image.track, recording.points.track
-    small = truth(PROTOCOLS[name], *tracks, size=7)[:2]
-    large = truth(PROTOCOLS[name], *tracks, size=1000)[:2]
-    np.testing.assert_array_equal(small, large)
-
-  def test_the_description_holds_every_choice(self):
-    self.assertEqual(
-      PROTOCOLS['loop_closure'].describe(),
-      'Queries: every frame; database: every frame of the drive; excluded: the'
-      ' last 30 s and the future; hit: less than 3 / 5 / 10 m in (x, z) of'
-      ' kitti, (x, y) of z_up; ties: pessimistic, a negative as similar as the'
-      ' best positive beats it.',
+  def test_an_unknown_position_is_near_nothing_and_not_graded(self):
+    track = drives.make_track([[0, 0], [0, 1], [0, 2]], axes='z_up')
+    track.positions[1] = np.nan
+    question, block = self.block(track)
+    np.testing.assert_array_equal(
+      question.within(block.distances, 20.0),
+      [[1, 0, 1], [0, 0, 0], [1, 0, 1]],
+    )
+    self.assertTrue(block.candidates.all())
+    np.testing.assert_array_equal(block.graded, [[1, 0, 1]] * 3)
+    np.testing.assert_array_equal(
+      questions.known_positions(question, track), [1, 0, 1]
     )
 
+  def test_only_the_compared_coordinates_must_be_known(self):
+    track = drives.make_track([[0, 0], [0, 1]], axes='z_up')
+    track.positions[:, 2] = np.nan
+    _, block = self.block(track)
+    self.assertTrue(block.graded.all())
 
-class HeadingsTest(parameterized.TestCase):
-  @parameterized.parameters('kitti', 'z_up')
-  def test_heading_is_that_of_a_vehicle_driving_ahead(self, axes):
-    rng = np.random.default_rng(0)
-    ground, forward = questions.AXES[axes]
-    poses = np.tile(np.eye(4), (9, 1, 1))
-    direction = rng.normal(size=(9, 2))
-    poses[:, ground[0], forward] = direction[:, 0]
-    poses[:, ground[1], forward] = direction[:, 1]
-    np.testing.assert_allclose(
-      questions.headings_from_poses(poses, axes),
-      np.arctan2(direction[:, 1], direction[:, 0]),
-    )
-
-  def test_same_opposite_and_crossing(self):
-    turns = np.deg2rad([[10, 170], [170, 80], [90, 100], [170, 10]])
-    positives = np.array([[1, 1], [1, 1], [1, 1], [1, 0]], bool)
-    same, opposite = questions.headings_of_positives(positives, np.cos(turns))
-    np.testing.assert_array_equal(same, [1, 0, 0, 0])
-    np.testing.assert_array_equal(opposite, [0, 1, 0, 1])
-
-  def test_turns_are_taken_around_the_circle(self):
-    headings = np.deg2rad([179.0, -179.0, 721.0])
-    track = drives.make_track(np.zeros((3, 2)), headings=headings)
-    question = questions.question_from_tracks(
-      PROTOCOLS['lip_loc'], track, track, FORWARD
-    )
-    block = next(questions.blocks_from_question(PROTOCOLS['lip_loc'], question))
-    np.testing.assert_allclose(
-      np.rad2deg(np.arccos(np.clip(block.alignments, -1, 1))),
-      [[0, 2, 178], [2, 0, 180], [178, 180, 0]],
-      atol=1e-3,
-    )
-
-
-class BadInputTest(absltest.TestCase):
-  def test_what_cannot_be_asked_is_an_error(self):
-    track = drives.make_track(np.zeros((3, 2)))
-    for protocol, image, points, direction, message in (
-      ('lip_loc', track, track, 'points', "'points'; one of"),
-      ('lip_loc', track, track._replace(axes='z_up'), FORWARD, 'Axes differ'),
-      (
-        'loop_closure',
-        track._replace(times=None),
-        track,
-        FORWARD,
-        'excludes the last 30 s, but.*--rate=10',
-      ),
-      # Nothing moves: the one query takes the frame away from the database.
-      ('ae_spherical', track.take([0]), track.take([0]), FORWARD, '0 places'),
-    ):
-      with self.assertRaisesRegex(ValueError, message):
-        questions.question_from_tracks(
-          PROTOCOLS[protocol], image, points, direction
-        )
+  def test_a_block_shrinks_with_the_map(self):
+    self.assertEqual(questions.block_size(10), questions.BLOCK_QUERIES)
+    self.assertLess(questions.block_size(questions.BLOCK_PAIRS // 8), 9)
+    self.assertEqual(questions.block_size(10**12), 1)
 
 
 if __name__ == '__main__':

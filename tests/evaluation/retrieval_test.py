@@ -2,18 +2,21 @@
 """A planted model gets the recall that was planted, town by town."""
 
 import collections
+import functools
 import json
 import math
 import pathlib
 import tempfile
 from typing import NamedTuple
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from i2ploc.evaluation import metrics
 from i2ploc.evaluation import predictions
-from i2ploc.evaluation import protocols
+from i2ploc.evaluation import questions as questions_lib
 from i2ploc.evaluation import retrieval
 
 SIZE = 40  # frames per drive
@@ -21,18 +24,13 @@ WIDTH = 64
 
 
 class Frames(NamedTuple):
+  town: np.ndarray
   drive: np.ndarray
   timestamp: np.ndarray
   position: np.ndarray
+  heading: np.ndarray
   has_image: np.ndarray
   has_points: np.ndarray
-
-
-class Protocol(NamedTuple):
-  name: str
-  town: str
-  query_rows: np.ndarray
-  map_rows: np.ndarray
 
 
 def make_frames(num_towns=2):
@@ -45,23 +43,30 @@ def make_frames(num_towns=2):
       positions.append(np.stack([x, x * 0 + offset, x * 0 + 30 * offset], 1))
   count = len(drives)
   return Frames(
+    town=np.array([drive.partition('_')[0] for drive in drives]),
     drive=np.array(drives),
     timestamp=np.tile(np.arange(float(SIZE)), 2 * num_towns),
     position=np.concatenate(positions),
+    heading=np.zeros(count),
     has_image=np.ones(count, bool),
     has_points=np.ones(count, bool),
   )
 
 
-def make_protocols(name='cross', num_towns=2):
+def make_questions(name='cross', num_towns=2, **options):
   places = np.arange(SIZE)
   first = 0 if name == 'sync' else SIZE
   return [
-    Protocol(
+    questions_lib.Question(
       name,
       f'town_{town:03d}',
+      'image',
+      'points',
       2 * SIZE * town + first + places,
       2 * SIZE * town + places,
+      radii=(5.0, 10.0, 20.0),
+      travel=-1 if name == 'opposite' else 1,
+      **options,
     )
     for town in range(num_towns)
   ]
@@ -102,13 +107,11 @@ class Towers:
     )
 
   def evaluator(self, frames, questions, **kwargs):
-    image_rows, points_rows = protocols.rows_to_embed(frames, questions)
+    sides = ('image', 'points')
     return retrieval.RetrievalEvaluator(
       'test',
-      embed_image=lambda scale, batch: self.embed('image', scale, batch),
-      embed_points=lambda scale, batch: self.embed('points', scale, batch),
-      image_batches=lambda: self.batches('image', image_rows),
-      points_batches=lambda: self.batches('points', points_rows),
+      embed={s: functools.partial(self.embed, s) for s in sides},
+      batches={s: functools.partial(self.batches, s) for s in sides},
       frames=frames,
       questions=questions,
       **kwargs,
@@ -120,7 +123,7 @@ class EvaluatorTest(parameterized.TestCase):
     towers = Towers(image, points)
     evaluator = towers.evaluator(
       make_frames() if frames is None else frames,
-      questions or make_protocols(),
+      questions or make_questions(),
       **kwargs,
     )
     pairs = list(evaluator.run(1.0))
@@ -182,7 +185,7 @@ class EvaluatorTest(parameterized.TestCase):
     )
 
   def test_each_reading_is_embedded_once_for_all_protocols(self):
-    questions = make_protocols('sync') + make_protocols('cross')
+    questions = make_questions('sync') + make_questions('cross')
     image = codes()
     image[SIZE : 2 * SIZE] = -image[SIZE : 2 * SIZE]
     results, _, towers = self.run_all(image, codes(), questions=questions)
@@ -201,20 +204,23 @@ class EvaluatorTest(parameterized.TestCase):
 
   def test_variables_reach_the_towers_and_runs_repeat(self):
     towers = Towers(codes(), codes())
-    evaluator = towers.evaluator(make_frames(), make_protocols())
+    evaluator = towers.evaluator(make_frames(), make_questions())
     name = 'test/cross/image_to_points/recall@1_10m'
     self.assertEqual(dict(evaluator.run(1.0))[name], 100)
     self.assertEqual(dict(evaluator.run(0.0))[name], 0)
     self.assertEqual(dict(evaluator.run(1.0))[name], 100)
 
   def test_self_matches_count_unless_they_are_excluded(self):
-    questions = make_protocols('sync')
     name = 'test/sync/image_to_points/recall@1_20m'
-    results, *_ = self.run_all(codes(), codes(), questions=questions)
+    results, *_ = self.run_all(
+      codes(), codes(), questions=make_questions('sync')
+    )
     self.assertEqual(results[name], 100)
     self.assertEqual(results['test/sync/answerable_10m'], 2 * SIZE)
     results, *_ = self.run_all(
-      codes(), codes(), questions=questions, exclude_self=True
+      codes(),
+      codes(),
+      questions=make_questions('sync', exclude_self=True),
     )
     self.assertLess(results[name], 30)
     # Neighbours are 12.5 m away: nothing to answer within 10 m but oneself.
@@ -243,7 +249,7 @@ class EvaluatorTest(parameterized.TestCase):
       image[rows] = image[rows][::sign]
     image = image + 0.35 * np.random.default_rng(2).normal(size=image.shape)
     results, *_ = self.run_all(
-      image, codes(), frames, questions=make_protocols(name)
+      image, codes(), frames, questions=make_questions(name)
     )
     single = f'test/{name}/image_to_points/recall@1_10m'
     self.assertGreater(results[f'{single}_3_frames'], results[single] + 5)
@@ -270,19 +276,21 @@ class EvaluatorTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r'image.*\[43\].*not finite'):
       self.run_all(image, codes())
     towers = Towers(codes(), codes())
-    evaluator = towers.evaluator(make_frames(), make_protocols())
-    evaluator._points_batches = lambda: towers.batches('points', np.arange(30))
+    evaluator = towers.evaluator(make_frames(), make_questions())
+    evaluator._batches['points'] = lambda rows: towers.batches(
+      'points', np.arange(30)
+    )
     with self.assertRaisesRegex(ValueError, r'points of 10 rows.*\[30, 31'):
       list(evaluator.run(1.0))
-    evaluator._points_batches = lambda: []
+    evaluator._batches['points'] = lambda rows: []
     with self.assertRaisesRegex(ValueError, 'No points to embed'):
       list(evaluator.run(1.0))
 
   def test_questions_that_cannot_be_asked_are_named(self):
     towers = Towers(codes(), codes())
-    first = make_protocols()[0]
+    first = make_questions()[0]
     for questions, message in (
-      ([], 'no protocol'),
+      ([], 'no question'),
       ([first, first], 'test/cross/town_000 comes twice'),
       ([first._replace(map_rows=np.zeros(0, int))], '40 queries and 0 map'),
     ):
@@ -290,11 +298,162 @@ class EvaluatorTest(parameterized.TestCase):
         towers.evaluator(make_frames(), questions)
 
 
+class BlocksTest(absltest.TestCase):
+  def test_blocks_of_any_size_give_the_same_numbers_and_answers(self):
+    frames = make_frames()
+    image = codes() + 0.4 * np.random.default_rng(4).normal(
+      size=(4 * SIZE, WIDTH)
+    )
+    results, records = [], []
+    for size in (256, 7, 1):
+      evaluator = Towers(image, codes()).evaluator(
+        frames, make_questions(), sequence_stride=2
+      )
+      with mock.patch.object(questions_lib, 'BLOCK_QUERIES', size):
+        results.append(dict(evaluator.run(1.0)))
+      records.append(evaluator.predictions['test/cross/points_to_image'])
+    name = 'test/cross/image_to_points/recall@1_10m'
+    self.assertNotIn(results[0][f'{name}_3_frames'], (0, 100, results[0][name]))
+    for other, record in zip(results[1:], records[1:], strict=True):
+      self.assertEqual(results[0], other)
+      for a, b in zip(records[0], record, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+  def test_no_array_of_all_pairs_exists(self):
+    sizes = []
+    inner = metrics.similarities
+
+    def watch(queries, places, kind):
+      sizes.append(len(queries) * len(places))
+      return inner(queries, places, kind)
+
+    evaluator = Towers(codes(), codes()).evaluator(
+      make_frames(), make_questions()
+    )
+    with (
+      mock.patch.object(metrics, 'similarities', watch),
+      mock.patch.object(questions_lib, 'BLOCK_PAIRS', 5 * SIZE),
+    ):
+      list(evaluator.run(1.0))
+    # Five queries and, for sequences, one more on either side.
+    self.assertEqual(max(sizes), 7 * SIZE)
+    self.assertLess(questions_lib.block_size(10**9), 2)
+
+
+class PhotosTest(absltest.TestCase):
+  """Photos in no order: pairs 3 m apart, 100 m from the next pair."""
+
+  def setUp(self):
+    super().setUp()
+    self.count = 30
+    pair = np.arange(self.count) // 2
+    x = 100.0 * pair + 3 * (np.arange(self.count) % 2)
+    self.order = np.random.default_rng(6).permutation(self.count)
+    self.pair = pair[self.order]
+    self.frames = Frames(
+      town=np.full(self.count, 'old/town'),
+      drive=np.full(self.count, 'photos'),
+      timestamp=np.zeros(self.count),
+      position=np.stack([x, 0 * x, 0 * x], 1)[self.order],
+      heading=np.zeros(self.count),
+      has_image=np.ones(self.count, bool),
+      has_points=np.zeros(self.count, bool),
+    )
+    self.codes = codes()[self.pair].copy()
+
+  def score(self, frames=None, queries=None):
+    frames = frames or self.frames
+    towers = Towers(self.codes, None)
+    asked = questions_lib.within_photos(frames, queries)
+    evaluator = towers.evaluator(frames, asked)
+    results = dict(evaluator.run(1.0))
+    self.assertEqual(set(towers.seen.values()), {1})
+    return results, evaluator.predictions['test/photos/image_to_image']
+
+  def test_every_photo_finds_the_other_one_of_its_place(self):
+    results, record = self.score()
+    self.assertEqual(results['test/photos/queries'], self.count)
+    self.assertEqual(results['test/photos/candidates'], self.count - 1)
+    self.assertEqual(results['test/photos/answerable_25m'], self.count)
+    self.assertAlmostEqual(
+      results['test/photos/chance@1_25m'], 100 / (self.count - 1)
+    )
+    name = 'image_to_image/recall@1_25m'
+    self.assertEqual(results[f'test/photos/{name}'], 100)
+    self.assertEqual(results[f'test/photos/old_town/{name}'], 100)
+    # A photo is no answer to itself, and other codes are no answer at all.
+    self.assertFalse((record.ranked_rows == record.query_rows[:, None]).any())
+    np.testing.assert_allclose(record.distances[:, 0], 3, rtol=1e-6)
+    self.codes = codes()[: self.count]
+    results, _ = self.score()
+    self.assertLess(results[f'test/photos/{name}'], 30)
+
+  def test_photos_in_no_order_have_one_direction_and_no_sequences(self):
+    results, _ = self.score()
+    self.assertFalse([name for name in results if '_frames' in name])
+    self.assertFalse([name for name in results if 'points' in name])
+
+  def test_named_queries_ask_the_others(self):
+    queries = self.order % 2 == 0
+    results, record = self.score(queries=queries)
+    self.assertEqual(results['test/photos/queries'], self.count / 2)
+    self.assertEqual(results['test/photos/database'], self.count / 2)
+    self.assertTrue(queries[record.query_rows].all())
+    self.assertFalse(queries[record.map_rows].any())
+    self.assertEqual(results['test/photos/image_to_image/recall@1_25m'], 100)
+
+  def test_photos_without_position_are_counted_and_in_no_rate(self):
+    queries = self.order % 2 == 0
+    # Two queries and five of the others, one of them of a query that stays.
+    unknown = np.zeros(self.count, bool)
+    unknown[np.flatnonzero(queries)[:2]] = True
+    unknown[np.flatnonzero(~queries)[:5]] = True
+    self.codes[np.flatnonzero(queries)[4]] *= -1
+    position = np.where(unknown[:, None], np.nan, self.frames.position)
+    results, record = self.score(
+      self.frames._replace(position=position), queries
+    )
+    self.assertEqual(results['test/photos/queries'], 15)
+    self.assertEqual(results['test/photos/queries_without_position'], 2)
+    self.assertEqual(results['test/photos/database_without_position'], 5)
+    # They may be retrieved all the same.
+    self.assertTrue(unknown[record.ranked_rows[:, 0]].any())
+    self.assertTrue(
+      np.isinf(record.distances[unknown[record.query_rows]]).all()
+    )
+    # Rates are those of a folder that never held them.
+    fewer = self.frames._replace(has_image=~unknown)
+    expected, _ = self.score(fewer, queries)
+    self.assertLess(expected['test/photos/image_to_image/recall@1_25m'], 100)
+    for name, value in expected.items():
+      kind = name.rsplit('/', 1)[-1].split('@')[0]
+      if kind in ('recall', 'chance', 'median_error_m', 'answerable_25m'):
+        self.assertEqual(results[name], value, name)
+
+  def test_without_any_position_there_are_answers_but_no_rates(self):
+    position = np.full((self.count, 3), np.nan)
+    results, record = self.score(self.frames._replace(position=position))
+    self.assertEqual(
+      {name.rsplit('/', 1)[-1]: value for name, value in results.items()},
+      {
+        'queries': self.count,
+        'database': self.count,
+        'candidates': 0,
+        'queries_without_position': self.count,
+        'database_without_position': self.count,
+        'answerable_25m': 0,
+      },
+    )
+    found = self.pair[record.ranked_rows[:, 0]]
+    np.testing.assert_array_equal(found, self.pair[record.query_rows])
+    self.assertTrue(np.isinf(record.nearest).all())
+
+
 class PredictionsTest(absltest.TestCase):
   def test_ranked_answers_survive_the_disk_and_agree_with_the_recall(self):
     frames, image = make_frames(), codes()
     image[SIZE : SIZE + 10] = image[SIZE + 20 : SIZE + 30]
-    evaluator = Towers(image, codes()).evaluator(frames, make_protocols())
+    evaluator = Towers(image, codes()).evaluator(frames, make_questions())
     results = dict(evaluator.run(1.0))
     with tempfile.TemporaryDirectory() as folder:
       path = pathlib.Path(folder) / 'predictions.npz'
@@ -323,7 +482,7 @@ class PredictionsTest(absltest.TestCase):
 
   def test_a_small_map_leaves_the_unused_ranks_empty(self):
     frames = make_frames()
-    small = make_protocols()[0]._replace(map_rows=np.arange(6))
+    small = make_questions()[0]._replace(map_rows=np.arange(6))
     evaluator = Towers(codes(), codes()).evaluator(frames, [small])
     results = dict(evaluator.run(1.0))
     record = evaluator.predictions['test/cross/image_to_points']
@@ -331,7 +490,8 @@ class PredictionsTest(absltest.TestCase):
     self.assertTrue((record.ranked_rows[:, :6] >= 0).all())
     self.assertTrue(np.isinf(record.distances[:, 6:]).all())
     evaluator = Towers(codes(), codes()).evaluator(
-      frames, [small._replace(query_rows=np.arange(6))], exclude_self=True
+      frames,
+      [small._replace(query_rows=np.arange(6), exclude_self=True)],
     )
     list(evaluator.run(1.0))
     record = evaluator.predictions['test/cross/image_to_points']

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from absl.testing import absltest
 import numpy as np
 
-from i2ploc.evaluation import examples
+from i2ploc.evaluation import questions
+from i2ploc.evaluation import saliency
 
 ROAD, HOUSE, CAR = 1, 2, 3
 CLASSES = {'road': (ROAD,), 'house': (HOUSE,), 'car': (CAR,)}
@@ -20,7 +21,6 @@ class Street:
 
   moving = (CAR,)
   movable = (CAR,)
-  protocols = (SimpleNamespace(query_rows=np.arange(1), map_rows=np.arange(1)),)
 
   def batches(self, rows, what, size):
     del rows, what, size
@@ -50,12 +50,16 @@ def _points_out(batch):
   return dict(centers=np.stack([centers] * 3), saliency=weights, tokens=tokens)
 
 
-DESCRIBE = examples.Describe(_image_out, _points_out)
+DESCRIBE = {'image': _image_out, 'points': _points_out}
+ROW = np.arange(1)
+QUESTIONS = [questions.Question('sync', '', 'image', 'points', ROW, ROW, ())]
 
 
 class SaliencySharesTest(absltest.TestCase):
   def test_shares_of_classes_counted_by_hand(self):
-    found = dict(examples.saliency_shares(Street(), DESCRIBE, 'x', CLASSES))
+    found = dict(
+      saliency.saliency_shares(Street(), QUESTIONS, DESCRIBE, 'x', CLASSES)
+    )
     expected = {
       'image/road': (62.5, 50.0),
       'image/house': (18.75, 25.0),
@@ -70,7 +74,7 @@ class SaliencySharesTest(absltest.TestCase):
       self.assertAlmostEqual(found[f'x/saliency/{name}_area'], area, msg=name)
 
   def test_asks_about_what_moves_unless_told_otherwise(self):
-    found = dict(examples.saliency_shares(Street(), DESCRIBE, 'x'))
+    found = dict(saliency.saliency_shares(Street(), QUESTIONS, DESCRIBE, 'x'))
     self.assertLen(found, 8)
     for group in ('moving', 'movable'):
       self.assertAlmostEqual(found[f'x/saliency/image/{group}_share'], 18.75)
@@ -79,13 +83,28 @@ class SaliencySharesTest(absltest.TestCase):
   def test_says_nothing_about_data_without_labels(self):
     street = Street()
     street.movable = ()
-    self.assertEmpty(list(examples.saliency_shares(street, DESCRIBE, 'x')))
+    self.assertEmpty(
+      list(saliency.saliency_shares(street, QUESTIONS, DESCRIBE, 'x'))
+    )
+
+  def test_a_side_that_nobody_asks_about_is_left_out(self):
+    photos = [QUESTIONS[0]._replace(map_side='image')]
+    describe = {'image': _image_out}
+    found = dict(saliency.saliency_shares(Street(), photos, describe, 'x'))
+    self.assertLen(found, 4)
+    self.assertTrue(all('/image/' in name for name in found))
+
+  def test_says_nothing_about_a_model_without_saliency(self):
+    describe = {name: lambda batch: {} for name in DESCRIBE}
+    self.assertEmpty(
+      list(saliency.saliency_shares(Street(), QUESTIONS, describe, 'x'))
+    )
 
 
 class PointWeightsTest(absltest.TestCase):
   def test_a_point_weighs_what_the_nearest_real_token_does(self):
     batch = next(Street().batches(None, (), 1))
-    weights = examples.point_weights(batch, 0, _points_out(batch))
+    weights = saliency.point_weights(batch, 0, _points_out(batch))
     # Of mean 1 over real tokens; the last point's own token is masked.
     np.testing.assert_allclose(weights, [1.5, 0.5, 1.5])
 

@@ -98,6 +98,13 @@ class RunsTest(absltest.TestCase):
     runs = sequences.consecutive_runs(np.full(8, 'a'), positions)
     np.testing.assert_array_equal(runs, np.zeros(8))
 
+  def test_an_unknown_position_follows_nothing(self):
+    x = 2.5 * np.arange(8)
+    x[3] = np.nan
+    positions = np.stack([x, 0 * x, 0 * x], 1)
+    runs = sequences.consecutive_runs(np.full(8, 'a'), positions)
+    np.testing.assert_array_equal(runs, [0, 0, 0, 1, 2, 2, 2, 2])
+
   def test_no_rows_and_one_row_are_fine(self):
     empty = sequences.consecutive_runs(np.zeros(0), np.zeros((0, 3)))
     self.assertEmpty(empty)

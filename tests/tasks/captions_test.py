@@ -20,7 +20,6 @@ from i2ploc import verbs
 from i2ploc.geometry import cropping
 from i2ploc.losses import contrastive
 from i2ploc.tasks import captions
-from input_pipeline import pairing
 from input_pipeline.sources import crops
 from tests import configs_test
 from tests import shared
@@ -36,7 +35,7 @@ class Data:
     dataset = labelled_frames.dataset()
     self._crops = crops.Crops(dataset, labelled_frames.SIZE, **fields)
     self._roles = roles
-    self.protocols = pairing.protocols(dataset)
+    self.frames, self.queries = dataset.frames, dataset.queries
 
   def has(self, role):
     return role in self._roles

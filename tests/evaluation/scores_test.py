@@ -6,13 +6,15 @@ from absl.testing import parameterized
 import numpy as np
 
 from i2ploc.evaluation import metrics
+from i2ploc.evaluation import protocols as protocols_lib
 from i2ploc.evaluation import questions
-from i2ploc.evaluation import sequence_scores
+from i2ploc.evaluation import retrieval
+from i2ploc.evaluation import scores
 from i2ploc.evaluation import tables
 from tests.evaluation import drives
 
-PROTOCOLS = questions.PROTOCOLS
-FORWARD, BACKWARD = questions.DIRECTIONS
+PROTOCOLS = protocols_lib.PROTOCOLS
+FORWARD, BACKWARD = DIRECTIONS = ('image_to_points', 'points_to_image')
 
 
 def oracle(protocol, recording, direction, radius):
@@ -24,7 +26,9 @@ def oracle(protocol, recording, direction, radius):
   ground = {'kitti': (0, 2), 'z_up': (0, 1)}[asking.track.axes]
   plane = protocol.components or ground
   chosen = set(
-    questions.frames_by_travel(image.track, points.track, protocol.spacing)
+    protocols_lib.frames_by_travel(
+      {'image': image.track, 'points': points.track}, protocol.spacing
+    )
   )
   found = {n: [] for n in (1, 5, 10, '1%', 'ties')}
   by_heading = {'same': [], 'opposite': []}
@@ -98,8 +102,8 @@ class OracleTest(parameterized.TestCase):
   @parameterized.product(name=tuple(PROTOCOLS), axes=('kitti', 'z_up'))
   def test_agrees_with_loops(self, name, axes):
     protocol, recording = PROTOCOLS[name], drives.wander(3, axes=axes)
-    results = sequence_scores.score([recording], [protocol])
-    for direction in questions.DIRECTIONS:
+    results = retrieval.score_drives([recording], [protocol])
+    for direction in DIRECTIONS:
       for radius in protocol.radii:
         expected = oracle(protocol, recording, direction, radius)
         prefix = f'{name}/drive_3/{direction}'
@@ -124,7 +128,7 @@ class OracleTest(parameterized.TestCase):
   def test_every_choice_of_a_protocol_changes_its_numbers(self, name, change):
     recording = drives.wander(3)
     before, after = (
-      sequence_scores.score([recording], [protocol])
+      retrieval.score_drives([recording], [protocol])
       for protocol in (PROTOCOLS[name], PROTOCOLS[name]._replace(**change))
     )
     recalls = [key for key in before if '/recall@' in key]
@@ -139,10 +143,10 @@ class KnownAnswersTest(absltest.TestCase):
     # Perfect for LIP-Loc, worthless where the own instant is removed.
     track = drives.make_track([[0, 8 * i] for i in range(12)])
     recording = drives.make_recording(track, np.eye(12), np.eye(12))
-    results = sequence_scores.score(
+    results = retrieval.score_drives(
       [recording], [PROTOCOLS['lip_loc'], PROTOCOLS['rangebev']]
     )
-    for direction in questions.DIRECTIONS:
+    for direction in DIRECTIONS:
       self.assertEqual(results[f'lip_loc/00/{direction}/recall@1_20m'], 100)
       base = f'rangebev/00/{direction}'
       self.assertEqual(results[f'{base}/recall@1_10m'], 0)
@@ -157,7 +161,7 @@ class KnownAnswersTest(absltest.TestCase):
       track, np.eye(9), np.roll(np.eye(9), 1, axis=1)
     )
     names = 'lip_loc', 'lip_loc_released_axes'
-    results = sequence_scores.score([recording], [PROTOCOLS[n] for n in names])
+    results = retrieval.score_drives([recording], [PROTOCOLS[n] for n in names])
     self.assertEqual(results[f'lip_loc/00/{FORWARD}/recall@1_20m'], 0)
     self.assertEqual(
       results[f'lip_loc_released_axes/00/{FORWARD}/recall@1_20m'], 100
@@ -171,7 +175,7 @@ class KnownAnswersTest(absltest.TestCase):
       track = drives.make_track([[0, spacing * i] for i in range(5)])
       image = np.roll(np.eye(5), 1, axis=1)
       image[-1] = np.eye(5)[-2]
-      results = sequence_scores.score(
+      results = retrieval.score_drives(
         [drives.make_recording(track, image, np.eye(5))], [PROTOCOLS['lip_loc']]
       )
       self.assertEqual(results[f'lip_loc/00/{FORWARD}/recall@1_20m'], recall)
@@ -188,7 +192,7 @@ class KnownAnswersTest(absltest.TestCase):
     image = codes.copy()
     image[70:] = 2 * codes[70:][:, ::-1]
     recording = drives.make_recording(track, image, codes)
-    results = sequence_scores.score([recording], [PROTOCOLS['loop_closure']])
+    results = retrieval.score_drives([recording], [PROTOCOLS['loop_closure']])
     base = f'loop_closure/00/{FORWARD}'
     # Less than 30 s ago: places 39..25, that is, frames 40..54.
     self.assertEqual(results[f'{base}/answerable_3m'], 25)
@@ -206,7 +210,7 @@ class KnownAnswersTest(absltest.TestCase):
       np.cumsum(rng.normal(size=(1500, 2)), axis=0) % 60
     )
     image, points = rng.normal(size=(2, 1500, 32))
-    results = sequence_scores.score(
+    results = retrieval.score_drives(
       [drives.make_recording(track, image, points)], [PROTOCOLS['lip_loc']]
     )
     for label in ('1', '5', '10', '1%'):
@@ -223,7 +227,7 @@ class KnownAnswersTest(absltest.TestCase):
       drives.wander(5),
       drives.wander(6, count=60)._replace(name='other'),
     ]
-    results = sequence_scores.score(recordings, [PROTOCOLS['rangebev']])
+    results = retrieval.score_drives(recordings, [PROTOCOLS['rangebev']])
     what = f'{FORWARD}/recall@1_10m', f'{FORWARD}/answerable_10m'
     each = [
       [results[f'rangebev/{name}/{w}'] for w in what]
@@ -237,11 +241,17 @@ class KnownAnswersTest(absltest.TestCase):
     self.assertEqual(results[f'rangebev/all/{what[1]}'], sum(weights))
 
   def test_blocks_of_the_bootstrap_never_span_drives(self):
-    outcomes = [
-      sequence_scores.ask(PROTOCOLS['lip_loc'], drives.wander(seed), FORWARD)
-      for seed in (5, 6)
-    ]
-    pooled = sequence_scores.pool(outcomes)
+    outcomes = []
+    for seed in (5, 6):
+      recording = drives.wander(seed)
+      question = protocols_lib.question_from_tracks(
+        PROTOCOLS['lip_loc'],
+        {name: side.track for name, side in recording.sides.items()},
+        'image',
+        'points',
+      )
+      outcomes.append(retrieval.ask_drive(question, recording))
+    pooled = scores.pool(outcomes)
     count = len(outcomes[0].blocks)
     first, second = set(pooled.blocks[:count]), set(pooled.blocks[count:])
     self.assertEmpty(first & second)
@@ -252,7 +262,7 @@ class KnownAnswersTest(absltest.TestCase):
   def test_nothing_to_answer_leaves_rates_out(self):
     track = drives.make_track([[0, 50 * i] for i in range(5)])
     recording = drives.make_recording(track, np.eye(5), np.eye(5))
-    results = sequence_scores.score([recording], [PROTOCOLS['loop_closure']])
+    results = retrieval.score_drives([recording], [PROTOCOLS['loop_closure']])
     base = f'loop_closure/00/{FORWARD}'
     self.assertEqual(results[f'{base}/answerable_10m'], 0)
     self.assertNotIn(f'{base}/recall@1_10m', results)
@@ -264,14 +274,14 @@ class KnownAnswersTest(absltest.TestCase):
     for names in (('00', '00'), ('all',)):
       recordings = [drives.wander(0)._replace(name=name) for name in names]
       with self.assertRaisesRegex(ValueError, 'is taken'):
-        sequence_scores.score(recordings, [PROTOCOLS['lip_loc']])
+        retrieval.score_drives(recordings, [PROTOCOLS['lip_loc']])
 
   def test_a_protocol_that_cannot_be_asked_names_the_drive(self):
     recording = drives.wander(0)
     bare = recording.image.track._replace(times=None)
     recording = recording._replace(image=recording.image._replace(track=bare))
     with self.assertRaisesRegex(ValueError, '^drive_0: loop_closure'):
-      sequence_scores.score([recording], [PROTOCOLS['loop_closure']])
+      retrieval.score_drives([recording], [PROTOCOLS['loop_closure']])
 
   def test_no_array_of_all_pairs_exists(self):
     sizes = []
@@ -285,15 +295,15 @@ class KnownAnswersTest(absltest.TestCase):
     track = drives.make_track(rng.normal(size=(700, 2)))
     recording = drives.make_recording(track, *rng.normal(size=(2, 700, 4)))
     with absltest.mock.patch.object(metrics, 'similarities', watch):
-      sequence_scores.score([recording], [PROTOCOLS['lip_loc']])
+      retrieval.score_drives([recording], [PROTOCOLS['lip_loc']])
     self.assertLen(sizes, 6)
-    self.assertLessEqual(max(q for q, _ in sizes), questions.BLOCK)
+    self.assertLessEqual(max(q for q, _ in sizes), questions.BLOCK_QUERIES)
 
 
 class TableTest(absltest.TestCase):
   def test_a_row_per_drive_direction_and_radius(self):
     protocols = list(PROTOCOLS.values())
-    results = sequence_scores.score([drives.wander(3)], protocols)
+    results = retrieval.score_drives([drives.wander(3)], protocols)
     lines = list(tables.markdown(results, protocols))
     rows = [line for line in lines if line.startswith('| drive_3')]
     self.assertLen(rows, 2 * sum(len(p.radii) for p in protocols))
