@@ -259,6 +259,33 @@ class KnownAnswersTest(absltest.TestCase):
       len(first | second), sum(len(set(x.blocks)) for x in outcomes)
     )
 
+  def test_a_query_without_position_is_in_no_rate(self):
+    sides = drives.wander(3).sides
+    image, points = sides.values()
+    rows = np.arange(len(image.track.frames))
+    more = image.take(np.append(rows, rows[-1]))
+    more.track.positions[-1] = np.nan
+    # It says loudly what nobody can check.
+    more.descriptors[-1] = 100
+    found = []
+    for queries in (image, more):
+      tracks = {'image': queries.track, 'points': points.track}
+      question = protocols_lib.question_from_tracks(
+        PROTOCOLS['loop_closure'], tracks, 'image', 'points'
+      )
+      blocks = np.arange(len(queries.track.frames)) // 9
+      outcome = scores.ask(question, queries, points, blocks)
+      found.append(
+        dict(scores.counts(question, outcome))
+        | dict(scores.rates(question, outcome, intervals=True))
+      )
+    before, after = found
+    self.assertEqual(after.pop('queries'), before.pop('queries') + 1)
+    self.assertEqual(after.pop('queries_without_position'), 1)
+    self.assertNotEqual(after.pop('candidates'), before.pop('candidates'))
+    self.assertIn('f1_max_10m', before)
+    self.assertEqual(after, before)
+
   def test_nothing_to_answer_leaves_rates_out(self):
     track = drives.make_track([[0, 50 * i] for i in range(5)])
     recording = drives.make_recording(track, np.eye(5), np.eye(5))
