@@ -17,10 +17,9 @@ from typing import NamedTuple
 import weakref
 
 import numpy as np
-from PIL import Image
 
 from i2ploc.errors import InputError
-from i2ploc.geometry import camera
+from i2ploc.geometry import resizing
 from input_pipeline import pairing
 from input_pipeline import schema
 
@@ -75,12 +74,6 @@ def check_not_empty(dataset: schema.Dataset) -> None:
 
 def _name(frames: schema.FrameTable, row: int) -> str:
   return f'drive {frames.drive[row]}, frame {frames.frame[row]}'
-
-
-def _resize(image: np.ndarray, size: tuple[int, int], resample) -> np.ndarray:
-  if image.shape[:2] == size:
-    return image
-  return np.asarray(Image.fromarray(image).resize(size[::-1], resample))
 
 
 class Readings:
@@ -158,16 +151,15 @@ class Readings:
         f'[H, W, 3], found {image.dtype} {list(image.shape)}.'
       )
     intrinsics = np.asarray(reading['intrinsics'], np.float32)
-    if image.shape[:2] != size:
-      intrinsics = camera.resize_intrinsics(intrinsics, image.shape[:2], size)
+    intrinsics = resizing.resize_intrinsics(intrinsics, image.shape[:2], size)
     entry = {
-      'image': _resize(image, size, Image.Resampling.BICUBIC),
-      'intrinsics': np.asarray(intrinsics, np.float32),
+      'image': resizing.resize_image(image, size),
+      'intrinsics': intrinsics,
       'camera_from_lidar': np.asarray(reading['camera_from_lidar'], np.float32),
     }
     if self._form.labels:
-      entry['image_semantic'] = _resize(
-        reading['image_semantic'], size, Image.Resampling.NEAREST
+      entry['image_semantic'] = resizing.resize_labels(
+        reading['image_semantic'], size
       )
     return entry
 

@@ -75,6 +75,7 @@ ORDER = {
     'fisheye',
     'panorama',
     'lens',
+    'resizing',
     'augmentation',
     'cropping',
     'range_image',

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
-from PIL import Image
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import resizing
 from input_pipeline import pairing
 from input_pipeline import readings
 from input_pipeline import schema
@@ -98,11 +98,7 @@ class Crops:
     if image.shape[:2] != self.image_size:
       scale = np.divide(self.image_size, image.shape[:2])[[1, 0, 1, 0]]
       found = found._replace(box=(found.box * scale).astype(np.float32))
-      image = np.asarray(
-        Image.fromarray(image).resize(
-          self.image_size[::-1], Image.Resampling.BICUBIC
-        )
-      )
+      image = resizing.resize_image(image, self.image_size)
     return image, found
 
   def _landmarks(self, town: str) -> detections_lib.Landmarks:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
-from i2ploc.geometry import camera
+from i2ploc.geometry import resizing
 from input_pipeline import batches as batches_lib
 from input_pipeline import pairing
 from input_pipeline import readings
@@ -287,15 +287,16 @@ class Source:
       if intrinsics:
         fx, fy, cx, cy = intrinsics
         matrix = np.asarray([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float32)
-        matrix = camera.resize_intrinsics(matrix, size, self.image_size)
+        matrix = resizing.resize_intrinsics(matrix, size, self.image_size)
       else:
         _check_aspect(path, size, self.image_size)
         matrix = map_intrinsics
-      resized = image.resize(self.image_size[::-1], Image.Resampling.BILINEAR)
       yield (
         path,
         {
-          'image': np.asarray(resized)[None],
+          'image': resizing.resize_image(np.asarray(image), self.image_size)[
+            None
+          ],
           'intrinsics': np.asarray(matrix, np.float32)[None],
         },
       )
