@@ -37,8 +37,7 @@ class Split(Protocol):
 
   frames: Any
   protocols: Any
-  moving: tuple[int, ...]  # ids of the classes that move; () without labels
-  movable: tuple[int, ...]
+  labels: Any  # ids of the classes that are moving and movable; or None
 
   def batches(self, rows: np.ndarray, what: tuple[str, ...], size: int):
     """Batches of these rows."""
@@ -264,9 +263,12 @@ def saliency_shares(
   Yields:
     '<prefix>/saliency/image/moving_share' and so on, and percent.
   """
-  if not split.movable:
+  if split.labels is None:
     return
-  classes = classes or {'moving': split.moving, 'movable': split.movable}
+  classes = classes or {
+    'moving': split.labels.moving,
+    'movable': split.labels.movable,
+  }
   questions = split.protocols
   rows = {
     'image': np.concatenate([p.query_rows for p in questions]),

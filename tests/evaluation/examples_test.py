@@ -18,8 +18,7 @@ MASK = np.asarray([True, True, False])
 class Street:
   """Images of two tokens and scans of two and a masked third, all alike."""
 
-  moving = (CAR,)
-  movable = (CAR,)
+  labels = SimpleNamespace(moving=(CAR,), movable=(CAR,))
   protocols = (SimpleNamespace(query_rows=np.arange(1), map_rows=np.arange(1)),)
 
   def batches(self, rows, what, size):
@@ -78,7 +77,7 @@ class SaliencySharesTest(absltest.TestCase):
 
   def test_says_nothing_about_data_without_labels(self):
     street = Street()
-    street.movable = ()
+    street.labels = None
     self.assertEmpty(list(examples.saliency_shares(street, DESCRIBE, 'x')))
 
 
