@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What a package or a module of the top level may import from this repository,
 # beside itself and `errors`.
 _GROUND = ('i2ploc.geometry', 'i2ploc.compilation')
-_STORED = (*_GROUND, 'i2ploc.files')
+_STORED = (*_GROUND, 'i2ploc.files', 'i2ploc.image_files')
 _ANSWERS = (
   *_STORED,
   'i2ploc.robust',
@@ -27,6 +27,7 @@ MAY_IMPORT = {
   'i2ploc.errors': (),
   'i2ploc.compilation': (),
   'i2ploc.files': (),
+  'i2ploc.image_files': (),
   'i2ploc.geometry': (),
   'i2ploc.training': ('i2ploc.compilation', 'i2ploc.files'),
   'i2ploc.robust': _GROUND,
@@ -61,7 +62,11 @@ MAY_IMPORT = {
     'i2ploc.evaluation',
   ),
   'i2ploc.report': ('i2ploc.files',),
-  'input_pipeline': ('i2ploc.geometry', 'i2ploc.files'),
+  'input_pipeline': (
+    'i2ploc.geometry',
+    'i2ploc.files',
+    'i2ploc.image_files',
+  ),
   'configs': ('configs.common',),
 }
 # What every package may import.
@@ -76,6 +81,7 @@ ORDER = {
     'panorama',
     'lens',
     'resizing',
+    'utm',
     'augmentation',
     'cropping',
     'range_image',
