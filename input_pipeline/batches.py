@@ -6,7 +6,6 @@ stacked by grain.
 """
 
 from collections.abc import Iterator
-import pathlib
 
 import grain
 import numpy as np
@@ -15,80 +14,6 @@ from i2ploc.errors import InputError
 from input_pipeline import pairing
 from input_pipeline import readings as readings_lib
 from input_pipeline import schema
-from input_pipeline.readers import kitti360
-from input_pipeline.readers import kitti360_splits
-from input_pipeline.readers import kitti_and_kitti360
-from input_pipeline.readers import kitti_odometry
-from input_pipeline.readers import kitti_odometry_splits
-from input_pipeline.readers import kitti_raw
-
-_READERS = {
-  'kitti360': (kitti360.load, kitti360_splits.GRAMMAR),
-  'kitti_and_kitti360': (kitti_and_kitti360.load, kitti_and_kitti360.GRAMMAR),
-  'kitti_odometry': (kitti_odometry.load, kitti_odometry_splits.GRAMMAR),
-  'kitti_raw': (kitti_raw.load, kitti_raw.GRAMMAR),
-}
-# Options that say where something lies, not what is read.
-_PLACES = ('kitti360_dir', 'maps_dir')
-
-
-def load(
-  name: str, *, split: str, data_dir: str, packed: str = '', **options
-) -> schema.Dataset:
-  """A dataset by name.
-
-  Args:
-    name: 'synthetic_city', or a key of the table of readers.
-    split: of synthetic_city 'train', 'validation' or 'test'; of the KITTI
-      readers sequences or drives joined by '+', such as '05+06[:100]', see
-      `readers.splits`, or the name of a published split.
-    data_dir: where the data lies (or, for synthetic_city, is to be made).
-    packed: where to keep what is read, between runs; '' reads the raw files
-      each time. See `packing`.
-    **options: passed to the dataset's own `load`, such as `size`.
-
-  Raises:
-    InputError: for an unknown name, or a dataset without frames.
-  """
-  known = sorted([*_READERS, 'synthetic_city'])
-  if name not in known:
-    raise InputError(f'Unknown dataset {name!r}; known: {known}.')
-  if name == 'synthetic_city':
-    if packed:
-      raise InputError(
-        f'packed={packed!r} is for recorded data; synthetic_city is generated '
-        'in data_dir.'
-      )
-    from input_pipeline.synthetic_city import builder
-
-    dataset = builder.load(data_dir, split=split, **options)
-  elif packed:
-    dataset = _load_packed(name, split, data_dir, packed, options)
-  else:
-    dataset = _READERS[name][0](data_dir, split, **options)
-  readings_lib.check_not_empty(dataset)
-  return dataset
-
-
-def _load_packed(name, split, data_dir, packed, options) -> schema.Dataset:
-  from input_pipeline import packing
-
-  read, grammar = _READERS[name]
-  places = {key: options[key] for key in _PLACES if key in options}
-  if name == 'kitti360':
-    places.setdefault(
-      'maps_dir', str(pathlib.Path(packed).expanduser() / 'maps')
-    )
-  return packing.load(
-    read,
-    name,
-    data_dir,
-    split,
-    packed=packed,
-    written=str(grammar.parse(split)),
-    places=places,
-    **{key: value for key, value in options.items() if key not in places},
-  )
 
 
 def _draw(
@@ -233,10 +158,10 @@ def read_batches(
   )
 
   def entry(row: int) -> readings_lib.Batch:
-    image = readings.image(row) if 'image' in what else {}
+    seen = readings.image if 'image' in what else readings.camera
     if 'points' not in what:
-      return image
-    return image | readings.points(row, np.random.default_rng(row))
+      return seen(row)
+    return seen(row) | readings.points(row, np.random.default_rng(row))
 
   def batch(start: int) -> readings_lib.Batch:
     taken = rows[start : start + batch_size]

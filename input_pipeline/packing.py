@@ -15,8 +15,9 @@ What is packed is also open to other programs, as one TFDS data source,
   source = builder.as_data_source('frames')  # or 'frames[:100]'
   reading = dict(packing.decode(source[0], ('image', 'points')))
 
-and the columns of `schema.FrameTable` are in FOLDER/frames.npz, row by row.
-Images are kept as JPEG, points in units of 4 mm.
+with the calibration beside image and points, and the columns of
+`schema.FrameTable` in FOLDER/frames.npz, row by row (the body of a packed drive
+is its LiDAR). Images are kept as JPEG, points in units of 4 mm.
 """
 
 from collections.abc import Callable
@@ -43,6 +44,8 @@ import tqdm
 
 from i2ploc import files
 from i2ploc.errors import InputError
+from i2ploc.geometry import lens as lens_lib
+from i2ploc.geometry import panorama
 from input_pipeline import schema
 
 # Half a unit is a tenth of the LiDAR's noise; 131 m fit into 16 bits.
@@ -73,6 +76,7 @@ class PackedFrames(tfds.core.GeneratorBasedBuilder):
       {
         # JPEG; nothing where the frame has no image.
         'image': tfds.features.Text(),
+        # TFDS stores them as float32.
         'intrinsics': matrix(shape=(3, 3), dtype=np.float64),
         'camera_from_lidar': matrix(shape=(4, 4), dtype=np.float64),
         # zlib of int16 x, y, z in units of POINT_UNIT metres and intensity in
@@ -188,7 +192,14 @@ def _pack(own: pathlib.Path, dataset: schema.Dataset, root) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare()
   tfds.enable_progress_bar()
-  columns = frames._asdict() | {
+  columns = {
+    'town': frames.town,
+    'drive': frames.drive,
+    'frame': frames.frame,
+    'timestamp': frames.timestamp,
+    'world_from_lidar': frames.world_from_body,
+    'has_image': frames.has_image,
+    'has_points': frames.has_points,
     'units': np.array(list(units)),
     'root': str(root.resolve()),
   }
@@ -213,12 +224,13 @@ def _units(frames: schema.FrameTable) -> dict[str, np.ndarray]:
 def encode(dataset: schema.Dataset, row: int) -> dict[str, object]:
   """A frame's record; see `PackedFrames`."""
   frames = dataset.frames
+  rig = dataset.rigs[frames.drive[row]]
   has = {'image': frames.has_image[row], 'points': frames.has_points[row]}
   reading = dataset.read(int(row), tuple(name for name in has if has[name]))
   return {
     'image': _jpeg(reading['image']) if has['image'] else b'',
-    'intrinsics': np.asarray(reading.get('intrinsics', np.eye(3)), np.float64),
-    'camera_from_lidar': reading['camera_from_lidar'].astype(np.float64),
+    'intrinsics': np.asarray(rig.lens.intrinsics, np.float64),
+    'camera_from_lidar': np.asarray(rig.camera_from_body, np.float64),
     'points': _deflate(reading['points']) if has['points'] else b'',
     'drive': str(frames.drive[row]),
     'frame': np.int64(frames.frame[row]),
@@ -267,10 +279,13 @@ def _open(own: pathlib.Path, name: str, root: pathlib.Path) -> schema.Dataset:
       source,
       root,
     )
-  frames = schema.FrameTable(**columns)
-  return schema.Dataset(
-    name, frames, Reader(own, frames, _source(own, units)), queries
+  frames = schema.FrameTable(
+    world_from_body=columns.pop('world_from_lidar'),
+    name=schema.frame_names(columns['drive'], columns['frame']),
+    **columns,
   )
+  reader = Reader(own, frames, _source(own, units))
+  return schema.Dataset(name, frames, reader.rigs(), reader, queries=queries)
 
 
 def _source(own: pathlib.Path, units: list[str]):
@@ -300,28 +315,63 @@ class Reader:
     Raises:
       InputError: the frame has no such sensor, or what is packed is damaged.
     """
-    frames, row = self._frames, int(row)
-    name = f'drive {frames.drive[row]}, frame {frames.frame[row]}'
     if unknown := sorted(set(what) - set(SENSORS)):
       raise InputError(f'Asked for {unknown}; packed are {list(SENSORS)}.')
+    reading = self._decoded(int(row), lambda record: dict(decode(record, what)))
+    if missing := [sensor for sensor in what if sensor not in reading]:
+      raise InputError(
+        f'{self._frame(int(row))} has no {missing}; select rows by has_image '
+        'and has_points.'
+      )
+    return {sensor: reading[sensor] for sensor in what}
+
+  def rigs(self) -> dict[str, schema.Rig]:
+    """The rig of each drive, out of the record of one of its frames."""
+    frames = self._frames
+    # With an image, if there is one: it tells the size.
+    order = np.argsort(~frames.has_image, kind='stable')
+    drives, first = np.unique(frames.drive[order], return_index=True)
+    return {
+      drive: self._decoded(row, _rig)
+      for drive, row in zip(drives.tolist(), order[first].tolist(), strict=True)
+    }
+
+  def _frame(self, row: int) -> str:
+    return f'drive {self._frames.drive[row]}, frame {self._frames.frame[row]}'
+
+  def _decoded(self, row: int, decode_record):
+    """What a function makes of the record of a row."""
+    name = self._frame(row)
     try:
       record = self._source[row]
-      reading = dict(decode(record, what))
+      found = int(record['frame'])
+      decoded = decode_record(record)
     except Exception as error:
       raise InputError(
         f'{name}: what is packed does not decode ({error}). Delete {self._own} '
         'to pack it anew.'
       ) from error
-    if int(record['frame']) != frames.frame[row]:
+    if found != self._frames.frame[row]:
       raise InputError(
-        f'{name}: found frame {record["frame"]} packed in its place. Delete '
-        f'{self._own} to pack it anew.'
+        f'{name}: found frame {found} packed in its place. Delete {self._own} '
+        'to pack it anew.'
       )
-    if missing := [sensor for sensor in what if sensor not in reading]:
-      raise InputError(
-        f'{name} has no {missing}; select rows by has_image and has_points.'
-      )
-    return reading
+    return decoded
+
+
+def _rig(record: Mapping[str, object]) -> schema.Rig:
+  """The rig of a record; only the header of its image is read."""
+  camera_from_lidar = record['camera_from_lidar']
+  if not record['image']:
+    return schema.Rig(None, None, camera_from_lidar)
+  with Image.open(io.BytesIO(record['image'])) as image:
+    size = image.height, image.width
+  # No pinhole has the focal lengths of a panorama of its size.
+  sphere = panorama.sphere_intrinsics(size)
+  is_sphere = np.array_equal(record['intrinsics'], sphere)
+  model = 'equirectangular' if is_sphere else 'pinhole'
+  lens = lens_lib.Lens(model, record['intrinsics'])
+  return schema.Rig(lens, size, camera_from_lidar)
 
 
 def decode(

@@ -12,15 +12,17 @@ Prepared readings are kept in memory, up to `CACHE_BYTES` per dataset, so that
 every epoch after the first costs almost nothing.
 """
 
+from collections.abc import Callable
+from collections.abc import Hashable
+import functools
 import threading
 from typing import NamedTuple
 import weakref
 
 import numpy as np
-from PIL import Image
 
 from i2ploc.errors import InputError
-from i2ploc.geometry import camera
+from i2ploc.geometry import resizing
 from input_pipeline import pairing
 from input_pipeline import schema
 
@@ -36,8 +38,8 @@ class _Form(NamedTuple):
   labels: bool
 
 
-class _Memory:
-  """Prepared readings by key, up to a number of bytes.
+class Memory:
+  """Prepared readings by key, up to `CACHE_BYTES`.
 
   Nothing is ever thrown out: a shuffled epoch touches every reading once, and
   then the oldest is exactly the wrong one to forget.
@@ -48,7 +50,8 @@ class _Memory:
     self._bytes = 0
     self._lock = threading.Lock()
 
-  def get(self, key, prepare):
+  def get(self, key: Hashable, prepare: Callable[[], Batch]) -> Batch:
+    """The arrays of a key, prepared if they are not kept."""
     if key in self._entries:
       return self._entries[key]
     entry = prepare()
@@ -65,6 +68,11 @@ class _Memory:
 _MEMORIES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
+def memory(dataset: schema.Dataset) -> Memory:
+  """What is kept of a dataset's readings."""
+  return _MEMORIES.setdefault(dataset.read, Memory())
+
+
 def check_not_empty(dataset: schema.Dataset) -> None:
   """Raises a ValueError that names a dataset without frames."""
   if not len(dataset.frames.town):
@@ -73,14 +81,30 @@ def check_not_empty(dataset: schema.Dataset) -> None:
     )
 
 
+def matching_rig(dataset: schema.Dataset, drive: str) -> schema.Rig:
+  """The rig with which a drive's scans are compared with images.
+
+  Its own; with the camera of the first drive that has images, where it has none
+  itself.
+
+  Raises:
+    InputError: no drive has images.
+  """
+  frames, rig = dataset.frames, dataset.rigs[drive]
+  seeing = frames.drive[frames.has_image]
+  if drive in seeing:
+    return rig
+  if not len(seeing):
+    raise InputError(
+      f'{dataset.name} has no image, so no camera: a LiDAR tower needs to know'
+      ' what the queries will see.'
+    )
+  camera = dataset.rigs[seeing[0]]
+  return rig._replace(lens=camera.lens, image_size=camera.image_size)
+
+
 def _name(frames: schema.FrameTable, row: int) -> str:
   return f'drive {frames.drive[row]}, frame {frames.frame[row]}'
-
-
-def _resize(image: np.ndarray, size: tuple[int, int], resample) -> np.ndarray:
-  if image.shape[:2] == size:
-    return image
-  return np.asarray(Image.fromarray(image).resize(size[::-1], resample))
 
 
 class Readings:
@@ -104,8 +128,11 @@ class Readings:
     self._dataset = dataset
     self._num_points = num_points
     self._form = _Form(tuple(image_size), frustum, labels)
-    self._memory = _MEMORIES.setdefault(dataset.read, _Memory())
+    self._memory = memory(dataset)
     self._place = _places(dataset.frames)
+    self._matching_rig = functools.cache(
+      functools.partial(matching_rig, dataset)
+    )
 
   def image(self, row: int) -> Batch:
     """The image half of a batch's entry."""
@@ -145,42 +172,50 @@ class Readings:
       'points_index': np.int32(row),
     }
 
+  def camera(self, row: int) -> Batch:
+    """Calibration of the camera with which the scan of a row is compared."""
+    drive = str(self._dataset.frames.drive[row])
+    return _camera(self._matching_rig(drive), self._form.image_size)
+
   def _read(self, row: int, what: str) -> Batch:
     what = (what, 'labels') if self._form.labels else (what,)
     return self._dataset.read(int(row), what)
 
   def _prepare_image(self, row: int) -> Batch:
     reading, size = self._read(row, 'image'), self._form.image_size
+    frames = self._dataset.frames
+    rig = self._dataset.rigs[frames.drive[row]]
     image = np.asarray(reading['image'])
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
       raise InputError(
-        f'{_name(self._dataset.frames, row)}: expected an image uint8 '
-        f'[H, W, 3], found {image.dtype} {list(image.shape)}.'
+        f'{_name(frames, row)}: expected an image uint8 [H, W, 3], found '
+        f'{image.dtype} {list(image.shape)}.'
       )
-    intrinsics = np.asarray(reading['intrinsics'], np.float32)
-    if image.shape[:2] != size:
-      intrinsics = camera.resize_intrinsics(intrinsics, image.shape[:2], size)
-    entry = {
-      'image': _resize(image, size, Image.Resampling.BICUBIC),
-      'intrinsics': np.asarray(intrinsics, np.float32),
-      'camera_from_lidar': np.asarray(reading['camera_from_lidar'], np.float32),
-    }
+    if rig.image_size not in (None, image.shape[:2]):
+      raise InputError(
+        f'{_name(frames, row)}: an image of {image.shape[1]}x{image.shape[0]}, '
+        f'but the camera of its drive has {rig.image_size[1]}x'
+        f'{rig.image_size[0]}. Use the original images.'
+      )
+    entry = {'image': resizing.resize_image(image, size)} | _camera(rig, size)
     if self._form.labels:
-      entry['image_semantic'] = _resize(
-        reading['image_semantic'], size, Image.Resampling.NEAREST
+      entry['image_semantic'] = resizing.resize_labels(
+        reading['image_semantic'], size
       )
     return entry
 
   def _prepare_points(self, row: int) -> Batch:
     reading = self._read(row, 'points')
+    frames = self._dataset.frames
     points = np.asarray(reading['points'], np.float32)
     bad = np.count_nonzero(~np.isfinite(points).all(1))
     if bad:
       raise InputError(
-        f'{_name(self._dataset.frames, row)}: {bad} of {len(points)} points '
-        'are not finite. Repair or remove the scan.'
+        f'{_name(frames, row)}: {bad} of {len(points)} points are not finite. '
+        'Repair or remove the scan.'
       )
-    motion = np.asarray(reading['camera_from_lidar'], np.float32)
+    rig = self._dataset.rigs[frames.drive[row]]
+    motion = np.asarray(rig.camera_from_body, np.float32)
     kept = np.ones(len(points), bool)
     if self._form.frustum is not None:
       seen = points[:, :3] @ motion[:3, :3].T + motion[:3, 3]
@@ -190,6 +225,17 @@ class Readings:
     if self._form.labels:
       entry['points_semantic'] = np.asarray(reading['points_semantic'])[kept]
     return entry
+
+
+def _camera(rig: schema.Rig, size: tuple[int, int]) -> Batch:
+  """The calibration in a batch's entry; nothing of an unknown camera."""
+  if rig.lens is None:
+    return {}
+  matrix = np.asarray(rig.lens.intrinsics, np.float32)
+  return {
+    'intrinsics': resizing.resize_intrinsics(matrix, rig.image_size, size),
+    'camera_from_lidar': np.asarray(rig.camera_from_body, np.float32),
+  }
 
 
 class _Places(NamedTuple):

@@ -27,7 +27,7 @@ from i2ploc.training import checkpoint
 from i2ploc.training import state as state_lib
 from i2ploc.training import step as step_lib
 from input_pipeline import batches as batches_lib
-from input_pipeline import schema
+from input_pipeline import datasets
 from input_pipeline.readers import kitti_odometry
 from input_pipeline.readers import kitti_raw
 from input_pipeline.sources import drives
@@ -178,7 +178,7 @@ class PipelineTest(_Workplace):
   def test_15_unknown_dataset(self):
     self.refuse(
       "Unknown dataset 'kitty'",
-      batches_lib.load,
+      datasets.load,
       'kitty',
       split='',
       data_dir='',
@@ -186,7 +186,7 @@ class PipelineTest(_Workplace):
 
   def test_16_unknown_split(self):
     self.refuse(
-      "Unknown split 'trian'", batches_lib.load, 'synthetic_city',
+      "Unknown split 'trian'", datasets.load, 'synthetic_city',
       split='trian', data_dir=str(self.root), size='tiny',
     )  # fmt: skip
 
@@ -215,7 +215,7 @@ class PipelineTest(_Workplace):
         reading['points'] = np.full((3, 4), np.nan, np.float32)
       return reading
 
-    broken = schema.Dataset('broken', healthy.frames, read)
+    broken = healthy._replace(name='broken', read=read)
     batches = batches_lib.read_batches(
       broken, np.arange(2), batch_size=1, image_size=(16, 24), num_points=4
     )

@@ -116,7 +116,7 @@ def save_descriptors(
 
   Args:
     folder: made if need be; each file is written whole or not at all.
-    frames: a frame table with drive, frame, timestamp, world_from_lidar.
+    frames: a frame table with drive, frame, timestamp, world_from_body.
     embedded: by sensor, rows [N] of the table and unit descriptors [N, D] or
       [N, V, D].
 
@@ -131,7 +131,7 @@ def save_descriptors(
       if inside.any():
         arrays[sensor] = np.asarray(descriptors[inside], np.float32)
         arrays[f'{sensor}_frame'] = frames.frame[rows[inside]]
-        arrays[f'{sensor}_pose'] = frames.world_from_lidar[rows[inside]]
+        arrays[f'{sensor}_pose'] = frames.world_from_body[rows[inside]]
         arrays[f'{sensor}_time'] = frames.timestamp[rows[inside]]
     if all(sensor in arrays for sensor in SENSORS):
       name = str(drive).replace('/', '_')

@@ -24,8 +24,7 @@ class Split(typing.Protocol):
 
   frames: Any
   image_size: tuple[int, int]  # (H, W), pixels
-  moving: tuple[int, ...]  # ids of the classes that move; () without labels
-  movable: tuple[int, ...]
+  labels: Any  # ids of the classes that are `moving` and `movable`; or None
 
   def batches(self, rows: np.ndarray, what: tuple[str, ...], size: int):
     """Batches of these rows."""
@@ -97,9 +96,12 @@ def saliency_shares(
   Yields:
     '<prefix>/saliency/image/moving_share' and so on, and percent.
   """
-  if not split.movable:
+  if split.labels is None:
     return
-  classes = classes or {'moving': split.moving, 'movable': split.movable}
+  classes = classes or {
+    'moving': split.labels.moving,
+    'movable': split.labels.movable,
+  }
   for side, fractions in (
     ('image', _image_fractions),
     ('points', _points_fractions),

@@ -116,16 +116,3 @@ def horizontal_span(
   borders = jnp.asarray([0.0, width])
   span = _azimuth_of_column(intrinsics, borders, projection)
   return span[..., 0], span[..., 1]
-
-
-def resize_intrinsics(
-  intrinsics: jax.Array,
-  from_size: tuple[int, int],
-  to_size: tuple[int, int],
-) -> jax.Array:
-  """Intrinsics [..., 3, 3] of an image resized from (H, W) to (H, W)."""
-  scale = jnp.asarray(
-    [to_size[1] / from_size[1], to_size[0] / from_size[0], 1.0],
-    intrinsics.dtype,
-  )
-  return intrinsics * scale[:, None]

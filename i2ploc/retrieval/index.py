@@ -53,7 +53,7 @@ class Index(NamedTuple):
   Attributes:
     descriptors: float32 [M, D], unit norm unless `similarity` is 'dot'.
     keys: int64 [M], the place of a row; equal keys are views of one place.
-    poses: float64 [M, 4, 4], world_from_lidar of the reading, metres, z up.
+    poses: float64 [M, 4, 4], world_from_body of the reading, metres, z up.
     towns: [M] str, positions of different towns are not comparable.
     frames: int64 [M], the number in the dataset's own file names.
     views: float64 [M], radians: the descriptor is what a vehicle at `poses`
@@ -90,7 +90,7 @@ class Index(NamedTuple):
       rows: int [...].
 
     Returns:
-      float64 [..., 4, 4], world_from_lidar of the turned vehicle.
+      float64 [..., 4, 4], world_from_body of the turned vehicle.
     """
     yaw = np.asarray(self.views, np.float64)[rows]
     reading_from_view = np.zeros((*yaw.shape, 4, 4))

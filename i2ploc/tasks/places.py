@@ -202,7 +202,7 @@ def index(config, data, workdir: str) -> None:
   )
   # Parts of another model, config or map are never mixed in.
   digest = hashlib.sha256(json.dumps(provenance).encode())
-  digest.update(split.frames.world_from_lidar[rows].tobytes())
+  digest.update(split.frames.world_from_body[rows].tobytes())
   folder = pathlib.Path(workdir) / 'index_parts' / digest.hexdigest()[:16]
   embed = functools.partial(towers.points(towers.views), restored.value)
   parts, size = [], config.evaluation.batch_size
@@ -350,14 +350,16 @@ def _index(split, rows, descriptors, towers, provenance):
   """One row of the index per scan and view."""
   num_views = len(towers.views)
   frames = split.frames.take(np.repeat(rows, num_views))
-  intrinsics, camera_from_lidar = split.rig(rows[0])
+  sensors = split.rig(rows[0])
   return index_lib.Index(
     descriptors=descriptors.reshape(len(rows) * num_views, -1),
     keys=np.repeat(np.arange(len(rows)), num_views),
-    poses=frames.world_from_lidar,
+    poses=frames.world_from_body,
     towns=frames.town,
     frames=frames.frame,
     views=np.tile(np.asarray(towers.views), len(rows)),
     provenance=provenance,
-    rig=index_lib.Rig(intrinsics, split.image_size, camera_from_lidar),
+    rig=index_lib.Rig(
+      sensors.lens.intrinsics, sensors.image_size, sensors.camera_from_body
+    ),
   )

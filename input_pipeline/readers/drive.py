@@ -17,6 +17,7 @@ import numpy as np
 
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
+from i2ploc.geometry import lens as lens_lib
 from input_pipeline import schema
 from input_pipeline.readers import kitti_files
 from input_pipeline.readers import splits
@@ -36,8 +37,7 @@ class Drive(NamedTuple):
     world_from_lidar: [4, 4] poses.
     times: seconds, or None for the sensor's rate of 10 Hz; frames without an
       entry are interpolated.
-    intrinsics: [3, 3] pixels, top-left pixel centre at (0.5, 0.5).
-    camera_from_lidar: [4, 4].
+    rig: its camera and where it sits.
   """
 
   name: str
@@ -45,8 +45,7 @@ class Drive(NamedTuple):
   scans: Mapping[int, pathlib.Path]
   world_from_lidar: Mapping[int, np.ndarray]
   times: Mapping[int, float] | None
-  intrinsics: np.ndarray
-  camera_from_lidar: np.ndarray
+  rig: schema.Rig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,12 +81,11 @@ class Reader:
       )
     drive = self.drives[self.drive_index[row]]
     frame = int(self.frame[row])
-    sample = {'camera_from_lidar': drive.camera_from_lidar.astype(np.float32)}
+    sample = {}
     if 'image' in what:
       path = _file(drive.images, frame, drive.name, 'image')
       sample['image'] = kitti_files.read_image(path)
-      _check_principal_point(drive.intrinsics, sample['image'], path)
-      sample['intrinsics'] = drive.intrinsics.astype(np.float32)
+      _check_principal_point(drive.rig.lens, sample['image'], path)
     if 'points' in what:
       path = _file(drive.scans, frame, drive.name, 'scan')
       sample['points'] = kitti_files.read_scan(path, self.dropped)
@@ -112,15 +110,15 @@ def _file(
 
 
 def _check_principal_point(
-  intrinsics: np.ndarray, image: np.ndarray, path: pathlib.Path
+  lens: lens_lib.Lens, image: np.ndarray, path: pathlib.Path
 ) -> None:
   """A resized copy of the images betrays itself by its principal point."""
   size = np.array([image.shape[1], image.shape[0]])
-  offset = np.abs(intrinsics[:2, 2] / size - 0.5)
-  if (offset > 0.2).any():
+  center = np.asarray(lens.intrinsics)[:2, 2]
+  if (np.abs(center / size - 0.5) > 0.2).any():
     raise InputError(
       f'{path}: an image of {size[0]}x{size[1]} with its principal point at '
-      f'{intrinsics[:2, 2].round(1).tolist()}; was it resized or cropped after '
+      f'{center.round(1).tolist()}; was it resized or cropped after '
       'the calibration? Use the original images.'
     )
 
@@ -147,7 +145,8 @@ def make_dataset(name: str, drives: Sequence[Drive]) -> schema.Dataset:
   lengths = [len(table.frame) for table in tables]
   index = np.repeat(np.arange(len(drives)), lengths)
   reader = Reader(tuple(drives), index, frames.frame, kitti_files.Dropped(name))
-  return schema.Dataset(name, frames, reader)
+  rigs = {drive.name: drive.rig for drive in drives}
+  return schema.Dataset(name, frames, rigs, reader)
 
 
 def take_split(
@@ -164,8 +163,10 @@ def take_split(
     InputError: a slice is empty.
   """
   rows, queries = splits.apply(dataset.frames, split, spacing)
-  return schema.Dataset(
-    dataset.name, dataset.frames.take(rows), dataset.read.take(rows), queries
+  return dataset._replace(
+    frames=dataset.frames.take(rows),
+    read=dataset.read.take(rows),
+    queries=queries,
   )
 
 
@@ -197,14 +198,16 @@ def _frame_table(drive: Drive) -> schema.FrameTable:
       len(sensed),
       dropped[0],
     )
+  names = np.full(len(frame), drive.name)
   return schema.FrameTable(
-    town=np.full(len(frame), drive.name),
-    drive=np.full(len(frame), drive.name),
+    town=names,
+    drive=names,
     frame=frame,
     timestamp=_timestamps(drive, frame),
-    world_from_lidar=np.stack([drive.world_from_lidar[i] for i in frame]),
+    world_from_body=np.stack([drive.world_from_lidar[i] for i in frame]),
     has_image=has_image,
     has_points=has_points,
+    name=schema.frame_names(names, frame),
   )
 
 
@@ -247,7 +250,7 @@ def log_missing(
 
 
 def check_other_cameras(folder: pathlib.Path, sensor: str) -> None:
-  """Raises FileNotFoundError if only other cameras than `sensor` are there.
+  """Raises MissingFileError if only other cameras than `sensor` are there.
 
   A drive without any camera is a LiDAR map and allowed.
   """

@@ -5,6 +5,7 @@ Frames keep their towns, drives and numbers; every part reads its own, with its
 own camera and its own LiDAR.
 """
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 
@@ -42,7 +43,8 @@ def join(name: str, parts: Sequence[schema.Dataset]) -> schema.Dataset:
 
   Args:
     name: of the whole.
-    parts: at least one; their towns and drives differ.
+    parts: at least one; their towns and drives differ. Labels of different
+      meanings are dropped.
 
   Raises:
     InputError: nothing to join, a town or drive in two parts, or parts that
@@ -67,9 +69,12 @@ def join(name: str, parts: Sequence[schema.Dataset]) -> schema.Dataset:
     *map(np.concatenate, zip(*(part.frames for part in parts), strict=True))
   )
   end = np.cumsum([len(part.frames.town) for part in parts])
+  labels = {part.labels for part in parts}
   return schema.Dataset(
     name,
     frames,
+    dict(collections.ChainMap(*(dict(part.rigs) for part in parts))),
     Reader(tuple(parts), end),
+    labels.pop() if len(labels) == 1 else None,
     np.concatenate(queries) if named else None,
   )

@@ -32,6 +32,7 @@ from PIL import Image
 
 from i2ploc.errors import InputError
 from i2ploc.geometry import fisheye
+from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import panorama
 from i2ploc.geometry import rigid
 from input_pipeline import schema
@@ -90,8 +91,8 @@ def load(
     maps_dir: where the maps that submaps are cut from are made and kept.
 
   Returns:
-    A dataset; every sequence is a town of its own. `read` gives a panorama
-    with intrinsics in pixels per radian, see `i2ploc.geometry.panorama`.
+    A dataset; every sequence is a town of its own. Panoramas have an
+    equirectangular lens, see `i2ploc.geometry.panorama`.
 
   Raises:
     MissingFileError: a folder, calibration or pose file is missing.
@@ -169,10 +170,13 @@ def _load_drive(
     scans=scans,
     world_from_lidar=poses,
     times=times or None,
-    intrinsics=stitcher.intrinsics if stitcher else rig.intrinsics,
-    camera_from_lidar=stitcher.panorama_from_lidar
+    rig=stitcher.rig
     if stitcher
-    else rig.camera_from_lidar,
+    else schema.Rig(
+      lens_lib.Lens('pinhole', rig.intrinsics),
+      kitti_files.image_size(images.values()),
+      rig.camera_from_lidar,
+    ),
   )
   return drive, found[-1]
 
@@ -192,15 +196,13 @@ class Stitcher:
   """Makes panoramas of pairs of fisheye images; plain data, hence picklable.
 
   Attributes:
-    intrinsics: [3, 3] of the panorama, pixels per radian.
-    panorama_from_lidar: [4, 4].
+    rig: of the panoramas.
     image_size: (H, W) of the fisheye images, pixels.
     shrink: they are averaged down by this much before they are sampled.
     seams: in the shrunken images.
   """
 
-  intrinsics: np.ndarray
-  panorama_from_lidar: np.ndarray
+  rig: schema.Rig
   image_size: tuple[int, int]
   shrink: int
   seams: panorama.Seams
@@ -261,8 +263,13 @@ def make_stitcher(rig: kitti360_files.Rig, size: tuple[int, int]) -> Stitcher:
       half_view=_HALF_VIEW,
     )
   return Stitcher(
-    intrinsics=panorama.sphere_intrinsics(size),
-    panorama_from_lidar=panorama_from_imu @ rig.imu_from_lidar,
+    rig=schema.Rig(
+      lens_lib.Lens(
+        'equirectangular', panorama.sphere_intrinsics(size).astype(np.float64)
+      ),
+      tuple(size),
+      panorama_from_imu @ rig.imu_from_lidar,
+    ),
     image_size=rig.image_sizes[0],
     shrink=shrink,
     seams=jax.tree.map(np.asarray, seams),
@@ -304,7 +311,6 @@ class Reader:
     poses = self.files.drives[index].world_from_lidar
     if 'image' in what and self.stitcher:
       sample['image'] = self.stitcher(self._fisheye_images(index, frame))
-      sample['intrinsics'] = self.stitcher.intrinsics.astype(np.float32)
     if 'points' in what and self.maps:
       submap = self.maps[index].crop(poses[frame])
       for name in _listed(self.without):

@@ -11,8 +11,10 @@ KITTI's projection matrices count pixels from the centre of the top-left pixel.
 convention; nothing else does.
 """
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import datetime
 import pathlib
 
@@ -26,6 +28,8 @@ POINT_RULES = ('non-finite', 'range 0')  # why a point is dropped
 _BYTES_PER_POINT = 16
 # Printed digits leave 1e-6; a wrong row or a transposed file leaves 1e-1.
 _ROTATION_TOLERANCE = 1e-3
+# Pillow's PNG plugin reports broken chunks as SyntaxError.
+_UNREADABLE = (OSError, SyntaxError, ValueError)
 
 
 class Dropped:
@@ -177,12 +181,19 @@ def read_image(path: pathlib.Path) -> np.ndarray:
       return np.array(image.convert('RGB'))
   except FileNotFoundError:
     raise
-  # Pillow's PNG plugin reports broken chunks as SyntaxError.
-  except (OSError, SyntaxError, ValueError) as error:
+  except _UNREADABLE as error:
     raise InputError(
       f'{path}: the image does not decode ({error}); download it again, or '
       'delete it: a missing image is allowed.'
     ) from error
+
+
+def image_size(files: Iterable[pathlib.Path]) -> tuple[int, int] | None:
+  """(H, W) of the first image whose header is whole; nothing is decoded."""
+  for path in files:
+    with contextlib.suppress(*_UNREADABLE), PIL.Image.open(path) as image:
+      return image.height, image.width
+  return None
 
 
 def read_calibration(

@@ -22,6 +22,7 @@ from absl import logging
 import numpy as np
 
 from i2ploc.errors import MissingFileError
+from i2ploc.geometry import lens as lens_lib
 from input_pipeline import schema
 from input_pipeline.readers import drive as drive_lib
 from input_pipeline.readers import kitti_files
@@ -129,8 +130,11 @@ def _load_sequence(
     scans=scans,
     world_from_lidar=dict(enumerate(world_from_lidar)),
     times=times or None,
-    intrinsics=intrinsics,
-    camera_from_lidar=camera_from_camera0 @ camera0_from_lidar,
+    rig=schema.Rig(
+      lens_lib.Lens('pinhole', intrinsics),
+      kitti_files.image_size(images.values()),
+      camera_from_camera0 @ camera0_from_lidar,
+    ),
   )
 
 

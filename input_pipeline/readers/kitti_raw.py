@@ -25,6 +25,7 @@ import numpy as np
 
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
+from i2ploc.geometry import lens as lens_lib
 from input_pipeline import schema
 from input_pipeline.readers import drive as drive_lib
 from input_pipeline.readers import kitti_files
@@ -112,8 +113,11 @@ def _load_drive(folder: pathlib.Path, camera: int) -> drive_lib.Drive:
     scans=scans,
     world_from_lidar=poses,
     times=times or None,
-    intrinsics=intrinsics,
-    camera_from_lidar=camera_from_lidar,
+    rig=schema.Rig(
+      lens_lib.Lens('pinhole', intrinsics),
+      kitti_files.image_size(images.values()),
+      camera_from_lidar,
+    ),
   )
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import lens as lens_lib
+from input_pipeline import schema
 from input_pipeline.readers import kitti_files
 from input_pipeline.readers import tum_files
 
@@ -44,7 +45,8 @@ class Recording:
     depths: F files, or None.
     has_image: [F] bool, the colour image is there.
     has_depth: [F] bool.
-    lens: of both, depth being registered to colour.
+    rig: of both, depth being registered to colour; `image_size` is None if no
+      colour image is there.
   """
 
   name: str
@@ -54,7 +56,7 @@ class Recording:
   depths: tuple[pathlib.Path | None, ...]
   has_image: np.ndarray
   has_depth: np.ndarray
-  lens: lens_lib.Lens
+  rig: schema.Rig
 
   def read(
     self, row: int, what: Sequence[str] = ('image', 'depth')
@@ -66,9 +68,8 @@ class Recording:
       what: a subset of ('image', 'depth').
 
     Returns:
-      intrinsics float32 [3, 3]; as asked for, image uint8 [H, W, 3] and depth
-      float32 [H, W], metres along the optical axis, 0 where nothing was
-      measured.
+      As asked for, image uint8 [H, W, 3] and depth float32 [H, W], metres
+      along the optical axis, 0 where nothing was measured.
 
     Raises:
       InputError: the frame has no such image, or it is damaged.
@@ -83,7 +84,7 @@ class Recording:
           f'Frame {row} of {self.name} has no {name}; select rows by '
           f'has_{name}.'
         )
-    sample = {'intrinsics': self.lens.intrinsics.astype(np.float32)}
+    sample = {}
     if 'image' in what:
       sample['image'] = kitti_files.read_image(self.images[row])
     if 'depth' in what:
@@ -136,15 +137,17 @@ def load(
   rows = np.flatnonzero(posed)
   images = tuple(images[i] for i in rows)
   depths = tuple(depths[i] for i in rows)
+  has_image = _present(root.name, 'colour', images)
+  present = [images[i] for i in np.flatnonzero(has_image)]
   return Recording(
     name=root.name,
     timestamp=times[rows],
     world_from_camera=world_from_camera[rows],
     images=images,
     depths=depths,
-    has_image=_present(root.name, 'colour', images),
+    has_image=has_image,
     has_depth=_present(root.name, 'depth', depths),
-    lens=lens,
+    rig=schema.Rig(lens, kitti_files.image_size(present)),
   )
 
 

@@ -13,15 +13,14 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
-from PIL import Image
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import resizing
 from input_pipeline import pairing
 from input_pipeline import readings
 from input_pipeline import schema
 from input_pipeline.synthetic_city import detections as detections_lib
 
-CACHE_BYTES = 1 << 30
 Tokenize = Callable[[Sequence[str]], np.ndarray]
 
 
@@ -80,30 +79,32 @@ class Crops:
       raise InputError(f'per_image={per_image}: expected objects per image')
     self.dataset, self.image_size = dataset, tuple(image_size)
     self._per_image, self._min_pixels = per_image, min_pixels
-    self._detect = functools.partial(
-      detections_lib.detect,
-      min_pixels=min_pixels,
-      min_side=min_side,
-      min_share=min_share,
+    self._limits = dict(
+      min_pixels=min_pixels, min_side=min_side, min_share=min_share
     )
-    count = CACHE_BYTES // (3 * self.image_size[0] * self.image_size[1])
-    self.frame = functools.lru_cache(maxsize=count)(self._frame)
+    self._memory = readings.memory(dataset)
     self.landmarks = functools.cache(self._landmarks)
 
-  def _frame(self, row: int) -> tuple[np.ndarray, detections_lib.Detections]:
+  def frame(self, row: int) -> tuple[np.ndarray, detections_lib.Detections]:
     """The image uint8 [H, W, 3] of a row, and what it shows."""
-    reading = self.dataset.read(int(row), ('image', 'labels', 'objects'))
+    limits = tuple(self._limits.values())
+    entry = self._memory.get(
+      ('objects', self.image_size, limits, int(row)),
+      lambda: self._prepare(int(row)),
+    )
+    columns = {k: v for k, v in entry.items() if k != 'image'}
+    return entry['image'], detections_lib.Detections(**columns)
+
+  def _prepare(self, row: int) -> readings.Batch:
+    reading = self.dataset.read(row, ('image', 'labels', 'objects'))
     image = np.asarray(reading['image'])
-    found = self._detect(reading['image_instance'], reading['objects'])
-    if image.shape[:2] != self.image_size:
-      scale = np.divide(self.image_size, image.shape[:2])[[1, 0, 1, 0]]
-      found = found._replace(box=(found.box * scale).astype(np.float32))
-      image = np.asarray(
-        Image.fromarray(image).resize(
-          self.image_size[::-1], Image.Resampling.BICUBIC
-        )
-      )
-    return image, found
+    found = detections_lib.detect(
+      reading['image_instance'], reading['objects'], **self._limits
+    )
+    scale = np.divide(self.image_size, image.shape[:2])[[1, 0, 1, 0]]
+    found = found._replace(box=(found.box * scale).astype(np.float32))
+    resized = resizing.resize_image(image, self.image_size)
+    return {'image': resized} | found._asdict()
 
   def _landmarks(self, town: str) -> detections_lib.Landmarks:
     """See `detections.landmarks`."""

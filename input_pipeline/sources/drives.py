@@ -17,8 +17,9 @@ from PIL import Image
 
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
-from i2ploc.geometry import camera
+from i2ploc.geometry import resizing
 from input_pipeline import batches as batches_lib
+from input_pipeline import datasets
 from input_pipeline import pairing
 from input_pipeline import readings
 from input_pipeline import schema
@@ -34,15 +35,14 @@ OVERVIEW_MARGIN = 60.0  # metres around the drives
 
 
 class Split:
-  """One split of a dataset: a frame table, protocols and batches.
+  """One split of a dataset: its frames, calibration and batches.
 
   Attributes:
     dataset: the readings.
     frames: its frame table.
-    queries: see `schema.Dataset`.
+    queries: [F] bool, the frames that ask, see `schema.Dataset`; or None.
+    labels: what its labels mean; None without labels.
     image_size: (H, W), pixels, of every image it delivers.
-    moving: ids of the classes that move, () for data without labels.
-    movable: these, and parked cars.
   """
 
   def __init__(
@@ -52,14 +52,13 @@ class Split:
     image_size: tuple[int, int],
     num_points: int,
     frustum: float | None,
-    labelled: bool,
   ):
     """Wraps `dataset`; see `Source` for the arguments."""
     self.dataset = dataset
-    self.frames, self.queries = dataset.frames, dataset.queries
+    self.frames = dataset.frames
+    self.queries = dataset.queries
+    self.labels = dataset.labels
     self.image_size = image_size
-    self.moving = schema.MOVING if labelled else ()
-    self.movable = schema.MOVABLE if labelled else ()
     self._num_points = num_points
     self._frustum = frustum
 
@@ -75,7 +74,7 @@ class Split:
     batch_size: int,
     all_around: bool = False,
   ) -> Iterator[readings.Batch]:
-    """The readings of `rows` in order, see `pipeline.read_batches`.
+    """The readings of `rows` in order, see `batches.read_batches`.
 
     Args:
       rows: [N] rows of the frame table.
@@ -87,7 +86,7 @@ class Split:
     if all_around and frustum:
       num_points = math.ceil(num_points * math.pi / frustum)
       frustum = None
-    batches = batches_lib.read_batches(
+    return batches_lib.read_batches(
       self.dataset,
       rows,
       what=what,
@@ -96,41 +95,21 @@ class Split:
       num_points=num_points,
       frustum=frustum,
     )
-    for batch in batches:
-      if 'intrinsics' not in batch:
-        cameras = [
-          self._camera(self.frames.drive[i]) for i in batch['points_index']
-        ]
-        batch['intrinsics'] = np.stack(cameras)
-      yield batch
 
-  def rig(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """Intrinsics [3, 3] at `image_size` and camera_from_lidar [4, 4]."""
-    motion = self.dataset.read(int(row), ('points',))['camera_from_lidar']
-    return self._camera(self.frames.drive[row]), motion
+  def rig(self, row: int) -> schema.Rig:
+    """The sensors of a row's drive, for images of `image_size`.
 
-  @functools.cache  # noqa: B019  a split lives as long as the program
-  def _camera(self, drive: str) -> np.ndarray:
-    """Intrinsics [3, 3] of the camera that a drive's scans are matched with."""
-    has_image = self.frames.has_image
-    rows = np.flatnonzero(has_image & (self.frames.drive == drive))
-    rows = rows if len(rows) else np.flatnonzero(has_image)
-    if not len(rows):
-      raise InputError(
-        f'{self.dataset.name} has no image, so no camera: a LiDAR tower needs'
-        ' to know what the queries will see.'
-      )
-    batch = next(
-      batches_lib.read_batches(
-        self.dataset,
-        rows[:1],
-        what=('image',),
-        batch_size=1,
-        image_size=self.image_size,
-        num_points=1,
-      )
-    )
-    return batch['intrinsics'][0]
+    A drive without images has the camera of the first drive with some: that
+    with which its scans are compared.
+
+    Raises:
+      InputError: there are no images at all.
+    """
+    found = readings.matching_rig(self.dataset, str(self.frames.drive[row]))
+    lens = found.lens
+    if lens is not None:
+      lens = resizing.resize_lens(lens, found.image_size, self.image_size)
+    return found._replace(lens=lens, image_size=self.image_size)
 
 
 class Source:
@@ -162,17 +141,17 @@ class Source:
     """Reads nothing yet.
 
     Args:
-      name: of the dataset, see `pipeline.load`.
+      name: of the dataset, see `datasets.load`.
       data_dir: where it lies; None for TFDS_DATA_DIR or ~/.cache/i2ploc/data.
       train: the split to learn from, in the dataset's own terms; '' for none.
       validation: the split that chooses the checkpoint; '' for none.
       test: the split that is reported and mapped.
       image_size: (H, W), pixels.
       num_points: P, points per cloud.
-      frustum: radians, see `pipeline.train_batches`; 0 keeps all around.
-      cross_drive: see `pipeline.train_batches`.
-      max_offset: see `pipeline.train_batches`.
-      town_run: see `pipeline.train_batches`.
+      frustum: radians, see `batches.train_batches`; 0 keeps all around.
+      cross_drive: see `batches.train_batches`.
+      max_offset: see `batches.train_batches`.
+      town_run: see `batches.train_batches`.
       crops: what `crops` takes of images; None where it is not called.
       detector: how well `places` sees objects; likewise.
       **options: what the dataset's own `load` takes.
@@ -188,7 +167,6 @@ class Source:
       num_points=num_points,
       frustum=frustum or None,
     )
-    self._labelled = name == 'synthetic_city'
     self._pairing = dict(
       cross_drive=cross_drive, max_offset=max_offset, town_run=town_run
     )
@@ -211,16 +189,16 @@ class Source:
       raise InputError(
         f'{self.name}: the config names no {role} split; set data.{role}.'
       )
-    dataset = batches_lib.load(
+    dataset = datasets.load(
       self.name,
       split=self._splits[role],
       data_dir=self._data_dir,
       **self._options,
     )
-    return Split(dataset, labelled=self._labelled, **self._form)
+    return Split(dataset, **self._form)
 
   def train_batches(self, batch_size: int, seed: int) -> grain.DatasetIterator:
-    """Endless shuffled training pairs, see `pipeline.train_batches`."""
+    """Endless shuffled training pairs, see `batches.train_batches`."""
     return batches_lib.train_batches(
       self.split('train').dataset,
       batch_size=batch_size,
@@ -236,17 +214,17 @@ class Source:
     Raises:
       InputError: the dataset lists no objects, or the config names no crops.
     """
-    if not self._labelled or self._crops is None:
+    dataset = self.split(role).dataset
+    if dataset.labels is None or self._crops is None:
       raise InputError(
         f'{self.name}: crops need a dataset that lists objects '
         '(synthetic_city), and data.crops.'
       )
-    dataset = self.split(role).dataset
     return crops_lib.Crops(dataset, self.image_size, **self._crops)
 
   @functools.cache  # noqa: B019  likewise
   def places(self) -> list[rgbd.Place]:
-    """The towns of the test split with their objects, see `object_places`."""
+    """Towns of the test split with their objects, see `rgbd.town_places`."""
     split = self.split('test')
     return rgbd.town_places(
       split.dataset,
@@ -288,15 +266,16 @@ class Source:
       if intrinsics:
         fx, fy, cx, cy = intrinsics
         matrix = np.asarray([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float32)
-        matrix = camera.resize_intrinsics(matrix, size, self.image_size)
+        matrix = resizing.resize_intrinsics(matrix, size, self.image_size)
       else:
         _check_aspect(path, size, self.image_size)
         matrix = map_intrinsics
-      resized = image.resize(self.image_size[::-1], Image.Resampling.BILINEAR)
       yield (
         path,
         {
-          'image': np.asarray(resized)[None],
+          'image': resizing.resize_image(np.asarray(image), self.image_size)[
+            None
+          ],
           'intrinsics': np.asarray(matrix, np.float32)[None],
         },
       )

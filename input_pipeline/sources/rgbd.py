@@ -83,7 +83,7 @@ def town_places(
   dataset: schema.Dataset,
   crops: crops_lib.Crops,
   protocols: Sequence[pairing.Protocol],
-  rig: Callable[[int], tuple[np.ndarray, np.ndarray]],
+  rig: Callable[[int], schema.Rig],
   *,
   edge: float,
   missed: float,
@@ -95,14 +95,14 @@ def town_places(
     dataset: labelled.
     crops: of it.
     protocols: of it; those named 'cross' count.
-    rig: row to intrinsics [3, 3] at the crops' size and camera_from_lidar.
+    rig: row to its sensors, for images of the crops' size.
     edge: see `detections.with_noise`.
     missed: likewise.
     seed: of this noise, which depends on nothing else than the row.
   """
 
   def shots(rows):
-    intrinsics, camera_from_lidar = rig(int(rows[0]))
+    sensors = rig(int(rows[0]))
     frames = dataset.frames.take(rows)
 
     def labels(i):
@@ -113,13 +113,10 @@ def town_places(
       )
 
     return Shots(
-      names=tuple(
-        f'{drive}_{frame:06d}.png'.replace('/', '_')
-        for drive, frame in zip(frames.drive, frames.frame, strict=True)
-      ),
-      world_from_camera=frames.world_from_lidar
-      @ np.linalg.inv(camera_from_lidar.astype(np.float64)),
-      lens=lens_lib.Lens('pinhole', np.asarray(intrinsics, np.float64)),
+      names=tuple(f'{name}.png' for name in frames.name),
+      world_from_camera=frames.world_from_body
+      @ np.linalg.inv(sensors.camera_from_body),
+      lens=sensors.lens,
       image_size=crops.image_size,
       blocks=frames.frame // _BLOCK_FRAMES,
       has_image=frames.has_image,
@@ -194,6 +191,11 @@ class RgbdSource:
     """
     lens = tum_files.load_lens(self._root / self._lens) if self._lens else None
     recording = tum_rgbd.load(self._root, lens=lens)
+    if recording.rig.image_size not in (None, self.image_size):
+      raise InputError(
+        f'{self._root} has images of {list(recording.rig.image_size)} pixels, '
+        f'but data.image_size is {list(self.image_size)}.'
+      )
     return [
       Place(
         self.name,
@@ -215,7 +217,7 @@ class RgbdSource:
     return Shots(
       names=tuple(recording.images[i].name for i in rows),
       world_from_camera=recording.world_from_camera[rows],
-      lens=recording.lens,
+      lens=recording.rig.lens,
       image_size=self.image_size,
       blocks=(recording.timestamp[rows] // _BLOCK_SECONDS).astype(np.int64),
       has_image=recording.has_image[rows],

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline import schema
+from input_pipeline.synthetic_city import labels as labels_lib
 from input_pipeline.synthetic_city import primitives
 
 # Of LiDAR returns, per material.
@@ -82,7 +82,7 @@ class Assembly:
       yaw: radians.
       material: a name of primitives.MATERIALS.
       color: albedo, 0..1.
-      semantic: a name of schema.CLASSES.
+      semantic: a name of `labels.CLASSES`.
       instance: a number from `thing`.
       seed: of the texture; 0 takes it from the instance.
     """
@@ -97,7 +97,7 @@ class Assembly:
         tuple(color),
         _REFLECTIVITY[material],
         (seed or instance * 2654435761) % 2**32,
-        schema.CLASSES.index(semantic),
+        labels_lib.CLASSES.index(semantic),
         instance,
       )
     )

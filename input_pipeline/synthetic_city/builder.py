@@ -31,8 +31,10 @@ import tensorflow_datasets as tfds
 
 from i2ploc import files
 from i2ploc.errors import InputError
+from i2ploc.geometry import lens as lens_lib
 from input_pipeline import schema
 from input_pipeline.synthetic_city import generate
+from input_pipeline.synthetic_city import labels as labels_lib
 from input_pipeline.synthetic_city import records
 from input_pipeline.synthetic_city import rig
 from input_pipeline.synthetic_city import splits
@@ -201,7 +203,19 @@ def load(
   name = f'synthetic_city/{chosen.name}/{split}'
   if num_towns is not None:
     frames = _first_towns(frames, num_towns, name)
-  return schema.Dataset(name, frames, read)
+  rigs = dict.fromkeys(frames.drive.tolist(), _rig(chosen))
+  labels = schema.Labels(
+    labels_lib.CLASSES, labels_lib.MOVING, labels_lib.MOVABLE
+  )
+  return schema.Dataset(name, frames, rigs, read, labels)
+
+
+def _rig(chosen: Variant) -> schema.Rig:
+  """The sensors of every drive of a variant."""
+  mounted = rig.find_camera(chosen.size, chosen.camera, chosen.setup)
+  model = 'equirectangular' if mounted.kind == 'panorama' else mounted.kind
+  lens = lens_lib.Lens(model, mounted.intrinsics)
+  return schema.Rig(lens, mounted.shape, mounted.camera_from_lidar)
 
 
 def _parse(text: str) -> tuple[str, int | None]:
@@ -327,7 +341,8 @@ def _load_frames(root: pathlib.Path, split: str) -> schema.FrameTable:
   with np.load(root / 'frames.npz') as archive:
     columns = [archive[f'{split}.{name}'] for name in _COLUMNS]
   present = np.ones(len(columns[0]), bool)
-  return schema.FrameTable(*columns, present, present)
+  names = schema.frame_names(*columns[1:3])
+  return schema.FrameTable(*columns, present, present, names)
 
 
 def _make_read(
@@ -360,12 +375,9 @@ def _make_read(
 
 def _reading(record, decode, directions, what: tuple[str, ...]) -> dict:
   """What the schema promises, from a record of encoded columns."""
-  reading = {
-    'camera_from_lidar': record['camera_from_lidar'].astype(np.float32)
-  }
+  reading = {}
   if 'image' in what:
     reading['image'] = decode('image')
-    reading['intrinsics'] = record['intrinsics'].astype(np.float32)
   hit = None
   if 'points' in what:
     distance = decode('range')

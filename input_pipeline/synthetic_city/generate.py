@@ -19,6 +19,7 @@ import itertools
 import multiprocessing
 import os
 import pathlib
+import re
 from typing import Any
 from typing import NamedTuple
 
@@ -53,12 +54,24 @@ def fingerprint(size: str) -> str:
 @functools.cache
 def _code() -> str:
   """Digest of the generator's sources, the same as long as the process runs."""
-  here = pathlib.Path(__file__).parent
   digest = hashlib.sha256()
-  for path in [here.parent / 'schema.py', *sorted(here.glob('*.py'))]:
-    if path.name != 'builder.py':
-      digest.update(essence(path.read_text()).encode())
+  for path in sources():
+    digest.update(essence(path.read_text()).encode())
   return digest.hexdigest()
+
+
+def sources() -> list[pathlib.Path]:
+  """This file and those of the package that it imports, directly or not."""
+  here = pathlib.Path(__file__)
+  found, left = set(), {here.stem}
+  while left:
+    found |= left
+    text = '\n'.join(here.with_stem(name).read_text() for name in left)
+    imported = re.findall(
+      rf'^from {re.escape(__package__)} import (\w+)', text, re.MULTILINE
+    )
+    left = {*imported} - found
+  return [here.with_stem(name) for name in sorted(found)]
 
 
 def essence(source: str) -> str:

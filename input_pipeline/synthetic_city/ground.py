@@ -12,12 +12,12 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from input_pipeline import schema
+from input_pipeline.synthetic_city import labels as labels_lib
 from input_pipeline.synthetic_city import patterns
 from input_pipeline.synthetic_city import selection
 
 _ROAD, _PAVEMENT, _OPEN = (
-  schema.CLASSES.index(name) for name in ('road', 'pavement', 'ground')
+  labels_lib.CLASSES.index(name) for name in ('road', 'pavement', 'ground')
 )
 
 

@@ -14,8 +14,8 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from input_pipeline import schema
 from input_pipeline.synthetic_city import ground as ground_lib
+from input_pipeline.synthetic_city import labels as labels_lib
 from input_pipeline.synthetic_city import patterns
 from input_pipeline.synthetic_city import raycast
 from input_pipeline.synthetic_city import selection
@@ -24,7 +24,7 @@ from input_pipeline.synthetic_city import terrain as terrain_lib
 from input_pipeline.synthetic_city import textures
 
 SHADOW_REACH = 90.0  # metres; beyond, everything that faces the sun is lit
-_SKY = schema.CLASSES.index('sky')
+_SKY = labels_lib.CLASSES.index('sky')
 
 
 class World(NamedTuple):

@@ -45,7 +45,7 @@ class Primitives(NamedTuple):
     color: [N, 3] float32, albedo in 0..1 (linear).
     reflectivity: [N] float32, LiDAR intensity factor in 0..1.
     seed: [N] uint32, of the texture.
-    semantic: [N] uint8, index into schema.CLASSES.
+    semantic: [N] uint8, index into `labels.CLASSES`.
     instance: [N] int32, 0 for none; several shapes may share one (a car's
       body and cabin).
   """

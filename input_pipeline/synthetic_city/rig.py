@@ -154,6 +154,13 @@ def make_panorama(size: str) -> Camera:
   return Camera('panorama', (height, width), intrinsics, _mount(0.0), tile)
 
 
+def find_camera(size: str, camera: str, setup: str) -> Camera:
+  """The camera of images: a panorama, or the pinhole of a setup."""
+  if camera == 'panorama':
+    return make_panorama(size)
+  return make_camera(size, optics=SETUPS[setup].optics)
+
+
 def make_lidar(size: str, setup: str = 'kitti') -> Lidar:
   """The LiDAR of a setup of SETUPS at a size of SIZES."""
   _, (beams, columns), _, tile = _size(size)

@@ -199,11 +199,7 @@ def make_renderer(
     InputError: for an unknown size, camera or setup.
   """
   optics = rig.find_setup(setup, camera).optics
-  cameras = {
-    'image': rig.make_panorama(size)
-    if camera == 'panorama'
-    else rig.make_camera(size, optics=optics)
-  }
+  cameras = {'image': rig.find_camera(size, camera, setup)}
   cameras |= {
     f'image_{i}': rig.make_camera(size, yaw, optics)
     for i, yaw in enumerate(yaws, 1)

@@ -12,7 +12,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from input_pipeline import schema
+from input_pipeline.synthetic_city import labels as labels_lib
 from input_pipeline.synthetic_city import patterns
 from input_pipeline.synthetic_city import primitives as primitives_lib
 from input_pipeline.synthetic_city import raycast
@@ -285,7 +285,7 @@ def snow_over(
 ) -> patterns.Paint:
   """Snow on what faces up and stays where it is."""
   lies = jnp.clip(3.0 * normal[2] - 0.8, 0.0, 1.0) * snow
-  moving = np.isin(np.arange(len(schema.CLASSES)), schema.MOVING)
+  moving = np.isin(np.arange(len(labels_lib.CLASSES)), labels_lib.MOVING)
   lies = jnp.where(jnp.asarray(moving)[semantic], 0.2 * lies, lies)
   return paint._replace(
     albedo=patterns.mix(paint.albedo, (0.8, 0.82, 0.86), lies),

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline import schema
 from input_pipeline.synthetic_city import assembly
+from input_pipeline.synthetic_city import labels as labels_lib
 from input_pipeline.synthetic_city import primitives
 
 FIRST_INSTANCE = 1 << 20  # of movables; towns number their things below
@@ -244,4 +244,4 @@ def place(
 
 def is_moving(semantic: np.ndarray) -> np.ndarray:
   """Which classes [...] are of things that move."""
-  return np.isin(semantic, schema.MOVING)
+  return np.isin(semantic, labels_lib.MOVING)

@@ -185,7 +185,7 @@ class Frames(NamedTuple):
   drive: np.ndarray
   frame: np.ndarray
   timestamp: np.ndarray
-  world_from_lidar: np.ndarray
+  world_from_body: np.ndarray
 
 
 class SaveTest(absltest.TestCase):
@@ -199,7 +199,7 @@ class SaveTest(absltest.TestCase):
       drive=np.array(['a/b'] * 5 + ['c'] * 4),
       frame=np.arange(9) + 100,
       timestamp=np.arange(9.0),
-      world_from_lidar=poses,
+      world_from_body=poses,
     )
     rows = np.array([0, 1, 2, 3, 4, 5])
     codes = np.eye(9, dtype=np.float32)

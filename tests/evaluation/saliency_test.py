@@ -19,8 +19,7 @@ MASK = np.asarray([True, True, False])
 class Street:
   """Images of two tokens and scans of two and a masked third, all alike."""
 
-  moving = (CAR,)
-  movable = (CAR,)
+  labels = SimpleNamespace(moving=(CAR,), movable=(CAR,))
 
   def batches(self, rows, what, size):
     del rows, what, size
@@ -82,7 +81,7 @@ class SaliencySharesTest(absltest.TestCase):
 
   def test_says_nothing_about_data_without_labels(self):
     street = Street()
-    street.movable = ()
+    street.labels = None
     self.assertEmpty(
       list(saliency.saliency_shares(street, QUESTIONS, DESCRIBE, 'x'))
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from i2ploc.geometry import camera
 from i2ploc.geometry import panorama
+from i2ploc.geometry import resizing
 
 HEIGHT, WIDTH = 40, 120
 INTRINSICS = np.asarray(
@@ -79,45 +80,6 @@ class ProjectionTest(parameterized.TestCase):
       np.testing.assert_allclose(pixels[i], alone, rtol=1e-6)
 
 
-class ResizeTest(parameterized.TestCase):
-  @parameterized.parameters(((20, 60),), ((80, 240),), ((37, 55),))
-  def test_a_point_keeps_its_relative_position(self, to_size):
-    points = np.random.default_rng(3).uniform(1, 9, (30, 3)).astype(np.float32)
-    resized = camera.resize_intrinsics(
-      jnp.asarray(INTRINSICS), (HEIGHT, WIDTH), to_size
-    )
-    before, _ = camera.project(INTRINSICS, points)
-    after, _ = camera.project(resized, points)
-    np.testing.assert_allclose(
-      after / np.asarray(to_size[::-1]),
-      before / np.asarray((WIDTH, HEIGHT)),
-      rtol=1e-5,
-    )
-    np.testing.assert_allclose(resized[2], [0, 0, 1])
-
-  def test_half_an_image_moves_a_drawn_point_with_its_pixels(self):
-    # Draws a point into a block of 2 x 2 pixels and averages it down: its
-    # centre of mass must be where the resized camera projects it. Intrinsics
-    # counted from pixel CENTRES would be half a pixel off.
-    block = np.zeros((HEIGHT, WIDTH))
-    block[10:12, 30:32] = 1
-    center = np.asarray([31.0, 11.0])  # of pixel centres 30.5, 31.5 ...
-    small = block.reshape(HEIGHT // 2, 2, WIDTH // 2, 2).mean((1, 3))
-    row, column = np.argwhere(small == 1).squeeze()
-    point = 4.0 * camera.bearings(INTRINSICS, center)
-    resized = camera.resize_intrinsics(
-      jnp.asarray(INTRINSICS), (HEIGHT, WIDTH), (HEIGHT // 2, WIDTH // 2)
-    )
-    found, _ = camera.project(resized, point)
-    np.testing.assert_allclose(found, [column + 0.5, row + 0.5], atol=1e-4)
-
-  def test_there_and_back_is_nothing(self):
-    sizes = (HEIGHT, WIDTH), (224, 768)
-    there = camera.resize_intrinsics(jnp.asarray(INTRINSICS), *sizes)
-    back = camera.resize_intrinsics(there, *sizes[::-1])
-    np.testing.assert_allclose(back, INTRINSICS, rtol=1e-6)
-
-
 class AzimuthTest(parameterized.TestCase):
   def test_signs_and_the_whole_circle(self):
     points = jnp.asarray(
@@ -165,7 +127,7 @@ class AzimuthTest(parameterized.TestCase):
       pixels = np.stack([(np.arange(8) + 0.5) * WIDTH / 8, np.full(8, row)], -1)
       rays = panorama.bearings(matrix, pixels)
       np.testing.assert_allclose(camera.azimuth(rays), columns, atol=1e-5)
-    resized = camera.resize_intrinsics(jnp.asarray(matrix), size, (20, 64))
+    resized = resizing.resize_intrinsics(matrix, size, (20, 64))
     found = camera.column_azimuth(resized, 64, 8, **named)
     np.testing.assert_allclose(found, columns, atol=1e-5)
 

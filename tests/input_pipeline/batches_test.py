@@ -5,16 +5,21 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from i2ploc.geometry import lens as lens_lib
 from input_pipeline import batches as batches_lib
+from input_pipeline import datasets
 from input_pipeline import readings
 from input_pipeline import schema
 
 _LENGTH = 20
 _SIZE = (16, 40)
-# Camera looks along the LiDAR's x axis.
-_CAMERA_FROM_LIDAR = np.array(
-  [[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]], np.float32
+_RIG = schema.Rig(
+  lens_lib.Lens('pinhole', np.array([[50.0, 0, 40], [0, 60, 16], [0, 0, 1]])),
+  (32, 80),
 )
+
+
+_PLACE = ('position', 'heading', 'town', 'index')
 
 
 def _frames(towns=3):
@@ -30,7 +35,14 @@ def _frames(towns=3):
   poses[:, 1, 3] = [float(name.endswith('_1')) for name in drive]
   present = np.ones(len(rows), bool)
   return schema.FrameTable(
-    town, drive, frame, timestamp, poses, present, present.copy()
+    town,
+    drive,
+    frame,
+    timestamp,
+    poses,
+    present,
+    present.copy(),
+    schema.frame_names(drive, frame),
   )
 
 
@@ -41,17 +53,19 @@ def _read(row, what):
   points[:, 3] = row / 1000
   return {
     'image': np.full((32, 80, 3), row, np.uint8),
-    'intrinsics': np.array([[50, 0, 40], [0, 60, 16], [0, 0, 1]], np.float32),
     'points': points,
-    'camera_from_lidar': _CAMERA_FROM_LIDAR,
     'image_semantic': np.full((32, 80), row % 7, np.uint8),
     'points_semantic': (points[:, 0] > 0).astype(np.uint8),
   }
 
 
 def _dataset(**changes):
+  frames = _frames()
   return schema.Dataset(
-    'made_up', _frames(), lambda row, what: _read(row, what)
+    'made_up',
+    frames,
+    dict.fromkeys(frames.drive.tolist(), _RIG),
+    lambda row, what: _read(row, what),
   )._replace(**changes)
 
 
@@ -235,6 +249,37 @@ class ReadBatchesTest(absltest.TestCase):
     self.assertNotIn('image', batch)
     self.assertIn('camera_from_lidar', batch)
 
+  def test_scans_alone_carry_the_camera_they_are_compared_with(self):
+    (batch,) = _evaluate(_dataset(), [1, 2], what=('points',))
+    (both,) = _evaluate(_dataset(), [1, 2])
+    for name in ('intrinsics', 'camera_from_lidar'):
+      np.testing.assert_array_equal(batch[name], both[name])
+
+  def test_a_drive_without_images_borrows_a_lens_and_keeps_its_mounting(self):
+    dataset = _dataset()
+    blind = dataset.frames.drive == 't0_0'
+    mounting = np.diag([1.0, -1, -1, 1])
+    rigs = dict(dataset.rigs) | {'t0_0': schema.Rig(None, None, mounting)}
+    frames = dataset.frames._replace(has_image=~blind)
+    (batch,) = _evaluate(
+      dataset._replace(frames=frames, rigs=rigs), [0, 1], what=('points',)
+    )
+    np.testing.assert_array_equal(batch['camera_from_lidar'][0], mounting)
+    np.testing.assert_array_equal(
+      batch['intrinsics'][0], [[25, 0, 20], [0, 30, 8], [0, 0, 1]]
+    )
+    frames = frames._replace(has_image=np.zeros_like(blind))
+    with self.assertRaisesRegex(ValueError, 'made_up has no image, so no cam'):
+      _evaluate(dataset._replace(frames=frames), [0], what=('points',))
+
+  def test_nothing_is_said_of_an_unknown_camera(self):
+    unknown = dict.fromkeys(_dataset().rigs, schema.Rig(None, None))
+    (batch,) = _evaluate(_dataset(rigs=unknown), [1, 2], what=('image',))
+    self.assertCountEqual(
+      batch,
+      ['image', 'mask', *(f'image_{name}' for name in _PLACE)],
+    )
+
   def test_labels_stay_with_their_points_and_pixels(self):
     (batch,) = _evaluate(
       _dataset(),
@@ -289,9 +334,19 @@ class BadInputTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r'drive t0_1, frame 1.*\[4, 4\]'):
       _evaluate(_dataset(read=gray), [21])
 
+  def test_an_image_of_another_size_than_its_camera_is_named(self):
+    def read(row, what):
+      small = np.zeros((16, 40, 3), np.uint8)
+      return _read(row, what) | ({'image': small} if row == 21 else {})
+
+    with self.assertRaisesRegex(
+      ValueError, 'drive t0_1, frame 1: an image of 40x16, .* has 80x32'
+    ):
+      _evaluate(_dataset(read=read), [20, 21])
+
   def test_unknown_names_list_the_known(self):
     with self.assertRaisesRegex(ValueError, "'kity'.*kitti_odometry"):
-      batches_lib.load('kity', split='train', data_dir='/nowhere')
+      datasets.load('kity', split='train', data_dir='/nowhere')
 
 
 if __name__ == '__main__':

@@ -3,10 +3,18 @@
 
 import numpy as np
 
+from i2ploc.geometry import lens as lens_lib
 from input_pipeline import schema
 from input_pipeline.synthetic_city import vehicles
 
 SIZE = (24, 40)
+# The camera is 1 m ahead of the LiDAR and looks along its x axis.
+RIG = schema.Rig(
+  lens_lib.Lens('pinhole', np.diag([20.0, 20, 1])),
+  SIZE,
+  np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, -1], [0, 0, 0, 1]]),
+)
+LABELS = schema.Labels(('void', 'car'), (), (1,))
 CAR = vehicles.FIRST_INSTANCE
 # number: (category, what it is, caption's rest, box, east of the origin)
 THINGS = {
@@ -61,6 +69,7 @@ def dataset(num_frames: int = 4) -> schema.Dataset:
     pose,
     np.ones(count, bool),
     np.ones(count, bool),
+    schema.frame_names(np.repeat(drives, num_frames), frame),
   )
 
   def read(row, what):
@@ -74,4 +83,5 @@ def dataset(num_frames: int = 4) -> schema.Dataset:
     wanted = set(what) | ({'image_instance'} if 'labels' in what else set())
     return {name: value for name, value in reading.items() if name in wanted}
 
-  return schema.Dataset('painted', frames, read)
+  rigs = dict.fromkeys(drives, RIG)
+  return schema.Dataset('painted', frames, rigs, read, LABELS)

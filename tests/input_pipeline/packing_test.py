@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from input_pipeline import batches
+from input_pipeline import datasets
 from input_pipeline import packing
 from input_pipeline import pairing
 from input_pipeline.readers import kitti360
@@ -89,7 +90,7 @@ class PackingTest(parameterized.TestCase):
 
   @classmethod
   def load(cls, split='disjoint:0003', **options):
-    return batches.load(
+    return datasets.load(
       'kitti360',
       split=split,
       data_dir=str(cls.root),
@@ -113,6 +114,13 @@ class PackingTest(parameterized.TestCase):
     found = dict(packing.decode(source[3], ('image', 'points')))
     for name, value in self.dataset.read(3).items():
       np.testing.assert_array_equal(found[name], value)
+    rig = self.dataset.rigs[_NAME]
+    np.testing.assert_array_equal(
+      found['camera_from_lidar'], rig.camera_from_body.astype(np.float32)
+    )
+    np.testing.assert_array_equal(
+      found['intrinsics'], rig.lens.intrinsics.astype(np.float32)
+    )
 
   def test_the_table_is_the_raw_one(self):
     for name, column in self.raw.frames._asdict().items():
@@ -121,6 +129,27 @@ class PackingTest(parameterized.TestCase):
       )
     np.testing.assert_array_equal(self.dataset.queries, self.raw.queries)
     self.assertEqual(list(self.dataset.frames.frame), list(range(_COUNT)))
+
+  def test_columns_are_called_as_ever(self):
+    (own,) = self.packed.glob('kitti360_disjoint_0003-*')
+    with np.load(own / 'frames.npz') as archive:
+      self.assertCountEqual(
+        archive.files,
+        [
+          *('town', 'drive', 'frame', 'timestamp', 'world_from_lidar'),
+          *('has_image', 'has_points', 'units', 'root', 'queries'),
+        ],
+      )
+
+  def test_rigs_are_the_raw_ones(self):
+    rig = self.dataset.rigs[_NAME]
+    self.assertEqual(rig.lens.model, 'equirectangular')
+    self.assertEqual(rig.image_size, (32, 64))
+    expected = self.raw.rigs[_NAME]
+    np.testing.assert_array_equal(rig.lens.intrinsics, expected.lens.intrinsics)
+    np.testing.assert_array_equal(
+      rig.camera_from_body, expected.camera_from_body.astype(np.float32)
+    )
 
   def test_readings_are_the_raw_ones_within_their_units(self):
     for row in range(_COUNT):
@@ -228,7 +257,7 @@ class DamageTest(parameterized.TestCase):
     folder_lib.make_root(self.root)
 
   def load(self):
-    return batches.load(
+    return datasets.load(
       'kitti360',
       split='0003',
       data_dir=str(self.root),
@@ -274,7 +303,7 @@ class DamageTest(parameterized.TestCase):
     other = self.root / 'other'
     other.mkdir()
     with self.assertLogs(level='WARNING') as logs:
-      batches.load(
+      datasets.load(
         'kitti360',
         split='0003',
         data_dir=str(other),
@@ -308,6 +337,7 @@ import signal
 import sys
 from input_pipeline import packing
 from input_pipeline import batches
+from input_pipeline import datasets
 
 packing._ROWS_PER_UNIT = 1
 encode = packing.encode
@@ -319,8 +349,22 @@ def dies(dataset, row):
 
 packing.encode = dies
 root, packed = sys.argv[1:]
-batches.load('kitti_raw', split='all', data_dir=root, packed=packed)
+datasets.load('kitti_raw', split='all', data_dir=root, packed=packed)
 """
+
+
+def assert_same_rigs(found, expected):
+  """The same but for the digits that float32 keeps."""
+  np.testing.assert_equal(found.rigs.keys(), expected.rigs.keys())
+  for drive, rig in expected.rigs.items():
+    own = found.rigs[drive]
+    np.testing.assert_equal(own.image_size, rig.image_size)
+    np.testing.assert_equal(own.lens.model, rig.lens.model)
+    for a, b in (
+      (own.lens.intrinsics, rig.lens.intrinsics),
+      (own.camera_from_body, rig.camera_from_body),
+    ):
+      np.testing.assert_array_equal(a.astype(np.float32), b.astype(np.float32))
 
 
 class EveryReaderTest(parameterized.TestCase):
@@ -335,7 +379,7 @@ class EveryReaderTest(parameterized.TestCase):
   def load(self, name, split, packed=True, **options):
     if packed:
       options['packed'] = str(self.packed)
-    return batches.load(
+    return datasets.load(
       name, split=split, data_dir=str(self.root / 'raw'), **options
     )
 
@@ -344,12 +388,11 @@ class EveryReaderTest(parameterized.TestCase):
     for name, column in expected.frames._asdict().items():
       np.testing.assert_array_equal(getattr(found.frames, name), column)
     np.testing.assert_equal(found.queries, expected.queries)
+    assert_same_rigs(found, expected)
     for row in range(len(expected.frames.frame)):
       a, b = found.read(row), expected.read(row)
       self.assertEqual(a.keys(), b.keys())
-      for name, tolerance in dict(
-        image=2, points=packing.POINT_UNIT, intrinsics=0, camera_from_lidar=0
-      ).items():
+      for name, tolerance in dict(image=2, points=packing.POINT_UNIT).items():
         np.testing.assert_allclose(a[name], b[name], rtol=0, atol=tolerance)
 
   @parameterized.parameters(
@@ -409,13 +452,13 @@ class EveryReaderTest(parameterized.TestCase):
     self, name, split, options
   ):
     root = str(shared.require(f'data/{name}'))
-    raw = batches.load(name, split=split, data_dir=root, **options)
-    found = batches.load(
+    raw = datasets.load(name, split=split, data_dir=root, **options)
+    found = datasets.load(
       name, split=split, data_dir=root, packed=str(self.packed), **options
     )
+    assert_same_rigs(found, raw)
     for row in range(2):
       a, b = found.read(row), raw.read(row)
-      np.testing.assert_array_equal(a['intrinsics'], b['intrinsics'])
       self.assertEqual(a['points'].shape, b['points'].shape)
       error = np.abs(a['points'] - b['points']).max(0)
       self.assertLess(error[:3].max(), packing.POINT_UNIT / 2 + 1e-5)
@@ -424,7 +467,7 @@ class EveryReaderTest(parameterized.TestCase):
       self.assertLess(np.sqrt(np.mean(difference**2)), 2.5)
 
   def test_generated_towns_are_not_packed_again(self):
-    with self.assertRaisesRegex(ValueError, 'packed=.* is for recorded data'):
+    with self.assertRaisesRegex(ValueError, 'packed=.* is for recorded drives'):
       self.load('synthetic_city', 'train', size='tiny')
 
 

@@ -30,11 +30,12 @@ def _table(rows):
     poses,
     present,
     present.copy(),
+    schema.frame_names(drive, frame),
   )
 
 
 def _dataset(frames):
-  return schema.Dataset('made_up', frames, lambda row, what: {})
+  return schema.Dataset('made_up', frames, {}, lambda row, what: {})
 
 
 def _straight(town, drive, count, heading=0.0, side=0.0):

@@ -9,16 +9,14 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from i2ploc.geometry import lens as lens_lib
 from input_pipeline import batches
+from input_pipeline import datasets
 from input_pipeline import pairing
 from input_pipeline import schema
 from input_pipeline.readers import joined
 from tests.input_pipeline.readers import kitti360_folder
 from tests.input_pipeline.readers import kitti_folder
-
-_CAMERA_FROM_LIDAR = np.array(
-  [[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]], np.float32
-)
 
 
 def _part(town, count, focal, queries=None):
@@ -29,6 +27,7 @@ def _part(town, count, focal, queries=None):
   frames = schema.FrameTable(
     np.full(count, town), np.full(count, f'{town}_a'), np.arange(count),
     0.1 * np.arange(count), poses, present, present.copy(),
+    schema.frame_names(np.full(count, f'{town}_a'), np.arange(count)),
   )  # fmt: skip
 
   def read(row, what):
@@ -36,12 +35,12 @@ def _part(town, count, focal, queries=None):
       raise IndexError(row)
     return {
       'image': np.full((8, focal, 3), row, np.uint8),
-      'intrinsics': np.diag([focal, focal, 1]).astype(np.float32),
       'points': np.full((5, 4), row, np.float32),
-      'camera_from_lidar': _CAMERA_FROM_LIDAR,
     }
 
-  return schema.Dataset(town, frames, read, queries)
+  lens = lens_lib.Lens('pinhole', np.diag([focal, focal, 1.0]))
+  rigs = {f'{town}_a': schema.Rig(lens, (8, focal))}
+  return schema.Dataset(town, frames, rigs, read, queries=queries)
 
 
 class JoinTest(parameterized.TestCase):
@@ -112,7 +111,7 @@ class KittiAndKitti360Test(parameterized.TestCase):
 
   def load(self, split, **options):
     options = {'kitti360_dir': str(self.root / 'kitti360')} | options
-    return batches.load(
+    return datasets.load(
       'kitti_and_kitti360',
       split=split,
       data_dir=str(self.root / 'kitti'),
@@ -126,7 +125,8 @@ class KittiAndKitti360Test(parameterized.TestCase):
     self.assertEqual(towns, ['03', kitti360_folder.NAME])
     small, large = dataset.read(0), dataset.read(2)
     self.assertEqual(small['image'].shape, (16, 24, 3))
-    self.assertAlmostEqual(large['intrinsics'][0, 0], 552.554, places=2)
+    matrix = dataset.rigs[kitti360_folder.NAME].lens.intrinsics
+    self.assertAlmostEqual(matrix[0, 0], 552.554, places=2)
     dataset = pickle.loads(pickle.dumps(dataset))
     np.testing.assert_array_equal(dataset.read(2)['image'], large['image'])
 
@@ -140,7 +140,7 @@ class KittiAndKitti360Test(parameterized.TestCase):
   def test_one_dataset_alone_needs_nothing_of_the_other(self):
     kitti = self.load('03[:1]', kitti360_dir='/nowhere')
     self.assertEqual(list(kitti.frames.town), ['03'])
-    other = batches.load(
+    other = datasets.load(
       'kitti_and_kitti360',
       split='spaced:0003',
       data_dir=str(self.root / 'kitti360'),

@@ -12,6 +12,7 @@ import numpy as np
 
 from i2ploc.geometry import panorama
 from input_pipeline import batches
+from input_pipeline import datasets
 from input_pipeline.readers import kitti360
 from tests.input_pipeline.readers import kitti360_folder as folder_lib
 
@@ -65,8 +66,10 @@ class LoadTest(_RootTest):
     sample = dataset.read(1)
     self.assertEqual(sample['image'].shape, (376, 1408, 3))
     np.testing.assert_array_equal(sample['image'], 30)
+    rig = dataset.rigs[_NAME]
+    self.assertEqual((rig.lens.model, rig.image_size), ('pinhole', (376, 1408)))
     np.testing.assert_allclose(
-      sample['intrinsics'],
+      rig.lens.intrinsics,
       [[552.554261, 0, 682.549453], [0, 552.554261, 239.269549], [0, 0, 1]],
     )
     # Straight ahead nothing is moved by un-curling.
@@ -86,33 +89,28 @@ class LoadTest(_RootTest):
     np.testing.assert_allclose(
       np.diff(frames.position, axis=0), [[2, 0, 0]], atol=1e-6
     )
-    up = frames.world_from_lidar[:, :3, 2]
+    up = frames.world_from_body[:, :3, 2]
     np.testing.assert_allclose(up, [[0, 0, 1]] * 2, atol=0.02)
 
   def test_the_camera_sees_what_the_files_say(self):
-    sample = kitti360.load(self.root, '0003').read(0)
+    rig = kitti360.load(self.root, '0003').rigs[_NAME]
     point = np.array([12.0, 2.0, -0.5, 1])
     camera0 = np.linalg.inv(folder_lib.matrix(folder_lib.CAM_TO_VELO)) @ point
     rectified = folder_lib.RECTIFICATION @ camera0
     u, v, w = (
       folder_lib.matrix(folder_lib.PERSPECTIVE['P_rect_00'])[:3] @ rectified
     )
-    seen = sample['camera_from_lidar'] @ point
-    pixel = sample['intrinsics'] @ seen[:3]
+    seen = rig.camera_from_body @ point
+    pixel = rig.lens.intrinsics @ seen[:3]
     np.testing.assert_allclose(
       pixel[:2] / pixel[2], [u / w + 0.5, v / w + 0.5], atol=1e-3
     )
 
   def test_only_what_is_asked_for_is_read(self):
     dataset = self.panoramas()
-    self.assertEqual(
-      dataset.read(0, ('points',)).keys(), {'points', 'camera_from_lidar'}
-    )
+    self.assertEqual(dataset.read(0, ('points',)).keys(), {'points'})
     self.scan(2).unlink()
-    self.assertEqual(
-      dataset.read(0, ('image',)).keys(),
-      {'image', 'intrinsics', 'camera_from_lidar'},
-    )
+    self.assertEqual(dataset.read(0, ('image',)).keys(), {'image'})
     with self.assertRaisesRegex(ValueError, r"Asked for \['labels'\]"):
       dataset.read(0, ('labels',))
 
@@ -154,7 +152,7 @@ class LoadTest(_RootTest):
     self.assertLen(dataset.frames.frame, 2)
 
   def test_the_pipeline_makes_batches_of_panoramas(self):
-    dataset = batches.load(
+    dataset = datasets.load(
       'kitti360',
       split='0003',
       data_dir=str(self.root),
@@ -207,22 +205,26 @@ class PanoramaTest(_RootTest):
       rows, columns = np.mgrid[: _SMALL[0], : _SMALL[1]] + 0.5
       weight = red[window] / red[window].sum()
       found = (columns[window] * weight).sum(), (rows[window] * weight).sum()
-      seen = sample['camera_from_lidar'] @ [x, y, z, 1.0]
-      expected, _ = panorama.project(sample['intrinsics'], seen[:3])
+      rig = dataset.rigs[_NAME]
+      seen = rig.camera_from_body @ [x, y, z, 1.0]
+      expected, _ = panorama.project(rig.lens.intrinsics, seen[:3])
       np.testing.assert_allclose(found, expected, atol=0.15)
 
   def test_the_lidars_forward_is_the_middle_and_its_left_the_left(self):
-    sample = self.panoramas((512, 1024)).read(0)
+    dataset = self.panoramas((512, 1024))
+    sample, rig = dataset.read(0), dataset.rigs[_NAME]
     self.assertEqual(sample['image'].shape, (512, 1024, 3))
+    self.assertEqual(rig.image_size, (512, 1024))
+    self.assertEqual(rig.lens.model, 'equirectangular')
     # Both fisheyes are all 40: no hole, no seam.
     np.testing.assert_array_equal(sample['image'], 40)
     for direction, column in (((1, 0), 512), ((0, 1), 256), ((0, -1), 768)):
       point = np.array([*direction, 0, 0]) * 1e6 + [0, 0, 0, 1]
-      seen = sample['camera_from_lidar'] @ point
-      pixel, _ = panorama.project(sample['intrinsics'], seen[:3])
+      seen = rig.camera_from_body @ point
+      pixel, _ = panorama.project(rig.lens.intrinsics, seen[:3])
       np.testing.assert_allclose(pixel, [column, 256], atol=3)
     # The rig's centre: between the fisheyes, 0.25 m above the LiDAR.
-    center = np.linalg.inv(sample['camera_from_lidar'])[:3, 3]
+    center = np.linalg.inv(rig.camera_from_body)[:3, 3]
     np.testing.assert_allclose(center, [-0.05, 0, 0.25], atol=0.06)
 
   def test_a_frame_needs_both_fisheyes(self):
@@ -276,12 +278,12 @@ class PosesTest(_RootTest):
     self.path('poses.txt').rename(self.path('away'))
     alone = kitti360.load(self.root, '0003').frames
     np.testing.assert_allclose(
-      alone.world_from_lidar, both.world_from_lidar, atol=1e-4
+      alone.world_from_body, both.world_from_body, atol=1e-4
     )
     self.path('away').rename(self.path('poses.txt'))
     self.path('cam0_to_world.txt').unlink()
     alone = kitti360.load(self.root, '0003').frames
-    np.testing.assert_array_equal(alone.world_from_lidar, both.world_from_lidar)
+    np.testing.assert_array_equal(alone.world_from_body, both.world_from_body)
     self.path('poses.txt').unlink()
     self.assert_fails(FileNotFoundError, f'{_NAME}: no poses.txt and no cam0')
 

@@ -47,8 +47,10 @@ class LoadTest(_SequenceTest):
     self.assertEqual(sample['image'].shape, (16, 24, 3))
     np.testing.assert_array_equal(sample['image'], 11)
     np.testing.assert_array_equal(sample['points'], [[11, 0, 0, 0.5]])
+    rig = dataset.rigs['03']
+    self.assertEqual((rig.lens.model, rig.image_size), ('pinhole', (16, 24)))
     np.testing.assert_allclose(
-      sample['intrinsics'], [[20, 0, 12], [0, 20, 8], [0, 0, 1]]
+      rig.lens.intrinsics, [[20, 0, 12], [0, 20, 8], [0, 0, 1]]
     )
 
   def test_up_is_z_and_ahead_is_x(self):
@@ -69,8 +71,9 @@ class LoadTest(_SequenceTest):
 
   def test_the_cameras_differ_by_their_baseline(self):
     shutil.copytree(self.folder / 'image_0', self.folder / 'image_2')
-    left = self.load(camera=0).read(0)['camera_from_lidar']
-    colour = self.load(camera=2).read(0)['camera_from_lidar']
+    left, colour = (
+      self.load(camera=camera).rigs['03'].camera_from_body for camera in (0, 2)
+    )
     np.testing.assert_allclose((colour - left)[:3, 3], [1, 0, 0], atol=1e-6)
 
   def test_a_missing_scan_in_the_middle_shifts_nothing(self):
@@ -261,7 +264,7 @@ class RealSequencesTest(parameterized.TestCase):
     self.assertEqual(list(colour.frames.frame), [12, 13, 14, 17])
 
   def test_rotations_are_orthonormal(self):
-    rotation = self.dataset.frames.world_from_lidar[:, :3, :3]
+    rotation = self.dataset.frames.world_from_body[:, :3, :3]
     np.testing.assert_allclose(
       rotation @ np.swapaxes(rotation, 1, 2),
       np.tile(np.eye(3), (len(rotation), 1, 1)),
@@ -292,10 +295,10 @@ class RealSequencesTest(parameterized.TestCase):
     (1, 12.0, 851, 857),
   )
   def test_the_lamp_post_lands_on_its_pixels(self, row, depth, left, right):
-    sample = self.dataset.read(row)
-    camera = sample['points'][:, :3] @ sample['camera_from_lidar'][:3, :3].T
-    camera += sample['camera_from_lidar'][:3, 3]
-    homogeneous = camera @ sample['intrinsics'].T
+    sample, rig = self.dataset.read(row), self.dataset.rigs['00']
+    camera = sample['points'][:, :3] @ rig.camera_from_body[:3, :3].T
+    camera += rig.camera_from_body[:3, 3]
+    homogeneous = camera @ rig.lens.intrinsics.T
     u, v = homogeneous[:, :2].T / homogeneous[:, 2]
     post = np.abs(camera[:, 2] - depth) < 0.3
     post &= (u > 825) & (u < 880) & (v > 130) & (v < 180)
@@ -305,7 +308,7 @@ class RealSequencesTest(parameterized.TestCase):
     self.assertAlmostEqual(u[post].mean(), (left + right) / 2, delta=1)
 
   def test_points_project_as_the_development_kit_says(self):
-    sample = self.dataset.read(0)
+    sample, rig = self.dataset.read(0), self.dataset.rigs['00']
     calib = {}
     text = (self.root / 'sequences' / '00' / 'calib.txt').read_text()
     for line in text.splitlines():
@@ -316,9 +319,9 @@ class RealSequencesTest(parameterized.TestCase):
     rectified = rectified @ calib['Tr'].reshape(3, 4).T
     kit = np.column_stack([rectified, np.ones(len(ahead))])
     kit = kit @ calib['P0'].reshape(3, 4).T
-    transform = sample['camera_from_lidar'].astype(np.float64)
+    transform = rig.camera_from_body
     ours = ahead @ transform[:3, :3].T + transform[:3, 3]
-    ours = ours @ sample['intrinsics'].astype(np.float64).T
+    ours = ours @ rig.lens.intrinsics.T
     np.testing.assert_allclose(
       ours[:, :2] / ours[:, 2:], kit[:, :2] / kit[:, 2:] + 0.5, atol=2e-2
     )

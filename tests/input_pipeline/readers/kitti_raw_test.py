@@ -48,31 +48,28 @@ class LoadTest(_DriveTest):
     self.assertEqual(sample['image'].shape, (16, 24, 3))
     np.testing.assert_array_equal(sample['image'], 11)
     np.testing.assert_array_equal(sample['points'][:, 0], 11)
+    rig = dataset.rigs[_NAME]
+    self.assertEqual((rig.lens.model, rig.image_size), ('pinhole', (16, 24)))
     np.testing.assert_allclose(
-      sample['intrinsics'], [[20, 0, 12], [0, 21, 8], [0, 0, 1]]
+      rig.lens.intrinsics, [[20, 0, 12], [0, 21, 8], [0, 0, 1]]
     )
 
   def test_the_camera_sees_what_the_projection_matrix_says(self):
-    sample = kitti_raw.load(self.root).read(0)
+    rig = kitti_raw.load(self.root).rigs[_NAME]
     point = np.array([5.0, 1.0, -0.5])
     rectified = folder_lib.RECTIFICATION @ np.array([-1.0, 0.5 - 0.1, 5 - 0.3])
     u, v, w = folder_lib.PROJECTION @ np.append(rectified, 1)
-    camera = sample['camera_from_lidar'] @ np.append(point, 1)
-    pixel = sample['intrinsics'] @ camera[:3]
+    camera = rig.camera_from_body @ np.append(point, 1)
+    pixel = rig.lens.intrinsics @ camera[:3]
     np.testing.assert_allclose(
       pixel[:2] / pixel[2], [u / w + 0.5, v / w + 0.5], atol=1e-5
     )
 
   def test_only_what_is_asked_for_is_read(self):
     dataset = kitti_raw.load(self.root)
-    self.assertEqual(
-      dataset.read(0, ('points',)).keys(), {'points', 'camera_from_lidar'}
-    )
+    self.assertEqual(dataset.read(0, ('points',)).keys(), {'points'})
     self.sensor('velodyne_points', 0, '.bin').unlink()
-    self.assertEqual(
-      dataset.read(0, ('image',)).keys(),
-      {'image', 'intrinsics', 'camera_from_lidar'},
-    )
+    self.assertEqual(dataset.read(0, ('image',)).keys(), {'image'})
     with self.assertRaisesRegex(ValueError, r"Asked for \['labels'\]"):
       dataset.read(0, ('labels',))
 
@@ -328,14 +325,14 @@ class RealDriveTest(parameterized.TestCase):
     self.assertLess(np.abs(frames.heading).max(), 0.01)
 
   def test_rotations_are_orthonormal(self):
-    poses = self.dataset.frames.world_from_lidar
-    camera_from_lidar = self.dataset.read(0, ())['camera_from_lidar']
-    for rotation in (*poses[:, :3, :3], camera_from_lidar[:3, :3]):
+    poses = self.dataset.frames.world_from_body
+    (rig,) = self.dataset.rigs.values()
+    for rotation in (*poses[:, :3, :3], rig.camera_from_body[:3, :3]):
       np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-5)
       self.assertGreater(np.linalg.det(rotation), 0)
 
   def test_points_project_as_the_development_kit_says(self):
-    sample = self.dataset.read(0)
+    sample, (rig,) = self.dataset.read(0), self.dataset.rigs.values()
     point = sample['points'][49216, :3].astype(np.float64)
     # The files, once more, by hand.
     lines = {}
@@ -346,18 +343,17 @@ class RealDriveTest(parameterized.TestCase):
       lines['R'].reshape(3, 3) @ point + lines['T']
     )
     u, v, w = lines['P_rect_02'].reshape(3, 4) @ np.append(rectified, 1)
-    camera = sample['camera_from_lidar'] @ np.append(point, 1)
-    pixel = (sample['intrinsics'] @ camera[:3])[:2] / camera[2]
+    camera = rig.camera_from_body @ np.append(point, 1)
+    pixel = (rig.lens.intrinsics @ camera[:3])[:2] / camera[2]
     np.testing.assert_allclose(pixel, [u / w + 0.5, v / w + 0.5], atol=2e-3)
     # Read off the image: the right edge of the licence plate in front.
     np.testing.assert_allclose(pixel, [653.1, 250.9], atol=0.1)
 
   def test_the_brightest_echoes_are_the_plate_and_the_tail_lights(self):
-    sample = self.dataset.read(0)
-    points = sample['points']
-    camera = points[:, :3] @ sample['camera_from_lidar'][:3, :3].T
-    camera += sample['camera_from_lidar'][:3, 3]
-    homogeneous = camera @ sample['intrinsics'].T
+    points, (rig,) = self.dataset.read(0)['points'], self.dataset.rigs.values()
+    camera = points[:, :3] @ rig.camera_from_body[:3, :3].T
+    camera += rig.camera_from_body[:3, 3]
+    homogeneous = camera @ rig.lens.intrinsics.T
     u, v = homogeneous[:, :2].T / homogeneous[:, 2]
     car = (camera[:, 2] > 5) & (camera[:, 2] < 10)
     car &= (u > 555) & (u < 700) & (v > 215) & (v < 330)

@@ -27,9 +27,16 @@ def _dataset(counts, spacing=0.4):
   poses[:, 0, 3] = frame * spacing
   present = np.ones(len(frame), bool)
   frames = schema.FrameTable(
-    drive, drive, frame, frame * 0.1, poses, present, present.copy()
+    drive,
+    drive,
+    frame,
+    frame * 0.1,
+    poses,
+    present,
+    present.copy(),
+    schema.frame_names(drive, frame),
   )
-  return schema.Dataset('kitti360', frames, lambda row, what: {})
+  return schema.Dataset('kitti360', frames, {}, lambda row, what: {})
 
 
 class ParseTest(parameterized.TestCase):

@@ -147,7 +147,7 @@ class LoadTest(_FolderTest):
     self.assertFalse(found.has_depth.any())
     with self.assertRaisesRegex(ValueError, 'Frame 0 of .* has no depth'):
       found.read(0)
-    self.assertEqual(found.read(0, ('image',)).keys(), {'image', 'intrinsics'})
+    self.assertEqual(found.read(0, ('image',)).keys(), {'image'})
 
   def test_images_that_are_not_there_are_counted(self):
     os.remove(next((self.folder / 'rgb').iterdir()))
@@ -169,7 +169,7 @@ class LoadTest(_FolderTest):
 
 class LensTest(_FolderTest):
   def test_the_name_tells_the_camera(self):
-    lens = tum_rgbd.load(self.folder).lens
+    lens = tum_rgbd.load(self.folder).rig.lens
     self.assertEqual(lens.model, 'opencv')
     self.assertEqual(lens.intrinsics[0].tolist(), [520.9, 0, 325.6])
     third = tum_files.published_lens('rgbd_dataset_freiburg3_desk')
@@ -188,7 +188,7 @@ class LensTest(_FolderTest):
       lens.intrinsics, [[500.5, 0, 320.5], [0, 501, 240.5], [0, 0, 1]]
     )
     self.assertEqual(lens.distortion.tolist(), [0.1, 0, 0, -0.2, 0])
-    self.assertIs(tum_rgbd.load(self.folder, lens=lens).lens, lens)
+    self.assertIs(tum_rgbd.load(self.folder, lens=lens).rig.lens, lens)
     path.write_text(path.read_text().replace('Camera.cx', 'cx'))
     with self.assertRaisesRegex(ValueError, r'no Camera.cx; found'):
       tum_files.load_lens(path)
@@ -261,7 +261,8 @@ class RealTest(absltest.TestCase):
     row = int(np.flatnonzero(found.has_image)[3])
     sample = found.read(row, ('image',))
     self.assertEqual(sample['image'].shape, (480, 640, 3))
-    np.testing.assert_allclose(sample['intrinsics'][0, 2], 320.6, atol=1e-4)
+    self.assertEqual(found.rig.image_size, (480, 640))
+    self.assertAlmostEqual(found.rig.lens.intrinsics[0, 2], 320.6)
 
   def test_poses_are_those_of_another_program(self):
     folder = shared.require('data/objects/tum_fr2_desk')
@@ -306,10 +307,10 @@ def _depth_disagreement(recording, first, second):
   one, other = (
     recording.read(row, ('depth',))['depth'] for row in (first, second)
   )
-  intrinsics = recording.lens.intrinsics
+  intrinsics = recording.rig.lens.intrinsics
   rows, columns = np.nonzero(one[::4, ::4])
   pixels = np.stack([columns, rows], -1) * 4 + 0.5
-  rays, _ = lens_lib.rays_from_pixels(recording.lens, pixels)
+  rays, _ = lens_lib.rays_from_pixels(recording.rig.lens, pixels)
   depth = one[::4, ::4][rows, columns]
   points = rays / rays[:, 2:] * depth[:, None]
   second_from_first = (

@@ -2,6 +2,8 @@
 """Training crops and scenes of a painted dataset."""
 
 import collections
+import pathlib
+import tempfile
 
 from absl.testing import absltest
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from input_pipeline.sources import crops
 from input_pipeline.sources import drives
 from tests.input_pipeline import labelled_frames
+from tests.input_pipeline.readers import kitti_folder
 
 SIZE = labelled_frames.SIZE
 FIELDS = dict(per_image=3, min_pixels=30, min_side=4, min_share=0.2)
@@ -86,8 +89,10 @@ class TrainBatchesTest(absltest.TestCase):
       _crops(per_image=0)
 
   def test_a_source_without_objects_says_so(self):
+    root = self.enterContext(tempfile.TemporaryDirectory())
+    kitti_folder.make_drive(pathlib.Path(root))
     data = drives.Source(
-      name='kitti_raw', data_dir='x', train='a', validation='', test='',
+      name='kitti_raw', data_dir=root, train='all', validation='', test='',
       image_size=SIZE, crops=FIELDS,
     )  # fmt: skip
     with self.assertRaisesRegex(ValueError, 'kitti_raw: crops need a dataset'):

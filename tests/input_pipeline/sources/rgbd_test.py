@@ -10,12 +10,6 @@ from input_pipeline.sources import rgbd
 from input_pipeline.synthetic_city import detections as detections_lib
 from tests.input_pipeline import labelled_frames
 
-# The camera is 1 m ahead of the LiDAR and looks along its x axis.
-CAMERA_FROM_LIDAR = np.array(
-  [[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, -1], [0, 0, 0, 1]], np.float32
-)
-INTRINSICS = np.diag([20.0, 20, 1]).astype(np.float32)
-
 
 def place(edge=0.0, missed=0.0, seed=0):
   dataset = labelled_frames.dataset()
@@ -31,7 +25,7 @@ def place(edge=0.0, missed=0.0, seed=0):
     dataset,
     crops,
     pairing.protocols(dataset),
-    lambda row: (INTRINSICS, CAMERA_FROM_LIDAR),
+    lambda row: labelled_frames.RIG,
     edge=edge,
     missed=missed,
     seed=seed,

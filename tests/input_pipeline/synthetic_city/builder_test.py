@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline import batches
+from input_pipeline import datasets
 from input_pipeline import pairing
-from input_pipeline import schema
 from input_pipeline.synthetic_city import builder
 from input_pipeline.synthetic_city import generate
+from input_pipeline.synthetic_city import labels as labels_lib
 from input_pipeline.synthetic_city import rig
 from input_pipeline.synthetic_city import sensors
 from input_pipeline.synthetic_city import splits
@@ -117,32 +118,35 @@ class BuilderTest(parameterized.TestCase):
       shapes,
       {
         'image': ('uint8', (height, width, 3)),
-        'intrinsics': ('float32', (3, 3)),
         'points': ('float32', (count, 4)),
-        'camera_from_lidar': ('float32', (4, 4)),
         'image_semantic': ('uint8', (height, width)),
         'image_instance': ('int32', (height, width)),
         'points_semantic': ('uint8', (count,)),
         'points_instance': ('int32', (count,)),
       },
     )
+    rig = dataset.rigs[dataset.frames.drive[row]]
+    self.assertEqual(rig.image_size, (height, width))
     distance = np.linalg.norm(reading['points'][:, :3], axis=1)
     self.assertBetween(distance.max(), 10, 81)
     self.assertBetween(reading['points'][:, 3].max(), 0.01, 1)
-    self.assertLess(reading['image_semantic'].max(), len(schema.CLASSES))
-    self.assertNotIn(schema.CLASSES.index('sky'), reading['points_semantic'])
+    self.assertLess(reading['image_semantic'].max(), len(labels_lib.CLASSES))
+    self.assertNotIn(
+      labels_lib.CLASSES.index('sky'), reading['points_semantic']
+    )
 
   def test_points_land_on_pixels_of_their_class(self):
     dataset = self.datasets['train']
     agree = {1: [], -1: []}
     for row in range(0, len(dataset.frames.town), 5):
       reading = dataset.read(row, _ALL)
-      motion = reading['camera_from_lidar']
+      sensors = dataset.rigs[dataset.frames.drive[row]]
+      motion = sensors.camera_from_body
       for mirror in agree:
         points = reading['points'][:, :3] * [1, mirror, 1]
         seen = points @ motion[:3, :3].T + motion[:3, 3]
         front = seen[:, 2] > 1
-        pixel = seen[front] @ reading['intrinsics'].T
+        pixel = seen[front] @ sensors.lens.intrinsics.T
         column, line = np.floor(pixel[:, :2] / pixel[:, 2:]).astype(int).T
         height, width = reading['image_semantic'].shape
         inside = (column >= 0) & (column < width) & (line >= 0)
@@ -170,15 +174,10 @@ class BuilderTest(parameterized.TestCase):
 
   def test_only_what_is_asked_for_is_decoded(self):
     dataset = self.datasets['test']
-    self.assertCountEqual(
-      dataset.read(0, ('points',)), ['points', 'camera_from_lidar']
-    )
+    self.assertCountEqual(dataset.read(0, ('points',)), ['points'])
     self.assertCountEqual(
       dataset.read(0, ('image', 'labels')),
-      [
-        *('image', 'intrinsics', 'camera_from_lidar'),
-        *('image_semantic', 'image_instance'),
-      ],
+      ['image', 'image_semantic', 'image_instance'],
     )
 
   def test_test_towns_offer_all_protocols_near_the_map(self):
@@ -198,7 +197,7 @@ class BuilderTest(parameterized.TestCase):
     self.assertGreater((pairs.other.length > 0).mean(), 0.7)
 
   def test_the_pipeline_batches_it(self):
-    dataset = batches.load(
+    dataset = datasets.load(
       'synthetic_city', split='train', data_dir=self.data_dir, size='tiny'
     )
     batch = next(
@@ -308,10 +307,12 @@ class BuilderTest(parameterized.TestCase):
       elevation, np.linspace(-30.67, 10.67, 16), atol=0.01
     )
     self.assertEqual(reading['image'].shape, (32, 118, 3))
+    for sensors_of_drive in found.rigs.values():
+      self.assertEqual(sensors_of_drive.image_size, (32, 118))
     # The same frame of the same drive.
     np.testing.assert_array_equal(
-      found.frames.world_from_lidar[0],
-      self.datasets['test'].frames.world_from_lidar[0],
+      found.frames.world_from_body[0],
+      self.datasets['test'].frames.world_from_body[0],
     )
 
   def test_the_first_towns_of_a_split_are_its_first_rows(self):

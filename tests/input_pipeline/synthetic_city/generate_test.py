@@ -115,7 +115,7 @@ class GenerateTest(parameterized.TestCase):
     directory.mkdir()
     name = next(iter(self.expected))
     torn = self.expected[name][:100]
-    (directory / f'{name}.123.tmp').write_bytes(torn)
+    (directory / f'.123.tmp.{name}').write_bytes(torn)
     generate.generate(directory, 'tiny', _make_render)
     self.assertDictEqual(_contents(directory), self.expected)
 
@@ -213,6 +213,13 @@ class FingerprintTest(absltest.TestCase):
     self.assertNotEqual(
       generate.essence(code), generate.essence(code.replace('1', '2'))
     )
+
+  def test_covers_what_decides_the_data_and_nothing_else(self):
+    names = {path.stem for path in generate.sources()}
+    self.assertContainsSubset(
+      {'generate', 'town', 'sensors', 'labels', 'patterns', 'splits'}, names
+    )
+    self.assertNoCommonElements({'builder', 'detections', 'overview'}, names)
 
 
 if __name__ == '__main__':

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.geometry import panorama
-from input_pipeline import schema
 from input_pipeline.synthetic_city import imaging
+from input_pipeline.synthetic_city import labels as labels_lib
 from input_pipeline.synthetic_city import primitives
 from input_pipeline.synthetic_city import raycast
 from input_pipeline.synthetic_city import rig
@@ -80,7 +80,7 @@ def _scene(count: int = 120) -> primitives.Scene:
     color=rng.uniform(0.1, 0.8, (count, 3)).astype(np.float32),
     reflectivity=rng.uniform(0.3, 0.8, count).astype(np.float32),
     seed=rng.integers(1, 2**32, count).astype(np.uint32),
-    semantic=np.full(count, schema.CLASSES.index('building'), np.uint8),
+    semantic=np.full(count, labels_lib.CLASSES.index('building'), np.uint8),
     instance=np.arange(1, count + 1, dtype=np.int32),
   )
   return primitives.Scene(shapes, ground, _weather())
@@ -299,7 +299,7 @@ class CastTest(absltest.TestCase):
     scene = _scene()
     empty = primitives.Primitives(*(c[:0] for c in scene.primitives))
     frame = _renderer()(scene._replace(primitives=empty), _pose(), 0)
-    names = {schema.CLASSES[i] for i in np.unique(frame['image_semantic'])}
+    names = {labels_lib.CLASSES[i] for i in np.unique(frame['image_semantic'])}
     self.assertLessEqual(names, {'road', 'pavement', 'ground', 'sky'})
     self.assertIn('road', names)
     self.assertEqual(frame['image_instance'].max(), 0)

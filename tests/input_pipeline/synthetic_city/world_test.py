@@ -7,9 +7,9 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from input_pipeline import schema
 from input_pipeline.synthetic_city import assembly
 from input_pipeline.synthetic_city import drive as drives
+from input_pipeline.synthetic_city import labels as labels_lib
 from input_pipeline.synthetic_city import overview
 from input_pipeline.synthetic_city import primitives
 from input_pipeline.synthetic_city import roads
@@ -313,7 +313,9 @@ class DriveTest(parameterized.TestCase):
     )[0]
     expected = np.unique(self.town.static.instance[static < 55])
     self.assertTrue(np.isin(expected, table.instance).all())
-    self.assertIn(schema.CLASSES.index('car_parked'), table.semantic.tolist())
+    self.assertIn(
+      labels_lib.CLASSES.index('car_parked'), table.semantic.tolist()
+    )
     for column in table:
       self.assertTrue(np.isfinite(column).all())
 
