@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well crops of objects and texts find each other, as named numbers.
 
-A detection is an object in an image, cut out along its box. Names are flat,
-rates in percent:
+A detection is an object in an image, cut out along its box; a text describes
+an object. Names are flat, rates in percent:
 
-  test/cross/detections                    that were looked at
-  test/cross/caption@1                     its own among all texts of the split
-  test/cross/caption@5
-  test/cross/category@1                    of the text that is most similar
-  test/cross/category@1_chance             of a text that is drawn
+  test/cross/detections                    scored
+  test/cross/caption@1                     own text the most similar of all
+  test/cross/caption@5                     among the five most similar
+  test/cross/category@1                    most similar text of its category
+  test/cross/category@1_chance             a random text of its category
   test/cross/landmarks                     mean number near the vehicle
-  test/cross/association@1                 its landmark among those near
+  test/cross/association@1                 own landmark, of those near
   test/cross/association@1_low             95 % block bootstrap; and _high
   test/cross/association@3
   test/cross/association_in_category@1     among those of its category
@@ -18,9 +18,9 @@ rates in percent:
   test/cross/association@1_by_category     ... of its category
   test/cross/association@1_by_text         ... of its text: the ceiling
 
-Detections count in an association if their landmark is near, `answerable` of
-all that stand still. Landmarks of one text are equally similar: a draw among
-them decides, and its expectation is what is counted.
+Detections count in an association if their landmark is near: `answerable`, a
+share of those that stand still. Landmarks with the same text are equally
+similar; what counts is the expectation of a random choice among them.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ BLOCK_ROWS = 20  # frames that show much of the same
 
 
 class _Columns(NamedTuple):
-  """Detections, by what becomes of them; hits are expectations in 0..1."""
+  """Detections and their scores; hits are expectations in 0..1."""
 
   row: np.ndarray  # [M]
   movable: np.ndarray  # [M] bool
@@ -51,7 +51,10 @@ class _Columns(NamedTuple):
 def hit_chances(
   similarities: np.ndarray, answers: np.ndarray, k: int
 ) -> np.ndarray:
-  """Probability that the answer is among the first k, ties drawn by lot.
+  """Probability that the answer is among the first k, ties in random order.
+
+  >>> hit_chances(np.array([[0.9, 0.9, 0.1]]), np.array([0]), 1)
+  array([0.5])
 
   Args:
     similarities: [M, L].
@@ -82,7 +85,7 @@ class CaptionEvaluator:
     Args:
       role: first part of the names.
       encoder: a `clip_encoder.ClipEncoder`; it is given the variables.
-      scenes: frames by protocol: image, detections (box, category, text,
+      scenes: frames by question: image, detections (box, category, text,
         movable), landmarks (category, text) and answers of each, see
         `input_pipeline.sources.crops`. Asked every time.
     """
@@ -127,9 +130,9 @@ class CaptionEvaluator:
     alike = (categories == seen.category[:, None]).mean(1)
     hits['category@1_chance'] = alike
     answerable = answers >= 0
-    # A place of its own for those without an answer, whose hits do not count.
     near_texts = np.searchsorted(texts, near.text)
     to_near = similarities[:, near_texts]
+    # Hits of detections without an answer do not count: any column will do.
     hits |= _associations(to_near, seen, near, np.where(answerable, answers, 0))
     row = np.full(len(answers), scene.row)
     return _Columns(row, np.asarray(seen.movable), answerable, hits)

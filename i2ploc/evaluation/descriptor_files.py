@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Descriptors with poses on disk: what any method hands to the evaluator.
+"""Descriptors with poses on disk, of any method, for `retrieval.score_drives`.
 
 A folder holds one SEQUENCE.npz per drive:
 
@@ -16,8 +16,7 @@ A folder holds one SEQUENCE.npz per drive:
                    'z_up' or 'kitti360': x forward, z up, ground (x, y)
   similarity       'dot' (of the descriptors as they are) or 'euclidean'
 
-Every file is bad input until proven good: nothing is guessed, and rows in
-question are named.
+Every file is checked: nothing is guessed, and rows that are wrong are named.
 """
 
 from collections.abc import Iterator
@@ -84,7 +83,7 @@ def load_descriptors(
     poses: by sequence, [., 4, 4] of camera 0 in KITTI's axes with the frame
       number as row; they replace the poses and axes of the files.
     axes: of files that do not say theirs; '' if all do.
-    similarity: likewise.
+    similarity: of files that do not say theirs; '' if all do.
     rate: frames per second of files without times; 0 leaves times unknown.
 
   Yields:

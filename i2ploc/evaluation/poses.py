@@ -23,7 +23,7 @@ ANGLES = (5.0, 10.0)
 
 
 class Errors(NamedTuple):
-  """Of Q queries; infinite where there is no pose.
+  """How far the poses of Q queries are off; infinite where there is none.
 
   Attributes:
     distance: [Q] of the camera from its true position, metres.
@@ -35,7 +35,7 @@ class Errors(NamedTuple):
 
 
 class Rate(NamedTuple):
-  """A share of queries and the interval that covers it with 95 %."""
+  """A share of queries in [0, 1] and its 95 % interval."""
 
   value: float
   low: float
@@ -62,7 +62,12 @@ def pose_error(
 def pose_errors(
   found: Sequence[rigid.Rigid | None], true: Sequence[rigid.Rigid]
 ) -> Errors:
-  """Of Q queries, see `pose_error`."""
+  """Metres and degrees between found and true poses, query by query.
+
+  Args:
+    found: Q camera_from_map; None where there is no pose.
+    true: Q camera_from_map.
+  """
   pairs = [pose_error(*pair) for pair in zip(found, true, strict=True)]
   return Errors(*np.asarray(pairs, np.float64).reshape(-1, 2).T)
 
@@ -71,8 +76,9 @@ def success_rates(errors: Errors, blocks: np.ndarray) -> dict[str, Rate]:
   """Shares of queries within a distance, and within 0.5 m and an angle.
 
   Args:
-    errors: of Q queries.
-    blocks: int [Q], which fail together; see `metrics.blocks_from_runs`.
+    errors: of Q poses.
+    blocks: int [Q], queries that fail together; see
+      `metrics.blocks_from_runs`.
 
   Returns:
     By name, such as '0.1m' and '0.5m_5deg'.
@@ -92,27 +98,10 @@ def success_rates(errors: Errors, blocks: np.ndarray) -> dict[str, Rate]:
   }
 
 
-def draws_to_success(budgets: Sequence[int], success: np.ndarray) -> np.ndarray:
-  """The smallest budget from which on a query succeeds with all larger ones.
-
-  Args:
-    budgets: [B] draws, ascending.
-    success: bool [B, Q].
-
-  Returns:
-    [Q]; infinite where the largest budget fails.
-  """
-  success = np.asarray(success, bool)
-  lasting = np.logical_and.accumulate(success[::-1], axis=0)[::-1]
-  first = lasting.argmax(0)
-  table = np.asarray(budgets, np.float64)
-  return np.where(lasting.any(0), table[first], np.inf)
-
-
 def budget_for(
   budgets: Sequence[int], success: np.ndarray, share: float
 ) -> float:
-  """Draws with which a share of all queries succeeds; infinite if none does.
+  """Draws with which a share of the queries succeeds; infinite if none do.
 
   Between two budgets it is interpolated in the logarithm of draws.
 

@@ -73,12 +73,6 @@ class DrawsTest(absltest.TestCase):
   BUDGETS = (10, 100, 1000)
   SUCCESS = np.array([[1, 0, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0]], bool)
 
-  def test_success_must_last(self):
-    np.testing.assert_array_equal(
-      poses.draws_to_success(self.BUDGETS, self.SUCCESS),
-      [10, 100, 1000, np.inf],
-    )
-
   def test_a_budget_for_a_share_is_between_two(self):
     def budget(share):
       return poses.budget_for(self.BUDGETS, self.SUCCESS, share)
