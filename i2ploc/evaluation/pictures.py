@@ -23,6 +23,7 @@ from i2ploc.geometry import rigid
 Batch = saliency.Batch
 # Examples come from the protocol that means localization, if there is one.
 PREFERRED = ('cross', 'sync', 'opposite')
+NUM_ANSWERS = 3  # images of the map that are shown of each query
 
 
 def choose(
@@ -117,16 +118,20 @@ def save_examples(
 ) -> None:
   """Writes the pictures of single image queries as one npz of E examples.
 
-  query_image uint8 [E, H, W, 3] and title [E]; of a model with saliency,
-  saliency_image [E, h, w] (mean 1). A map of scans gives retrieved_depth and
-  true_depth float32 [E, H, W] (metres, 0 = no return) and saliency_points
-  [E, H, W], on the returns of true_depth; a map of images retrieved_image and
-  true_image. query_position, retrieved_position, true_position [E, 2];
-  distance_m [E]; rank [E] of the first right answer, 0 if beyond the saved
-  ones.
+  query_image uint8 [E, H, W, 3], title [E], query_position [E, 2];
+  distance_m [E] of the first answer, NaN where unknown; rank [E] of the first
+  right one, 0 if beyond the saved ones, -1 where unknown. Of a model with
+  saliency, saliency_image [E, h, w] (mean 1).
 
-  Where no query has a right answer (positions are unknown), evenly spaced ones
-  are shown without what is true, distance and rank.
+  Of a map of scans, retrieved_depth and true_depth float32 [E, H, W] (metres,
+  0 = no return), saliency_points [E, H, W] on the returns of true_depth,
+  retrieved_position and true_position [E, 2]. true is the nearest one.
+
+  Of a map of images, of the first K answers answer_images uint8
+  [E, K, H, W, 3], answer_names, answer_distances, answer_similarities [E, K];
+  and true_image [E, H, W, 3], the nearest one.
+
+  What is true is left out where positions are unknown.
 
   Args:
     split: where the queries come from.
@@ -148,10 +153,15 @@ def save_examples(
   record = records[names[protocol]]
   map_side = names[protocol].rpartition('_to_')[2]
   chosen = choose(record, count, radius)
+  found = (record.ranked_rows[chosen] >= 0).sum(1)
+  num_answers = int(found.min(initial=NUM_ANSWERS))
   columns: dict[str, list] = {}
   for query in chosen:
     example = _query(split, describe, record, query, radius)
-    example |= _answers(split, describe, record, query, map_side, projection)
+    if map_side == 'points':
+      example |= _scans(split, describe, record, query, projection)
+    else:
+      example |= _images(split, record, query, num_answers, map_side)
     for name, value in example.items():
       columns.setdefault(name, []).append(value)
   stacked = {name: np.stack(values) for name, values in columns.items()}
@@ -166,47 +176,70 @@ def _query(split, describe, record, query, radius):
   example = {
     'query_image': batch['image'][0],
     'query_position': frames.position[row, :2],
-    'title': np.str_(f'{frames.drive[row]} {frames.frame[row]}'),
+    'title': np.str_(frames.name[row]),
+    'distance_m': np.float32(record.distances[query, 0]),
+    'rank': np.int32(-1),
   }
+  if np.isfinite(record.nearest[query]):
+    right = np.flatnonzero(record.distances[query] <= radius)
+    example['rank'] = np.int32(right[0] + 1 if len(right) else 0)
   out = describe['image'](batch)
   if 'saliency' in out:
     weights = saliency.relative_weights(np.asarray(out['saliency'][0]))
     example['saliency_image'] = weights.reshape(out['grid']).astype(np.float32)
-  if np.isfinite(record.nearest[query]):
-    right = np.flatnonzero(record.distances[query] <= radius)
-    example['distance_m'] = np.float32(record.distances[query, 0])
-    example['rank'] = np.int32(right[0] + 1 if len(right) else 0)
   return example
 
 
-def _answers(split, describe, record, query, map_side, projection):
-  """The first answer and, where positions are known, the right one."""
-  rows = {'retrieved': record.ranked_rows[query, 0]}
+def _scans(split, describe, record, query, projection):
+  """The first answer and the nearest scan as the camera would see them."""
+
+  def read(row):
+    return next(split.batches(np.asarray([row]), ('points',), 1))
+
+  def draw(batch, weights):
+    return draw_scan(batch, 0, split.image_size, weights, projection)
+
+  positions = split.frames.position
+  row = record.ranked_rows[query, 0]
+  found = read(row)
+  nothing = np.zeros(found['points'].shape[1])
+  example = {
+    'retrieved_depth': draw(found, nothing)[0],
+    'retrieved_position': positions[row, :2],
+  }
   if np.isfinite(record.nearest[query]):
-    rows['true'] = _nearest_on_map(record, query, map_side)
-  example = {}
-  for name, row in rows.items():
-    example[f'{name}_position'] = split.frames.position[row, :2]
-    batch = next(split.batches(np.asarray([row]), (map_side,), 1))
-    if map_side != 'points':
-      example[f'{name}_image'] = batch['image'][0]
-      continue
-    out = describe['points'](batch) if name == 'true' else {}
-    weights = np.zeros(batch['points'].shape[1])
+    row = _nearest_on_map(record, query)
+    true = read(row)
+    example['true_position'] = positions[row, :2]
+    out = describe['points'](true)
     if 'saliency' in out:
-      weights = saliency.point_weights(batch, 0, out)
-    depth, weight = draw_scan(batch, 0, split.image_size, weights, projection)
-    example[f'{name}_depth'] = depth
-    if 'saliency' in out:
-      example['saliency_points'] = weight
+      weights = saliency.point_weights(true, 0, out)
+      example['true_depth'], example['saliency_points'] = draw(true, weights)
+    else:
+      example['true_depth'] = draw(true, nothing)[0]
   return example
 
 
-def _nearest_on_map(record, query, map_side):
-  """The row of the map reading nearest to a query, itself left out."""
-  same = record.map_towns == record.towns[query]
-  if map_side == 'image':
-    same &= record.map_rows != record.query_rows[query]
+def _images(split, record, query, num_answers, map_side):
+  """The first answers and the nearest image of the map."""
+  rows = record.ranked_rows[query, :num_answers]
+  batches = split.batches(rows, (map_side,), 1)
+  example = {
+    'answer_images': np.stack([batch[map_side][0] for batch in batches]),
+    'answer_names': split.frames.name[rows],
+    'answer_distances': record.distances[query, :num_answers],
+    'answer_similarities': record.similarities[query, :num_answers],
+  }
+  if np.isfinite(record.nearest[query]):
+    row = _nearest_on_map(record, query, but=record.query_rows[query])
+    (batch,) = split.batches(np.asarray([row]), (map_side,), 1)
+    example['true_image'] = batch[map_side][0]
+  return example
+
+
+def _nearest_on_map(record, query, but=-1):
+  """The row of the map reading nearest to a query; not the row `but`."""
+  same = (record.map_towns == record.towns[query]) & (record.map_rows != but)
   offsets = record.map_positions[same] - record.query_positions[query]
   distances = np.linalg.norm(offsets[:, :2], axis=1)
   return record.map_rows[same][np.nanargmin(distances)]

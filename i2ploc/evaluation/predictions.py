@@ -23,10 +23,10 @@ class Predictions(NamedTuple):
     ranked_rows: int64 [Q, 20] map rows, most similar first, equal ones in map
       order; -1 where the map has fewer.
     similarities: float32 [Q, 20], -inf where unused.
-    distances: float32 [Q, 20] horizontal metres, inf where unused or where a
+    distances: float32 [Q, 20] horizontal metres, inf where unused, NaN where a
       position is unknown.
     nearest: float32 [Q], distance to the nearest allowed map reading; inf
-      without one of known position.
+      without one, NaN where positions are unknown.
     map_towns: [M] str.
     map_rows: int64 [M].
     map_positions: float64 [M, 3].

@@ -20,8 +20,9 @@ import numpy as np
 from i2ploc.errors import InputError
 from i2ploc.evaluation import metrics
 
-# Pairs of a block: its arrays stay below some 10 MB each.
-BLOCK_PAIRS = 1 << 20
+# Pairs of a block: its arrays stay below some 30 MB each, and products of
+# descriptors have rows enough to be fast against a large map.
+BLOCK_PAIRS = 1 << 22
 BLOCK_QUERIES = 256
 # Headings turned by less than 45 degrees are the same, by more than 135 the
 # opposite ones.

@@ -90,10 +90,11 @@ class Outcome(NamedTuple):
     errors: float [Q], metres to the first answer, the farthest of tied ones.
     same: bool [Q, R], a positive in the query's own heading.
     opposite: bool [Q, R], only in the opposite one; both False if unknown.
-    nearest: float32 [Q], metres to the nearest candidate.
+    nearest: float32 [Q], metres to the nearest candidate; inf without one,
+      NaN where positions are unknown.
     ranked: int64 [Q, K] places, most similar first; -1 where there are fewer.
     similarities: float32 [Q, K], -inf where unused.
-    distances: float32 [Q, K], inf where unused or unknown.
+    distances: float32 [Q, K], inf where unused, NaN where unknown.
     database: how many places.
     database_unknown: of them without position.
   """
@@ -220,18 +221,21 @@ def _answers(
     taken = np.take_along_axis(values, np.maximum(ranked, 0), 1)
     return np.where(ranked >= 0, taken, np.float32(nothing))
 
+  distances = of_ranked(block.distances, np.inf)
+  nearest = np.where(graded, block.distances, np.float32(np.inf)).min(1)
+  # The distance to a candidate is infinite only if nobody knows it.
+  distances[np.isinf(distances) & (ranked >= 0)] = np.nan
+  nearest[np.isinf(nearest) & block.candidates.any(1)] = np.nan
   return {
     'sequence_ranks': np.zeros((len(graded), 0), np.int64),
     **{name: np.stack(values, 1) for name, values in per_radius.items()},
     'num_candidates': graded.sum(1),
     'scores': np.where(graded, similarities, -np.inf).max(1),
     'errors': metrics.top1_errors(similarities, block.distances, graded),
-    'nearest': np.where(graded, block.distances, np.inf)
-    .min(1)
-    .astype(np.float32),
+    'nearest': nearest,
     'ranked': ranked,
     'similarities': of_ranked(similarities, -np.inf),
-    'distances': of_ranked(block.distances, np.inf),
+    'distances': distances,
   }
 
 

@@ -16,16 +16,16 @@ SIZE = (4, 6)
 
 
 def make_record(found, positions, nearest):
-  """Row r of the map is found as `found[r]`, on one line of photos."""
+  """Row r finds the rows `found[r]` [K] of the map, most similar first."""
   rows = np.arange(COUNT)
-  apart = np.linalg.norm(positions - positions[found], axis=1)
+  apart = np.linalg.norm(positions[:, None] - positions[found], axis=2)
   return predictions.Predictions(
     towns=np.full(COUNT, 'a'),
     query_rows=rows,
     query_positions=positions,
-    ranked_rows=found[:, None],
-    similarities=np.ones((COUNT, 1), np.float32),
-    distances=np.nan_to_num(apart, nan=np.inf)[:, None],
+    ranked_rows=found,
+    similarities=np.tile(np.float32([0.9, 0.5]), (COUNT, 1)),
+    distances=apart.astype(np.float32),
     nearest=np.full(COUNT, nearest, np.float32),
     map_towns=np.full(COUNT, 'a'),
     map_rows=rows,
@@ -42,22 +42,24 @@ class Photos:
   def __init__(self, positions):
     rows = np.arange(COUNT)
     self.frames = SimpleNamespace(
-      position=positions, drive=np.full(COUNT, 'drive'), frame=rows + 100
+      position=positions, name=np.array([f'{row}.jpg' for row in rows])
     )
 
   def batches(self, rows, what, size):
-    assert size == len(rows) == 1
+    assert size == 1
+    for row in rows:
+      yield self.read(row, what)
+
+  def read(self, row, what):
     if what == ('image',):
-      image = np.full((1, *SIZE, 3), rows[0], np.uint8)
-      yield {'image': image, 'mask': np.ones(1, bool)}
-    else:
-      depth = 10.0 + rows[0]
-      yield {
-        'points': np.array([[[0.0, 0.0, depth, 0.0]]]),
-        'points_mask': np.ones((1, 1), bool),
-        'camera_from_lidar': np.eye(4)[None],
-        'intrinsics': np.array([[[1.0, 0, 3], [0, 1, 2], [0, 0, 1]]]),
-      }
+      image = np.full((1, *SIZE, 3), row, np.uint8)
+      return {'image': image, 'mask': np.ones(1, bool)}
+    return {
+      'points': np.array([[[0.0, 0.0, 10.0 + row, 0.0]]]),
+      'points_mask': np.ones((1, 1), bool),
+      'camera_from_lidar': np.eye(4)[None],
+      'intrinsics': np.array([[[1.0, 0, 3], [0, 1, 2], [0, 0, 1]]]),
+    }
 
 
 class ExamplesTest(absltest.TestCase):
@@ -66,7 +68,8 @@ class ExamplesTest(absltest.TestCase):
     self.positions = np.zeros((COUNT, 3))
     self.positions[:, 0] = 10.0 * np.arange(COUNT)
     # The last two find something far away; the others their neighbour.
-    self.found = np.array([1, 0, 3, 2, 5, 4, 0, 1])
+    first = np.array([1, 0, 3, 2, 5, 4, 0, 1])
+    self.found = np.stack([first, (first + 3) % COUNT], 1)
 
   def save(self, name, positions, nearest=10.0, **describe):
     temporary = tempfile.TemporaryDirectory()
@@ -92,17 +95,17 @@ class ExamplesTest(absltest.TestCase):
     # Failures first, then hits from all along the drive.
     np.testing.assert_array_equal(asked, [6, 7, 0, 5])
     np.testing.assert_array_equal(
-      saved['retrieved_image'][:, 0, 0, 0], self.found[asked]
+      saved['answer_images'][..., 0, 0, 0], self.found[asked]
     )
+    self.assertEqual(saved['answer_names'][0].tolist(), ['0.jpg', '3.jpg'])
+    np.testing.assert_allclose(saved['answer_distances'][0], [60, 30])
+    np.testing.assert_allclose(saved['answer_similarities'][0], [0.9, 0.5])
     # The photo nearest to the query is not the query.
     true = saved['true_image'][:, 0, 0, 0].astype(int)
     np.testing.assert_array_equal(np.abs(true - asked), 1)
     np.testing.assert_allclose(saved['distance_m'], [60, 60, 10, 10])
     np.testing.assert_array_equal(saved['rank'], [0, 0, 1, 1])
-    np.testing.assert_array_equal(
-      saved['retrieved_position'][:, 0], 10 * self.found[asked]
-    )
-    self.assertEqual(saved['title'][0], 'drive 106')
+    self.assertEqual(saved['title'][0], '6.jpg')
     self.assertFalse([name for name in saved if 'saliency' in name])
 
   def test_scans_are_drawn_as_the_camera_sees_them(self):
@@ -124,7 +127,10 @@ class ExamplesTest(absltest.TestCase):
     )
     asked = saved['query_image'][:, 0, 0, 0]
     np.testing.assert_allclose(
-      saved['retrieved_depth'].max((1, 2)), 10 + self.found[asked]
+      saved['retrieved_depth'].max((1, 2)), 10 + self.found[asked, 0]
+    )
+    np.testing.assert_array_equal(
+      saved['retrieved_position'][:, 0], 10 * self.found[asked, 0]
     )
     # Of a map of scans, the scan of the query's own frame is the right one.
     np.testing.assert_allclose(saved['true_depth'].max((1, 2)), 10.0 + asked)
@@ -137,14 +143,23 @@ class ExamplesTest(absltest.TestCase):
 
   def test_without_positions_there_are_queries_and_answers_alone(self):
     unknown = np.full((COUNT, 3), np.nan)
-    saved = self.save('test/photos/image_to_image', unknown, nearest=np.inf)
+    saved = self.save('test/photos/image_to_image', unknown, nearest=np.nan)
     asked = saved['query_image'][:, 0, 0, 0]
     np.testing.assert_array_equal(asked, [0, 2, 4, 7])
     np.testing.assert_array_equal(
-      saved['retrieved_image'][:, 0, 0, 0], self.found[asked]
+      saved['answer_images'][..., 0, 0, 0], self.found[asked]
     )
-    for name in ('true_image', 'distance_m', 'rank', 'true_position'):
-      self.assertNotIn(name, saved)
+    self.assertTrue(np.isnan(saved['distance_m']).all())
+    np.testing.assert_array_equal(saved['rank'], [-1] * 4)
+    self.assertNotIn('true_image', saved)
+    saved = self.save('test/cross/image_to_points', unknown, nearest=np.nan)
+    self.assertIn('retrieved_depth', saved)
+    self.assertNotIn('true_depth', saved)
+
+  def test_a_map_with_few_images_shows_what_there_is(self):
+    self.found[5, 1] = -1  # one of those that are shown
+    saved = self.save('test/photos/image_to_image', self.positions)
+    self.assertEqual(saved['answer_names'].shape, (4, 1))
 
   def test_without_image_queries_or_answerable_ones_nothing_is_written(self):
     self.assertIsNone(self.save('test/x/points_to_points', self.positions))
