@@ -122,7 +122,7 @@ def all_relations(size: int, kind: str) -> jax.Array:
   places = make_places(size, kind)
   if places is None:
     return 2 * jnp.eye(size, dtype=jnp.int8) - 1
-  return places.relate(places.image, places.points)
+  return places.relate(places.a, places.b)
 
 
 def _by_definition(logits, relations):

@@ -45,7 +45,6 @@ from configs import saliency_i2ploc_kitti360
 from i2ploc import compilation
 from i2ploc.geometry import point_cloud
 from i2ploc.models.weights import saliency_i2ploc
-from i2ploc.tasks import places
 from i2ploc.training import state as state_lib
 
 PARTS = flags.DEFINE_multi_enum(
@@ -82,10 +81,11 @@ def make_config(released: bool, remat: bool, quick: bool):
 
 def serve_ours(kind, config, batch, samples, weights):
   """Compiled runs of ours, and the memory of their temporaries."""
-  towers = places.Towers(config, tuple(config.data.image_size))
+  towers = steps.make_towers(config)
   if weights:
-    variables = saliency_i2ploc.load_two_tower_variables(
-      weights, towers.model, batch, from_size=towers.model.image_size, prefix=''
+    size = towers.model.towers['image'].view.size
+    variables = saliency_i2ploc.load_variables(
+      weights, towers.model, from_size=size, prefix=''
     )
   else:
     variables = towers.init(jax.random.key(0))
@@ -100,9 +100,8 @@ def serve_ours(kind, config, batch, samples, weights):
       point_cloud, 'farthest_point_sampling', lambda *_: samples
     )
     with given:
-      method = f'embed_{side}'
       both = {**variables, 'params': params}
-      return towers.model.apply(both, batch, method=method)[0]
+      return towers.model.apply(both, batch, side=side)[0]
 
   def total(*args):
     return embed('image', *args).sum() + embed('points', *args).sum()
@@ -284,7 +283,7 @@ def show_sample(numbers: dict[str, float]) -> None:
 def measure_batch() -> dict[str, float]:
   """Part two, in this process; prints its row."""
   config, size = make_config(False, REMAT.value, QUICK.value), PAIRS.value
-  towers = places.Towers(config, tuple(config.data.image_size))
+  towers = steps.make_towers(config)
   variables = dict(towers.init(jax.random.key(0)))
   step, optimizer = steps.make_step(config, towers, size // CHUNK.value)
   state = state_lib.init_state(

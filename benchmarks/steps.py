@@ -6,7 +6,7 @@ import numpy as np
 
 from i2ploc import factory
 from i2ploc.geometry import panorama
-from i2ploc.tasks import places
+from i2ploc.models import towers as towers_lib
 from i2ploc.training import step as step_lib
 
 # Camera x right, y down, z forward; LiDAR x forward, y left, z up.
@@ -51,7 +51,17 @@ def make_batch(config: ml_collections.ConfigDict, size: int) -> dict:
   }
 
 
-def make_step(config, towers: places.Towers, num_chunks: int):
+def make_towers(
+  config: ml_collections.ConfigDict,
+) -> towers_lib.CompiledTowers:
+  """The towers of a config."""
+  model = factory.make_model(
+    **config.model.to_dict(), image_size=tuple(config.data.image_size)
+  )
+  return towers_lib.CompiledTowers(model, 'points', tuple(config.index.views))
+
+
+def make_step(config, towers: towers_lib.CompiledTowers, num_chunks: int):
   """The training step of a config, and its optimizer."""
   fields = config.train
   optimizer = factory.make_optimizer(

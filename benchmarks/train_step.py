@@ -26,7 +26,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks import steps
 from i2ploc import compilation
-from i2ploc.tasks import places
 from i2ploc.training import state as state_lib
 
 CONFIG = flags.DEFINE_string(
@@ -61,7 +60,7 @@ def main(argv: list[str]) -> None:
   del argv
   name, _, arg = CONFIG.value.partition(':')
   config = importlib.import_module(f'configs.{name}').get_config(arg)
-  towers = places.Towers(config, tuple(config.data.image_size))
+  towers = steps.make_towers(config)
   variables = dict(towers.init(jax.random.key(0)))
   batch = jax.device_put(steps.make_batch(config, config.train.batch_size))
   runs = {'ours': Run(config, towers, variables, batch)}

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import math
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from i2ploc.errors import InputError
 from i2ploc.geometry import augmentation
+from i2ploc.geometry import cropping
+from i2ploc.geometry import range_image
 from i2ploc.losses import contrastive
 from i2ploc.losses import metric
 from i2ploc.losses import relational
@@ -22,25 +25,40 @@ from i2ploc.losses import soft_targets
 from i2ploc.losses import tiled
 from i2ploc.losses import tiles
 from i2ploc.models import aggregators
-from i2ploc.models import projection
+from i2ploc.models import projection as projection_lib
+from i2ploc.models import saliency as saliency_lib
 from i2ploc.models import towers as towers_lib
+from i2ploc.models import views
 from i2ploc.models.encoders import point_transformer
 from i2ploc.models.encoders import resnet
+from i2ploc.models.encoders import text as text_lib
 from i2ploc.models.encoders import vit
+from i2ploc.models.encoders import vocabulary
+from i2ploc.models.weights import published
 from i2ploc.retrieval import relations as relations_lib
 from i2ploc.training import optimizer as optimizer_lib
 from i2ploc.training import step as step_lib
 
-IMAGE_ENCODERS = {'resnet': resnet.ResNet, 'vit': vit.ViT}
+IMAGE_ENCODERS = {
+  'published': published.make_encoder,
+  'resnet': resnet.ResNet,
+  'vit': vit.ViT,
+}
 POINTS_ENCODERS = {
   'point_transformer': point_transformer.PointTransformer,
   **IMAGE_ENCODERS,  # on range images
 }
 AGGREGATORS = {
+  'first': aggregators.FirstToken,
   'gem': aggregators.GeM,
   'mean': aggregators.Mean,
   'netvlad': aggregators.NetVLAD,
-  'projection': projection.ProjectionHead,
+  'projection': projection_lib.ProjectionHead,
+}
+SALIENCIES = {
+  'attention': saliency_lib.AttentionSaliency,
+  'none': lambda: None,
+  'released': saliency_lib.RecomputedSaliency,
 }
 # Radians. Turned further, a pinhole image is mostly what it had not seen.
 MAX_YAW = {'pinhole': 0.5, 'equirectangular': math.pi}
@@ -61,50 +79,187 @@ def make(table: Mapping[str, Callable], kind: str, fields: Fields) -> Any:
 
 
 def make_model(
+  *, points: Fields | None = None, text: Fields | None = None, **fields: Any
+) -> towers_lib.Towers:
+  """The towers of a config: images against scans, texts or images.
+
+  Args:
+    points: the LiDAR encoder: `name` of POINTS_ENCODERS and its attributes.
+    text: attributes of `TextTransformer`.
+    **fields: see `make_image_and_text` with a text, else `make_places`.
+
+  Raises:
+    InputError: an unknown name or attribute.
+  """
+  try:
+    if text is not None:
+      return make_image_and_text(text=text, **fields)
+    return make_places(points=points, **fields)
+  except TypeError as error:
+    raise InputError(f'model: {error}') from error
+
+
+def make_places(
   *,
   image: Fields,
-  points: Fields,
+  points: Fields | None,
   aggregator: Fields,
   dtype: str,
   image_size: tuple[int, int],
-  **fields: Any,
-) -> towers_lib.TwoTower:
-  """The two towers.
+  projection: str = 'pinhole',
+  saliency: str = 'attention',
+  aggregate_cls: bool = False,
+  num_points: int = 1024,
+  azimuth_margin: float = 0.05,
+  range_shape: tuple[int, int] | None = None,
+  range_encoding: str = 'channels',
+  scan_shape: tuple[int, int] = range_image.SPHERICAL_SHAPE,
+  range_crop: bool = True,
+  max_range: float = math.inf,
+  elevation_bounds: tuple[float, float] = (-0.44, 0.05),
+  image_mean: tuple[float, float, float] | None = None,
+  image_std: tuple[float, float, float] | None = None,
+  initial_temperature: float = 0.07,
+  initial_bias: float | None = None,
+) -> towers_lib.Towers:
+  """Towers {'image', 'points'}, or {'image'} alone.
 
   Args:
-    image: the image encoder: `name` of IMAGE_ENCODERS, and its attributes.
-    points: the LiDAR encoder, likewise.
-    aggregator: of both towers (an own instance each), likewise.
+    image: the image encoder: `name` of IMAGE_ENCODERS and its attributes.
+    points: the LiDAR encoder: `name` of POINTS_ENCODERS and its attributes; an
+      image encoder if `range_shape` is given. None for no LiDAR.
+    aggregator: of each tower (an own instance each): `name` of AGGREGATORS and
+      its attributes.
     dtype: of the encoders' computation, 'float32' or 'bfloat16'.
     image_size: (H, W), pixels.
-    **fields: the other attributes of `TwoTower`.
+    projection: of the camera, see `views.Image`.
+    saliency: of SALIENCIES.
+    aggregate_cls: see `towers.Tower`.
+    num_points: see `views.Field`.
+    azimuth_margin: see `views.Field`.
+    range_shape: (H, W) of the range image; None for a point encoder.
+    range_encoding: see `views.RangeImage`.
+    scan_shape: see `views.RangeImage`.
+    range_crop: see `views.RangeImage`.
+    max_range: see `views.RangeImage`.
+    elevation_bounds: see `views.RangeImage`.
+    image_mean: per channel, of images (and released range images) in 0..1; None
+      for what a published encoder was trained with, else that of the view.
+    image_std: per channel; None as for `image_mean`.
+    initial_temperature: see `towers.Towers`.
+    initial_bias: see `towers.Towers`.
 
   Raises:
     InputError: an unknown name or attribute.
   """
   compute = dict(dtype=jnp.dtype(dtype))
-  towers = dict(
-    image=make(IMAGE_ENCODERS, 'image encoder', {**image, **compute}),
-    points=make(POINTS_ENCODERS, 'points encoder', {**points, **compute}),
-    image_aggregator=make(AGGREGATORS, 'aggregator', aggregator),
-    points_aggregator=make(AGGREGATORS, 'aggregator', aggregator),
+  pixels = {}
+  if image.get('name') == 'published':
+    pixels = published.normalization(image['checkpoint'])._asdict()
+  given = dict(mean=image_mean, std=image_std)
+  pixels |= {k: tuple(v) for k, v in given.items() if v is not None}
+
+  def tower(view, encoder):
+    return towers_lib.Tower(
+      view,
+      encoder,
+      make(AGGREGATORS, 'aggregator', aggregator),
+      make(SALIENCIES, 'saliency', {'name': saliency}),
+      aggregate_cls,
+    )
+
+  size = tuple(image_size)
+  encoder = make(IMAGE_ENCODERS, 'image encoder', {**image, **compute})
+  towers = {'image': tower(views.Image(size, projection, **pixels), encoder)}
+  if points is not None:
+    view = views.PointCloud(
+      views.Field(size, projection, num_points, azimuth_margin)
+    )
+    if range_shape is not None:
+      view = views.RangeImage(
+        view.field,
+        tuple(range_shape),
+        range_encoding,
+        tuple(scan_shape),
+        range_crop,
+        max_range,
+        tuple(elevation_bounds),
+        **pixels,
+      )
+    encoder = make(POINTS_ENCODERS, 'points encoder', {**points, **compute})
+    towers['points'] = tower(view, encoder)
+  return towers_lib.Towers(towers, initial_temperature, initial_bias)
+
+
+def make_image_and_text(
+  *,
+  image: Fields,
+  text: Fields,
+  words: tuple[str, ...],
+  dtype: str,
+  image_size: tuple[int, int],
+  features: int,
+  image_mean: tuple[float, float, float],
+  image_std: tuple[float, float, float],
+  initial_temperature: float = 0.07,
+  initial_bias: float | None = None,
+) -> towers_lib.Towers:
+  """Towers {'image', 'text'} with a closed vocabulary, as of CLIP.
+
+  Args:
+    image: the image encoder: `name` of IMAGE_ENCODERS and its attributes; its
+      CLS token is taken.
+    text: attributes of `TextTransformer`.
+    words: the vocabulary, see `vocabulary`.
+    dtype: of the encoders' computation, 'float32' or 'bfloat16'.
+    image_size: (H, W) of a crop, pixels.
+    features: width of the descriptors.
+    image_mean: per channel, of images in 0..1.
+    image_std: per channel.
+    initial_temperature: see `towers.Towers`.
+    initial_bias: see `towers.Towers`.
+
+  Raises:
+    InputError: an unknown name or attribute.
+  """
+  compute = dict(dtype=jnp.dtype(dtype))
+  numbers = dict(vocabulary_size=vocabulary.size(words), end=vocabulary.END)
+  return towers_lib.image_and_text(
+    make(IMAGE_ENCODERS, 'image encoder', {**image, **compute}),
+    text_lib.TextTransformer(**text, **numbers, **compute),
+    views.Image(
+      tuple(image_size), mean=tuple(image_mean), std=tuple(image_std)
+    ),
+    features,
+    initial_temperature=initial_temperature,
+    initial_bias=initial_bias,
   )
-  fields = {k: v for k, v in fields.items() if v is not None}
-  return towers_lib.TwoTower(**towers, image_size=tuple(image_size), **fields)
+
+
+class Embedding(NamedTuple):
+  """What a loss gets of one side of a batch.
+
+  Attributes:
+    descriptor: [B, D].
+    features: [B, D] the same before the last normalisation.
+  """
+
+  descriptor: jax.Array
+  features: jax.Array
 
 
 def make_embed(
-  model: towers_lib.TwoTower,
+  model: towers_lib.Towers,
   *,
   color_jitter: float,
   mirror: bool,
   yaw: float,
   cutout: bool,
 ) -> step_lib.Embed:
-  """The training side of a model: augmentation on device, then both towers.
+  """The training side of a model: augmentation on device, then all towers.
 
   Args:
-    model: the towers.
+    model: the towers, 'image' and 'points'.
     color_jitter: strength, see `augmentation.color_jitter`; 0 for none.
     mirror: whether half of the pairs are mirrored.
     yaw: largest angle by which pairs are turned to either side, radians, see
@@ -114,16 +269,16 @@ def make_embed(
 
   Returns:
     `params, model_state, batch, key -> embeddings, model_state`, see
-    `step.make_train_step`.
+    `step.make_train_step`; an `Embedding` by side.
 
   Raises:
     InputError: a yaw that the images cannot be turned by.
   """
-  limit = MAX_YAW[model.projection]
+  projection = model.towers['image'].view.projection
+  limit = MAX_YAW[projection]
   if not 0.0 <= yaw <= limit:
     raise InputError(
-      f'yaw={yaw}: expected 0 to {limit:.3f} radians for {model.projection} '
-      'images'
+      f'yaw={yaw}: expected 0 to {limit:.3f} radians for {projection} images'
     )
 
   def embed(params, model_state, batch, key):
@@ -143,25 +298,81 @@ def make_embed(
         minval=-yaw,
         maxval=yaw,
       )
-      batch = augmentation.turn(batch, angle, model.projection)
+      batch = augmentation.turn(batch, angle, projection)
     streams = ('dropout', 'cutout') if cutout else ('dropout',)
     rngs = {
       name: jax.random.fold_in(keys[2], i) for i, name in enumerate(streams)
     }
-    (embedded, out), model_state = model.apply(
+    found, model_state = model.apply(
       {'params': params, **model_state},
       batch,
       train=True,
       rngs={'points': keys[2], **rngs},
       mutable=list(model_state),
+      method='every_side',
     )
     embeddings = {
-      'image': embedded['image'],
-      'points': embedded['points'],
-      'image_features': out['image']['pooled'],
-      'points_features': out['points']['pooled'],
+      side: Embedding(descriptor, out['pooled'])
+      for side, (descriptor, out) in found.items()
     }
     return embeddings, model_state
+
+  return embed
+
+
+def make_crop_embed(
+  model: towers_lib.Towers,
+  *,
+  margin: float,
+  color_jitter: float,
+  mirror: bool,
+  box_jitter: float,
+) -> step_lib.Embed:
+  """The training side of crops and texts: crops with variations, both towers.
+
+  Args:
+    model: the towers, 'image' and 'text'.
+    margin: context around a box, see `cropping.windows`.
+    color_jitter: strength, see `augmentation.color_jitter`; 0 for none.
+    mirror: whether half of the crops are mirrored: no text may tell left from
+      right.
+    box_jitter: how far windows are moved and scaled, see `cropping.jitter`.
+
+  Returns:
+    `params, model_state, batch, key -> embeddings, model_state`, see
+    `step.make_train_step`; an `Embedding` [B, K, D] by side, of the objects of
+    a frame.
+  """
+  view = model.towers['image'].view
+
+  def embed(params, model_state, batch, key):
+    del model_state  # there is none
+    keys = jax.random.split(key, 3)
+    images = batch['image'].astype(jnp.float32) / 255.0
+    if color_jitter:
+      images = augmentation.color_jitter(keys[0], images, color_jitter)
+    windows = cropping.windows(batch['box'], margin)
+    windows = cropping.jitter(keys[1], windows, box_jitter)
+    crops = cropping.crop(images, windows, view.size, view.mean)
+    if mirror:
+      flags = jax.random.bernoulli(keys[2], shape=(*crops.shape[:2], 1, 1, 1))
+      crops = jnp.where(flags, crops[:, :, :, ::-1], crops)
+    tokens = batch['tokens']
+    found = model.apply(
+      {'params': params},
+      {
+        'image': crops.reshape(-1, *crops.shape[2:]),
+        'tokens': tokens.reshape(-1, tokens.shape[-1]),
+      },
+      train=True,
+      method='every_side',
+    )
+    shape = (*tokens.shape[:2], -1)
+    embeddings = {
+      side: Embedding(descriptor.reshape(shape), out['pooled'].reshape(shape))
+      for side, (descriptor, out) in found.items()
+    }
+    return embeddings, {}
 
   return embed
 
@@ -169,18 +380,19 @@ def make_embed(
 class _Relations:
   """Who is near whom in a batch: all pairs at once, or a tile of them."""
 
-  def __init__(self, batch: Fields, **radii: float):
-    self._batch, self._radii = batch, radii
+  def __init__(self, batch: Fields, sides: Mapping[str, str], **radii: float):
+    self._batch, self._sides, self._radii = batch, sides, radii
 
-  def __call__(self, a: str, b: str) -> jax.Array:
-    """[B, B] of the readings of a and b; row i of both is a pair."""
-    return self._relate(self._places(a), self._places(b), paired=True)
+  def __call__(self, one: str = 'a', other: str = 'b') -> jax.Array:
+    """[B, B] of the readings of two sides; row i of both is a pair."""
+    return self._relate(self._places(one), self._places(other), paired=True)
 
-  def in_tiles(self, a: str, b: str) -> tiles.Places:
-    """The same, for a loss that asks tile by tile."""
-    return tiles.Places(self._relate_tile, self._places(a), self._places(b))
+  def in_tiles(self) -> tiles.Places:
+    """The same of a and b, for a loss that asks tile by tile."""
+    return tiles.Places(self._relate_tile, self._places('a'), self._places('b'))
 
   def _places(self, side):
+    side = self._sides[side]
     position = self._batch[f'{side}_position']
     row = jnp.arange(len(position))
     return {
@@ -204,6 +416,26 @@ class _Relations:
     return jnp.where(own, 1, self._relate(a, b, paired=False))
 
 
+class _TextRelations:
+  """Which crop is described by which text: all pairs at once, or a tile."""
+
+  def __init__(self, texts: Fields):
+    self._texts = texts
+
+  def __call__(self) -> jax.Array:
+    """[N, N] of crops and texts; text i is that of crop i."""
+    return self._relate(self._texts, self._texts)
+
+  def in_tiles(self) -> tiles.Places:
+    """The same, for a loss that asks tile by tile."""
+    return tiles.Places(self._relate, self._texts, self._texts)
+
+  def _relate(self, a, b):
+    return relations_lib.from_texts(
+      a['tokens'], a['mask'], b['tokens'], b['mask']
+    )
+
+
 def _check_tile(tile: int) -> None:
   if tile < 0:
     raise InputError(f'tile={tile}: expected rows, or 0 for all pairs at once')
@@ -220,14 +452,13 @@ def _info_nce(*, form: str, tile: int = 0) -> Callable:
   if tile and form != 'clip':
     raise InputError(f"tile={tile} with form={form!r}: expected form='clip'")
 
-  def loss(params, embeddings, relate, key):
+  def loss(params, a, b, relate, key):
     del key
     scale = contrastive.clamped_scale(params['log_scale'])
-    rows = embeddings['image'], embeddings['points']
+    rows = a.descriptor, b.descriptor
     if tile:
-      places = relate.in_tiles('image', 'points')
-      return tiled.info_nce(*rows, scale, places, tile=tile)
-    return contrastive.info_nce(*rows, scale, relate('image', 'points'), form)
+      return tiled.info_nce(*rows, scale, relate.in_tiles(), tile=tile)
+    return contrastive.info_nce(*rows, scale, relate(), form)
 
   return loss
 
@@ -236,7 +467,7 @@ def _sigmoid(*, tile: int = 0) -> Callable:
   """The sigmoid loss with the model's scale and bias; `tile` as of InfoNCE."""
   _check_tile(tile)
 
-  def loss(params, embeddings, relate, key):
+  def loss(params, a, b, relate, key):
     del key
     if 'similarity_bias' not in params:
       raise InputError(
@@ -244,12 +475,11 @@ def _sigmoid(*, tile: int = 0) -> Callable:
         'model.initial_bias, to -10.0 or about -log(batch size)'
       )
     scale = contrastive.clamped_scale(params['log_scale'])
-    rows = embeddings['image'], embeddings['points']
+    rows = a.descriptor, b.descriptor
     factors = scale, params['similarity_bias']
     if tile:
-      places = relate.in_tiles('image', 'points')
-      return tiled.sigmoid(*rows, *factors, places, tile=tile)
-    return contrastive.sigmoid(*rows, *factors, relate('image', 'points'))
+      return tiled.sigmoid(*rows, *factors, relate.in_tiles(), tile=tile)
+    return contrastive.sigmoid(*rows, *factors, relate())
 
   return loss
 
@@ -257,13 +487,9 @@ def _sigmoid(*, tile: int = 0) -> Callable:
 def _soft_targets() -> Callable:
   """See `soft_targets.soft_targets`; it takes descriptors before their norm."""
 
-  def loss(params, embeddings, relate, key):
+  def loss(params, a, b, relate, key):
     del params, key
-    return soft_targets.soft_targets(
-      embeddings['image_features'],
-      embeddings['points_features'],
-      relate('image', 'points'),
-    )
+    return soft_targets.soft_targets(a.features, b.features, relate())
 
   return loss
 
@@ -271,16 +497,12 @@ def _soft_targets() -> Callable:
 def _triplet(*, mining: str, margin: float) -> Callable:
   """See `metric.triplet`."""
   metric.check_mining(mining, margin)
+  options = dict(mining=mining, margin=margin)
 
-  def loss(params, embeddings, relate, key):
+  def loss(params, a, b, relate, key):
     del params
     return metric.triplet(
-      embeddings['image'],
-      embeddings['points'],
-      relate('image', 'points'),
-      mining=mining,
-      margin=margin,
-      key=key,
+      a.descriptor, b.descriptor, relate(), **options, key=key
     )
 
   return loss
@@ -292,14 +514,14 @@ def _four_triplets(
   """See `metric.four_triplets`."""
   metric.check_mining(mining, margin)
 
-  def loss(params, embeddings, relate, key):
+  def loss(params, a, b, relate, key):
     del params
     return metric.four_triplets(
-      embeddings['image'],
-      embeddings['points'],
-      relate('image', 'points'),
-      relate('image', 'image'),
-      relate('points', 'points'),
+      a.descriptor,
+      b.descriptor,
+      relate('a', 'b'),
+      relate('a', 'a'),
+      relate('b', 'b'),
       mining=mining,
       margin=margin,
       within_weight=within_weight,
@@ -309,6 +531,8 @@ def _four_triplets(
   return loss
 
 
+# Each makes `params, a, b, relate, key -> value, metrics`: a and b are
+# `Embedding`s, and `relate` tells who is near whom.
 LOSSES = {
   'info_nce': _info_nce,
   'sigmoid': _sigmoid,
@@ -325,6 +549,7 @@ def make_loss(
   ignore_radius: float,
   relation_weights: tuple[float, float, float],
   curvature: float,
+  sides: tuple[str, str] = ('image', 'points'),
   **fields: Any,
 ) -> step_lib.Loss:
   """A loss over pose-aware relations, plus relation consistency.
@@ -337,37 +562,76 @@ def make_loss(
       nothing. 0 for the papers' loss, which pushes near duplicates apart.
     relation_weights: of the Euclidean, angle and hyperbolic term.
     curvature: of the ball of the hyperbolic term.
+    sides: of the model that are a and b of the loss; the batch says where
+      their readings were taken.
     **fields: what the named loss takes.
 
   Returns:
-    `params, embeddings, batch -> loss, metrics`, see `step.make_train_step`.
+    `params, embeddings, batch -> loss, metrics`, see `step.make_train_step`;
+    the embeddings are those of `make_embed`.
 
   Raises:
     InputError: an unknown name, field, or value of a field.
   """
   tell_apart = make(LOSSES, 'loss', {**fields, 'name': name})
   euclidean, angle, hyperbolic = relation_weights
+  by_letter = dict(zip('ab', sides, strict=True))
 
   def loss(params, embeddings, batch):
+    a, b = (embeddings[side] for side in sides)
     relate = _Relations(
       batch,
+      by_letter,
       positive_radius=positive_radius,
       ignore_radius=max(ignore_radius, positive_radius),
     )
     # What a loss draws follows from the batch: a resumed run draws the same.
-    key = jax.random.fold_in(jax.random.key(0), batch['image_index'].sum())
-    value, metrics = tell_apart(params, embeddings, relate, key)
+    drawn = batch[f'{sides[0]}_index'].sum()
+    key = jax.random.fold_in(jax.random.key(0), drawn)
+    value, metrics = tell_apart(params, a, b, relate, key)
     consistency, terms = relational.relation_consistency(
-      embeddings['image'],
-      embeddings['points'],
-      embeddings['image_features'],
-      embeddings['points_features'],
+      a.descriptor,
+      b.descriptor,
+      a.features,
+      b.features,
       euclidean_weight=euclidean,
       angle_weight=angle,
       hyperbolic_weight=hyperbolic,
       curvature=curvature,
     )
     return value + consistency, metrics | {name: value} | terms
+
+  return loss
+
+
+def make_text_loss(*, name: str, **fields: Any) -> step_lib.Loss:
+  """A loss over the relations of crops (side a) and texts (side b).
+
+  Args:
+    name: 'info_nce' or 'sigmoid', of LOSSES.
+    **fields: what the named loss takes.
+
+  Returns:
+    `params, embeddings, batch -> loss, metrics`, see `step.make_train_step`;
+    the embeddings are those of `make_crop_embed`.
+
+  Raises:
+    InputError: an unknown name, field, or value of a field.
+  """
+  known = {name: LOSSES[name] for name in ('info_nce', 'sigmoid')}
+  tell_apart = make(known, 'loss', {**fields, 'name': name})
+
+  def loss(params, embeddings, batch):
+    a, b = (
+      jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), embeddings[side])
+      for side in ('image', 'text')
+    )
+    tokens = batch['tokens']
+    texts = {
+      'tokens': tokens.reshape(-1, tokens.shape[-1]),
+      'mask': batch['mask'].reshape(-1),
+    }
+    return tell_apart(params, a, b, _TextRelations(texts), None)
 
   return loss
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
   'i2ploc.geometry': (),
   'i2ploc.training': ('i2ploc.compilation', 'i2ploc.files'),
   'i2ploc.robust': _GROUND,
-  'i2ploc.models': _GROUND,
+  'i2ploc.models': (*_GROUND, 'i2ploc.files'),  # fetched weights
   'i2ploc.losses': _GROUND,
   'i2ploc.retrieval': _STORED,
   'i2ploc.objects': (
@@ -51,7 +51,6 @@ MAY_IMPORT = {
     *_MEASURES,
     'i2ploc.training',
     'i2ploc.factory',
-    'i2ploc.caption_factory',
     'i2ploc.fitting',
   ),
   'i2ploc.verbs': (
@@ -122,8 +121,7 @@ ORDER = {
     'saliency',
     'views',
     'towers',
-    'clip',
-    'clip_encoder',
+    'image_text',
     'weights',
   ),
   'i2ploc.models.encoders': (
@@ -138,6 +136,8 @@ ORDER = {
     'vocabulary',
   ),
   'i2ploc.models.weights': (
+    'sources',
+    'onnx_files',
     'tensor_files',
     'load',
     'vit',
@@ -145,7 +145,7 @@ ORDER = {
     'resnet',
     'lip_loc',
     'clip',
-    'sources',
+    'published',
   ),
   'i2ploc.losses': (
     'contrastive',

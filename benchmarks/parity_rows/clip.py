@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both towers of CLIP against what transformers and torch computed."""
 
+import functools
+
 import jax
 import numpy as np
 
 from benchmarks.parity_rows import comparison
 from benchmarks.parity_rows import encoders
+from i2ploc.losses import contrastive
 from i2ploc.models.weights import clip
 
 Comparison = comparison.Comparison
@@ -14,8 +17,10 @@ Comparison = comparison.Comparison
 def _load(path, images):
   """The towers for images that are normalised already."""
   model, variables = clip.load_clip(path, images.shape[1:3])
-  identity = dict(image_mean=(0.0,) * 3, image_std=(1.0,) * 3)
-  return model.clone(**identity), variables
+  tower = model.towers['image']
+  identity = tower.view._replace(mean=(0.0,) * 3, std=(1.0,) * 3)
+  towers = {**model.towers, 'image': tower._replace(view=identity)}
+  return model.clone(towers=towers), variables
 
 
 def _images(io, name):
@@ -27,18 +32,22 @@ def joint(path):
   io = np.load(path / 'io.npz')
   wide = _images(io, 'pixel_values_nonsquare')
   model, variables = _load(path, wide)
-  _, out = model.apply(variables, wide, method='embed_image')
+  _, out = model.apply(variables, {'image': wide}, side='image')
   yield Comparison(
     'CLS tokens', out['cls'], io['vision_nonsquare_pooled'], 1e-5
   )
   images = _images(io, 'pixel_values')
   model, variables = _load(path, images)
-  found, out = jax.jit(model.apply)(variables, images, io['input_ids'])
+  batch = {'image': images, 'tokens': io['input_ids']}
+  found = {}
   for side in ('image', 'text'):
+    apply = jax.jit(functools.partial(model.apply, side=side))
+    found[side], out = apply(variables, batch)
     yield Comparison('descriptors', found[side], io[f'{side}_embeds'], 1e-5)
     expected = io[f'{side}_features_unnormalised']
-    yield Comparison('features', out[side]['features'], expected, 1e-5)
-  logits = found['scale'] * found['image'] @ found['text'].T
+    yield Comparison('features', out['pooled'], expected, 1e-5)
+  scale = contrastive.clamped_scale(variables['params']['log_scale'])
+  logits = scale * found['image'] @ found['text'].T
   yield Comparison('similarities', logits, io['logits_per_image'], 1e-5)
 
 
@@ -47,8 +56,9 @@ def text_tower(path):
   io = np.load(path / 'io.npz')
   model, variables = clip.load_clip(path)
   params = {'params': variables['params']['text']}
+  text = model.towers['text'].encoder.clone(name=None)
   tokens = io['input_ids']
-  hidden, out = encoders.hidden_states(model.text, params, tokens)
+  hidden, out = encoders.hidden_states(text, params, tokens)
   # Theirs of what is behind the end see less of each other.
   read = io['attention_mask'][..., None]
   for i, found in enumerate(hidden):
@@ -57,10 +67,10 @@ def text_tower(path):
   expected = io['text_last_hidden']
   yield Comparison('output', out['sequence'] * read, expected * read, 1e-5)
   for end, name in (
-    (model.text.end, 'text_pooled'),
+    (text.end, 'text_pooled'),
     (None, 'text_pooled_config_eos2'),
   ):
-    pooled, _ = model.text.clone(end=end).apply(params, tokens)
+    pooled, _ = text.clone(end=end).apply(params, tokens)
     yield Comparison('pooled', pooled, io[name], 1e-5)
 
 

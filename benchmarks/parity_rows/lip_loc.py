@@ -21,6 +21,7 @@ from i2ploc.losses import soft_targets
 from i2ploc.models import aggregators
 from i2ploc.models import projection
 from i2ploc.models import towers
+from i2ploc.models import views
 from i2ploc.models.weights import lip_loc
 from i2ploc.models.weights import resnet
 
@@ -48,7 +49,7 @@ def spherical(points: np.ndarray) -> dict[str, jax.Array]:
       'uint8': levels,
       'crop_uint8': crop,
       'crop_resized_uint8': resized,
-      'crop_normalized': towers.normalize_images(pixels, MEAN, STD),
+      'crop_normalized': views.normalize_images(pixels, MEAN, STD),
     }
 
   return jax.jit(run)(points)
@@ -93,7 +94,7 @@ def resized_image(path):
   yield Comparison('grey levels', np.stack(found), expected, 0.0)
 
 
-def released_model(**fields: Any) -> towers.TwoTower:
+def released_model(**fields: Any) -> towers.Towers:
   """The released towers at the reference's size, but for `fields`."""
   encoder = dict(name='resnet', widths=(8, 16, 32, 64))
   reduced = dict(
@@ -114,17 +115,6 @@ def released_model(**fields: Any) -> towers.TwoTower:
   return factory.make_model(**reduced | fields)
 
 
-def released_batch(model: towers.TwoTower) -> towers.Batch:
-  """Zeros for `model`, a batch of one."""
-  return {
-    'image': np.zeros((1, *model.image_size, 3), np.uint8),
-    'intrinsics': np.eye(3, dtype=np.float32)[None],
-    'points': np.zeros((1, model.num_points, 4), np.float32),
-    'points_mask': np.ones((1, model.num_points), bool),
-    'camera_from_lidar': np.eye(4, dtype=np.float32)[None],
-  }
-
-
 def _describe(head, tokens, train=False):
   """Embeddings of token features [B, N, D]."""
   shape = tokens.shape[:2]
@@ -135,9 +125,9 @@ def _describe(head, tokens, train=False):
 
 def _towers(model, images, train=False):
   """Tokens and embeddings of normalised images, by tower."""
-  tokens = {t: getattr(model, t)(x, train)[0] for t, x in images.items()}
+  tokens = {t: model.towers[t].encoder(x, train)[0] for t, x in images.items()}
   embeddings = {
-    tower: _describe(getattr(model, f'{tower}_aggregator'), x)
+    tower: _describe(model.towers[tower].aggregator, x)
     for tower, x in tokens.items()
   }
   return tokens, embeddings
@@ -167,8 +157,8 @@ def _load(path):
   model = released_model()
   variables = saliency_parts.converted(
     saliency_parts.below(golden, 'param/'),
-    lip_loc.two_tower_rules(model),
-    jax.eval_shape(model.init, jax.random.key(0), released_batch(model)),
+    lip_loc.towers_rules(model),
+    towers.shapes(model),
   )
   names = lip_loc.TOWERS
   images = {t: _channels_last(golden[f'{name}_image']) for t, name in names}
@@ -188,7 +178,7 @@ def evaluation(path):
 
   (tokens, embeddings), states = jax.jit(run)(variables, images)
   stages = {'camera_stem': nn.relu(states['image/stem'])}
-  for i, depth in enumerate(model.image.depths):
+  for i, depth in enumerate(model.towers['image'].encoder.depths):
     last = states[f'image/stage{i}_block{depth - 1}']
     stages[f'camera_layer{i + 1}'] = last
   for name, stage in stages.items():
@@ -212,7 +202,7 @@ def evaluation(path):
     jax.tree_util.keystr(place, simple=True, separator='/'): leaf
     for place, leaf in leaves
   }
-  for rule in lip_loc.two_tower_rules(model):
+  for rule in lip_loc.towers_rules(model):
     if rule.path in leaves and names.keys() >= set(rule.sources) != set():
       expected = rule.transform(*(names[source] for source in rule.sources))
       yield Comparison('gradients', leaves[rule.path], expected, 1e-4)
@@ -226,7 +216,7 @@ def training(path):
     return model.apply(
       variables,
       images,
-      method=lambda model, images: model.image(images, True)[0],
+      method=lambda model, x: model.towers['image'].encoder(x, True)[0],
       mutable=['batch_stats'],
     )
 
@@ -236,7 +226,7 @@ def training(path):
   found = {'batch_stats': {'image': changed['batch_stats']['image']}}
   buffers = saliency_parts.converted(
     saliency_parts.below(golden, 'train_buffer_after/'),
-    lip_loc.two_tower_rules(model),
+    lip_loc.towers_rules(model),
     found,
   )
   yield Comparison('buffers', found, buffers, 1e-5)

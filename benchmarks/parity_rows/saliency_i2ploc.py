@@ -5,6 +5,7 @@ The reference ran with random weights at a reduced size; ours reads them as it
 reads the authors' checkpoints.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ SIZE = (64, 128)
 SIDES = (('image', 'img'), ('points', 'pts'))
 
 
-def released_model(**fields: Any) -> towers.TwoTower:
+def released_model(**fields: Any) -> towers.Towers:
   """The released towers at the reference's size, but for `fields`."""
   points = dict(
     name='point_transformer',
@@ -79,16 +80,16 @@ def _load(path, **fields):
   """The reference's outputs, the model, its variables and the inputs."""
   golden = np.load(path.with_suffix('.npz'))
   model, batch = released_model(**fields), stored_batch(golden)
-  variables = saliency_i2ploc.load_two_tower_variables(
-    path, model, batch, from_size=SIZE, prefix=''
+  variables = saliency_i2ploc.load_variables(
+    path, model, from_size=SIZE, prefix=''
   )
   return golden, model, variables, batch
 
 
-def _loss(embedded, weights):
+def _loss(found, params, weights):
   """The released loss, given weights of the terms of its relation loss."""
-  image, points = embedded['image'], embedded['points']
-  scale = embedded['scale']
+  image, points = found['image'][0], found['points'][0]
+  scale = contrastive.clamped_scale(params['log_scale'])
   loss, _ = contrastive.info_nce(image, points, scale, form='concatenated')
   # Released: descriptors, not features before their normalisation.
   _, terms = relational.relation_consistency(
@@ -115,12 +116,19 @@ def evaluation(path):
   expected = saliency_parts.below(golden, 'eval_w/')
 
   def run(variables, batch):
-    (embedded, out), state = model.apply(
-      variables, batch, capture_intermediates=True, mutable=['intermediates']
+    found, state = model.apply(
+      variables,
+      batch,
+      capture_intermediates=True,
+      mutable=['intermediates'],
+      method='every_side',
     )
-    return embedded, out, state['intermediates'], _loss(embedded, SHIPPED)
+    loss = _loss(found, variables['params'], SHIPPED)
+    return found, state['intermediates'], loss
 
-  embedded, out, inside, loss = jax.jit(run)(variables, batch)
+  towers, inside, loss = jax.jit(run)(variables, batch)
+  embedded = {side: descriptor for side, (descriptor, _) in towers.items()}
+  out = {side: out for side, (_, out) in towers.items()}
   patches = inside['image']['embed']['__call__'][0]
   groups = inside['points']['pointnet']['__call__'][0]
   found = {
@@ -148,10 +156,12 @@ def evaluation(path):
 def without_saliency(path):
   """As the release is configured for KITTI."""
   golden, model, variables, batch = _load(path, saliency='none')
-  embedded, _ = jax.jit(model.apply)(variables, batch)
+  found = jax.jit(functools.partial(model.apply, method='every_side'))(
+    variables, batch
+  )
   for side, name in SIDES:
     expected = golden[f'eval_now/{name}_desc']
-    yield Comparison('descriptors', embedded[side], expected, 2e-6)
+    yield Comparison('descriptors', found[side][0], expected, 2e-6)
 
 
 def training(path):
@@ -159,28 +169,29 @@ def training(path):
   golden, model, variables, batch = _load(path)
 
   def run(params, statistics, weights):
-    (embedded, _), changed = model.apply(
+    found, changed = model.apply(
       {'params': params, 'batch_stats': statistics},
       batch,
       train=True,
       mutable=['batch_stats'],
+      method='every_side',
     )
-    return _loss(embedded, weights), (embedded, changed)
+    return _loss(found, params, weights), (found, changed)
 
   run = jax.jit(jax.value_and_grad(run, has_aux=True))
   state = variables['params'], variables['batch_stats']
-  (loss, (embedded, changed)), gradients = run(*state, SHIPPED)
+  (loss, (towers, changed)), gradients = run(*state, SHIPPED)
   expected = saliency_parts.below(golden, 'train_w/')
   for side, name in SIDES:
     descriptors = expected[f'{name}_desc']
-    yield Comparison('descriptors', embedded[side], descriptors, 5e-5)
+    yield Comparison('descriptors', towers[side][0], descriptors, 5e-5)
   yield Comparison('loss', loss, expected['loss_float64'], 5e-5)
   tensors = saliency_parts.below(expected, 'grad/')
   tensors |= saliency_parts.below(expected, 'buffer_after/')
   # Token and position are one parameter here, and share their gradient there.
   tensors['image_encoder.cls_token'] = 0 * tensors['image_encoder.cls_token']
   converted = saliency_parts.converted(
-    tensors, saliency_i2ploc.two_tower_rules(model, SIZE), variables
+    tensors, saliency_i2ploc.towers_rules(model, SIZE), variables
   )
   # A constant of the release.
   gradients['log_scale'] = converted['params']['log_scale']

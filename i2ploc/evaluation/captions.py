@@ -84,7 +84,7 @@ class CaptionEvaluator:
 
     Args:
       role: first part of the names.
-      encoder: a `clip_encoder.ClipEncoder`; it is given the variables.
+      encoder: an `image_text.ImageTextEncoder`; it is given the variables.
       scenes: frames by question: image, detections (box, category, text,
         movable), landmarks (category, text) and answers of each, see
         `input_pipeline.sources.crops`. Asked every time.

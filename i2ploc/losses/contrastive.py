@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contrastive losses between the descriptors of two modalities.
+"""Contrastive losses between the descriptors of two sides, a and b.
 
 Written for several positives per row and an ignore band, because a batch of
 places is not a batch of captions: neighbours on one street are right answers.
@@ -45,6 +45,11 @@ def clamped_scale(log_scale: jax.Array, max_scale: float = 100.0) -> jax.Array:
 
   At the limit the gradient that would push `log_scale` further is dropped and
   the one that leads back is kept; a plain minimum would hold it there forever.
+
+  >>> round(float(clamped_scale(jnp.log(20.0))), 3)
+  20.0
+  >>> round(float(clamped_scale(jnp.log(500.0))), 3)
+  100.0
   """
   return jnp.exp(_clamp_above(log_scale, math.log(max_scale)))
 
@@ -92,16 +97,14 @@ def batch_metrics(
   }
 
 
-def check_pairs(image: jax.Array, points: jax.Array) -> None:
-  """Raises ValueError unless both are [B, D]."""
-  if image.shape != points.shape or image.ndim != 2:
-    raise InputError(
-      f'image {image.shape} and points {points.shape}: expected both [B, D].'
-    )
+def check_pairs(a: jax.Array, b: jax.Array) -> None:
+  """Raises InputError unless both are [B, D]."""
+  if a.shape != b.shape or a.ndim != 2:
+    raise InputError(f'a {a.shape} and b {b.shape}: expected both [B, D].')
 
 
 def compare(
-  image: jax.Array, points: jax.Array, relations: jax.Array | None
+  a: jax.Array, b: jax.Array, relations: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
   """All inner products of a batch, in float32 at full matmul precision.
 
@@ -109,10 +112,10 @@ def compare(
   more than the differences that matter.
 
   Args:
-    image: [B, D].
-    points: [B, D]; row i was paired with image i.
-    relations: [B, B] in {+1, 0, -1}, image i to points j; None: pairs (i, i)
-      are positive and all others negative.
+    a: [B, D].
+    b: [B, D]; its row i was paired with that of a.
+    relations: [B, B] in {+1, 0, -1}, a_i to b_j; None: pairs (i, i) are
+      positive and all others negative.
 
   Returns:
     Similarities [B, B] and relations [B, B].
@@ -120,47 +123,59 @@ def compare(
   Raises:
     InputError: shapes that do not fit.
   """
-  check_pairs(image, points)
-  size = image.shape[0]
+  check_pairs(a, b)
+  size = a.shape[0]
   if relations is None:
     relations = 2 * jnp.eye(size, dtype=jnp.int8) - 1
   if relations.shape != (size, size):
     raise InputError(
-      f'relations {relations.shape}: expected {(size, size)}, image to points.'
+      f'relations {relations.shape}: expected {(size, size)}, a to b.'
     )
   similarities = jnp.matmul(
-    image.astype(jnp.float32),
-    points.astype(jnp.float32).T,
+    a.astype(jnp.float32),
+    b.astype(jnp.float32).T,
     precision=jax.lax.Precision.HIGHEST,
   )
   return similarities, relations
 
 
 def info_nce(
-  image: jax.Array,
-  points: jax.Array,
+  a: jax.Array,
+  b: jax.Array,
   scale: jax.Array | float,
   relations: jax.Array | None = None,
   form: str = 'clip',
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Contrastive loss of image descriptors against point-cloud descriptors.
+  """Contrastive loss of the descriptors of one side against the other's.
 
-  Of S = scale image @ points^T, see `compare`.
+  Of S = scale a @ b^T, see `compare`.
+
+  >>> a = jnp.eye(3)
+  >>> loss, metrics = info_nce(a, a, scale=10.0)
+  >>> round(float(loss), 6), float(metrics['recall_at_1'])
+  (9.1e-05, 1.0)
+
+  A row whose other positive, b_1, is a right answer too:
+
+  >>> relations = jnp.array([[1, 1, -1], [0, 1, -1], [-1, -1, 1]])
+  >>> loss, _ = info_nce(a, a, scale=10.0, relations=relations)
+  >>> round(float(loss), 3)
+  0.116
 
   Args:
-    image: [B, D] unit norm.
-    points: [B, D] unit norm; row i was paired with image i.
+    a: [B, D] unit norm.
+    b: [B, D] unit norm; its row i was paired with that of a.
     scale: inverse temperature.
-    relations: [B, B] in {+1, 0, -1}, image i to points j, ignored pairs out of
-      every sum; None: pairs (i, i) are positive and all others negative.
-    form: 'clip', the mean of the losses of rows (image to points) and of
-      columns; 'concatenated', one softmax over row i and column i together,
-      the pair (i, i) counted once (SaliencyI2PLoc).
+    relations: [B, B] in {+1, 0, -1}, a_i to b_j, ignored pairs out of every
+      sum; None: pairs (i, i) are positive and all others negative.
+    form: 'clip', the mean of the losses of rows (a to b) and of columns;
+      'concatenated', one softmax over row i and column i together, the pair
+      (i, i) counted once (SaliencyI2PLoc).
 
   Returns:
     The loss, 0 for a batch of one.
-    Metrics: recall_at_1 (image to points, in the batch, ties are misses),
-      scale, positive_similarity, negative_similarity (means of cosines).
+    Metrics: recall_at_1 (a to b, in the batch, ties are misses), scale,
+      positive_similarity, negative_similarity (means of cosines).
 
   Raises:
     InputError: another form, or shapes that do not fit.
@@ -169,16 +184,15 @@ def info_nce(
     Radford et al., Learning Transferable Visual Models From Natural Language
     Supervision, ICML 2021. Li et al., SaliencyI2PLoc, Information Fusion 2025.
   """
-  similarities, relations = compare(image, points, relations)
+  similarities, relations = compare(a, b, relations)
   scale = jnp.asarray(scale, jnp.float32)
   logits = scale * similarities
   if form == 'clip':
-    image_to_points = _row_losses(logits, relations)
-    points_to_image = _row_losses(logits.T, relations.T)
-    loss = (image_to_points + points_to_image) / 2
+    loss = _row_losses(logits, relations)
+    loss = (loss + _row_losses(logits.T, relations.T)) / 2
   elif form == 'concatenated':
     both = jnp.concatenate([logits, logits.T], axis=1)
-    once = jnp.where(jnp.eye(len(image), dtype=bool), 0, relations.T)
+    once = jnp.where(jnp.eye(len(a), dtype=bool), 0, relations.T)
     loss = _row_losses(both, jnp.concatenate([relations, once], axis=1))
   else:
     raise InputError(f"form '{form}': expected 'clip' or 'concatenated'.")
@@ -186,21 +200,26 @@ def info_nce(
 
 
 def sigmoid(
-  image: jax.Array,
-  points: jax.Array,
+  a: jax.Array,
+  b: jax.Array,
   scale: jax.Array | float,
   bias: jax.Array | float,
   relations: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Every pair judged alone: does it show one place?
 
-  1/B sum_ij softplus(-r_ij (scale image_i . points_j + bias)) over the pairs
-  that are not ignored. Nothing is normalised over the batch: several positives
-  of a row do not compete, and what is ignored leaves no trace.
+  1/B sum_ij softplus(-r_ij (scale a_i . b_j + bias)) over the pairs that are
+  not ignored. Nothing is normalised over the batch: several positives of a row
+  do not compete, and what is ignored leaves no trace.
+
+  >>> a = jnp.eye(3)
+  >>> loss, metrics = sigmoid(a, a, scale=10.0, bias=-5.0)
+  >>> round(float(loss), 4), float(metrics['recall_at_1'])
+  (0.0201, 1.0)
 
   Args:
-    image: [B, D] unit norm.
-    points: [B, D] unit norm.
+    a: [B, D] unit norm.
+    b: [B, D] unit norm.
     scale: on the similarities.
     bias: log odds of a pair of unrelated descriptors; about -log B, so that
       many negatives do not drown few positives at the start.
@@ -216,11 +235,11 @@ def sigmoid(
   References:
     Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023, eq. 2.
   """
-  similarities, relations = compare(image, points, relations)
+  similarities, relations = compare(a, b, relations)
   scale = jnp.asarray(scale, jnp.float32)
   bias = jnp.asarray(bias, jnp.float32)
   logits = scale * similarities + bias
   losses = jax.nn.softplus(jnp.where(relations > 0, -logits, logits))
-  loss = jnp.where(relations != 0, losses, 0.0).sum() / len(image)
+  loss = jnp.where(relations != 0, losses, 0.0).sum() / len(a)
   found = {'scale': scale, 'bias': bias}
   return loss, batch_metrics(similarities, relations) | found

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from i2ploc.errors import InputError
+from i2ploc.losses import contrastive
 
 # Squared distances below are rounding noise of unit vectors: such descriptors
 # are one, and there is no direction to part them.
@@ -46,7 +47,7 @@ def _violating(gap, positive, negative, margin, key):
 
 
 def _hardest(gap, positive, negative, margin, key):
-  """Mask of the triplet with the smallest gap: both of its parts extreme."""
+  """Mask of the farthest positive with the nearest negative."""
   del margin, key
   smallest = jnp.where(positive[:, None] & negative, gap, jnp.inf).argmin()
   return (jnp.arange(gap.size) == smallest).reshape(gap.shape)
@@ -76,7 +77,7 @@ MINING = tuple(_MINING)
 
 
 def check_mining(mining: str, margin: float) -> None:
-  """Raises ValueError for an unknown mining or a margin of no meaning.
+  """Raises InputError for an unknown mining or a margin of no meaning.
 
   Args:
     mining: one of `MINING`.
@@ -92,7 +93,7 @@ def check_mining(mining: str, margin: float) -> None:
 
 
 def _distances(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Euclidean [A, B] of [A, D] and [B, D], without gradient where 0."""
+  """Euclidean distances [B, M] of [B, D] and [M, D]; no gradient where 0."""
   a, b = a.astype(jnp.float32), b.astype(jnp.float32)
   product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
   squared = (a**2).sum(-1)[:, None] + (b**2).sum(-1) - 2 * product
@@ -104,8 +105,8 @@ def _mean_over_triplets(distances, relations, mining, margin, key):
   """Mean loss of the triplets that count, and their number.
 
   Args:
-    distances: [A, B], anchors to those that may be positive or negative.
-    relations: [A, B] in {+1, 0, -1}.
+    distances: [B, M], anchors to those that may be positive or negative.
+    relations: [B, M] in {+1, 0, -1}.
     mining: one of `MINING`.
     margin: see the module.
     key: only 'random' draws.
@@ -148,36 +149,43 @@ def _metrics(distances, relations, count):
 
 
 def triplet(
-  image: jax.Array,
-  points: jax.Array,
+  a: jax.Array,
+  b: jax.Array,
   relations: jax.Array,
   *,
   mining: str,
   margin: float,
   key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Triplets across modalities, the anchor an image or a point cloud.
+  """Triplets across the sides, the anchor of either.
+
+  >>> a = jnp.eye(3)
+  >>> relations = jnp.array([[1, -1, 0], [-1, 1, -1], [0, -1, 1]])
+  >>> options = dict(mining='all', margin=0.5, key=jax.random.key(0))
+  >>> loss, metrics = triplet(a, a[::-1], relations, **options)
+  >>> round(float(loss), 3), int(metrics['triplets'])
+  (0.5, 4)
 
   Args:
-    image: [B, D] unit norm.
-    points: [B, D] unit norm.
-    relations: [B, B] in {+1, 0, -1}, image i to points j; ignored pairs are in
-      no triplet.
+    a: [B, D] unit norm.
+    b: [B, D] unit norm.
+    relations: [B, B] in {+1, 0, -1}, a_i to b_j; ignored pairs are in no
+      triplet.
     mining: one of `MINING`.
     margin: distance by which negatives shall be farther than positives.
     key: only 'random' draws.
 
   Returns:
     The loss, the mean of the two directions.
-    Metrics: recall_at_1 (image to points, in the batch, ties are misses),
+    Metrics: recall_at_1 (a to b, in the batch, ties are misses),
       positive_distance, negative_distance (means), triplets (how many count).
 
   Raises:
     InputError: see `check_mining`, or shapes that do not fit.
   """
   check_mining(mining, margin)
-  _check_shapes(image, points, relations)
-  distances = _distances(image, points)
+  _check_shapes(a, b, relations)
+  distances = _distances(a, b)
   keys = jax.random.split(key)
   ahead, num_ahead = _mean_over_triplets(
     distances, relations, mining, margin, keys[0]
@@ -190,34 +198,42 @@ def triplet(
 
 
 def four_triplets(
-  image: jax.Array,
-  points: jax.Array,
+  a: jax.Array,
+  b: jax.Array,
   relations: jax.Array,
-  image_relations: jax.Array,
-  points_relations: jax.Array,
+  a_relations: jax.Array,
+  b_relations: jax.Array,
   *,
   mining: str,
   margin: float,
   within_weight: float,
   key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Triplets across and within modalities, and the distance of pairs.
+  """Triplets across and within the sides, and the distance of pairs.
 
-  L = |I - P| + T(I, P+, P-) + T(P, I+, I-) + w (T(I, I+, I-) + T(P, P+, P-)),
+  L = |a - b| + T(a, b+, b-) + T(b, a+, a-) + w (T(a, a+, a-) + T(b, b+, b-)),
   the loss of AE-Spherical (w = 0.1, margin = sqrt(0.1), random negatives) as
   released with SaliencyI2PLoc, here on all that a batch holds instead of on
   lists of positives and negatives drawn for every pair, and with means instead
   of sums.
 
+  >>> a = jnp.eye(3)
+  >>> pairs = 2 * jnp.eye(3) - 1
+  >>> loss, metrics = four_triplets(
+  ...     a, a, pairs, pairs, pairs,
+  ...     mining='all', margin=0.3, within_weight=0.1, key=jax.random.key(0))
+  >>> float(loss), float(metrics['recall_at_1'])
+  (0.0, 1.0)
+
   Args:
-    image: [B, D] unit norm.
-    points: [B, D] unit norm; row i was paired with image i.
-    relations: [B, B] in {+1, 0, -1}, image i to points j.
-    image_relations: [B, B], image i to image j; its diagonal does not count.
-    points_relations: [B, B], likewise.
+    a: [B, D] unit norm.
+    b: [B, D] unit norm; its row i was paired with that of a.
+    relations: [B, B] in {+1, 0, -1}, a_i to b_j.
+    a_relations: [B, B], a_i to a_j; the diagonal does not count.
+    b_relations: [B, B], b_i to b_j; the diagonal does not count.
     mining: one of `MINING`.
     margin: see `triplet`.
-    within_weight: w, of the triplets within a modality.
+    within_weight: w, of the triplets within a side.
     key: only 'random' draws.
 
   Returns:
@@ -229,30 +245,27 @@ def four_triplets(
   """
   keys = jax.random.split(key, 3)
   across, metrics = triplet(
-    image, points, relations, mining=mining, margin=margin, key=keys[0]
+    a, b, relations, mining=mining, margin=margin, key=keys[0]
   )
   within = 0.0
   for rows, own, own_key in (
-    (image, image_relations, keys[1]),
-    (points, points_relations, keys[2]),
+    (a, a_relations, keys[1]),
+    (b, b_relations, keys[2]),
   ):
     _check_shapes(rows, rows, own)
     own = jnp.where(jnp.eye(len(rows), dtype=bool), 0, own)
     within += _mean_over_triplets(
       _distances(rows, rows), own, mining, margin, own_key
     )[0]
-  pair = jnp.diagonal(_distances(image, points)).mean()
+  pair = jnp.diagonal(_distances(a, b)).mean()
   terms = {'pair': pair, 'across': 2 * across, 'within': within}
   loss = pair + terms['across'] + within_weight * within
   return loss, metrics | terms
 
 
-def _check_shapes(image, points, relations):
-  if image.shape != points.shape or image.ndim != 2:
-    raise InputError(
-      f'image {image.shape} and points {points.shape}: expected both [B, D].'
-    )
-  size = len(image)
+def _check_shapes(a, b, relations):
+  contrastive.check_pairs(a, b)
+  size = len(a)
   if relations.shape != (size, size):
     raise InputError(
       f'relations {relations.shape}: expected {(size, size)}, one row per '

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relation consistency: both modalities should agree on who is near whom.
+"""Relation consistency: both sides should agree on who is near whom.
 
-Each term compares a relation among the images of a batch with the same
-relation among its point clouds, entry by entry, by the mean Huber loss
+Each term compares a relation among the rows of side a with the same relation
+among those of side b, entry by entry, by the mean Huber loss
 (delta 1). Distances are divided by their mean over pairs of different rows, so
 only ratios count; angles need no scale.
 
@@ -49,12 +49,10 @@ def _normalized_distances(relation: Relation, rows: jax.Array) -> jax.Array:
   return distances / jnp.maximum(mean, _COINCIDENT)
 
 
-def _disagreement(
-  relation: Relation, image: jax.Array, points: jax.Array
-) -> jax.Array:
+def _disagreement(relation: Relation, a: jax.Array, b: jax.Array) -> jax.Array:
   return optax.huber_loss(
-    _normalized_distances(relation, image.astype(jnp.float32)),
-    _normalized_distances(relation, points.astype(jnp.float32)),
+    _normalized_distances(relation, a.astype(jnp.float32)),
+    _normalized_distances(relation, b.astype(jnp.float32)),
   ).mean()
 
 
@@ -65,17 +63,25 @@ def _separation(a: jax.Array, b: jax.Array) -> jax.Array:
   return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
 
 
-def euclidean_consistency(image: jax.Array, points: jax.Array) -> jax.Array:
+def euclidean_consistency(a: jax.Array, b: jax.Array) -> jax.Array:
   """Huber loss between the normalised Euclidean distances.
 
+  Only ratios count, whatever the scale and the width:
+
+  >>> a = jnp.array([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
+  >>> float(euclidean_consistency(a, 2.0 * a))
+  0.0
+  >>> bool(euclidean_consistency(a, a[::-1]) > 0)
+  True
+
   Args:
-    image: [B, D] descriptors.
-    points: [B, E] descriptors, row i of the place of image i.
+    a: [B, D] descriptors.
+    b: [B, E] descriptors, row i of the place of that of a.
 
   Returns:
     Scalar, 0 for B = 1.
   """
-  return _disagreement(_separation, image, points)
+  return _disagreement(_separation, a, b)
 
 
 def _angles_at(row: jax.Array, rows: jax.Array) -> jax.Array:
@@ -89,33 +95,38 @@ def _angles_at(row: jax.Array, rows: jax.Array) -> jax.Array:
   )
 
 
-def angle_consistency(image: jax.Array, points: jax.Array) -> jax.Array:
+def angle_consistency(a: jax.Array, b: jax.Array) -> jax.Array:
   """Huber loss between the cosines of all angles among triplets of rows.
 
   A_ijk = u_ij . u_ik with u_ij the direction from row i to row j, 0 where i and
   j coincide; the mean is over all B^3 entries, computed corner by corner.
 
+  Angles do not change when side b is turned, moved and scaled:
+
+  >>> a = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+  >>> turned = 3.0 * a @ jnp.array([[0.0, 1.0], [-1.0, 0.0]]) + 5.0
+  >>> bool(angle_consistency(a, turned) < 1e-12)
+  True
+
   Args:
-    image: [B, D] descriptors.
-    points: [B, E] descriptors, row i of the place of image i.
+    a: [B, D] descriptors.
+    b: [B, E] descriptors, row i of the place of that of a.
 
   Returns:
     Scalar, 0 for B = 1.
   """
-  image, points = image.astype(jnp.float32), points.astype(jnp.float32)
+  a, b = a.astype(jnp.float32), b.astype(jnp.float32)
 
   def corner(rows):
-    image_row, points_row = rows
-    return optax.huber_loss(
-      _angles_at(image_row, image), _angles_at(points_row, points)
-    ).mean()
+    row_a, row_b = rows
+    return optax.huber_loss(_angles_at(row_a, a), _angles_at(row_b, b)).mean()
 
-  return _by_rows(corner, (image, points)).mean()
+  return _by_rows(corner, (a, b)).mean()
 
 
 def hyperbolic_consistency(
-  image_features: jax.Array,
-  points_features: jax.Array,
+  a_features: jax.Array,
+  b_features: jax.Array,
   *,
   curvature: jax.Array | float,
   max_norm: float,
@@ -126,9 +137,16 @@ def hyperbolic_consistency(
   on one sphere of the ball, where the distance is a function of the Euclidean
   one (their ratio within 2.00 to 2.14 at curvature 0.1) and adds nothing.
 
+  >>> a = jnp.array([[0.1, 0.0], [0.0, 0.5], [1.5, 0.0]])
+  >>> options = dict(curvature=0.1, max_norm=2.0)
+  >>> float(hyperbolic_consistency(a, a, **options))
+  0.0
+  >>> bool(hyperbolic_consistency(a, a[::-1], **options) > 0)
+  True
+
   Args:
-    image_features: [B, D], any length; clipped to `max_norm`.
-    points_features: [B, E].
+    a_features: [B, D], any length; clipped to `max_norm`.
+    b_features: [B, E].
     curvature: c > 0 of the ball; may be learned.
     max_norm: longest tangent vector.
 
@@ -143,16 +161,14 @@ def hyperbolic_consistency(
   def relation(a, b):
     return hyperbolic.distance(a, b, curvature)
 
-  return _disagreement(
-    relation, in_ball(image_features), in_ball(points_features)
-  )
+  return _disagreement(relation, in_ball(a_features), in_ball(b_features))
 
 
 def relation_consistency(
-  image: jax.Array,
-  points: jax.Array,
-  image_features: jax.Array,
-  points_features: jax.Array,
+  a: jax.Array,
+  b: jax.Array,
+  a_features: jax.Array,
+  b_features: jax.Array,
   *,
   euclidean_weight: float,
   angle_weight: float,
@@ -164,11 +180,21 @@ def relation_consistency(
 
   The released default of SaliencyI2PLoc is weights 0, 2, 0.
 
+  >>> a = jnp.eye(3)
+  >>> b = a[:, ::-1] * jnp.array([1.0, 2.0, 1.0])
+  >>> weights = dict(
+  ...     euclidean_weight=1.0, angle_weight=2.0, hyperbolic_weight=0.0)
+  >>> loss, terms = relation_consistency(a, b, a, b, **weights)
+  >>> sorted(terms)
+  ['angle', 'euclidean']
+  >>> bool(loss == terms['euclidean'] + 2 * terms['angle'])
+  True
+
   Args:
-    image: [B, D] unit descriptors.
-    points: [B, D] unit descriptors.
-    image_features: [B, D] the same before normalisation.
-    points_features: [B, D] the same before normalisation.
+    a: [B, D] unit descriptors.
+    b: [B, D] unit descriptors.
+    a_features: [B, D] the same before normalisation.
+    b_features: [B, D] the same before normalisation.
     euclidean_weight: of `euclidean_consistency`.
     angle_weight: of `angle_consistency`.
     hyperbolic_weight: of `hyperbolic_consistency`.
@@ -180,12 +206,12 @@ def relation_consistency(
   """
   terms = {}
   if euclidean_weight:
-    terms['euclidean'] = euclidean_consistency(image, points)
+    terms['euclidean'] = euclidean_consistency(a, b)
   if angle_weight:
-    terms['angle'] = angle_consistency(image, points)
+    terms['angle'] = angle_consistency(a, b)
   if hyperbolic_weight:
     terms['hyperbolic'] = hyperbolic_consistency(
-      image_features, points_features, curvature=curvature, max_norm=max_norm
+      a_features, b_features, curvature=curvature, max_norm=max_norm
     )
   weights = {
     'euclidean': euclidean_weight,

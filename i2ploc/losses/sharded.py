@@ -68,8 +68,8 @@ def _compute(form, mesh, axis_name, tiling, block, *factors):
 
 
 def info_nce(
-  image: jax.Array,
-  points: jax.Array,
+  a: jax.Array,
+  b: jax.Array,
   scale: jax.Array | float,
   places: tiles.Places | None = None,
   *,
@@ -79,10 +79,17 @@ def info_nce(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """`tiled.info_nce` of a batch whose rows are spread over an axis of a mesh.
 
+  >>> mesh = jax.make_mesh(
+  ...     (1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+  >>> a = jax.numpy.eye(3)
+  >>> loss, _ = info_nce(a, a, scale=10.0, mesh=mesh, axis_name='data', tile=2)
+  >>> round(float(loss), 6)
+  9.1e-05
+
   Args:
-    image: [B, D] unit norm, of the whole batch; wherever it lies, it is moved
-      to where it belongs.
-    points: [B, D] unit norm.
+    a: [B, D] unit norm, of the whole batch; wherever it lies, it is moved to
+      where it belongs.
+    b: [B, D] unit norm.
     scale: inverse temperature.
     places: see `tiled.info_nce`.
     mesh: of devices.
@@ -95,13 +102,13 @@ def info_nce(
   Raises:
     InputError: see `tiles.cut`, or a batch that cannot be spread.
   """
-  pairs = tiles.cut(image, points, places, tile)
+  pairs = tiles.cut(a, b, places, tile)
   return _compute(tiled.INFO_NCE, mesh, axis_name, *pairs, scale)
 
 
 def sigmoid(
-  image: jax.Array,
-  points: jax.Array,
+  a: jax.Array,
+  b: jax.Array,
   scale: jax.Array | float,
   bias: jax.Array | float,
   places: tiles.Places | None = None,
@@ -112,9 +119,17 @@ def sigmoid(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """`tiled.sigmoid` of a batch whose rows are spread over an axis of a mesh.
 
+  >>> mesh = jax.make_mesh(
+  ...     (1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+  >>> a = jax.numpy.eye(3)
+  >>> mesh = dict(mesh=mesh, axis_name='data', tile=2)
+  >>> loss, _ = sigmoid(a, a, scale=10.0, bias=-5.0, **mesh)
+  >>> round(float(loss), 4)
+  0.0201
+
   Args:
-    image: [B, D] unit norm.
-    points: [B, D] unit norm.
+    a: [B, D] unit norm.
+    b: [B, D] unit norm.
     scale: on the similarities.
     bias: see `contrastive.sigmoid`.
     places: see `tiled.info_nce`.
@@ -128,5 +143,5 @@ def sigmoid(
   Raises:
     InputError: see `info_nce`.
   """
-  pairs = tiles.cut(image, points, places, tile)
+  pairs = tiles.cut(a, b, places, tile)
   return _compute(tiled.SIGMOID, mesh, axis_name, *pairs, scale, bias)

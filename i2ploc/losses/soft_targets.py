@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss released with LIP-Loc: soft targets from similarities within.
 
-With image embeddings C and point-cloud embeddings L, both [B, D] and of any
-length (a LayerNorm ends the released heads: about sqrt(D)),
+With embeddings a (the camera's in LIP-Loc) and b (the LiDAR's), both [B, D]
+and of any length (a LayerNorm ends the released heads: about sqrt(D)),
 
-  S = L C^T,  T = softmax_rows((C C^T + L L^T) / 2),
+  S = b a^T,  T = softmax_rows((a a^T + b b^T) / 2),
   loss = 1/2B sum_ij -T_ij (log softmax_rows(S)_ij + log softmax_columns(S)_ij).
 
 What to know before using it for more than comparison:
@@ -26,20 +26,25 @@ import jax.numpy as jnp
 from i2ploc.losses import contrastive
 
 
-def _products(a: jax.Array, b: jax.Array) -> jax.Array:
-  return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+def _products(x: jax.Array) -> jax.Array:
+  return jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def soft_targets(
-  image: jax.Array, points: jax.Array, relations: jax.Array | None = None
+  a: jax.Array, b: jax.Array, relations: jax.Array | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Cross-entropy with targets from the embeddings themselves.
 
+  >>> a = 4.0 * jnp.eye(3)
+  >>> loss, metrics = soft_targets(a, a)
+  >>> round(float(loss), 6), float(metrics['recall_at_1'])
+  (4e-06, 1.0)
+
   Args:
-    image: [B, D] embeddings as they come, not normalised.
-    points: [B, D].
-    relations: [B, B] in {+1, 0, -1}, image i to points j; for the metrics
-      alone. None: pairs (i, i) are positive and all others negative.
+    a: [B, D] embeddings as they come, not normalised.
+    b: [B, D].
+    relations: [B, B] in {+1, 0, -1}, a_i to b_j; for the metrics alone. None:
+      pairs (i, i) are positive and all others negative.
 
   Returns:
     The loss, 0 for a batch of one.
@@ -52,11 +57,11 @@ def soft_targets(
     LIP-Loc, arXiv 2312.16648, as in the released code; the paper describes
     another loss.
   """
-  similarities, relations = contrastive.compare(image, points, relations)
-  image, points = image.astype(jnp.float32), points.astype(jnp.float32)
-  within = (_products(image, image) + _products(points, points)) / 2
+  similarities, relations = contrastive.compare(a, b, relations)
+  a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+  within = (_products(a) + _products(b)) / 2
   targets = jax.nn.softmax(within, axis=-1)
   logits = similarities.T
   log_share = jax.nn.log_softmax(logits, -1) + jax.nn.log_softmax(logits, 0)
-  loss = -(targets * log_share).sum() / (2 * len(image))
+  loss = -(targets * log_share).sum() / (2 * len(a))
   return loss, contrastive.batch_metrics(similarities, relations)

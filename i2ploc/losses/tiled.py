@@ -5,12 +5,12 @@ The way forward keeps a few numbers per row and per column, which columns gather
 tile by tile, and the way back computes every tile again (Cheng et al., Breaking
 the Memory Barrier, 2024, arXiv 2410.17243).
 
-Of InfoNCE, with S = scale image @ points^T, a_i the log-sum of the exponentials
-of the negatives of row i, n_i its positives and R the rows that have any, the
+Of InfoNCE, with S = scale a @ b^T, A_i the log-sum of the exponentials of
+the negatives of row i, n_i its positives and R the rows that have any, the
 rows' half of the gradient by S is
 
-  -1/(2 R n_i) sigmoid(a_i - S_ij)  at positives,
-  w_i exp(S_ij - a_i)  at negatives, w_i = 1/(2 R n_i) sum_p sigmoid(a_i - S_ip)
+  -1/(2 R n_i) sigmoid(A_i - S_ij)  at positives,
+  w_i exp(S_ij - A_i)  at negatives, w_i = 1/(2 R n_i) sum_p sigmoid(A_i - S_ip)
     over the positives p,
 
 and the columns' half is the same of S^T. Rows see all of their negatives before
@@ -34,7 +34,7 @@ class _Margins(NamedTuple):
   """Of rows or columns, [N]: see the module.
 
   Attributes:
-    bound: a, log-sum of the exponentials of negatives; -inf without any.
+    bound: A, log-sum of the exponentials of negatives; -inf without any.
     share: 1/(2 R n) of each of the n positives; 0 without any.
     push: w.
   """
@@ -45,7 +45,7 @@ class _Margins(NamedTuple):
 
 
 def _pull(logits, bound, positive, axis):
-  """Sums over positives: -log(e^s / (e^s + e^a)), and its slopes by a."""
+  """Sums over positives: -log(e^s / (e^s + e^A)), and its slopes by A."""
   gap = bound - logits
   loss = jax.nn.softplus(gap).sum(axis, where=positive)
   return loss, jax.nn.sigmoid(gap).sum(axis, where=positive)
@@ -184,8 +184,8 @@ def _compute(form, tiling, block, *factors):
 
 
 def info_nce(
-  image: jax.Array,
-  points: jax.Array,
+  a: jax.Array,
+  b: jax.Array,
   scale: jax.Array | float,
   places: tiles.Places | None = None,
   *,
@@ -193,9 +193,24 @@ def info_nce(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """`contrastive.info_nce` of form 'clip', its metrics without gradient.
 
+  >>> a = jnp.eye(3)
+  >>> loss, _ = info_nce(a, a, scale=10.0, tile=2)
+  >>> round(float(loss), 6)
+  9.1e-05
+
+  Relations are asked for tile by tile, here whether two places are within 5 m:
+
+  >>> def relate(a, b):
+  ...   return jnp.where(jnp.abs(a[:, None] - b) < 5.0, 1, -1)
+  >>> metres = jnp.array([0.0, 3.0, 60.0])
+  >>> places = tiles.Places(relate, metres, metres)
+  >>> loss, _ = info_nce(a, a, scale=10.0, places=places, tile=2)
+  >>> round(float(loss), 3)
+  0.231
+
   Args:
-    image: [B, D] unit norm.
-    points: [B, D] unit norm; row i was paired with image i.
+    a: [B, D] unit norm.
+    b: [B, D] unit norm; its row i was paired with that of a.
     scale: inverse temperature.
     places: who is near whom; None: pairs (i, i) are positive and all others
       negative.
@@ -207,12 +222,12 @@ def info_nce(
   Raises:
     InputError: see `tiles.cut`.
   """
-  return _compute(INFO_NCE, *tiles.cut(image, points, places, tile), scale)
+  return _compute(INFO_NCE, *tiles.cut(a, b, places, tile), scale)
 
 
 def sigmoid(
-  image: jax.Array,
-  points: jax.Array,
+  a: jax.Array,
+  b: jax.Array,
   scale: jax.Array | float,
   bias: jax.Array | float,
   places: tiles.Places | None = None,
@@ -221,9 +236,14 @@ def sigmoid(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """`contrastive.sigmoid`, its metrics without gradient.
 
+  >>> a = jnp.eye(3)
+  >>> loss, _ = sigmoid(a, a, scale=10.0, bias=-5.0, tile=2)
+  >>> round(float(loss), 4)
+  0.0201
+
   Args:
-    image: [B, D] unit norm.
-    points: [B, D] unit norm.
+    a: [B, D] unit norm.
+    b: [B, D] unit norm.
     scale: on the similarities.
     bias: see `contrastive.sigmoid`.
     places: see `info_nce`.
@@ -235,4 +255,4 @@ def sigmoid(
   Raises:
     InputError: see `tiles.cut`.
   """
-  return _compute(SIGMOID, *tiles.cut(image, points, places, tile), scale, bias)
+  return _compute(SIGMOID, *tiles.cut(a, b, places, tile), scale, bias)

@@ -24,16 +24,16 @@ class Places(NamedTuple):
   """Who is near whom, for a tile at a time.
 
   Attributes:
-    relate: `image_places, points_places -> [T, B]` in {+1, 0, -1}, of T rows
-      of the one with all of the other. Everything that is traced comes to it in
+    relate: `places of a, places of b -> [T, B]` in {+1, 0, -1}, of T rows of
+      the one with all of the other. Everything that is traced comes to it in
       these.
-    image: pytree of [B, ...], what is known of where images were taken.
-    points: pytree of [B, ...], likewise.
+    a: pytree of [B, ...], what is known of where the readings of a were taken.
+    b: pytree of [B, ...], the same of b.
   """
 
   relate: Callable[[PyTree, PyTree], jax.Array]
-  image: PyTree
-  points: PyTree
+  a: PyTree
+  b: PyTree
 
 
 class Tiling(NamedTuple):
@@ -54,8 +54,8 @@ class Block(NamedTuple):
   """Rows that a device compares with all columns.
 
   Attributes:
-    rows: [R, D] descriptors of images.
-    columns: [B, D] descriptors of point clouds.
+    rows: [R, D] descriptors of a.
+    columns: [B, D] descriptors of b.
     row_places: pytree of [R, ...], see `Places`.
     column_places: pytree of [B, ...].
   """
@@ -120,33 +120,33 @@ def scan(
 
 
 def cut(
-  image: jax.Array, points: jax.Array, places: Places | None, tile: int
+  a: jax.Array, b: jax.Array, places: Places | None, tile: int
 ) -> tuple[Tiling, Block]:
   """The whole batch as one block, in float32.
 
   Args:
-    image: [B, D].
-    points: [B, D]; row i was paired with image i.
+    a: [B, D].
+    b: [B, D]; its row i was paired with that of a.
     places: None: pairs (i, i) are positive and all others negative.
     tile: rows compared at once; need not divide B.
 
   Raises:
     InputError: shapes that do not fit, or a tile without rows.
   """
-  contrastive.check_pairs(image, points)
+  contrastive.check_pairs(a, b)
   if tile < 1:
     raise InputError(f'tile={tile}: expected at least one row')
   if places is None:
-    row = jnp.arange(len(image))
+    row = jnp.arange(len(a))
     places = Places(_paired_alone, row, row)
-  for leaf in jax.tree.leaves((places.image, places.points)):
-    if jnp.shape(leaf)[:1] != image.shape[:1]:
+  for leaf in jax.tree.leaves((places.a, places.b)):
+    if jnp.shape(leaf)[:1] != a.shape[:1]:
       raise InputError(
-        f'places of shape {jnp.shape(leaf)}: expected {len(image)} rows, one '
+        f'places of shape {jnp.shape(leaf)}: expected {len(a)} rows, one '
         'per descriptor'
       )
-  rows, columns = image.astype(jnp.float32), points.astype(jnp.float32)
-  block = Block(rows, columns, places.image, places.points)
+  rows, columns = a.astype(jnp.float32), b.astype(jnp.float32)
+  block = Block(rows, columns, places.a, places.b)
   return Tiling(tile, places.relate), block
 
 
@@ -154,8 +154,8 @@ def _paired_alone(row, column):
   return jnp.where(row[:, None] == column, 1, -1)
 
 
-def _product(a, b):
-  return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+def _product(x, y):
+  return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
 def over_devices(x: PyTree, tiling: Tiling) -> PyTree:

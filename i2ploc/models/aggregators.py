@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From tokens to one descriptor: mean, GeM and NetVLAD, whole or per sector.
+"""From tokens to one descriptor: CLS, mean, GeM and NetVLAD.
 
-Every aggregator takes `num_sectors`: 0 pools all tokens, as in the papers; S
-pools the tokens of each of S equal azimuth sectors of the camera's horizontal
-field and concatenates, so that bearing survives the pooling and a camera's
-columns line up with a LiDAR's sweep through the calibration. Membership in
-sectors is linear in azimuth between their centres, hence differentiable and
-without seams; of a panorama's, the first and the last are neighbours. An empty
-sector contributes zeros.
+Every aggregator is called as `NetVLAD` is. Those that pool all tokens take
+`num_sectors`: 0 pools them together, as in the papers; S pools the tokens of
+each of S equal azimuth sectors of the camera's horizontal field and
+concatenates, so that bearing survives the pooling and a camera's columns line
+up with a LiDAR's sweep through the calibration. Membership in sectors is linear
+in azimuth between their centres, hence differentiable and without seams; of a
+panorama's, the first and the last are neighbours. An empty sector contributes
+zeros.
 """
 
 from typing import NamedTuple
@@ -118,11 +119,67 @@ class SectorHead(nn.Module):
     return y.reshape(batch, self.features)
 
 
+def _projected(pooled, features, per_sector):
+  """[B, features] of sectors [B, S, D]; [B, S * D] for `features=0`."""
+  if not features:
+    return pooled.reshape(len(pooled), -1)
+  return SectorHead(features, per_sector)(pooled)
+
+
+class FirstToken(nn.Module):
+  """The first of the tokens, projected without a bias.
+
+  With `Tower.aggregate_cls` that is the CLS token; of a text it is the only
+  one. The head of CLIP (Radford et al., ICML 2021).
+
+  >>> tokens = Tokens(jnp.ones((2, 5, 3)), jnp.zeros((2, 5)), jnp.ones((2, 5)))
+  >>> descriptor, out = FirstToken().apply({}, tokens, jnp.ones((2, 5)), None)
+  >>> descriptor.shape, out['pooled'][0].tolist()
+  ((2, 3), [1.0, 1.0, 1.0])
+
+  Attributes:
+    features: width of the descriptor; 0 for the token itself, not projected.
+
+  `out`: pooled [B, features] before its normalisation.
+  """
+
+  features: int = 0
+
+  @property
+  def num_sectors(self) -> int:
+    """One token lies in no sector."""
+    return 0
+
+  @nn.compact
+  def __call__(
+    self,
+    tokens: Tokens,
+    weights: jax.Array,
+    bounds: Bounds | None,
+    train: bool = False,
+  ) -> tuple[jax.Array, dict]:
+    """Takes the token; arguments and results as in `NetVLAD`."""
+    del weights, bounds, train
+    pooled = tokens.features[:, 0]
+    if self.features:
+      init = nn.initializers.lecun_normal()
+      shape = pooled.shape[-1], self.features
+      pooled = pooled @ self.param('kernel', init, shape)
+    return normalization.unit(pooled), {'pooled': pooled}
+
+
 class Mean(nn.Module):
   """Weighted mean of the tokens, projected.
 
+  >>> tokens = Tokens(jnp.eye(3)[None], jnp.zeros((1, 3)), jnp.ones((1, 3)))
+  >>> weights = jnp.array([[1.0, 1.0, 0.0]])
+  >>> descriptor, _ = Mean(features=0).apply({}, tokens, weights, None)
+  >>> [round(x, 4) for x in descriptor[0].tolist()]
+  [0.7071, 0.7071, 0.0]
+
   Attributes:
-    features: width of the descriptor.
+    features: width of the descriptor; 0 for the pooled tokens themselves, not
+      projected.
     num_sectors: S, or 0 for all tokens.
     per_sector_head: see `SectorHead`.
 
@@ -138,7 +195,7 @@ class Mean(nn.Module):
     self,
     tokens: Tokens,
     weights: jax.Array,
-    bounds: Bounds,
+    bounds: Bounds | None,
     train: bool = False,
   ) -> tuple[jax.Array, dict]:
     """Pools; arguments and results as in `NetVLAD`."""
@@ -146,8 +203,8 @@ class Mean(nn.Module):
     share = sector_weights(tokens, weights, bounds, self.num_sectors)
     mass = jnp.sum(share, axis=1)[..., None]
     total = jnp.einsum('bns,bnd->bsd', share, tokens.features)
-    head = SectorHead(self.features, self.per_sector_head)
-    pooled = head(total / (mass + 1e-3))
+    pooled = total / (mass + 1e-3)
+    pooled = _projected(pooled, self.features, self.per_sector_head)
     return normalization.unit(pooled), {'pooled': pooled}
 
 
@@ -156,8 +213,17 @@ class GeM(nn.Module):
 
   Negative activations count as zero, as in the paper.
 
+  >>> tokens = Tokens(jnp.eye(2)[None], jnp.zeros((1, 2)), jnp.ones((1, 2)))
+  >>> weights = jnp.array([[3.0, 1.0]])
+  >>> model = GeM(features=0, initial_power=2.0)
+  >>> variables = {'params': {'power': 2.0}}
+  >>> descriptor, _ = model.apply(variables, tokens, weights, None)
+  >>> [round(x, 3) for x in descriptor[0].tolist()]
+  [0.866, 0.5]
+
   Attributes:
-    features: width of the descriptor.
+    features: width of the descriptor; 0 for the pooled tokens themselves, not
+      projected.
     num_sectors: S, or 0 for all tokens.
     per_sector_head: see `SectorHead`.
     initial_power: learned exponent p; 1 is the mean, infinity the maximum.
@@ -175,7 +241,7 @@ class GeM(nn.Module):
     self,
     tokens: Tokens,
     weights: jax.Array,
-    bounds: Bounds,
+    bounds: Bounds | None,
     train: bool = False,
   ) -> tuple[jax.Array, dict]:
     """Pools; arguments and results as in `NetVLAD`."""
@@ -191,7 +257,7 @@ class GeM(nn.Module):
     occupied = mass > 1e-6
     mean = jnp.where(occupied, jnp.maximum(mean, 1e-30), 1.0)
     root = jnp.where(occupied, mean ** (1.0 / power), 0.0)
-    pooled = SectorHead(self.features, self.per_sector_head)(root)
+    pooled = _projected(root, self.features, self.per_sector_head)
     return normalization.unit(pooled), {'pooled': pooled}
 
 
@@ -207,6 +273,14 @@ class NetVLAD(nn.Module):
   Departs from the paper: the projection to `features` is learned. The form
   released with SaliencyI2PLoc is `num_sectors=0, norm='batch',
   output_batch_norm=True, gating=True, channel_major=True, epsilon=1e-12`.
+
+  >>> tokens = Tokens(jnp.ones((1, 9, 4)), jnp.zeros((1, 9)), jnp.ones((1, 9)))
+  >>> inputs = tokens, jnp.ones((1, 9)), (-jnp.ones(1), jnp.ones(1))
+  >>> model = NetVLAD(num_clusters=2, features=6, num_sectors=3)
+  >>> variables = model.init(jax.random.key(0), *inputs)
+  >>> descriptor, out = model.apply(variables, *inputs)
+  >>> descriptor.shape, out['residuals'].shape
+  ((1, 6), (1, 3, 2, 4))
 
   Attributes:
     num_clusters: K.
@@ -278,7 +352,7 @@ class NetVLAD(nn.Module):
     self,
     tokens: Tokens,
     weights: jax.Array,
-    bounds: Bounds,
+    bounds: Bounds | None,
     train: bool = False,
   ) -> tuple[jax.Array, dict]:
     """Pools.

@@ -27,7 +27,7 @@ class ProjectionHead(nn.Module):
     num_sectors: S, or 0 for all tokens; every sector passes through the same
       head, to features / S numbers with an own LayerNorm's statistics.
     pool: 'mean' of the tokens by their weights, or 'cls': the CLS token alone,
-      the first of those given (`TwoTower.aggregate_cls`).
+      the first of those given (`Tower.aggregate_cls`).
     hidden: width of a further layer in front, which the ViT of the release has
       (2048); 0 for none.
     dropout: rate, in training and if there is a 'dropout' key.

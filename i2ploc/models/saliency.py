@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much each token counts, read from the attention of the CLS token.
 
-Two documented options and their absence:
-- 'attention' (ours): probabilities of the CLS row inside the last block, scaled
-  so that an average token has weight 1, raised to a learned power and clipped.
-  Gradients flow: the CLS query learns where to look because the descriptor
-  improves.
-- 'released' (SaliencyI2PLoc's code): the last block's queries and keys are
-  computed anew from the final tokens, and the weight is the sigmoid of a sum of
-  probabilities. It lies in [0.5, 0.5 + s / 4] with s about H / N, so that all
-  tokens count alike up to a fraction of a percent; nothing is learned.
-- 'none': every token counts 1.
+- `AttentionSaliency` (ours): probabilities of the CLS row inside the last
+  block, scaled so that an average token has weight 1, raised to a learned power
+  and clipped. Gradients flow: the CLS query learns where to look because the
+  descriptor improves.
+- `RecomputedSaliency` (SaliencyI2PLoc's released code): the last block's
+  queries and keys are computed anew from the final tokens, and the weight is
+  the sigmoid of a sum of probabilities. It lies in [0.5, 0.5 + s / 4] with s
+  about H / N, so that all tokens count alike up to a fraction of a percent;
+  nothing is learned.
+
+Both are called with an encoder that has a CLS token (bound to its variables),
+what it gave (`out`) and the mask [B, N] of its tokens, and return weights
+[B, 1 + N], CLS first.
 """
 
 import math
@@ -20,28 +23,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from i2ploc.errors import InputError
 from i2ploc.models.encoders import attention as attention_lib
-
-OPTIONS = ('attention', 'released', 'none')
-
-
-def check_option(option: str, has_cls: bool, encoder: str) -> None:
-  """Raises ValueError unless an encoder can provide `option`.
-
-  Args:
-    option: one of `OPTIONS`.
-    has_cls: whether the encoder has a CLS token, hence a block of attention.
-    encoder: its name, for the message.
-  """
-  if option not in OPTIONS:
-    raise InputError(f'unknown saliency {option!r}; known: {OPTIONS}')
-  if option != 'none' and not has_cls:
-    raise InputError(
-      f'saliency {option!r} reads the attention of a CLS token, and the '
-      f'{encoder} encoder has none (depth 0 or use_cls=False); give it a block '
-      "and a CLS token, or choose saliency 'none'"
-    )
+from i2ploc.models.encoders import normalization
 
 
 def released_saliency(
@@ -71,6 +54,19 @@ def released_saliency(
   return jax.nn.sigmoid(row.sum(axis=1)), row
 
 
+class RecomputedSaliency(nn.Module):
+  """The released weights, see `released_saliency`; it has no parameters."""
+
+  def __call__(
+    self, encoder: nn.Module, out: dict, mask: jax.Array
+  ) -> jax.Array:
+    """Weights [B, 1 + N], CLS first; see the module."""
+    del mask
+    sequence = normalization.unit(out['sequence'])
+    query, key = encoder.last_query_key(sequence)
+    return released_saliency(query, key)[0]
+
+
 class AttentionSaliency(nn.Module):
   """w_i = clip((N s_i / H)^gamma, lower, upper), gamma learned.
 
@@ -83,16 +79,19 @@ class AttentionSaliency(nn.Module):
   upper: float = 10.0
 
   @nn.compact
-  def __call__(self, attention: jax.Array, mask: jax.Array) -> jax.Array:
-    """Weighs tokens.
+  def __call__(
+    self, encoder: nn.Module, out: dict, mask: jax.Array
+  ) -> jax.Array:
+    """Weights [B, 1 + N], CLS first (weight 1), 0 where masked.
 
     Args:
-      attention: [B, H, 1 + N], the CLS token's row in the last block.
+      encoder: see the module.
+      out: of the encoder, with attention [B, H, 1 + N], the CLS token's row in
+        the last block.
       mask: [B, N] bool, real tokens.
-
-    Returns:
-      [B, N] weights, zero where masked.
     """
+    del encoder
+    attention = out['attention']
     batch, num_heads, length = attention.shape
     chex.assert_shape(mask, (batch, length - 1))
     gamma = self.param('gamma', nn.initializers.ones, ())
@@ -101,4 +100,6 @@ class AttentionSaliency(nn.Module):
     # Clipped in the logarithm: no power can overflow, whatever gamma becomes.
     exponent = gamma * jnp.log(jnp.maximum(relative, 1e-6))
     exponent = jnp.clip(exponent, math.log(self.lower), math.log(self.upper))
-    return jnp.where(mask, jnp.exp(exponent), 0.0)
+    weights = jnp.where(mask, jnp.exp(exponent), 0.0)
+    # An average token has weight 1; the attention of CLS to itself is no guide.
+    return jnp.pad(weights, ((0, 0), (1, 0)), constant_values=1.0)

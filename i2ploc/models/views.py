@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image encoder is shown of a cloud, and where its tokens lie.
+"""What a tower sees of a batch of readings, and where its tokens lie.
 
-Two ways of looking at a scan:
+A view is a NamedTuple of settings with three functions that `towers.Towers`
+calls: `example` gives a batch of one with the readings that it looks at, `show`
+makes the encoder's input of a batch, and `place` gives the encoder's output
+back its place in the world. There are four views: `Image`, `PointCloud` and
+`RangeImage` (a scan as points, or as an image), and `Text`.
+
+Everything derived by geometry is computed here, on device, from raw readings
+and the calibration. What a view of a scan sees is bounded by the camera's
+horizontal field, and every token has its azimuth in the camera frame, so that
+aggregators can keep bearing.
+
+A range image is made in one of two ways, see `RangeImage.encoding`:
 - 'channels' (ours): through the camera's field, in the camera's axes, so that
   columns of both sensors mean the same azimuth; five channels, validity among
   them.
@@ -11,7 +22,9 @@ Two ways of looking at a scan:
   size.
 """
 
+from collections.abc import Callable
 import math
+from typing import Any
 from typing import NamedTuple
 
 import chex
@@ -19,17 +32,39 @@ import jax
 import jax.numpy as jnp
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import augmentation
+from i2ploc.geometry import camera
+from i2ploc.geometry import point_cloud
 from i2ploc.geometry import range_image
 from i2ploc.geometry import rigid
+from i2ploc.models import aggregators
 
 ENCODINGS = ('channels', 'released')
 OUT_OF_REACH = 200.0  # metres, beyond any LiDAR here
 
-Bounds = tuple[jax.Array, jax.Array]
+Batch = dict[str, jax.Array]
+Bounds = aggregators.Bounds
+# `draw('cutout')` is the key of a random stream in training, else None.
+Draw = Callable[[str], jax.Array | None]
 
 
-class RangeView(NamedTuple):
-  """Clouds as an image encoder sees them.
+class Shown(NamedTuple):
+  """What an encoder is given, and what its output is placed by.
+
+  Attributes:
+    inputs: the encoder's arguments before `train`.
+    bounds: (left, right) azimuth of the field that sectors divide, each [B];
+      None where no calibration tells.
+    context: what `place` of the same view needs.
+  """
+
+  inputs: tuple
+  bounds: Bounds | None
+  context: Any
+
+
+class Raster(NamedTuple):
+  """Scans on a grid, as an image encoder sees them.
 
   Attributes:
     pixels: [B, H, W, C] what the encoder is given: float of about unit scale,
@@ -89,13 +124,13 @@ def camera_view(
   elevation: tuple[float, float],
   shape: tuple[int, int],
   max_range: float,
-) -> RangeView:
+) -> Raster:
   """Clouds in the camera's axes, the 'channels' encoding.
 
   Args:
     points: [B, P, 4], LiDAR frame.
     mask: [B, P] bool.
-    camera_from_lidar: [B].
+    camera_from_lidar: B motions.
     azimuth: (left, right) of the columns, each [B], radians.
     elevation: (low, high) of the rows, radians.
     shape: (H, W).
@@ -114,7 +149,7 @@ def camera_view(
   lidar_from_camera = jnp.swapaxes(camera_from_lidar.rotation, -1, -2)
   # Columns: forward, left and up are z, -x and -y of the camera.
   lidar_from_view = lidar_from_camera[..., jnp.asarray([2, 0, 1])]
-  return RangeView(
+  return Raster(
     range_channels(image, valid, elevation),
     image,
     valid,
@@ -131,7 +166,7 @@ def released_view(
   scan_shape: tuple[int, int],
   crop: bool,
   max_range: float,
-) -> RangeView:
+) -> Raster:
   """Clouds along the LiDAR's own axes, the 'released' encoding.
 
   Args:
@@ -159,7 +194,7 @@ def released_view(
     for column in (columns.start, columns.stop)
   ]
   batch = points.shape[:1]
-  return RangeView(
+  return Raster(
     jnp.repeat(levels[..., None], 3, axis=-1),
     _nearest(image, shape),
     _nearest(valid, shape),
@@ -178,14 +213,14 @@ def _nearest(image, shape):
   return image[:, rows[:, None], columns]
 
 
-def token_azimuth(view: RangeView, columns: int) -> jax.Array:
+def token_azimuth(view: Raster, columns: int) -> jax.Array:
   """Azimuth [B, columns] of the centres of equal parts of the view."""
   left, right = view.azimuth
   across = (jnp.arange(columns) + 0.5) / columns
   return left[:, None] + (right - left)[:, None] * across
 
 
-def token_centers(view: RangeView, grid: tuple[int, int]) -> jax.Array:
+def token_centers(view: Raster, grid: tuple[int, int]) -> jax.Array:
   """Mean position [B, N, 3] of each token's returns, LiDAR frame.
 
   Args:
@@ -224,3 +259,377 @@ def token_centers(view: RangeView, grid: tuple[int, int]) -> jax.Array:
   chex.assert_shape(view.lidar_from_view, (batch, 3, 3))
   lidar_from_view = jnp.swapaxes(view.lidar_from_view, -1, -2)
   return jnp.matmul(centers, lidar_from_view, precision=rigid.EXACT)
+
+
+def normalize_images(
+  images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
+) -> jax.Array:
+  """Standardised float images of uint8 ones, or of floats in 0..1."""
+  if images.dtype == jnp.uint8:
+    images = images.astype(jnp.float32) / 255.0
+  return (images - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def _cut(pixels, draw):
+  """Encoder input with holes, if the caller draws 'cutout' keys."""
+  key = draw('cutout')
+  return pixels if key is None else augmentation.cutout(key, pixels)
+
+
+class Image(NamedTuple):
+  """Camera images.
+
+  Reads `image` [B, H, W, 3] (uint8, or float in 0..1) and, where the batch has
+  them, `intrinsics` [B, 3, 3]. Without them a token's azimuth is 0 and there
+  are no bounds, hence no sectors.
+
+  Attributes:
+    size: (H, W), to which `image` and `intrinsics` belong.
+    projection: one of `camera.PROJECTIONS`; an equirectangular image shows the
+      whole circle.
+    mean: per channel, of images in 0..1.
+    std: per channel.
+  """
+
+  size: tuple[int, int]
+  projection: str = 'pinhole'
+  mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+  std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+
+  @property
+  def can_turn(self) -> bool:
+    """A picture shows what it shows: there is no other viewing direction."""
+    return False
+
+  def check(self) -> None:
+    """Raises InputError for settings of no meaning."""
+    camera.check_projection(self.projection)
+
+  def example(self) -> Batch:
+    """A batch of one, of zeros."""
+    image = jnp.zeros((1, *self.size, 3), jnp.uint8)
+    return {'image': image, 'intrinsics': jnp.eye(3)[None]}
+
+  def show(self, batch: Batch, yaw: jax.Array | float, draw: Draw) -> Shown:
+    """See the module; `yaw` must be 0."""
+    if not (isinstance(yaw, int | float) and yaw == 0):
+      raise InputError(f'an image cannot be turned by yaw={yaw} radians')
+    images, intrinsics = batch['image'], batch.get('intrinsics')
+    chex.assert_shape(images, (None, *self.size, 3))
+    x = normalize_images(images, self.mean, self.std)
+    bounds = None
+    if intrinsics is not None:
+      chex.assert_shape(intrinsics, (images.shape[0], 3, 3))
+      bounds = camera.horizontal_span(intrinsics, self.size[1], self.projection)
+    return Shown((_cut(x, draw),), bounds, intrinsics)
+
+  def place(
+    self, shown: Shown, features: jax.Array, out: dict
+  ) -> tuple[aggregators.Tokens, dict]:
+    """Tokens [B, N] of the encoder's `features` and `out`."""
+    batch, length, _ = features.shape
+    if shown.context is None:
+      azimuth = jnp.zeros((batch, length))
+    else:
+      rows, columns = out['grid']
+      azimuth = camera.column_azimuth(
+        shown.context, self.size[1], columns, self.projection
+      )
+      azimuth = jnp.tile(azimuth, (1, rows))
+    mask = jnp.ones((batch, length), bool)
+    return aggregators.Tokens(features, azimuth, mask), out
+
+
+class Text(NamedTuple):
+  """Texts as numbered tokens: `tokens` [B, N] int32.
+
+  An encoder of texts gives one feature per text, which is the only token.
+
+  Attributes:
+    length: N of the example; shorter and longer texts may come.
+  """
+
+  length: int
+
+  @property
+  def can_turn(self) -> bool:
+    """A text has no viewing direction."""
+    return False
+
+  def check(self) -> None:
+    """Nothing can be wrong."""
+
+  def example(self) -> Batch:
+    """A batch of one, of zeros."""
+    return {'tokens': jnp.zeros((1, self.length), jnp.int32)}
+
+  def show(self, batch: Batch, yaw: jax.Array | float, draw: Draw) -> Shown:
+    """See the module; `yaw` must be 0."""
+    del draw
+    if not (isinstance(yaw, int | float) and yaw == 0):
+      raise InputError(f'a text cannot be turned by yaw={yaw} radians')
+    return Shown((batch['tokens'],), None, None)
+
+  def place(
+    self, shown: Shown, features: jax.Array, out: dict
+  ) -> tuple[aggregators.Tokens, dict]:
+    """One token [B, 1] of the encoder's `features` [B, D]."""
+    del shown
+    shape = features.shape[0], 1
+    tokens = aggregators.Tokens(
+      features[:, None], jnp.zeros(shape), jnp.ones(shape, bool)
+    )
+    return tokens, out
+
+
+class Sweep(NamedTuple):
+  """The part of B scans that a view gets, turned into the viewing direction.
+
+  Attributes:
+    points: [B, P, 4], LiDAR frame after the turn.
+    mask: [B, P] bool.
+    camera_from_lidar: B motions.
+    yaw: [B] the turn, radians.
+    bounds: (left, right) azimuth of the camera's field, each [B].
+    seen: the same with the margin.
+  """
+
+  points: jax.Array
+  mask: jax.Array
+  camera_from_lidar: rigid.Rigid
+  yaw: jax.Array
+  bounds: Bounds
+  seen: Bounds
+
+
+class Field(NamedTuple):
+  """Which points of a scan a view gets: what the camera's field covers.
+
+  Attributes:
+    image_size: (H, W) of the images that `intrinsics` belong to.
+    projection: of the camera; in an equirectangular image every point is in
+      view.
+    num_points: points kept in view, drawn evenly if there are more.
+    margin: how far beyond the camera's field it reaches, radians; pi for all
+      around. Tokens out there give context, but join no sector.
+  """
+
+  image_size: tuple[int, int]
+  projection: str = 'pinhole'
+  num_points: int = 1024
+  margin: float = 0.05
+
+  def example(self) -> Batch:
+    """A batch of one scan, of zeros."""
+    return {
+      'intrinsics': jnp.eye(3)[None],
+      'points': jnp.zeros((1, self.num_points, 4)),
+      'points_mask': jnp.ones((1, self.num_points), bool),
+      'camera_from_lidar': jnp.eye(4)[None],
+    }
+
+  def sweep(
+    self,
+    batch: Batch,
+    yaw: jax.Array | float,
+    draw: Draw,
+    *,
+    all_around: bool,
+    in_any_order: bool,
+  ) -> Sweep:
+    """At most `num_points` points in view of each scan of a batch.
+
+    Args:
+      batch: with points, points_mask, camera_from_lidar and intrinsics.
+      yaw: scalar or [B], radians, see `Towers`.
+      draw: gives the key of 'points' in training; else which points stay is
+        fixed.
+      all_around: whether points out of the field stay as well.
+      in_any_order: whether scans of few enough points may stay as they are.
+    """
+    points, mask = batch['points'], batch['points_mask']
+    chex.assert_shape(points, (None, None, 4))
+    chex.assert_shape(mask, points.shape[:2])
+    motion = rigid.from_matrix(batch['camera_from_lidar'])
+    yaw = jnp.broadcast_to(jnp.asarray(yaw, points.dtype), points.shape[:1])
+    # The world turns against the viewing direction.
+    xyz = rigid.rotate(rigid.rotation_z(-yaw)[:, None], points[..., :3])
+    points = jnp.concatenate([xyz, points[..., 3:]], axis=-1)
+    bounds = camera.horizontal_span(
+      batch['intrinsics'], self.image_size[1], self.projection
+    )
+    # There is nothing beyond the whole circle.
+    margin = self.margin if self.projection == 'pinhole' else 0.0
+    seen = bounds[0] - margin, bounds[1] + margin
+    whole_circle = self.projection == 'equirectangular'
+    if not (all_around or whole_circle or self.margin >= math.pi):
+      in_camera = jax.vmap(rigid.apply)(motion, points[..., :3])
+      in_view = jax.vmap(point_cloud.in_azimuth_span)(in_camera, *seen)
+      mask = mask & in_view
+    if not (in_any_order and points.shape[1] <= self.num_points):
+      points, mask = self._thinned(points, mask, draw)
+    return Sweep(points, mask, motion, yaw, bounds, seen)
+
+  def _thinned(self, points, mask, draw):
+    key = draw('points')
+    # Without a stream of keys, as at evaluation, the draw is always the same.
+    key = jax.random.key(0) if key is None else key
+    keys = jax.random.split(key, points.shape[0])
+    return jax.vmap(
+      lambda k, p, m: point_cloud.subsample(k, p, m, self.num_points)
+    )(keys, points, mask)
+
+
+def _turned_back(sweep, centers):
+  """Centres [B, N, 3] of tokens in the LiDAR frame that was given."""
+  return rigid.rotate(rigid.rotation_z(sweep.yaw)[:, None], centers)
+
+
+class PointCloud(NamedTuple):
+  """Scans as points.
+
+  Reads `points` [B, P, 4] (x, y, z, intensity), `points_mask` [B, P] and
+  `camera_from_lidar` [B, 4, 4], and the `intrinsics` of the camera that queries
+  will come from; it needs no image. The encoder says where its tokens are
+  (`centers`).
+
+  Attributes:
+    field: which points it gets.
+  """
+
+  field: Field
+
+  @property
+  def can_turn(self) -> bool:
+    """A scan can be seen in any viewing direction."""
+    return True
+
+  @property
+  def projection(self) -> str:
+    """Of the camera."""
+    return self.field.projection
+
+  def check(self) -> None:
+    """Raises InputError for settings of no meaning."""
+    camera.check_projection(self.field.projection)
+
+  def example(self) -> Batch:
+    """A batch of one, of zeros."""
+    return self.field.example()
+
+  def show(self, batch: Batch, yaw: jax.Array | float, draw: Draw) -> Shown:
+    """See the module."""
+    sweep = self.field.sweep(
+      batch, yaw, draw, all_around=False, in_any_order=False
+    )
+    return Shown((sweep.points, sweep.mask), sweep.bounds, sweep)
+
+  def place(
+    self, shown: Shown, features: jax.Array, out: dict
+  ) -> tuple[aggregators.Tokens, dict]:
+    """Tokens [B, N] at the encoder's centres."""
+    sweep = shown.context
+    centers = jax.vmap(rigid.apply)(sweep.camera_from_lidar, out['centers'])
+    azimuth = camera.azimuth(centers)
+    tokens = aggregators.Tokens(features, azimuth, out['mask'])
+    return tokens, dict(out, centers=_turned_back(sweep, out['centers']))
+
+
+class RangeImage(NamedTuple):
+  """Scans as range images, for an encoder of images.
+
+  Reads what `PointCloud` reads.
+
+  Attributes:
+    field: which points it gets.
+    shape: (H, W) of the range image.
+    encoding: one of `ENCODINGS`, see the module.
+    scan_shape: (H, W) of the whole scan of the released encoding, about as fine
+      as the LiDAR: finer leaves holes, which look far.
+    crop: of the released encoding: the 120 degrees ahead, or everything.
+    max_range: metres; there are no returns at or beyond it.
+    elevation_bounds: (low, high), radians, relative to the camera's optical
+      axis; the released encoding has its own.
+    mean: per channel, of released range images in 0..1.
+    std: per channel.
+
+  `place` adds to `out`: centers [B, N, 3], where tokens are in the LiDAR frame,
+  range_image [B, H, W, 2] and range_valid.
+  """
+
+  field: Field
+  shape: tuple[int, int]
+  encoding: str = 'channels'
+  scan_shape: tuple[int, int] = range_image.SPHERICAL_SHAPE
+  crop: bool = True
+  max_range: float = math.inf
+  elevation_bounds: tuple[float, float] = (-0.44, 0.05)
+  mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+  std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+
+  @property
+  def can_turn(self) -> bool:
+    """A scan can be seen in any viewing direction."""
+    return True
+
+  @property
+  def projection(self) -> str:
+    """Of the camera."""
+    return self.field.projection
+
+  def check(self) -> None:
+    """Raises InputError for settings of no meaning."""
+    camera.check_projection(self.field.projection)
+    check_encoding(self.encoding)
+
+  def example(self) -> Batch:
+    """A batch of one, of zeros."""
+    return self.field.example()
+
+  def show(self, batch: Batch, yaw: jax.Array | float, draw: Draw) -> Shown:
+    """See the module."""
+    released = self.encoding == 'released'
+    sweep = self.field.sweep(
+      batch, yaw, draw, all_around=released, in_any_order=True
+    )
+    if released:
+      raster = released_view(
+        sweep.points,
+        sweep.mask,
+        self.shape,
+        self.scan_shape,
+        self.crop,
+        self.max_range,
+      )
+      pixels = normalize_images(raster.pixels, self.mean, self.std)
+    else:
+      raster = camera_view(
+        sweep.points,
+        sweep.mask,
+        sweep.camera_from_lidar,
+        sweep.seen,
+        self.elevation_bounds,
+        self.shape,
+        self.max_range,
+      )
+      pixels = raster.pixels
+    return Shown((_cut(pixels, draw),), sweep.bounds, (sweep, raster))
+
+  def place(
+    self, shown: Shown, features: jax.Array, out: dict
+  ) -> tuple[aggregators.Tokens, dict]:
+    """Tokens [B, N] where the image's parts are."""
+    sweep, raster = shown.context
+    rows, columns = out['grid']
+    azimuth = jnp.tile(token_azimuth(raster, columns), (1, rows))
+    mask = jnp.ones(features.shape[:2], bool)
+    centers = token_centers(raster, (rows, columns))
+    return aggregators.Tokens(features, azimuth, mask), dict(
+      out,
+      range_image=raster.image,
+      range_valid=raster.valid,
+      centers=_turned_back(sweep, centers),
+    )
+
+
+View = Image | Text | PointCloud | RangeImage

@@ -43,7 +43,8 @@ class Observer:
 
     Args:
       place: with mapping, queries, detections and categories.
-      encoder: a `clip_encoder.ClipEncoder`; None where only categories count.
+      encoder: an `image_text.ImageTextEncoder`; None where only categories
+        count.
       leave_out: categories that are not looked at: what moves is no landmark.
 
     Raises:

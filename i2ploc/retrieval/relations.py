@@ -87,6 +87,31 @@ def from_positions(
   return ternary.astype(xp.int8)
 
 
+def from_texts(
+  query_tokens: Array, query_mask: Array, map_tokens: Array, map_mask: Array
+) -> Array:
+  """Relations of things to texts, from the texts that belong to the things.
+
+  Positive for equal texts, whoever they were of, negative for different ones,
+  ignored where one of them is padding.
+
+  Args:
+    query_tokens: [Q, L] numbered words of the text of each thing; numpy or jax.
+    query_mask: [Q] bool, things that are no padding.
+    map_tokens: [M, L].
+    map_mask: [M] bool.
+
+  Returns:
+    [Q, M] int8 in {+1, 0, -1}.
+  """
+  arrays = query_tokens, query_mask, map_tokens, map_mask
+  xp = jnp if any(isinstance(a, jax.Array) for a in arrays) else np
+  equal = (query_tokens[:, None] == map_tokens[None]).all(-1)
+  real = query_mask[:, None] & map_mask[None]
+  related = xp.where(equal, POSITIVE, NEGATIVE)
+  return xp.where(real, related, IGNORE).astype(xp.int8)
+
+
 def _check(
   query_position, map_position, positive_radius, ignore_radius, paired
 ):

@@ -12,16 +12,16 @@ import json
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from i2ploc import caption_factory
+from i2ploc import factory
 from i2ploc import files
 from i2ploc import fitting
 from i2ploc.errors import MissingFileError
 from i2ploc.evaluation import captions
 from i2ploc.evaluation import questions
-from i2ploc.models import clip_encoder
+from i2ploc.models import image_text
+from i2ploc.models import towers
 from i2ploc.models.encoders import vocabulary
 from i2ploc.models.weights import clip
 from i2ploc.training import checkpoint
@@ -41,14 +41,14 @@ def train(config, data, workdir: str) -> None:
     workdir,
     variables=variables,
     batches=batches,
-    embed=caption_factory.make_embed(
+    embed=factory.make_crop_embed(
       model,
       margin=config.margin,
       color_jitter=config.train.color_jitter,
       mirror=config.train.mirror,
       box_jitter=config.train.box_jitter,
     ),
-    loss=caption_factory.make_loss(**config.loss.to_dict()),
+    loss=factory.make_text_loss(**config.loss.to_dict()),
     evaluators=[_evaluator(config, data, encoder, role) for role in roles],
     id_keys=('image_index',),
   )
@@ -68,12 +68,14 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
   return results
 
 
-def load_encoder(path: str, dtype: str = 'float32') -> clip_encoder.ClipEncoder:
+def load_encoder(
+  path: str, dtype: str = 'float32'
+) -> image_text.ImageTextEncoder:
   """Any CLIP with its tokenizer.
 
   Args:
     path: a workdir that was trained here, or a published checkpoint: a folder
-      or a name, see `pretrained_clip`.
+      or a name, see `weights.sources`.
     dtype: of a published checkpoint's computation.
 
   Raises:
@@ -87,19 +89,19 @@ def load_encoder(path: str, dtype: str = 'float32') -> clip_encoder.ClipEncoder:
 
 def _make(fields):
   """Model and tokenizer of a config's model."""
-  model = caption_factory.make_clip(**fields)
-  return model, vocabulary.make_tokenize(fields['words'], model.text.max_length)
+  model = factory.make_model(**fields)
+  length = model.towers['text'].encoder.max_length
+  return model, vocabulary.make_tokenize(fields['words'], length)
 
 
 def _init(model, key):
   """Fresh variables."""
-  images = jnp.zeros((1, *model.image_size, 3))
-  tokens = jnp.zeros((1, model.text.max_length), jnp.int32)
-  return jax.jit(model.init)(key, images, tokens)
+  init = functools.partial(model.init, method='every_side')
+  return jax.jit(init)(key, model.example())
 
 
 def _encoder(model, variables, tokenize, margin, name):
-  return clip_encoder.ClipEncoder(
+  return image_text.ImageTextEncoder(
     model, variables, tokenize, name=name, margin=margin
   )
 
@@ -113,7 +115,7 @@ def _restore(workdir):
     )
   fields = json.loads(file.read_text())
   model, tokenize = _make(fields['model'])
-  shapes = jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
+  shapes = towers.shapes(model)
   checkpoints = checkpoint.Checkpoints(pathlib.Path(workdir) / 'checkpoints')
   try:
     restored = checkpoints.restore_best(dict(shapes))

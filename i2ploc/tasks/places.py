@@ -21,13 +21,10 @@ import json
 import math
 import pathlib
 import shutil
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from i2ploc import compilation
 from i2ploc import factory
 from i2ploc import files
 from i2ploc import fitting
@@ -40,7 +37,8 @@ from i2ploc.evaluation import saliency
 from i2ploc.evaluation import tables
 from i2ploc.localization import retrieve
 from i2ploc.losses import contrastive
-from i2ploc.models.weights import sources
+from i2ploc.models import towers as towers_lib
+from i2ploc.models.weights import published
 from i2ploc.retrieval import index as index_lib
 from i2ploc.training import checkpoint
 from i2ploc.training import serialization
@@ -52,84 +50,21 @@ AHEAD, BACK = (0.0,), math.pi
 ANY_HEADING = '_any_heading'
 
 
-class Towers:
-  """A model of a config, and its two sides as compiled functions.
-
-  Attributes:
-    model: the linen module.
-    views: radians, the directions in which a scan is embedded.
-  """
-
-  def __init__(self, config, image_size: tuple[int, int]):
-    """Builds the modules; no parameter exists yet."""
-    self.model = factory.make_model(
-      **config.model.to_dict(), image_size=image_size
-    )
-    self.views = tuple(config.index.views)
-    if self.model.num_headings:
-      for yaw in self.views:  # fails now or after the training
-        self.model.num_sectors_turned(yaw)
-    self._image_size = image_size
-
-  def init(self, key: jax.Array) -> Any:
-    """Fresh variables."""
-    return jax.jit(self.model.init)({'params': key}, self.batch)
-
-  @property
-  def batch(self) -> dict[str, jax.Array]:
-    """A batch of one, of zeros."""
-    height, width = self._image_size
-    return {
-      'image': jnp.zeros((1, height, width, 3), jnp.uint8),
-      'intrinsics': jnp.eye(3)[None],
-      'points': jnp.zeros((1, self.model.num_points, 4)),
-      'points_mask': jnp.ones((1, self.model.num_points), bool),
-      'camera_from_lidar': jnp.eye(4)[None],
-    }
-
-  @functools.cached_property
-  def image(self):
-    """`variables, batch -> [B, D]`."""
-    return compilation.jit(lambda *args: self._image(*args)[0])
-
-  @functools.cache  # noqa: B019  towers live as long as the program
-  def points(self, views: tuple[float, ...]):
-    """`variables, batch -> [B, V, D]`, one descriptor per view."""
-
-    def embed(variables, batch):
-      if self.model.num_headings:
-        ahead = self._points(variables, batch)[0]
-        seen = [self.model.turn(ahead, yaw) for yaw in views]
-      else:
-        seen = [self._points(variables, batch, yaw)[0] for yaw in views]
-      return jnp.stack(seen, axis=1)
-
-    return compilation.jit(embed)
-
-  @functools.cached_property
-  def image_out(self):
-    """`variables, batch -> out` of the image tower."""
-    return compilation.jit(lambda *args: self._image(*args)[1])
-
-  @functools.cached_property
-  def points_out(self):
-    """`variables, batch -> out` of the LiDAR tower, looking ahead."""
-    return compilation.jit(lambda *args: self._points(*args)[1])
-
-  def _image(self, variables, batch):
-    return self.model.apply(variables, batch, method='embed_image')
-
-  def _points(self, variables, batch, yaw=0.0):
-    return self.model.apply(variables, batch, yaw=yaw, method='embed_points')
+def make_towers(config, data) -> towers_lib.CompiledTowers:
+  """The towers of a config; no parameter exists yet."""
+  model = factory.make_model(
+    **config.model.to_dict(), image_size=data.image_size
+  )
+  return towers_lib.CompiledTowers(model, 'points', tuple(config.index.views))
 
 
 def train(config, data, workdir: str) -> None:
   """Trains, chooses the checkpoint on validation, evaluates on test."""
   batches = data.train_batches(config.train.batch_size, config.seed)
-  towers = Towers(config, data.image_size)
+  towers = make_towers(config, data)
   variables = towers.init(jax.random.key(config.seed))
   if config.train.pretrained:
-    variables = sources.with_encoders(
+    variables = published.with_encoders(
       config.train.pretrained, towers.model, dict(variables)
     )
   roles = ('validation',) if data.has('validation') else ()
@@ -160,8 +95,8 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
   results = {k: float(v) for k, v in evaluator.run(restored.value)}
   results['step'] = float(restored.step)
   describe = {
-    'image': functools.partial(towers.image_out, restored.value),
-    'points': functools.partial(towers.points_out, restored.value),
+    side: functools.partial(towers.out(side), restored.value)
+    for side in towers.sides
   }
   split = data.split('test')
   results |= dict(
@@ -179,7 +114,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     describe,
     evaluator.predictions,
     folder / 'examples.npz',
-    projection=towers.model.projection,
+    projection=towers.model.towers['image'].view.projection,
     count=config.evaluation.num_examples,
     radius=config.index.radius,
   )
@@ -204,7 +139,9 @@ def index(config, data, workdir: str) -> None:
   digest = hashlib.sha256(json.dumps(provenance).encode())
   digest.update(split.frames.world_from_body[rows].tobytes())
   folder = pathlib.Path(workdir) / 'index_parts' / digest.hexdigest()[:16]
-  embed = functools.partial(towers.points(towers.views), restored.value)
+  embed = functools.partial(
+    towers.embed('points', towers.views), restored.value
+  )
   parts, size = [], config.evaluation.batch_size
   for start in range(0, len(rows), PART_ROWS):
     part = rows[start : start + PART_ROWS]
@@ -242,7 +179,7 @@ def localize(
   lines = []
   for path, batch in data.queries(paths, camera, found.rig.intrinsics):
     answers = retrieve.localize(
-      np.asarray(towers.image(restored.value, batch)),
+      np.asarray(towers.embed('image')(restored.value, batch)),
       found,
       scale=float(contrastive.clamped_scale(params['log_scale'])),
       radius=config.index.radius,
@@ -277,7 +214,10 @@ def _evaluator(config, data, towers, role):
     known['opposite'] = [1]
   return retrieval.RetrievalEvaluator(
     role,
-    embed={'image': towers.image, 'points': towers.points(views)},
+    embed={
+      'image': towers.embed('image'),
+      'points': towers.embed('points', views),
+    },
     batches={
       'image': lambda rows: split.batches(rows, ('image',), size),
       'points': lambda rows: split.batches(
@@ -306,11 +246,9 @@ def restore(config, data, workdir):
 
   Or the weights of the authors, where the config names a checkpoint of theirs.
   """
-  towers = Towers(config, data.image_size)
+  towers = make_towers(config, data)
   if config.checkpoint:
-    variables = sources.load_two_tower_variables(
-      config.checkpoint, towers.model, towers.batch
-    )
+    variables = published.load_variables(config.checkpoint, towers.model)
     return towers, checkpoint.Restored(variables, 0, None, {}, {}, '')
   shapes = jax.eval_shape(towers.init, jax.random.key(0))
   checkpoints = checkpoint.open_checkpoints(config, workdir)
@@ -328,7 +266,7 @@ def _provenance(config, data, towers, variables):
     'config': digest.hexdigest(),
     'dataset': data.name,
     'software': f'jax {jax.__version__}',
-    'similarity': 'cosine' if towers.model.has_unit_descriptors else 'dot',
+    'similarity': 'cosine' if towers.has_unit_descriptors else 'dot',
   }
 
 

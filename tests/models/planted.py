@@ -5,6 +5,8 @@ from flax import linen as nn
 import jax
 import numpy as np
 
+from i2ploc.models import towers as towers_lib
+
 POSITIVE = ('scale', 'var', 'gamma', 'power')
 
 
@@ -13,6 +15,15 @@ def variables(model: nn.Module, *args, seed: int = 0) -> dict:
 
   Compiling the initialisers costs seconds a model, most of a test's time.
   """
+  return _planted(jax.eval_shape(model.init, jax.random.key(0), *args), seed)
+
+
+def towers(model: towers_lib.Towers, seed: int = 0) -> dict:
+  """The same of all towers of a model."""
+  return _planted(towers_lib.shapes(model), seed)
+
+
+def _planted(shapes, seed):
   rng = np.random.default_rng(seed)
 
   def leaf(path, shape):
@@ -25,5 +36,4 @@ def variables(model: nn.Module, *args, seed: int = 0) -> dict:
       value = value * 3.0 / np.sqrt(np.prod(shape.shape[:-1]))
     return np.asarray(value, shape.dtype)
 
-  shapes = jax.eval_shape(model.init, jax.random.key(0), *args)
   return jax.tree_util.tree_map_with_path(leaf, shapes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two towers on a small batch of raw sensor tensors."""
+"""Towers on small batches of raw sensor tensors."""
 
 import functools
 import math
@@ -14,11 +14,11 @@ import numpy as np
 from i2ploc import factory
 from i2ploc.geometry import augmentation
 from i2ploc.geometry import panorama
+from i2ploc.losses import contrastive
 from i2ploc.models import aggregators
-from i2ploc.models import projection
 from i2ploc.models import towers as towers_lib
-from i2ploc.models.encoders import point_transformer
-from i2ploc.models.encoders import resnet
+from i2ploc.models import views
+from i2ploc.models.encoders import text
 from i2ploc.models.encoders import vit
 from tests.models import planted
 
@@ -52,12 +52,12 @@ def _batch(seed=0, size=2, num_points=300):
   }
 
 
-def _image_encoder(**fields):
-  return vit.ViT(**dict(width=8, depth=1, num_heads=2, patch_size=8) | fields)
+VIT = dict(name='vit', width=8, depth=1, num_heads=2, patch_size=8)
 
 
 def _model(lidar='points', depth=1, num_sectors=4, **fields):
-  points = point_transformer.PointTransformer(
+  points = dict(
+    name='point_transformer',
     width=8,
     depth=depth,
     num_heads=2,
@@ -67,24 +67,38 @@ def _model(lidar='points', depth=1, num_sectors=4, **fields):
     pointnet_features=8,
   )
   if lidar == 'range':
-    points = _image_encoder()
+    points = VIT
     fields = dict(range_shape=(16, 48)) | fields
-  aggregator = functools.partial(
-    aggregators.NetVLAD, num_clusters=2, features=8, num_sectors=num_sectors
+  defaults = dict(
+    image=VIT,
+    points=points,
+    aggregator=dict(
+      name='netvlad', num_clusters=2, features=8, num_sectors=num_sectors
+    ),
+    dtype='float32',
+    image_size=(HEIGHT, WIDTH),
+    num_points=128,
   )
-  return towers_lib.TwoTower(
-    _image_encoder(),
-    points,
-    aggregator(),
-    aggregator(),
-    (HEIGHT, WIDTH),
-    **dict(num_points=128) | fields,
-  )
+  return factory.make_places(**defaults | fields)
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'method'))
-def _apply(model, variables, batch, method=None, **kwargs):
-  return model.apply(variables, batch, method=method, **kwargs)
+def _changed(model, side, **parts):
+  """The model with other parts in a tower."""
+  tower = model.towers[side]._replace(**parts)
+  return model.clone(towers={**model.towers, side: tower})
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'side', 'train'))
+def _apply(model, variables, batch, side, **kwargs):
+  return model.apply(variables, batch, side=side, **kwargs)
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _both(model, variables, batch):
+  """Descriptors and `out` of both sides."""
+  found = model.apply(variables, batch, method='every_side')
+  embedded = {side: descriptor for side, (descriptor, _) in found.items()}
+  return embedded, {side: out for side, (_, out) in found.items()}
 
 
 class Rings(nn.Module):
@@ -104,7 +118,7 @@ class Rings(nn.Module):
 def _surround():
   """A model of panoramas with 4 sectors, and a batch turning about one axis."""
   model = _model(projection='equirectangular', saliency='none')
-  model, batch = model.clone(points=Rings()), _batch()
+  model, batch = _changed(model, 'points', encoder=Rings()), _batch()
   panoramic = panorama.sphere_intrinsics((HEIGHT, WIDTH))
   batch['intrinsics'] = np.tile(panoramic, (2, 1, 1))
   batch['camera_from_lidar'] = batch['camera_from_lidar'].copy()
@@ -122,7 +136,7 @@ def _turn(points, angle):
   return np.asarray(points) @ rotation.T
 
 
-class TwoTowerTest(parameterized.TestCase):
+class TowersTest(parameterized.TestCase):
   @parameterized.parameters(0.0, 2.0)
   def test_centers_of_range_tokens_lie_where_the_returns_are(self, yaw):
     model, batch = _model('range'), _batch()
@@ -130,8 +144,8 @@ class TwoTowerTest(parameterized.TestCase):
     thing = _turn(np.asarray([12.0, 4.0, -1.0, 0.5], np.float32), yaw)
     spread = np.random.default_rng(1).normal(scale=0.05, size=(2, 300, 4))
     batch['points'] = (thing + spread).astype(np.float32)
-    variables = planted.variables(model, batch)
-    _, out = _apply(model, variables, batch, method='embed_points', yaw=yaw)
+    variables = planted.towers(model)
+    _, out = _apply(model, variables, batch, side='points', yaw=yaw)
     away = np.linalg.norm(np.asarray(out['centers']) - thing[:3], axis=-1)
     # A token covers a third of 16 rows and a sixth of the field.
     self.assertTrue((away.min(axis=1) < 3.0).all(), away.min(axis=1))
@@ -144,9 +158,8 @@ class TwoTowerTest(parameterized.TestCase):
     self, lidar, saliency
   ):
     model, batch = _model(lidar, saliency=saliency), _batch()
-    variables = planted.variables(model, batch)
-    embedded, out = _apply(model, variables, batch)
-    self.assertAlmostEqual(float(embedded['scale']), 1 / 0.07, places=3)
+    variables = planted.towers(model)
+    embedded, out = _both(model, variables, batch)
     lengths = {'image': 12, 'points': 8 if lidar == 'points' else 12}
     for side, length in lengths.items():
       self.assertEqual(embedded[side].shape, (2, 8))
@@ -167,8 +180,8 @@ class TwoTowerTest(parameterized.TestCase):
   @parameterized.parameters('points', 'range')
   def test_a_yaw_equals_the_cloud_turned_the_other_way(self, lidar):
     model, batch = _model(lidar), _batch()
-    variables = planted.variables(model, batch)
-    embed = functools.partial(_apply, model, variables, method='embed_points')
+    variables = planted.towers(model)
+    embed = functools.partial(_apply, model, variables, side='points')
     for yaw in (math.pi, 0.7):
       looking, out = embed(batch, yaw=yaw)
       turned, turned_out = embed(
@@ -186,8 +199,8 @@ class TwoTowerTest(parameterized.TestCase):
   @parameterized.parameters('points', 'range')
   def test_what_the_camera_cannot_see_changes_nothing(self, lidar):
     model, batch = _model(lidar), _batch()
-    variables = planted.variables(model, batch)
-    embed = functools.partial(_apply, model, variables, method='embed_points')
+    variables = planted.towers(model)
+    embed = functools.partial(_apply, model, variables, side='points')
     one, _ = embed(batch)
     # Half the width over the focal length: the field ends at 38.7 degrees.
     points = batch['points']
@@ -202,8 +215,8 @@ class TwoTowerTest(parameterized.TestCase):
 
   def test_azimuths_of_columns_and_groups_agree_through_the_calibration(self):
     model, batch = _model(), _batch()
-    variables = planted.variables(model, batch)
-    _, out = _apply(model, variables, batch)
+    variables = planted.towers(model)
+    _, out = _both(model, variables, batch)
     azimuth = out['image']['tokens'].azimuth[0].reshape(2, 6)
     columns = (np.arange(6) + 0.5) * 8
     np.testing.assert_allclose(
@@ -222,8 +235,8 @@ class TwoTowerTest(parameterized.TestCase):
     batch['points'] = np.tile(
       np.asarray([[10.0, -4.0, -1.0, 0.5]], np.float32), (2, 300, 1)
     )
-    variables = planted.variables(model, batch)
-    _, out = _apply(model, variables, batch, method='embed_points')
+    variables = planted.towers(model)
+    _, out = _apply(model, variables, batch, side='points')
     column = np.argwhere(np.asarray(out['range_valid'][0]))[0, 1]
     left, right = (float(b[0]) for b in out['bounds'])
     azimuth = left + (right - left) * (column + 0.5) / 48
@@ -242,8 +255,8 @@ class TwoTowerTest(parameterized.TestCase):
     x, y = 20 * np.cos(azimuth), -20 * np.sin(azimuth)
     points = np.stack([x, y, 0 * x - 1.0, 0 * x + 0.5], -1)
     batch['points'] = np.tile(points.astype(np.float32), (2, 1, 1))
-    variables = planted.variables(model, batch)
-    _, out = _apply(model, variables, batch)
+    variables = planted.towers(model)
+    _, out = _both(model, variables, batch)
     centers = (np.arange(6) + 0.5) / 6 * 2 * np.pi - np.pi
     for side in ('image', 'points'):
       bounds = np.stack(out[side]['bounds'])
@@ -260,8 +273,8 @@ class TwoTowerTest(parameterized.TestCase):
     batch['intrinsics'] = np.tile(panoramic, (2, 1, 1))
     batch['camera_from_lidar'] = CAMERA_FROM_LIDAR[None] * np.ones((2, 1, 1))
     batch['camera_from_lidar'][:, :3, 3] = 0.0  # turns about the camera
-    variables = planted.variables(model, batch)
-    embed = functools.partial(_apply, model, variables, method='embed_points')
+    variables = planted.towers(model)
+    embed = functools.partial(_apply, model, variables, side='points')
     ahead, out = embed(batch)
     turned, turned_out = embed(batch, yaw=math.pi / 2)
     share, turned_share = (
@@ -275,16 +288,22 @@ class TwoTowerTest(parameterized.TestCase):
   @parameterized.parameters(1, 2, -1)
   def test_a_turned_descriptor_is_that_of_the_turned_cloud(self, sectors):
     model, batch = _surround()
-    variables = planted.variables(model, batch)
-    embed = functools.partial(_apply, model, variables, method='embed_points')
+    variables = planted.towers(model)
+    embed = functools.partial(_apply, model, variables, side='points')
     yaw, (ahead, _) = sectors * math.pi / 2, embed(batch)
     turned, _ = embed(batch, yaw=yaw)
-    np.testing.assert_allclose(model.turn(ahead, yaw), turned, atol=1e-5)
     np.testing.assert_allclose(
-      model.turn(model.turn(ahead, yaw), -yaw), ahead, atol=1e-6
+      model.towers['points'].turn(ahead, yaw), turned, atol=1e-5
+    )
+    np.testing.assert_allclose(
+      model.towers['points'].turn(
+        model.towers['points'].turn(ahead, yaw), -yaw
+      ),
+      ahead,
+      atol=1e-6,
     )
     if abs(sectors) == 1:  # two sectors are the opposite, whichever way
-      error = np.abs(model.turn(ahead, -yaw) - turned).max()
+      error = np.abs(model.towers['points'].turn(ahead, -yaw) - turned).max()
       self.assertGreater(error, 0.05)
     # The same turn as that of the augmentation.
     rolled = augmentation.turn(batch, jnp.full(2, yaw), 'equirectangular')
@@ -293,51 +312,63 @@ class TwoTowerTest(parameterized.TestCase):
   def test_a_turned_image_has_the_turned_descriptor(self):
     model, batch = _surround()
     # Columns are alike but for their learned position.
-    model = model.clone(image=_image_encoder(depth=0))
-    variables = planted.variables(model, batch)
+    flat = model.towers['image'].encoder.clone(depth=0)
+    model = _changed(model, 'image', encoder=flat)
+    variables = planted.towers(model)
     position = variables['params']['image']['position']
     variables['params']['image']['position'] = jnp.zeros_like(position)
-    embed = functools.partial(_apply, model, variables, method='embed_image')
+    embed = functools.partial(_apply, model, variables, side='image')
     batch['image'] = batch['image'].astype(np.float32) / 255
     rolled = augmentation.turn(batch, jnp.full(2, math.pi), 'equirectangular')
     ahead, back = embed(batch)[0], embed(rolled)[0]
-    np.testing.assert_allclose(model.turn(ahead, math.pi), back, atol=1e-4)
+    np.testing.assert_allclose(
+      model.towers['points'].turn(ahead, math.pi), back, atol=1e-4
+    )
     self.assertGreater(np.abs(ahead - back).max(), 0.05)
 
   def test_views_between_sectors_are_named(self):
     model, _ = _surround()
-    self.assertEqual(model.num_headings, 4)
-    self.assertEqual(model.num_sectors_turned(-3 * math.pi), -6)
+    self.assertEqual(model.towers['points'].num_headings, 4)
+    self.assertEqual(
+      model.towers['points'].num_sectors_turned(-3 * math.pi), -6
+    )
     with self.assertRaisesRegex(ValueError, '0.3 radians.*4.*1.5708'):
-      model.turn(jnp.zeros(8), 0.3)
+      model.towers['points'].turn(jnp.zeros(8), 0.3)
 
   def test_what_cannot_be_turned_says_so(self):
     pinhole, (around, _) = _model(), _surround()
-    single = around.points_aggregator.clone
+    own = around.towers['points'].aggregator
     for model in (
       pinhole,
-      around.clone(points_aggregator=single(per_sector_head=True)),
-      around.clone(points_aggregator=single(gating=True)),
-      around.clone(points_aggregator=single(num_sectors=0)),
-      around.clone(points_aggregator=aggregators.GeM(features=8)),
+      *(
+        _changed(around, 'points', aggregator=aggregator)
+        for aggregator in (
+          own.clone(per_sector_head=True),
+          own.clone(gating=True),
+          own.clone(num_sectors=0),
+          aggregators.GeM(features=8),
+        )
+      ),
     ):
-      self.assertEqual(model.num_headings, 0)
+      self.assertEqual(model.towers['points'].num_headings, 0)
       with self.assertRaisesRegex(ValueError, 'no shift of sectors'):
-        model.turn(jnp.zeros(8), 0.0)
+        model.towers['points'].turn(jnp.zeros(8), 0.0)
 
   @parameterized.parameters('points', 'range')
   def test_empty_clouds_and_black_images_are_finite_with_their_gradients(
     self, lidar
   ):
     model, batch = _model(lidar), _batch()
-    variables = planted.variables(model, batch)
+    variables = planted.towers(model)
     batch['points_mask'] = np.zeros_like(batch['points_mask'])
     batch['points'] = np.full_like(batch['points'], np.nan)
     batch['image'] = np.zeros_like(batch['image'])
 
     def total(variables):
-      embedded, _ = model.apply(variables, batch, True, rngs={'points': KEY})
-      return (embedded['image'] @ embedded['points'].T).sum()
+      (image, _), (points, _) = model.apply(
+        variables, batch, True, rngs={'points': KEY}, method='every_side'
+      ).values()
+      return (image @ points.T).sum()
 
     value, grads = jax.jit(jax.value_and_grad(total))(variables)
     self.assertTrue(np.isfinite(value))
@@ -346,13 +377,15 @@ class TwoTowerTest(parameterized.TestCase):
 
   def test_every_parameter_learns(self):
     model, batch = _model(), _batch()
-    variables = planted.variables(model, batch)
+    variables = planted.towers(model)
     target = jax.random.normal(KEY, (2, 8))
 
     def total(variables):
-      embedded, _ = model.apply(variables, batch, True)
-      score = sum((embedded[s] * target).sum() for s in ('image', 'points'))
-      return score * embedded['scale']
+      found = model.apply(variables, batch, True, method='every_side')
+      score = sum(
+        (descriptor * target).sum() for descriptor, _ in found.values()
+      )
+      return score * contrastive.clamped_scale(variables['params']['log_scale'])
 
     grads = jax.jit(jax.grad(total))(variables)['params']
     silent = {
@@ -364,12 +397,12 @@ class TwoTowerTest(parameterized.TestCase):
 
   def test_training_draws_points_anew_and_evaluation_does_not(self):
     model, batch = _model(num_points=16), _batch()
-    variables = planted.variables(model, batch)
+    variables = planted.towers(model)
 
     def embed(seed, train):
       rngs = {'points': jax.random.key(seed)}
       return model.apply(
-        variables, batch, train, rngs=rngs, method='embed_points'
+        variables, batch, side='points', train=train, rngs=rngs
       )[0]
 
     embed = jax.jit(embed, static_argnums=1)
@@ -378,28 +411,20 @@ class TwoTowerTest(parameterized.TestCase):
 
   def test_uint8_images_and_their_floats_embed_alike(self):
     model, batch = _model(), _batch()
-    variables = planted.variables(model, batch)
+    variables = planted.towers(model)
     floats = dict(batch, image=batch['image'].astype(np.float32) / 255)
-    one, _ = _apply(model, variables, batch, method='embed_image')
-    other, _ = _apply(model, variables, floats, method='embed_image')
+    one, _ = _apply(model, variables, batch, side='image')
+    other, _ = _apply(model, variables, floats, side='image')
     np.testing.assert_allclose(one, other, atol=1e-6)
-
-  @parameterized.parameters((9.0, 100.0), (-9.0, 1.0))
-  def test_the_scale_is_clamped(self, log_scale, expected):
-    model, batch = _model(), _batch()
-    variables = planted.variables(model, batch)
-    variables['params']['log_scale'] = jnp.asarray(log_scale)
-    embedded, _ = _apply(model, variables, batch)
-    self.assertAlmostEqual(float(embedded['scale']), expected, places=3)
 
   @parameterized.parameters('attention', 'released', 'none')
   def test_the_cls_token_is_aggregated_on_demand(self, saliency):
     fields = dict(saliency=saliency, num_sectors=0)
     with_cls, without = _model(aggregate_cls=True, **fields), _model(**fields)
     batch = _batch()
-    variables = planted.variables(without, batch)
-    embedded, out = _apply(with_cls, variables, batch)
-    plain, plain_out = _apply(without, variables, batch)
+    variables = planted.towers(without)
+    embedded, out = _both(with_cls, variables, batch)
+    plain, plain_out = _both(without, variables, batch)
     for side, length in (('image', 12), ('points', 8)):
       self.assertGreater(np.abs(embedded[side] - plain[side]).max(), 1e-3)
       self.assertEqual(out[side]['assignment'].shape, (2, length + 1, 2))
@@ -412,7 +437,7 @@ class TwoTowerTest(parameterized.TestCase):
   def test_a_cls_token_cannot_be_aggregated_by_sectors_or_without_one(self):
     with self.assertRaisesRegex(ValueError, 'lies in no direction'):
       _model(aggregate_cls=True)
-    with self.assertRaisesRegex(ValueError, 'an encoder has no CLS token'):
+    with self.assertRaisesRegex(ValueError, 'points encoder has no CLS'):
       _model(depth=0, saliency='none', aggregate_cls=True, num_sectors=0)
 
   def test_an_unknown_projection_is_refused_at_construction(self):
@@ -420,37 +445,169 @@ class TwoTowerTest(parameterized.TestCase):
       _model(projection='cube')
 
   def test_saliency_without_attention_is_refused_at_construction(self):
-    with self.assertRaisesRegex(ValueError, 'points encoder has none'):
+    with self.assertRaisesRegex(ValueError, 'the points encoder has none'):
       _model(depth=0)
     _model(depth=0, saliency='none')
 
   def test_a_margin_of_pi_sees_all_around(self):
     batch = _batch()
     model = _model(azimuth_margin=math.pi, num_points=300)
-    variables = planted.variables(model, batch)
-    _, out = _apply(model, variables, batch, method='embed_points')
+    variables = planted.towers(model)
+    _, out = _apply(model, variables, batch, side='points')
     azimuth = np.asarray(out['tokens'].azimuth)
     quarters = np.unique(np.floor(azimuth / (math.pi / 2)))
     self.assertLen(quarters, 4)
 
   def test_a_bias_is_a_parameter_only_where_one_is_wanted(self):
-    batch = _batch()
     for initial_bias in (None, -10.0):
-      model = _model(initial_bias=initial_bias)
-      variables = jax.eval_shape(model.init, KEY, batch)
+      variables = towers_lib.shapes(_model(initial_bias=initial_bias))
       wanted = initial_bias is not None
       self.assertEqual('similarity_bias' in variables['params'], wanted)
-      embedded, _ = jax.eval_shape(model.apply, variables, batch)
-      self.assertEqual('bias' in embedded, wanted)
+
+  def test_parameters_are_named_after_their_side(self):
+    params = towers_lib.shapes(_model())['params']
+    parts = ('', '_aggregator', '_saliency')
+    names = {f'{side}{x}' for side in ('image', 'points') for x in parts}
+    self.assertEqual(set(params), {*names, 'log_scale'})
+
+  def test_the_names_of_modules_are_theirs_where_they_have_some(self):
+    model = _model()
+    tower = model.towers['image']
+    shared = tower.encoder.clone(name='shared')
+    towers = {
+      side: tower._replace(encoder=shared, aggregator=tower.aggregator)
+      for side in ('image', 'rendering')
+    }
+    params = towers_lib.shapes(model.clone(towers=towers))['params']
+    self.assertIn('shared', params)
+    self.assertNotIn('image', params)
+
+  def test_initial_values_depend_on_the_name_alone(self):
+    model, alone = _model(), _model()
+    alone = alone.clone(towers={'points': alone.towers['points']})
+    one, other = (
+      towers_lib.CompiledTowers(m, 'points').init(KEY)['params']
+      for m in (model, alone)
+    )
+    self.assertNotIn('image', other)
+    jax.tree.map(np.testing.assert_array_equal, one['points'], other['points'])
+
+  def test_a_side_that_is_not_there_is_named(self):
+    with self.assertRaisesRegex(ValueError, "'radar', and the model has"):
+      towers_lib.CompiledTowers(_model(), 'radar')
+
+
+class PhotosTest(parameterized.TestCase):
+  """Towers of images alone."""
+
+  def _photos(self, pool, **fields):
+    return _model(
+      points=None,
+      aggregator=dict(name=pool, features=0),
+      saliency='none',
+      aggregate_cls=pool == 'first',
+      **fields,
+    )
+
+  @parameterized.parameters(('first', 8), ('mean', 8), ('gem', 8))
+  def test_photos_need_no_calibration(self, pool, width):
+    model, batch = self._photos(pool), {'image': _batch()['image']}
+    variables = planted.towers(model)
+    towers = towers_lib.CompiledTowers(model, 'image')
+    self.assertEqual(towers.sides, ('image',))
+    found = towers.embed('image')(variables, batch)
+    self.assertEqual(found.shape, (2, width))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, rtol=1e-5)
+    calibrated = towers.embed('image', (0.0,))(variables, _batch())
+    np.testing.assert_allclose(calibrated[:, 0], found, atol=1e-6)
+    self.assertIsNone(towers.out('image')(variables, batch)['bounds'])
+
+  def test_the_cls_token_alone_is_the_descriptor(self):
+    model, batch = self._photos('first'), _batch()
+    variables = planted.towers(model)
+    descriptor, out = _apply(model, variables, batch, side='image')
+    cls = np.asarray(out['cls'])
+    expected = cls / np.linalg.norm(cls, axis=1, keepdims=True)
+    np.testing.assert_allclose(descriptor, expected, atol=1e-6)
+
+  def test_sectors_without_directions_are_named(self):
+    model = _model(points=None, saliency='none')
+    with self.assertRaisesRegex(ValueError, 'image tower .* no intrinsics'):
+      model.apply(
+        planted.towers(model), {'image': _batch()['image']}, side='image'
+      )
+
+  def test_images_cannot_be_turned(self):
+    model = self._photos('mean')
+    with self.assertRaisesRegex(ValueError, "'image' cannot be turned"):
+      towers_lib.CompiledTowers(model, 'image', (0.0, math.pi))
+    with self.assertRaisesRegex(ValueError, 'an image cannot be turned'):
+      model.apply(planted.towers(model), _batch(), side='image', yaw=0.1)
+
+
+class ImageAndTextTest(absltest.TestCase):
+  """Crops and texts in one space."""
+
+  IMAGES = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), np.uint8)
+  TOKENS = np.array([[0, 4, 5, 1], [0, 3, 1, 1], [0, 8, 8, 1]])
+
+  def setUp(self):
+    super().setUp()
+    self.model = self._clip()
+    self.variables = planted.towers(self.model)
+    self.batch = {'image': self.IMAGES, 'tokens': self.TOKENS}
+
+  def _clip(self, use_cls=True, **pixels):
+    return towers_lib.image_and_text(
+      vit.ViT(width=12, depth=1, num_heads=3, patch_size=8, use_cls=use_cls),
+      text.TextTransformer(
+        vocabulary_size=9, width=8, depth=1, num_heads=2, max_length=6, end=1
+      ),
+      views.Image((16, 24), **pixels),
+      5,
+    )
+
+  def test_descriptors_are_unit_projections_of_cls_and_end(self):
+    params = self.variables['params']
+    for side, count in (('image', 2), ('text', 3)):
+      found, out = _apply(self.model, self.variables, self.batch, side=side)
+      first = out['cls'] if side == 'image' else out['tokens'].features[:, 0]
+      features = first @ params[f'{side}_projection']['kernel']
+      np.testing.assert_allclose(out['pooled'], features, atol=1e-5)
+      length = np.linalg.norm(features, axis=1, keepdims=True)
+      np.testing.assert_allclose(found, features / length, atol=1e-5)
+      self.assertEqual(found.shape, (count, 5))
+
+  def test_images_are_normalised_as_the_view_says(self):
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    x = (self.IMAGES / np.float32(255) - np.array(mean)) / np.array(std)
+    one = _apply(
+      self._clip(mean=mean, std=std), self.variables, self.batch, side='image'
+    )[0]
+    other = _apply(
+      self._clip(mean=(0.0,) * 3, std=(1.0,) * 3),
+      self.variables,
+      {'image': x.astype(np.float32)},
+      side='image',
+    )[0]
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+  def test_an_encoder_without_cls_is_refused(self):
+    with self.assertRaisesRegex(ValueError, 'image encoder has no CLS token'):
+      self._clip(use_cls=False)
 
 
 def _lip_loc(**fields):
   """The released form with narrow towers."""
-  encoder = functools.partial(resnet.ResNet, 4, (2, 2), (1, 1))
-  head = functools.partial(
-    projection.ProjectionHead, features=8, normalized=False, dropout=0.5
-  )
+  narrow = dict(name='resnet', stem_width=4, widths=(2, 2), depths=(1, 1))
   released = dict(
+    image=narrow,
+    points=narrow,
+    aggregator=dict(
+      name='projection', features=8, normalized=False, dropout=0.5
+    ),
+    dtype='float32',
+    image_size=(HEIGHT, WIDTH),
     range_shape=(16, 48),
     range_encoding='released',
     scan_shape=(16, 90),
@@ -458,14 +615,7 @@ def _lip_loc(**fields):
     saliency='none',
     num_points=300,
   )
-  return towers_lib.TwoTower(
-    encoder(),
-    encoder(),
-    head(),
-    head(),
-    (HEIGHT, WIDTH),
-    **released | fields,
-  )
+  return factory.make_places(**released | fields)
 
 
 class LipLocTest(parameterized.TestCase):
@@ -473,14 +623,14 @@ class LipLocTest(parameterized.TestCase):
     super().setUp()
     self.batch = _batch()
     self.model = _lip_loc()
-    self.variables = planted.variables(self.model, self.batch)
+    self.variables = planted.towers(self.model)
 
   def _points(self, model=None, **changes):
     return _apply(
       model or self.model,
       self.variables,
       self.batch | changes,
-      method='embed_points',
+      side='points',
     )
 
   def test_descriptors_are_raw_and_their_lengths_say_so(self):
@@ -528,9 +678,15 @@ class LipLocTest(parameterized.TestCase):
 
     @jax.jit
     def train(rngs):
-      return model.apply(
-        self.variables, self.batch, True, rngs=rngs, mutable=['batch_stats']
-      )[0][0]
+      found, _ = model.apply(
+        self.variables,
+        self.batch,
+        True,
+        rngs=rngs,
+        mutable=['batch_stats'],
+        method='every_side',
+      )
+      return {side: descriptor for side, (descriptor, _) in found.items()}
 
     plain = train({})
     for name in ('dropout', 'cutout'):
@@ -540,16 +696,11 @@ class LipLocTest(parameterized.TestCase):
         self.assertGreater(moved, 1e-2, name)
 
   def test_a_pooled_cls_token_has_to_be_among_those_given(self):
-    heads = {
-      f'{side}_aggregator': projection.ProjectionHead(features=8, pool='cls')
-      for side in ('image', 'points')
-    }
+    head = dict(name='projection', features=8, pool='cls')
     with self.assertRaisesRegex(ValueError, "'cls' without aggregate_cls"):
-      self.model.clone(**heads)
-    towers = dict(image=_image_encoder(), points=_image_encoder())
-    model = self.model.clone(aggregate_cls=True, **towers, **heads)
-    variables = planted.variables(model, self.batch)
-    self.assertNotIn('batch_stats', variables)
+      _lip_loc(aggregator=head)
+    model = _lip_loc(aggregator=head, aggregate_cls=True, image=VIT, points=VIT)
+    self.assertNotIn('batch_stats', towers_lib.shapes(model))
 
   def test_an_unknown_encoding_is_refused_at_construction(self):
     with self.assertRaisesRegex(ValueError, "range_encoding is 'polar'"):
@@ -565,9 +716,10 @@ class ParameterCountTest(parameterized.TestCase):
     'mean': (dict(num_sectors=8, per_sector_head=True), 8 * 96 * 32),
     # 96 x 32 and 32 x 32 with biases, 64 of the norm.
     'projection': (dict(num_sectors=8), 97 * 32 + 33 * 32 + 64),
+    'first': (dict(), 96 * 256),
   }
-  # Counted in the test of the module.
-  ELSEWHERE = {'vit', 'resnet', 'point_transformer'}
+  # Counted in the test of the module, or as many as were published.
+  ELSEWHERE = {'vit', 'resnet', 'point_transformer', 'published'}
 
   @parameterized.parameters(*COUNTS)
   def test_aggregators_have_the_parameters_they_should(self, name):

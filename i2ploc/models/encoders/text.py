@@ -69,17 +69,26 @@ class TextTransformer(nn.Module):
     ]
     self.norm = nn.LayerNorm(self.epsilon, dtype=self.dtype)
 
-  def __call__(self, tokens: jax.Array) -> tuple[jax.Array, dict]:
+  @property
+  def has_cls(self) -> bool:
+    """The end token stands for the text; there is no CLS token in front."""
+    return False
+
+  def __call__(
+    self, tokens: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, dict]:
     """Encodes.
 
     Args:
       tokens: [B, N] int32, N at most `max_length`.
+      train: unused: nothing here differs between training and evaluation.
 
     Returns:
       features: [B, D] float32 of the first end token; of the last token in a
         row without one.
       out: see the class.
     """
+    del train
     chex.assert_rank(tokens, 2)
     length = tokens.shape[1]
     if length > self.max_length:

@@ -9,7 +9,7 @@ gradient cache over micro-batches is exact. The encoders of both sensors are
 built from the `Block` of this file.
 
 With their options these modules also hold the published ViT, DINOv2 and CLIP
-encoders, see `pretrained`.
+encoders, see `weights`.
 """
 
 from collections.abc import Sequence

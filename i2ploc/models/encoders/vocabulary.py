@@ -3,7 +3,7 @@
 
 For models that are trained here, on captions of a known grammar; the list of
 words is part of a model's config, and so of its checkpoints. Published models
-bring tokenizers of their own, see `pretrained_clip`.
+bring tokenizers of their own, see `weights.clip`.
 """
 
 from collections.abc import Callable

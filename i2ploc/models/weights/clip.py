@@ -2,7 +2,8 @@
 """Published CLIP checkpoints, as Hugging Face saves them.
 
 Both towers, the tokenizer (through transformers, which needs no torch for it)
-and the way images are prepared. Nothing is fetched from a network.
+and the way images are prepared. Checkpoints are named as `sources.find` takes
+them.
 """
 
 import functools
@@ -11,20 +12,24 @@ import pathlib
 from typing import Any
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
-from i2ploc.models import clip
-from i2ploc.models import clip_encoder
+from i2ploc.models import image_text
+from i2ploc.models import towers
+from i2ploc.models import views
 from i2ploc.models.encoders import text as text_lib
 from i2ploc.models.encoders import vocabulary
 from i2ploc.models.weights import load
+from i2ploc.models.weights import sources
 from i2ploc.models.weights import tensor_files
 from i2ploc.models.weights import vit
 
+# Of the images that CLIP was trained on.
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 # One of these sets of files makes a tokenizer.
 TOKENIZER_FILES = (('tokenizer.json',), ('vocab.json', 'merges.txt'))
 # Checkpoints of that time name the wrong end token, and mean the highest one.
@@ -46,45 +51,19 @@ class Preparation(NamedTuple):
 
   short_side: int
   size: tuple[int, int]
-  mean: tuple[float, ...] = clip.IMAGE_MEAN
-  std: tuple[float, ...] = clip.IMAGE_STD
-
-
-def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
-  """The folder of a checkpoint.
-
-  Args:
-    path: a folder, or a name such as 'openai/clip-vit-base-patch32' of which
-      the cache of Hugging Face on this machine has a copy.
-
-  Raises:
-    MissingFileError: neither is there; says how to get the weights.
-  """
-  if pathlib.Path(path).is_dir():
-    return pathlib.Path(path)
-  import huggingface_hub
-
-  try:
-    found = huggingface_hub.snapshot_download(str(path), local_files_only=True)
-  except (OSError, ValueError) as error:
-    raise MissingFileError(
-      f'{path} is no folder, and the cache of Hugging Face has no checkpoint '
-      f'of this name. Where there is a network, `hf download {path}` puts one '
-      'of the hub into the cache, and with `--local-dir FOLDER` into a folder '
-      'that can be copied here. Or train a CLIP with configs/clip.py.'
-    ) from error
-  return pathlib.Path(found)
+  mean: tuple[float, ...] = IMAGE_MEAN
+  std: tuple[float, ...] = IMAGE_STD
 
 
 def load_clip(
   path: str | pathlib.Path,
   image_size: tuple[int, int] | None = None,
   dtype: str = 'float32',
-) -> tuple[clip.Clip, dict]:
+) -> tuple[towers.Towers, dict]:
   """Both towers of a checkpoint.
 
   Args:
-    path: see `find_checkpoint`.
+    path: a folder, a name of `sources.SOURCES` or of the Hugging Face hub.
     image_size: (H, W) pixels, multiples of the patch size, to which the
       position embeddings are resampled; None for the checkpoint's own.
     dtype: of the computation, 'float32' or 'bfloat16'.
@@ -97,31 +76,24 @@ def load_clip(
     MissingFileError: nothing there.
     InputError: damaged or ill-fitting checkpoints, or not of CLIP.
   """
-  folder = find_checkpoint(path)
+  folder = sources.find(path)
   config = _read_config(folder)
   prepared = read_preparation(folder, config.vision_config.image_size)
   image_size = tuple(image_size or prepared.size)
   compute = dict(dtype=jnp.dtype(dtype))
   image, image_variables = vit.load_vit(folder, image_size)
-  model = clip.Clip(
-    image=image.clone(**compute),
-    text=text_lib.TextTransformer(**_text_attributes(config), **compute),
-    image_size=image_size,
-    features=config.projection_dim,
-    image_mean=prepared.mean,
-    image_std=prepared.std,
+  text = text_lib.TextTransformer(**_text_attributes(config), **compute)
+  model = towers.image_and_text(
+    image.clone(**compute),
+    text,
+    views.Image(image_size, mean=prepared.mean, std=prepared.std),
+    config.projection_dim,
   )
-  shapes = jax.eval_shape(
-    model.init,
-    jax.random.key(0),
-    jnp.zeros((1, *image_size, 3)),
-    jnp.zeros((1, 1), jnp.int32),
-  )
-  params = dict(shapes['params'])
+  params = dict(towers.shapes(model)['params'])
   del params['image']
   variables = load.convert(
     tensor_files.read_tensors(folder),
-    clip_rules(model.text.depth),
+    clip_rules(text.depth),
     {'params': params},
     ignore=('vision_model.*', '*.position_ids'),
     name=str(folder),
@@ -132,32 +104,33 @@ def load_clip(
 
 def load_encoder(
   path: str | pathlib.Path, dtype: str = 'float32', batch_size: int = 64
-) -> clip_encoder.ClipEncoder:
+) -> image_text.ImageTextEncoder:
   """A checkpoint with its tokenizer, ready for texts and crops.
 
   Raises:
     MissingFileError: nothing there, or no tokenizer.
     InputError: see `load_clip`.
   """
-  folder = find_checkpoint(path)
+  folder = sources.find(path)
   model, variables = load_clip(folder, dtype=dtype)
   config = _read_config(folder)
   prepared = read_preparation(folder, config.vision_config.image_size)
-  return clip_encoder.ClipEncoder(
+  text = model.towers['text'].encoder
+  return image_text.ImageTextEncoder(
     model,
     variables,
-    load_tokenize(folder, model.text.max_length),
+    load_tokenize(folder, text.max_length),
     name=str(path),
     margin=MARGIN,
     prepare=functools.partial(
-      clip_encoder.cover, short_side=prepared.short_side, size=prepared.size
+      image_text.cover, short_side=prepared.short_side, size=prepared.size
     ),
     batch_size=batch_size,
   )
 
 
 def clip_rules(depth: int) -> list[load.Rule]:
-  """Rules of everything but the image tower; `depth` is the text tower's."""
+  """Rules of all but the image encoder; `depth` is the text encoder's."""
   text = 'text_model.embeddings'
   rules = [
     load.Rule(
@@ -235,8 +208,8 @@ def read_preparation(folder: pathlib.Path, image_size: int) -> Preparation:
     if isinstance(size, dict):
       size = size['height'], size['width']
     size = (size, size) if isinstance(size, int) else tuple(size)
-    mean = tuple(fields.get('image_mean', clip.IMAGE_MEAN))
-    std = tuple(fields.get('image_std', clip.IMAGE_STD))
+    mean = tuple(fields.get('image_mean', IMAGE_MEAN))
+    std = tuple(fields.get('image_std', IMAGE_STD))
     return Preparation(int(side), size, mean, std)
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise InputError(

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The authors' checkpoints of LIP-Loc as variables of a `TwoTower`.
+"""The authors' checkpoints of LIP-Loc as variables of `Towers`.
 
 The model they fit is the released one: two `resnet.ResNet`s, or two `vit.ViT`s
 of timm's ViT-S/16 with `aggregate_cls`; `projection.ProjectionHead`s that are
-not `normalized`, for the ViT with `pool='cls', hidden=2048`; `range_encoding`
-'released', and IMAGE_MEAN and IMAGE_STD.
+not `normalized`, for the ViT with `pool='cls', hidden=2048`; a
+`views.RangeImage` of the encoding 'released', and IMAGE_MEAN and IMAGE_STD.
 """
 
 import math
 import pathlib
 
-import jax
 import numpy as np
 
 from i2ploc.errors import InputError
@@ -73,49 +72,45 @@ def head_rules(path: str, name: str, widen: str) -> list[load.Rule]:
   ]
 
 
-def two_tower_rules(model: towers.TwoTower) -> list[load.Rule]:
+def towers_rules(model: towers.Towers) -> list[load.Rule]:
   """Rules of the released model."""
   rules = []
-  sizes = model.image_size, model.range_shape
-  for (tower, name), size in zip(TOWERS, sizes, strict=True):
-    encoder = getattr(model, tower)
+  sizes = model.towers['image'].view.size, model.towers['points'].view.shape
+  for (side, name), size in zip(TOWERS, sizes, strict=True):
+    encoder = model.towers[side].encoder
     prefix = f'encoder_{name}.'
-    rules += encoder_rules(encoder, tower, f'{prefix}model.', size)
-    head = f'params/{tower}_aggregator'
+    rules += encoder_rules(encoder, side, f'{prefix}model.', size)
+    head = f'params/{side}_aggregator'
     rules += head_rules(head, f'projection_{name}', f'{prefix}fc')
   log_scale = np.asarray(-math.log(TEMPERATURE))
   return [*rules, load.Rule('params/log_scale', (), lambda: log_scale)]
 
 
-def load_two_tower_variables(
-  path: str | pathlib.Path,
-  model: towers.TwoTower,
-  batch: towers.Batch,
-) -> dict:
+def load_variables(path: str | pathlib.Path, model: towers.Towers) -> dict:
   """The variables of a checkpoint.
 
   Args:
     path: the state_dict of the authors, or the same tensors as safetensors.
     model: the released form of the towers, see the module.
-    batch: one that `model` takes; only shapes and dtypes are looked at.
 
   Returns:
     {'params': ...}, of ResNets {'batch_stats': ...} as well, numpy arrays.
 
   Raises:
     MissingFileError: nothing there.
-    InputError: a damaged file, or one that does not fit, see
-      `pretrained.convert`.
+    InputError: a damaged file, or one that does not fit, see `load.convert`.
   """
-  if model.range_shape is None or model.range_encoding != 'released':
+  view = model.towers['points'].view
+  encoding = getattr(view, 'encoding', None)
+  if encoding != 'released':
     raise InputError(
       f'{path} is of towers that see released range images; set range_shape, '
-      f"and range_encoding to 'released' instead of {model.range_encoding!r}"
+      f"and range_encoding to 'released' instead of {encoding!r}"
     )
   return load.convert(
     tensor_files.read_tensors(path),
-    two_tower_rules(model),
-    jax.eval_shape(model.init, jax.random.key(0), batch),
+    towers_rules(model),
+    towers.shapes(model),
     ignore=UNUSED,
     name=str(path),
   )

@@ -3,7 +3,7 @@
 
 A `Rule` says how one of our arrays is made of tensors of a checkpoint;
 `convert` follows all rules of a model and reports everything that does not fit
-at once. `pretrained_vit` has the rules of published image encoders.
+at once. `vit` and `resnet` have the rules of published image encoders.
 """
 
 from collections.abc import Callable

@@ -3,9 +3,10 @@
 
 Of torchvision and timm, whose names are the same, from a file or a folder; and
 of Hugging Face. All but the classifier is read, the sizes from the tensors
-themselves. Nothing is fetched from a network.
+themselves.
 """
 
+from collections.abc import Iterable
 import itertools
 import pathlib
 from typing import Any
@@ -127,6 +128,11 @@ class _Checkpoint(NamedTuple):
   channels: int
 
 
+def make_resnet(path: str | pathlib.Path) -> resnet.ResNet:
+  """The encoder of a checkpoint, without its variables; see `load_resnet`."""
+  return resnet.ResNet(**_read(path).attributes)
+
+
 def load_resnet(path: str | pathlib.Path) -> tuple[resnet.ResNet, dict]:
   """The encoder of a checkpoint.
 
@@ -141,7 +147,7 @@ def load_resnet(path: str | pathlib.Path) -> tuple[resnet.ResNet, dict]:
   Raises:
     MissingFileError: nothing there.
     InputError: damaged, unknown or ill-fitting checkpoints, see
-      `pretrained.convert`.
+      `load.convert`.
   """
   checkpoint = _read(path)
   model = resnet.ResNet(**checkpoint.attributes)
@@ -186,21 +192,31 @@ def _variables(path, checkpoint, model):
   )
 
 
-def _read(path):
-  """Reads a checkpoint and finds out what it is."""
-  tensors = tensor_files.read_tensors(path)
+def names_of(tensors: Iterable[str]) -> tuple[ResNetNames, str] | None:
+  """The family that tensors are named after and their prefix, or None."""
+  tensors = set(tensors)
   for names in (TORCHVISION, HUGGING_FACE):
     stem = f'{names.stem[0]}.weight'
     ends = [name for name in tensors if f'.{name}'.endswith(f'.{stem}')]
     start = min(ends, key=len, default=stem).removesuffix(stem)
+    first = names.block.format(stage=names.first_stage, i=0)
+    if f'{start}{first}{names.parts[2][0]}.weight' in tensors:
+      return names, start
+  return None
+
+
+def _read(path):
+  """Reads a checkpoint and finds out what it is."""
+  tensors = tensor_files.read_tensors(path)
+  found = names_of(tensors)
+  if found is not None:
+    names, start = found
     inside = {
       name.removeprefix(start): tensor
       for name, tensor in tensors.items()
       if name.startswith(start)
     }
-    first = names.block.format(stage=names.first_stage, i=0)
-    if f'{first}{names.parts[2][0]}.weight' in inside:
-      return _Checkpoint(inside, names, *_sizes(inside, names))
+    return _Checkpoint(inside, names, *_sizes(inside, names))
   raise InputError(
     f'{path} is no ResNet of bottlenecks: it has neither the names of '
     'torchvision and timm (conv1.weight, layer1.0.conv3.weight and so on) nor '

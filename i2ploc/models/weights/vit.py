@@ -2,8 +2,8 @@
 """Published image encoders as a `vit.ViT` and its variables.
 
 From a folder as Hugging Face saves it: ViT, DINOv2 (with or without registers,
-GELU or SwiGLU) and the image side of CLIP; from a file alone: the ViTs of timm.
-Nothing is fetched from a network.
+GELU or SwiGLU) and the image side of CLIP; from a file alone: the ViTs of timm,
+and DINOv2 with the names of Hugging Face (safetensors or ONNX).
 """
 
 import json
@@ -205,20 +205,31 @@ def block_rules(
   ]
 
 
-class _Checkpoint(NamedTuple):
-  """An image encoder that was read.
+class _Description(NamedTuple):
+  """What an image encoder of a checkpoint is.
 
   Attributes:
-    tensors: by name.
-    names: what they are called.
+    names: what its tensors are called.
     attributes: of the `vit.ViT` that they fit.
     image_size: (H, W) that its position embeddings are for, None if not said.
   """
 
-  tensors: dict[str, np.ndarray]
   names: ViTNames
   attributes: dict[str, Any]
   image_size: tuple[int, int] | None
+
+
+def make_vit(path: str | pathlib.Path) -> vit.ViT:
+  """The image encoder of a checkpoint, without its variables.
+
+  Raises:
+    MissingFileError: nothing there.
+    InputError: damaged or unknown checkpoints.
+  """
+  description = _describe_folder(path)
+  if description is None:
+    description = _describe_tensors(path, tensor_files.read_tensors(path))
+  return vit.ViT(**description.attributes)
 
 
 def load_vit(
@@ -227,7 +238,8 @@ def load_vit(
   """The image encoder of a checkpoint.
 
   Args:
-    path: a folder with config.json and weights, or a file with timm's names.
+    path: a folder with config.json and weights, or a file of a family that its
+      names tell.
     image_size: (H, W) pixels, multiples of the patch size; the position
       embeddings are resampled to it.
 
@@ -238,12 +250,11 @@ def load_vit(
 
   Raises:
     MissingFileError: nothing there.
-    InputError: damaged, unknown or ill-fitting checkpoints, see
-      `pretrained.convert`.
+    InputError: damaged, unknown or ill-fitting checkpoints, see `load.convert`.
   """
-  checkpoint = _read(path)
-  model = vit.ViT(**checkpoint.attributes)
-  return model, _variables(path, checkpoint, model, image_size)
+  description, tensors = _read(path)
+  model = vit.ViT(**description.attributes)
+  return model, _variables(path, description, tensors, model, image_size)
 
 
 def load_vit_variables(
@@ -256,8 +267,8 @@ def load_vit_variables(
     InputError: as `load_vit`, and for an encoder of other attributes than the
       checkpoint's, which the message gives.
   """
-  checkpoint = _read(path)
-  wanted = dict(checkpoint.attributes, use_cls=True, stem_widths=())
+  description, tensors = _read(path)
+  wanted = dict(description.attributes, use_cls=True, stem_widths=())
   other = {k: v for k, v in wanted.items() if getattr(model, k) != v}
   if other:
     found = {k: getattr(model, k) for k in other}
@@ -265,29 +276,29 @@ def load_vit_variables(
       f'{path} fits an image encoder with {other}, and this one has {found}; '
       "set these fields of the config's model.image"
     )
-  return _variables(path, checkpoint, model, image_size)
+  return _variables(path, description, tensors, model, image_size)
 
 
-def _variables(path, checkpoint, model, image_size):
+def _variables(path, description, tensors, model, image_size):
   """A checkpoint as variables of `model`."""
   images = jnp.zeros((1, *image_size, 3))
   shapes = jax.eval_shape(model.init, jax.random.key(0), images)
   to_grid = tuple(size // model.patch_size for size in image_size)
-  from_grid = _grid(checkpoint, model) or to_grid
+  from_grid = _grid(description, tensors, model) or to_grid
   return load.convert(
-    checkpoint.tensors,
-    vit_rules(checkpoint.names, model, from_grid, to_grid),
+    tensors,
+    vit_rules(description.names, model, from_grid, to_grid),
     shapes,
-    ignore=checkpoint.names.unused,
+    ignore=description.names.unused,
     name=str(path),
   )
 
 
-def _grid(checkpoint, model):
+def _grid(description, tensors, model):
   """Grid of the position embeddings, None if nothing tells."""
-  if checkpoint.image_size is not None:
-    return tuple(size // model.patch_size for size in checkpoint.image_size)
-  position = checkpoint.tensors.get(checkpoint.names.position)
+  if description.image_size is not None:
+    return tuple(size // model.patch_size for size in description.image_size)
+  position = tensors.get(description.names.position)
   if position is None:
     return None
   count = position.size // model.width - 1
@@ -295,9 +306,18 @@ def _grid(checkpoint, model):
   return (side, side) if side * side == count else None
 
 
-def _read(path) -> _Checkpoint:
-  """Reads a checkpoint; what it is says config.json, or else its names."""
+def _read(path) -> tuple[_Description, dict[str, np.ndarray]]:
+  """What a checkpoint is, and the tensors of its image encoder."""
+  description = _describe_folder(path)
   tensors = tensor_files.read_tensors(path)
+  if description is None:
+    description = _describe_tensors(path, tensors)
+  tensors = _encoder(tensors, description.names)
+  return description, _with_position(tensors, description.names)
+
+
+def _describe_folder(path) -> _Description | None:
+  """What config.json says; None if it does not name a family."""
   file = pathlib.Path(path) / 'config.json'
   kind = None
   if file.exists():
@@ -306,7 +326,7 @@ def _read(path) -> _Checkpoint:
     except (ValueError, AttributeError) as error:
       raise InputError(f'{file} is no configuration ({error})') from error
   if kind is None:  # the config.json of timm has no model_type
-    return _timm_checkpoint(path, tensors)
+    return None
   if kind not in _HUGGING_FACE:
     raise InputError(
       f'{file} describes a {kind!r}; known: {sorted(_HUGGING_FACE)}'
@@ -316,7 +336,7 @@ def _read(path) -> _Checkpoint:
   from transformers import AutoConfig
 
   config = AutoConfig.from_pretrained(path, local_files_only=True)
-  return _hugging_face_checkpoint(kind, config, tensors)
+  return _describe_hugging_face(kind, config)
 
 
 def _encoder(tensors, names):
@@ -328,7 +348,27 @@ def _encoder(tensors, names):
   return {k[start:]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _hugging_face_checkpoint(kind, config, tensors):
+def _with_position(tensors, names):
+  """Tensors with the position embeddings in one piece.
+
+  An ONNX exporter folds them into two constants that have lost their name: that
+  of the CLS token [1, 1, D], and the grid [1, N, D].
+  """
+  folder = names.position.partition('.')[0]
+  parts = {
+    k: v
+    for k, v in tensors.items()
+    if k.partition('.')[0] == folder and k != names.cls and v.ndim == 3
+  }
+  counts = sorted(part.shape[1] for part in parts.values())
+  if names.position in tensors or len(counts) != 2 or counts[0] != 1:
+    return tensors
+  ordered = sorted(parts.values(), key=lambda part: part.shape[1])
+  rest = {k: v for k, v in tensors.items() if k not in parts}
+  return rest | {names.position: np.concatenate(ordered, axis=1)}
+
+
+def _describe_hugging_face(kind, config):
   config = getattr(config, 'vision_config', config)
   names = _HUGGING_FACE[kind]
   attributes = dict(
@@ -355,31 +395,47 @@ def _hugging_face_checkpoint(kind, config, tensors):
   attributes['mlp_ratio'] = hidden / config.hidden_size
   size = config.image_size
   size = (size, size) if isinstance(size, int) else tuple(size)
-  return _Checkpoint(_encoder(tensors, names), names, attributes, size)
+  return _Description(names, attributes, size)
 
 
-def _timm_checkpoint(path, tensors):
-  tensors = _encoder(tensors, TIMM)
-  patch = tensors.get('patch_embed.proj.weight')
-  expand = tensors.get('blocks.0.mlp.fc1.weight')
-  if patch is None or expand is None:
-    raise InputError(
-      f'{path} has no config.json, and not the names of timm either '
-      '(patch_embed.proj.weight, blocks.0.mlp.fc1.weight and so on); give the '
-      'folder of both weights and config.json'
-    )
-  width, _, _, patch_size = patch.shape
-  if width not in _TIMM_WIDTHS:
+def _describe_tensors(path, tensors):
+  """What the names and shapes of a file without a config.json say."""
+  for names in (TIMM, _HF_DINOV2):
+    inside = _encoder(tensors, names)
+    patch = inside.get(f'{names.patch}.weight')
+    first = names.block.format(0)
+    expand = inside.get(f'{first}{names.expand}.weight')
+    gained = not names.gain1 or first + names.gain1 in inside
+    if patch is not None and expand is not None and gained:
+      return _Description(names, _attributes(path, inside, names), None)
+  raise InputError(
+    f'{path} has no config.json, and neither the names of timm '
+    '(patch_embed.proj.weight, blocks.0.mlp.fc1.weight and so on) nor those of '
+    'DINOv2; give the folder of both weights and config.json'
+  )
+
+
+def _attributes(path, tensors, names):
+  """Of a ViT of timm or DINOv2, whose heads have 64 channels each."""
+  width, _, _, patch_size = tensors[f'{names.patch}.weight'].shape
+  if names is TIMM and width not in _TIMM_WIDTHS:
     raise InputError(
       f'{path} is a ViT of width {width}, and its number of heads is not '
       f'written; it is known for the widths {_TIMM_WIDTHS} of timm'
     )
-  attributes = dict(
+  start, _, end = names.block.partition('{}')
+  blocks = {
+    name.removeprefix(start).partition(end)[0]
+    for name in tensors
+    if name.startswith(start)
+  }
+  first = names.block.format(0)
+  hidden = len(tensors[f'{first}{names.expand}.weight'])
+  return dict(
     width=width,
-    depth=len({n.split('.')[1] for n in tensors if n.startswith('blocks.')}),
+    depth=len(blocks),
     num_heads=width // 64,
     patch_size=patch_size,
-    qkv_bias='blocks.0.attn.qkv.bias' in tensors,
-    mlp_ratio=len(expand) / width,
+    qkv_bias=f'{first}{names.qkv[0]}.bias' in tensors,
+    mlp_ratio=hidden / width,
   )
-  return _Checkpoint(tensors, TIMM, attributes, None)

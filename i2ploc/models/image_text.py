@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts, crops and boxes in any number as descriptors of one space."""
+"""Texts, crops and boxes in any number as descriptors of one space.
+
+For models of an 'image' and a 'text' tower: published CLIPs, and those that are
+trained here on captions.
+"""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -11,7 +15,7 @@ from PIL import Image
 from i2ploc import compilation
 from i2ploc.errors import InputError
 from i2ploc.geometry import cropping
-from i2ploc.models import clip
+from i2ploc.models import towers
 from i2ploc.models.encoders import vocabulary
 
 Prepare = Callable[[np.ndarray], np.ndarray]
@@ -60,21 +64,21 @@ def contain(
   return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
-class ClipEncoder:
-  """A CLIP with its tokenizer, for descriptors of whatever comes.
+class ImageTextEncoder:
+  """A model with its tokenizer, for descriptors of images and texts.
 
   Inputs are put together into batches whose shapes are few, so that a call
   compiles nothing that another has compiled before.
 
   Attributes:
-    model: the towers.
+    model: towers 'image' and 'text'.
     variables: of them.
     name: says whose weights these are, for results.
   """
 
   def __init__(
     self,
-    model: clip.Clip,
+    model: towers.Towers,
     variables: dict,
     tokenize: vocabulary.Tokenize,
     *,
@@ -86,7 +90,7 @@ class ClipEncoder:
     """Compiles nothing yet.
 
     Args:
-      model: the towers.
+      model: towers 'image' and 'text'.
       variables: of them.
       tokenize: texts to numbers [B, N].
       name: of the weights.
@@ -97,8 +101,9 @@ class ClipEncoder:
     """
     self.model, self.variables, self.name = model, variables, name
     self._tokenize, self._margin = tokenize, margin
+    self._view = model.towers['image'].view
     self._prepare = prepare or (
-      lambda crop: contain(crop, model.image_size, model.image_mean)
+      lambda crop: contain(crop, self._view.size, self._view.mean)
     )
     self._batch_size = batch_size
     self._text = compilation.jit(self._embed_text)
@@ -150,24 +155,25 @@ class ClipEncoder:
     return self._in_batches(self._boxes, boxes, image)
 
   def _embed_text(self, variables, tokens):
-    return self.model.apply(variables, tokens, method='embed_text')[0]
+    return self.model.apply(variables, {'tokens': tokens}, side='text')[0]
 
   def _embed_image(self, variables, images):
-    return self.model.apply(variables, images, method='embed_image')[0]
+    return self.model.apply(variables, {'image': images}, side='image')[0]
 
   def _embed_boxes(self, variables, boxes, image):
     windows = cropping.windows(boxes, self._margin)
     image = image.astype(jnp.float32) / 255.0
-    size, fill = self.model.image_size, self.model.image_mean
+    size, fill = self._view.size, self._view.mean
     crops = cropping.crop(image[None], windows[None], size, fill)[0]
     return self._embed_image(variables, crops)
 
   def _nothing(self):
-    return np.zeros((0, self.model.features), np.float32)
+    width = self.model.towers['text'].aggregator.features
+    return np.zeros((0, width), np.float32)
 
   def _without_padding(self, tokens):
     """The columns of tokens [N, L] up to the last end, in whole buckets."""
-    end = self.model.text.end
+    end = self.model.towers['text'].encoder.end
     end = tokens.max(1, keepdims=True) if end is None else end
     ends = tokens == end
     last = np.where(ends.any(1), ends.argmax(1), tokens.shape[1] - 1)

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published weights for whatever towers a config has made.
+
+Checkpoints are named as `sources.find` takes them: a folder, a file, a name of
+its table, or a repository of the Hugging Face hub.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from i2ploc.errors import InputError
+from i2ploc.models import aggregators
+from i2ploc.models import projection
+from i2ploc.models import towers as towers_lib
+from i2ploc.models import views
+from i2ploc.models.encoders import resnet
+from i2ploc.models.weights import clip
+from i2ploc.models.weights import lip_loc
+from i2ploc.models.weights import resnet as resnet_lib
+from i2ploc.models.weights import saliency_i2ploc
+from i2ploc.models.weights import sources
+from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import vit
+
+# Whose checkpoints of both towers fit which aggregator.
+METHODS = {
+  aggregators.NetVLAD: saliency_i2ploc,
+  projection.ProjectionHead: lip_loc,
+}
+
+
+class Normalization(NamedTuple):
+  """What an encoder's images were standardised by.
+
+  Attributes:
+    mean: per channel, of images in 0..1.
+    std: per channel.
+  """
+
+  mean: tuple[float, float, float]
+  std: tuple[float, float, float]
+
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF = Normalization((0.5,) * 3, (0.5,) * 3)
+# Where a folder has no preprocessor_config.json, by the family of encoders.
+_BY_FAMILY = {
+  'clip': Normalization(clip.IMAGE_MEAN, clip.IMAGE_STD),
+  'clip_vision_model': Normalization(clip.IMAGE_MEAN, clip.IMAGE_STD),
+  'vit': _HALF,
+}
+
+
+def make_encoder(
+  checkpoint: str | os.PathLike, dtype: jnp.dtype = jnp.float32
+) -> nn.Module:
+  """The image encoder of a checkpoint, without its variables.
+
+  Args:
+    checkpoint: see the module.
+    dtype: of the computation.
+
+  Raises:
+    MissingFileError: nothing there.
+    InputError: damaged, or no encoder that is known here.
+  """
+  path = sources.find(checkpoint)
+  make = resnet_lib.make_resnet if _is_resnet(path) else vit.make_vit
+  return make(path).clone(dtype=dtype)
+
+
+def normalization(checkpoint: str | os.PathLike) -> Normalization:
+  """What the images of a checkpoint's encoder were standardised by.
+
+  Its preprocessor_config.json says so; without one its family does.
+
+  Raises:
+    MissingFileError: nothing there.
+    InputError: the file is damaged.
+  """
+  path = sources.find(checkpoint)
+  fields = _json(path / 'preprocessor_config.json')
+  if 'image_mean' in fields and 'image_std' in fields:
+    return Normalization(
+      tuple(fields['image_mean']), tuple(fields['image_std'])
+    )
+  return _BY_FAMILY.get(_family(path), IMAGENET)
+
+
+def with_encoders(
+  checkpoint: str | os.PathLike, model: towers_lib.Towers, variables: dict
+) -> dict:
+  """Variables whose image encoder is that of a checkpoint.
+
+  The LiDAR's too, if its range images have the three channels of an image.
+
+  Args:
+    checkpoint: of an image encoder, see the module.
+    model: the towers.
+    variables: of them, its collections first; not changed.
+
+  Returns:
+    A copy with other 'image' and 'points', in every collection.
+
+  Raises:
+    MissingFileError: nothing there.
+    InputError: it does not fit the encoders.
+  """
+  variables = {name: dict(tree) for name, tree in variables.items()}
+  for side, found in _encoders(checkpoint, model).items():
+    for name, tree in found.items():
+      variables[name][side] = tree
+  return variables
+
+
+def load_variables(
+  checkpoint: str | os.PathLike, model: towers_lib.Towers
+) -> dict:
+  """The variables of towers whose weights were published.
+
+  Args:
+    checkpoint: see the module. For images against LiDAR it is of both towers:
+      LIP-Loc's for towers with its projection head, SaliencyI2PLoc's for those
+      with NetVLAD. For images alone it is of the encoder; the pooling keeps its
+      initial values.
+    model: the towers, in their published form.
+
+  Returns:
+    The variables, numpy arrays.
+
+  Raises:
+    MissingFileError: nothing there.
+    InputError: it does not fit, or the towers are of no published form.
+  """
+  if 'points' not in model.towers:
+    return _load_images(checkpoint, model)
+  aggregator = model.towers['image'].aggregator
+  for kind, method in METHODS.items():
+    if isinstance(aggregator, kind):
+      return method.load_variables(sources.find(checkpoint), model)
+  raise InputError(
+    f'{checkpoint}: nobody published towers with a '
+    f'{type(aggregator).__name__}; take a config in its released form, with '
+    f'one of {[kind.__name__ for kind in METHODS]}'
+  )
+
+
+def _load_images(checkpoint, model):
+  """Encoders of a checkpoint, and initial values of all else."""
+  found = _encoders(checkpoint, model)
+
+  @jax.jit
+  def init(key):
+    # Never used, and so never computed: the encoders' own initial values.
+    variables = model.init(key, model.example(), method='every_side')
+    return {
+      name: {k: v for k, v in tree.items() if k not in found}
+      for name, tree in variables.items()
+    }
+
+  variables = jax.device_get(init(jax.random.key(0)))
+  for side, loaded in found.items():
+    for name, tree in loaded.items():
+      variables[name][side] = tree
+  return variables
+
+
+def _encoders(checkpoint, model):
+  """Variables of the encoders that a checkpoint is for, by side."""
+  path = sources.find(checkpoint)
+  loaded = {}
+  for side, tower in model.towers.items():
+    if isinstance(tower.view, views.Image):
+      size = tower.view.size
+    elif _looks_like_an_image(tower.view):
+      size = tower.view.shape
+    else:
+      continue
+    if isinstance(tower.encoder, resnet.ResNet):
+      loaded[side] = resnet_lib.load_resnet_variables(path, tower.encoder)
+    else:
+      loaded[side] = vit.load_vit_variables(path, tower.encoder, size)
+  return loaded
+
+
+def _looks_like_an_image(view):
+  return isinstance(view, views.RangeImage) and view.encoding == 'released'
+
+
+def _is_resnet(path: pathlib.Path) -> bool:
+  family = _family(path)
+  if family is not None:
+    return family == 'resnet'
+  names = tensor_files.read_tensors(path)
+  return resnet_lib.names_of(names) is not None
+
+
+def _family(path) -> str | None:
+  """What config.json calls the encoder."""
+  return _json(path / 'config.json').get('model_type')
+
+
+def _json(file) -> dict[str, Any]:
+  """The fields of a file of a folder; none without such a file."""
+  if not file.exists():
+    return {}
+  try:
+    fields = json.loads(file.read_text())
+  except ValueError as error:
+    raise InputError(f'{file} is no configuration ({error})') from error
+  if not isinstance(fields, dict):
+    raise InputError(f'{file} is no configuration: expected {{...}}')
+  return fields
