@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from benchmarks import steps
 from configs import common
 from configs import lip_loc
 from i2ploc import factory
-from i2ploc.tasks import places
 from i2ploc.training import state as state_lib
 from i2ploc.training import step as step_lib
 from input_pipeline.readers import kitti360_splits
@@ -79,7 +79,7 @@ def leaves(config, prefix=''):
 
 def _training(config):
   """Shapes of the variables, the optimizer and the train step."""
-  towers = places.Towers(config, tuple(config.data.image_size))
+  towers = steps.make_towers(config)
   variables = jax.eval_shape(towers.init, jax.random.key(0))
   optimizer = factory.make_optimizer(
     config.train.num_steps, **config.optimizer.to_dict()
