@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from benchmarks import steps
 from configs import common
 from configs import saliency_i2ploc
 from i2ploc import factory
@@ -337,7 +338,8 @@ class ConfigTest(_Workplace):
 
   def test_37_image_that_does_not_tile(self):
     config = saliency_i2ploc.get_config()
-    towers = places.Towers(config, (50, 200))
+    config.data.image_size = (50, 200)
+    towers = steps.make_towers(config)
     self.refuse('50 x 200', jax.eval_shape, towers.init, jax.random.key(0))
 
   def test_38_chunks_that_do_not_divide_the_batch(self):

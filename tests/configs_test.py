@@ -10,16 +10,19 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from benchmarks import steps
 from configs import common
 from configs import lip_loc
 from i2ploc import factory
-from i2ploc.tasks import places
+from i2ploc.models import towers as towers_lib
+from i2ploc.models.weights import published
 from i2ploc.training import state as state_lib
 from i2ploc.training import step as step_lib
 from input_pipeline.readers import kitti360_splits
 from input_pipeline.readers import kitti_and_kitti360
 from input_pipeline.readers import kitti_odometry_splits
 from input_pipeline.sources import drives
+from tests import shared
 
 CONFIGS = pathlib.Path(common.__file__).parent
 ARGS = {
@@ -58,8 +61,8 @@ ARGS = {
     'camera=perspective,released',
   ),
 }
-# Of another task, tested with its verbs.
-OWN_TESTS = ('clip', 'clip_loc', 'hypotheses')
+# Without training, or of another task, tested with its verbs.
+OWN_TESTS = ('clip', 'clip_loc', 'hypotheses', 'photos')
 CASES = tuple((name, arg) for name, args in ARGS.items() for arg in args)
 
 
@@ -79,7 +82,7 @@ def leaves(config, prefix=''):
 
 def _training(config):
   """Shapes of the variables, the optimizer and the train step."""
-  towers = places.Towers(config, tuple(config.data.image_size))
+  towers = steps.make_towers(config)
   variables = jax.eval_shape(towers.init, jax.random.key(0))
   optimizer = factory.make_optimizer(
     config.train.num_steps, **config.optimizer.to_dict()
@@ -200,6 +203,36 @@ class ConfigsTest(parameterized.TestCase):
     self.assertEqual(ours.model.points, released.model.points)
     pairs = {c.train.batch_size * c.train.num_steps for c in (ours, released)}
     self.assertLen(pairs, 1)
+
+  @parameterized.parameters('cls', 'mean', 'gem')
+  def test_photos_are_described_by_the_encoder_that_is_named(self, pooling):
+    encoder = shared.require('golden/dinov2_tiny')
+    config = load(
+      'photos', f'encoder={encoder},pooling={pooling},image_size=42x56'
+    )
+    model = factory.make_model(
+      **config.model.to_dict(), image_size=config.data.image_size
+    )
+    towers = towers_lib.CompiledTowers(
+      model, config.map_side, config.index.views
+    )
+    variables = published.load_variables(config.checkpoint, model)
+    batch = model.example()
+    found = jax.eval_shape(towers.embed(config.query_side), variables, batch)
+    self.assertEqual(found.shape, (1, 48))
+
+  def test_another_checkpoint_of_photos_is_another_encoder(self):
+    config = load('photos', 'encoder=dinov2_small')
+    config.checkpoint = 'OWNER/NAME'
+    self.assertEqual(config.model.image.checkpoint, 'OWNER/NAME')
+
+  @parameterized.parameters(
+    ('pooling=netvlad', "pooling='netvlad'; known: "),
+    ('image_size=224', "image_size='224': expected HEIGHTxWIDTH"),
+  )
+  def test_a_wrong_argument_of_photos_is_named(self, arg, message):
+    with self.assertRaisesRegex(ValueError, message):
+      load('photos', arg)
 
   @parameterized.parameters(
     (dict(steps=3), 'steps=three', "steps='three' is not of type int"),

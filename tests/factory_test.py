@@ -12,6 +12,8 @@ from i2ploc.geometry import panorama
 from i2ploc.losses import contrastive
 from i2ploc.losses import metric
 from i2ploc.losses import soft_targets
+from i2ploc.models import towers
+from i2ploc.models import views
 
 SIZE, HEIGHT, WIDTH = 6, 8, 32
 KEY = jax.random.key(3)
@@ -21,13 +23,14 @@ class Probe:
   """Stands for a model and embeds a batch as itself."""
 
   def __init__(self, projection='equirectangular'):
-    self.projection = projection
+    view = views.Image((HEIGHT, WIDTH), projection)
+    self.towers = {'image': towers.Tower(view, None, None)}
 
   def apply(self, variables, batch, **kwargs):
     del variables
     self.streams = set(kwargs['rngs'])
     out = {'pooled': batch['camera_from_lidar']}
-    return (batch, {'image': out, 'points': out}), {}
+    return {name: (value, out) for name, value in batch.items()}, {}
 
 
 def _batch(size=SIZE):
@@ -51,7 +54,8 @@ def _embed(projection='equirectangular', size=SIZE, color_jitter=0.4, **fields):
     **dict(color_jitter=color_jitter, mirror=True, yaw=0.0, cutout=False)
     | fields,
   )
-  return jax.jit(lambda batch: embed({}, {}, batch, KEY)[0])(_batch(size))
+  found = jax.jit(lambda batch: embed({}, {}, batch, KEY)[0])(_batch(size))
+  return {name: embedding.descriptor for name, embedding in found.items()}
 
 
 def _azimuth(found):
@@ -132,10 +136,8 @@ def _embedded():
   position[1, :, 0] = 3.5 * np.arange(SIZE) + 2.0
   town = np.zeros(SIZE, np.int32)
   return dict(
-    image=image,
-    points=points,
-    image_features=3 * image,
-    points_features=points,
+    image=factory.Embedding(image, 3 * image),
+    points=factory.Embedding(points, points),
   ), dict(
     image_position=position[0],
     points_position=position[1],
@@ -165,7 +167,7 @@ def _relate(a, b):
 class MakeLossTest(parameterized.TestCase):
   def test_losses_are_told_who_is_near_whom(self):
     embeddings, batch = _embedded()
-    image, points = embeddings['image'], embeddings['points']
+    image, points = (embeddings[s].descriptor for s in ('image', 'points'))
     places = batch['image_position'], batch['points_position']
     across = _relate(*places)
     fields = dict(mining='all', margin=0.3)
@@ -200,6 +202,26 @@ class MakeLossTest(parameterized.TestCase):
     self.assertEqual(set(in_tiles), set(metrics))
     for key, expected in metrics.items():
       np.testing.assert_allclose(in_tiles[key], expected, rtol=1e-5, atol=1e-6)
+
+  def test_sides_may_have_any_name(self):
+    value, metrics = _loss(name='four_triplets', **FIELDS['four_triplets'])
+    names = {'image': 'photo', 'points': 'rendering'}
+    embeddings, batch = _embedded()
+    embeddings = {names[side]: x for side, x in embeddings.items()}
+    batch = {
+      key.replace(side, name): x
+      for side, name in names.items()
+      for key, x in batch.items()
+      if side in key
+    }
+    loss = factory.make_loss(
+      name='four_triplets',
+      sides=tuple(names.values()),
+      **RADII | RELATIONS | FIELDS['four_triplets'],
+    )
+    found, others = jax.jit(loss)({}, embeddings, batch)
+    np.testing.assert_allclose(found, value, rtol=1e-6)
+    self.assertEqual(set(others), set(metrics))
 
   def test_a_model_without_a_bias_is_named(self):
     loss = factory.make_loss(name='sigmoid', **RADII | RELATIONS)

@@ -13,7 +13,6 @@ import numpy as np
 
 from benchmarks import full_size
 from benchmarks import steps
-from i2ploc.tasks import places
 from tests import shared
 
 HAS_TORCH = importlib.util.find_spec('torch') is not None
@@ -35,9 +34,9 @@ class FullSizeTest(parameterized.TestCase):
       'forward', config, batch, samples, weights=''
     )
     self.assertEqual(set(runs), set(temporary))
-    towers = places.Towers(config, tuple(config.data.image_size))
+    towers = steps.make_towers(config)
     variables = towers.init(jax.random.key(0))
-    expected = towers.points((0.0,))(variables, batch)[:, 0]
+    expected = towers.embed('points')(variables, batch)
     np.testing.assert_allclose(runs['points'](), expected, atol=1e-6)
     # Other centres, another descriptor: the given ones are used.
     runs, _ = full_size.serve_ours('forward', config, batch, samples * 0, '')

@@ -13,6 +13,7 @@ from benchmarks.parity_rows import comparison
 from i2ploc.models.encoders import position_embedding
 from i2ploc.models.encoders import vit
 from i2ploc.models.weights import load
+from i2ploc.models.weights import sources
 from i2ploc.models.weights import tensor_files
 from i2ploc.models.weights import vit as vit_lib
 
@@ -42,6 +43,23 @@ def encoder(path):
     if run.hidden:
       yield Comparison('hidden states', hidden, run.hidden, 1e-5)
     yield Comparison('output', out['sequence'], run.sequence, 1e-5)
+
+
+def published_encoder(path):
+  """A DINOv2 with weights that were published, on a photo of 7 x 9 patches."""
+  weights = sources.find('focus_vit_s14', fetch=False)
+  golden = np.load(path / 'golden.npz')
+  images = golden['input'][None]
+  model, variables = vit_lib.load_vit(weights, images.shape[1:3])
+  apply = jax.jit(lambda *args: hidden_states(model, *args))
+  hidden, out = apply(variables, images)
+  for i in (0, 1, 6, 9, 10, 11, 12):
+    expected = golden[f'hidden_{i}']
+    yield Comparison('hidden states', hidden[i][0], expected, 1e-5)
+  expected = golden['last_hidden_state']
+  yield Comparison('output', out['sequence'][0], expected, 1e-5)
+  expected = golden['cls_attention_last']
+  yield Comparison('attention', out['attention'][0], expected, 1e-5)
 
 
 def timm_encoder(path):
@@ -140,6 +158,9 @@ MODULES = (
   comparison.Module('DINOv2', 'dinov2_tiny', encoder),
   comparison.Module('DINOv2, SwiGLU', 'dinov2_swiglu_tiny', encoder),
   comparison.Module('DINOv2, registers', 'dinov2_reg_tiny', encoder),
+  comparison.Module(
+    'DINOv2, published', 'published/dinov2_small', published_encoder
+  ),
   comparison.Module('CLIP, image side', 'clip_tiny', encoder),
   comparison.Module(
     'position embeddings', 'torch_bicubic.npz', resampled_positions

@@ -12,8 +12,7 @@ which triplets count:
   (batch hard, ibid.).
 - 'semi_hard': those whose negative is farther than the positive, but by less
   than the margin (Schroff et al., FaceNet, CVPR 2015). A negative that is
-  nearer than the positive gives no gradient: the promise of the name, and what
-  it costs.
+  nearer than the positive gives no gradient.
 - 'random': of every anchor and positive, one negative, drawn evenly.
 
 The loss of a batch is the mean over the triplets that count, 0 without any.
@@ -31,8 +30,8 @@ import jax.numpy as jnp
 from i2ploc.errors import InputError
 from i2ploc.losses import contrastive
 
-# Squared distances below are rounding noise of unit vectors: such descriptors
-# are one, and there is no direction to part them.
+# Smaller squared distances are rounding noise of unit vectors: such descriptors
+# count as equal, and their distance has no gradient.
 _COINCIDENT = 1e-6
 
 # Anchors whose triplets are computed at once; with the gradient recomputed,
@@ -77,7 +76,7 @@ MINING = tuple(_MINING)
 
 
 def check_mining(mining: str, margin: float) -> None:
-  """Raises InputError for an unknown mining or a margin of no meaning.
+  """Raises InputError for an unknown mining or a margin out of range.
 
   Args:
     mining: one of `MINING`.

@@ -24,8 +24,8 @@ import optax
 
 from i2ploc.geometry import hyperbolic
 
-# Rows nearer than this are one row: differences of float32 descriptors below
-# it are rounding noise, and so would be their direction.
+# Rows nearer than this count as equal: smaller differences of float32
+# descriptors are rounding noise, and so is their direction.
 _COINCIDENT = 1e-5
 
 # Rows of a relation computed at once; with the gradient recomputed, memory is

@@ -25,8 +25,8 @@ class Places(NamedTuple):
 
   Attributes:
     relate: `places of a, places of b -> [T, B]` in {+1, 0, -1}, of T rows of
-      the one with all of the other. Everything that is traced comes to it in
-      these.
+      the one with all of the other. It may use traced arrays only through
+      these arguments.
     a: pytree of [B, ...], what is known of where the readings of a were taken.
     b: pytree of [B, ...], the same of b.
   """
@@ -37,7 +37,7 @@ class Places(NamedTuple):
 
 
 class Tiling(NamedTuple):
-  """How a batch is cut; nothing that is traced.
+  """How a batch is cut: static values, no traced arrays.
 
   Attributes:
     size: rows of a tile; of its float32 temporaries there are about three.

@@ -277,8 +277,7 @@ class NetVLAD(nn.Module):
   >>> tokens = Tokens(jnp.ones((1, 9, 4)), jnp.zeros((1, 9)), jnp.ones((1, 9)))
   >>> inputs = tokens, jnp.ones((1, 9)), (-jnp.ones(1), jnp.ones(1))
   >>> model = NetVLAD(num_clusters=2, features=6, num_sectors=3)
-  >>> variables = model.init(jax.random.key(0), *inputs)
-  >>> descriptor, out = model.apply(variables, *inputs)
+  >>> (descriptor, out), _ = model.init_with_output(jax.random.key(0), *inputs)
   >>> descriptor.shape, out['residuals'].shape
   ((1, 6), (1, 3, 2, 4))
 

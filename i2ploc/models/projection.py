@@ -22,6 +22,14 @@ POOLS = ('mean', 'cls')
 class ProjectionHead(nn.Module):
   """Pools tokens and projects them.
 
+  >>> tokens = aggregators.Tokens(
+  ...     jnp.ones((1, 5, 3)), jnp.zeros((1, 5)), jnp.ones((1, 5)))
+  >>> head = ProjectionHead(features=4)
+  >>> inputs = tokens, jnp.ones((1, 5)), None
+  >>> (descriptor, out), _ = head.init_with_output(jax.random.key(0), *inputs)
+  >>> descriptor.shape, bool(abs(jnp.linalg.norm(descriptor) - 1) < 1e-5)
+  ((1, 4), True)
+
   Attributes:
     features: width of the descriptor.
     num_sectors: S, or 0 for all tokens; every sector passes through the same
@@ -76,7 +84,7 @@ class ProjectionHead(nn.Module):
     self,
     tokens: aggregators.Tokens,
     weights: jax.Array,
-    bounds: aggregators.Bounds,
+    bounds: aggregators.Bounds | None,
     train: bool = False,
   ) -> tuple[jax.Array, dict]:
     """Pools; arguments and results as in `aggregators.NetVLAD`."""

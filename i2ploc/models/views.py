@@ -86,7 +86,7 @@ class Raster(NamedTuple):
 
 
 def check_encoding(encoding: str) -> None:
-  """Raises ValueError unless `encoding` is one of ENCODINGS."""
+  """Raises InputError unless `encoding` is one of ENCODINGS."""
   if encoding not in ENCODINGS:
     raise InputError(f'range_encoding is {encoding!r}; known: {ENCODINGS}')
 

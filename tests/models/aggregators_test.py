@@ -149,6 +149,38 @@ class PoolingTest(parameterized.TestCase):
     self.assertTrue(np.all(pool(1.0) < pool(3.0)))
     self.assertTrue(np.all(pool(3.0) < tokens.features.max(1)))
 
+  @parameterized.parameters(aggregators.Mean, aggregators.GeM)
+  def test_without_features_the_pooled_tokens_are_the_descriptor(self, kind):
+    tokens, weights = _tokens(), _weights()
+    whole = kind(features=6)
+    variables = planted.variables(whole, tokens, weights, BOUNDS)
+    variables['params']['SectorHead_0']['kernel'] = np.eye(6, dtype=np.float32)
+    expected, _ = whole.apply(variables, tokens, weights, BOUNDS)
+    del variables['params']['SectorHead_0']
+    found, _ = kind(features=0).apply(variables, tokens, weights, BOUNDS)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    sectors, _ = kind(features=0, num_sectors=4).apply(
+      variables, tokens, weights, BOUNDS
+    )
+    self.assertEqual(sectors.shape, (2, 24))
+
+  def test_the_first_token_alone_is_projected(self):
+    tokens = _tokens()
+    model = aggregators.FirstToken(features=4)
+    variables = planted.variables(model, tokens, _weights(), None)
+    found, out = model.apply(variables, tokens, _weights(), None)
+    expected = tokens.features[:, 0] @ variables['params']['kernel']
+    np.testing.assert_allclose(out['pooled'], expected, atol=1e-5)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    others = tokens._replace(
+      features=np.concatenate(
+        [tokens.features[:, :1], _tokens(3).features[:, 1:]], axis=1
+      )
+    )
+    again, _ = model.apply(variables, others, _weights(), None)
+    np.testing.assert_array_equal(again, found)
+
 
 class SectorTest(parameterized.TestCase):
   def test_membership_is_a_partition_inside_and_nothing_outside(self):

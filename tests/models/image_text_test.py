@@ -6,8 +6,9 @@ from absl.testing import parameterized
 import numpy as np
 
 from i2ploc.geometry import cropping
-from i2ploc.models import clip
-from i2ploc.models import clip_encoder
+from i2ploc.models import image_text
+from i2ploc.models import towers
+from i2ploc.models import views
 from i2ploc.models.encoders import text
 from i2ploc.models.encoders import vit
 from i2ploc.models.encoders import vocabulary
@@ -23,12 +24,12 @@ def _crops(count):
   return [RNG.integers(0, 256, (*s, 3), np.uint8) for s in shapes]
 
 
-class ClipEncoderTest(absltest.TestCase):
+class ImageTextEncoderTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
     tokenize = vocabulary.make_tokenize(WORDS, 20)
-    cls.model = clip.Clip(
+    cls.model = towers.image_and_text(
       vit.ViT(width=12, depth=1, num_heads=3, patch_size=8),
       text.TextTransformer(
         vocabulary_size=vocabulary.size(WORDS),
@@ -38,13 +39,11 @@ class ClipEncoderTest(absltest.TestCase):
         max_length=20,
         end=vocabulary.END,
       ),
-      image_size=SIZE,
-      features=5,
-      image_mean=(0.4, 0.5, 0.6),
+      views.Image(SIZE, mean=(0.4, 0.5, 0.6)),
+      5,
     )
-    images = np.zeros((1, *SIZE, 3), np.uint8)
-    cls.variables = planted.variables(cls.model, images, tokenize(['a car']))
-    cls.encoder = clip_encoder.ClipEncoder(
+    cls.variables = planted.towers(cls.model)
+    cls.encoder = image_text.ImageTextEncoder(
       cls.model,
       cls.variables,
       tokenize,
@@ -59,7 +58,9 @@ class ClipEncoderTest(absltest.TestCase):
     self.assertEqual((found.shape, found.dtype), ((6, 5), np.float32))
     np.testing.assert_array_equal(found[1], found[3])
     tokens = vocabulary.make_tokenize(WORDS, 20)(texts)
-    expected, _ = self.model.apply(self.variables, tokens, method='embed_text')
+    expected, _ = self.model.apply(
+      self.variables, {'tokens': tokens}, side='text'
+    )
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
   def test_crops_keep_their_order_whatever_the_batch(self):
@@ -78,11 +79,13 @@ class ClipEncoderTest(absltest.TestCase):
     crops = cropping.crop(
       image[None] / np.float32(255), windows[None], SIZE, (0.4, 0.5, 0.6)
     )[0]
-    expected, _ = self.model.apply(self.variables, crops, method='embed_image')
+    expected, _ = self.model.apply(
+      self.variables, {'image': crops}, side='image'
+    )
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
   def test_few_shapes_are_compiled(self):
-    encoder = clip_encoder.ClipEncoder(
+    encoder = image_text.ImageTextEncoder(
       self.model,
       self.variables,
       vocabulary.make_tokenize(WORDS, 20),
@@ -136,19 +139,17 @@ class PreparationTest(parameterized.TestCase):
       do_normalize=False,
       do_rescale=False,
     )(image, return_tensors='np')['pixel_values'][0]
-    found = clip_encoder.cover(image, 28, (24, 24))
+    found = image_text.cover(image, 28, (24, 24))
     np.testing.assert_array_equal(found, expected.transpose(1, 2, 0))
 
   def test_contain_keeps_everything_in_the_middle(self):
     image = np.full((10, 30, 3), 255, np.uint8)
-    found = clip_encoder.contain(image, (30, 30), (0.2, 0.4, 0.6))
+    found = image_text.contain(image, (30, 30), (0.2, 0.4, 0.6))
     np.testing.assert_array_equal(found[10:20], 255)
     np.testing.assert_array_equal(
       found[:9], np.full((9, 30, 3), (51, 102, 153))
     )
-    turned = clip_encoder.contain(
-      image.swapaxes(0, 1), (30, 30), (0.2, 0.4, 0.6)
-    )
+    turned = image_text.contain(image.swapaxes(0, 1), (30, 30), (0.2, 0.4, 0.6))
     np.testing.assert_array_equal(turned, found.swapaxes(0, 1))
 
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.models import saliency
+from i2ploc.models.encoders import vit
+from tests.models import planted
 
 KEY = jax.random.key(0)
 
@@ -18,8 +20,12 @@ def _attention(seed, batch=2, heads=3, length=7, sharpness=1.0):
 
 
 def _weigh(attention, mask, gamma=1.0):
+  """Weights of the tokens, without that of CLS."""
   variables = {'params': {'gamma': jnp.asarray(gamma)}}
-  return saliency.AttentionSaliency().apply(variables, attention, mask)
+  weights = saliency.AttentionSaliency().apply(
+    variables, None, {'attention': attention}, mask
+  )
+  return weights[:, 1:]
 
 
 class ReleasedSaliencyTest(parameterized.TestCase):
@@ -36,8 +42,28 @@ class ReleasedSaliencyTest(parameterized.TestCase):
     grad = jax.grad(lambda q: saliency.released_saliency(q, q)[0][0, 1])(query)
     np.testing.assert_array_equal(grad, 0.0)
 
+  def test_queries_and_keys_are_those_of_the_unit_tokens(self):
+    encoder = vit.ViT(width=8, depth=2, num_heads=2, patch_size=8)
+    images = np.random.default_rng(1).normal(size=(2, 16, 24, 3))
+    variables = planted.variables(encoder, images.astype(np.float32))
+    bound = encoder.bind(variables)
+    _, out = bound(images.astype(np.float32))
+    found = saliency.RecomputedSaliency().apply({}, bound, out, None)
+    sequence = np.asarray(out['sequence'])
+    unit = sequence / np.linalg.norm(sequence, axis=-1, keepdims=True)
+    expected, _ = saliency.released_saliency(*bound.last_query_key(unit))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    self.assertEqual(found.shape, (2, 7))  # CLS and 2 x 3 tokens
+
 
 class AttentionSaliencyTest(parameterized.TestCase):
+  def test_the_cls_token_has_the_weight_of_an_average_token(self):
+    variables = {'params': {'gamma': jnp.asarray(1.7)}}
+    out = {'attention': _attention(5, sharpness=3.0)}
+    mask = np.ones((2, 6), bool)
+    weights = saliency.AttentionSaliency().apply(variables, None, out, mask)
+    np.testing.assert_array_equal(weights[:, 0], 1.0)
+
   def test_uniform_attention_weighs_every_token_about_one(self):
     attention = jnp.full((2, 3, 101), 1 / 101)
     weights = _weigh(attention, jnp.ones((2, 100), bool))
@@ -76,17 +102,6 @@ class AttentionSaliencyTest(parameterized.TestCase):
   def test_masked_tokens_weigh_nothing(self):
     mask = np.asarray([[1, 1, 0, 0, 0, 0]] * 2, bool)
     np.testing.assert_array_equal(_weigh(_attention(4), mask)[:, 2:], 0.0)
-
-
-class OptionTest(parameterized.TestCase):
-  @parameterized.parameters(
-    ('attention', False, 'points encoder has none'),
-    ('released', False, 'points encoder has none'),
-    ('sigmoid', True, "unknown saliency 'sigmoid'"),
-  )
-  def test_impossible_options_are_named(self, option, has_cls, message):
-    with self.assertRaisesRegex(ValueError, message):
-      saliency.check_option(option, has_cls, 'points')
 
 
 if __name__ == '__main__':

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import clip
-from i2ploc import caption_factory
+from i2ploc import factory
 from i2ploc import verbs
 from i2ploc.geometry import cropping
 from i2ploc.losses import contrastive
+from i2ploc.retrieval import relations
 from i2ploc.tasks import captions
 from input_pipeline.sources import crops
 from tests import configs_test
@@ -134,7 +135,7 @@ class CaptionFactoryTest(parameterized.TestCase):
   def test_equal_texts_are_right_answers_and_padding_is_none(self):
     tokens = jnp.array([[0, 4, 1], [0, 5, 1], [0, 4, 1], [0, 4, 1]])
     mask = jnp.array([True, True, True, False])
-    found = caption_factory.relations(tokens, mask)
+    found = relations.from_texts(tokens, mask, tokens, mask)
     expected = [[1, -1, 1, 0], [-1, 1, -1, 0], [1, -1, 1, 0], [0, 0, 0, 0]]
     np.testing.assert_array_equal(found, expected)
 
@@ -144,11 +145,15 @@ class CaptionFactoryTest(parameterized.TestCase):
     image, text = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
     tokens = np.array([[[0], [1], [0]], [[2], [1], [3]]])
     mask = np.array([[True, True, True], [True, True, False]])
-    related = caption_factory.relations(tokens.reshape(6, 1), mask.reshape(6))
-    loss = caption_factory.make_loss(name='info_nce', form='clip')
+    texts = tokens.reshape(6, 1), mask.reshape(6)
+    related = relations.from_texts(*texts, *texts)
+    loss = factory.make_text_loss(name='info_nce', form='clip')
     found, metrics = loss(
       {'log_scale': jnp.float32(1.0)},
-      {'image': image, 'text': text},
+      {
+        'image': factory.Embedding(image, image),
+        'text': factory.Embedding(text, text),
+      },
       {'tokens': tokens, 'mask': mask},
     )
     expected, _ = contrastive.info_nce(
@@ -156,30 +161,41 @@ class CaptionFactoryTest(parameterized.TestCase):
     )
     self.assertAlmostEqual(float(found), float(expected), places=5)
     self.assertIn('recall_at_1', metrics)
+    in_tiles, _ = factory.make_text_loss(name='info_nce', form='clip', tile=4)(
+      {'log_scale': jnp.float32(1.0)},
+      {
+        'image': factory.Embedding(image, image),
+        'text': factory.Embedding(text, text),
+      },
+      {'tokens': tokens, 'mask': mask},
+    )
+    self.assertAlmostEqual(float(in_tiles), float(expected), places=5)
 
   def test_training_sees_the_crops_that_evaluation_sees(self):
     config = _small_config()
     model, tokenize = captions._make(config.model.to_dict())
     data = Data(config.data.crops)
     batch = next(data.crops('train').train_batches(2, 0, tokenize, workers=0))
-    images = np.zeros((1, 16, 16, 3), np.uint8)
-    variables = planted.variables(model, images, batch['tokens'][0])
+    variables = planted.towers(model)
+    view = model.towers['image'].view
     plain = dict(color_jitter=0.0, mirror=False, box_jitter=0.0)
-    embed = caption_factory.make_embed(model, margin=0.15, **plain)
+    embed = factory.make_crop_embed(model, margin=0.15, **plain)
 
     @jax.jit
     def both(variables, batch):
       found, _ = embed(variables['params'], {}, batch, jax.random.key(1))
       windows = cropping.windows(batch['box'][:1], 0.15)
       image = batch['image'][:1] / 255.0
-      seen = cropping.crop(image, windows, (16, 16), model.image_mean)
-      embedded, _ = model.apply(variables, seen[0], batch['tokens'][1])
-      return found, embedded
+      seen = cropping.crop(image, windows, (16, 16), view.mean)
+      whole = {'image': seen[0], 'tokens': batch['tokens'][1]}
+      return found, model.apply(variables, whole, method='every_side')
 
     found, expected = both(variables, batch)
-    self.assertEqual(found['image'].shape, (2, 8, 8))
+    self.assertEqual(found['image'].descriptor.shape, (2, 8, 8))
     for i, side in enumerate(('image', 'text')):
-      np.testing.assert_allclose(found[side][i], expected[side], atol=1e-4)
+      np.testing.assert_allclose(
+        found[side].descriptor[i], expected[side][0], atol=1e-4
+      )
 
   @parameterized.parameters(
     (dict(name='triplet'), "Unknown loss 'triplet'; known: .'info_nce'"),
@@ -187,7 +203,7 @@ class CaptionFactoryTest(parameterized.TestCase):
   )
   def test_wrong_losses_are_named(self, fields, message):
     with self.assertRaisesRegex(ValueError, message):
-      caption_factory.make_loss(**fields)
+      factory.make_text_loss(**fields)
 
   @parameterized.parameters(
     (dict(image=dict(name='vgg')), "Unknown image encoder 'vgg'"),
@@ -197,7 +213,7 @@ class CaptionFactoryTest(parameterized.TestCase):
   def test_wrong_models_are_named(self, fields, message):
     fields = _small_config().model.to_dict() | fields
     with self.assertRaisesRegex(ValueError, message):
-      caption_factory.make_clip(**fields)
+      factory.make_model(**fields)
 
 
 if __name__ == '__main__':

@@ -125,7 +125,7 @@ class CommandsTest(absltest.TestCase):
 
   def test_an_index_that_another_model_made_is_refused(self):
     other = self.root / 'other'
-    towers = places_lib.Towers(self.config, self.data.image_size)
+    towers = places_lib.make_towers(self.config, self.data)
     variables = dict(towers.init(jax.random.key(1)))
     state = state_lib.init_state(
       variables.pop('params'), variables, lambda _: (), jax.random.key(1)
@@ -166,8 +166,8 @@ class PublishedTest(absltest.TestCase):
     towers, restored = places_lib.restore(config, data, 'nowhere')
     batch = released.stored_batch(golden)
     for embed, name in (
-      (towers.image, 'img'),
-      (lambda *args: towers.points((0.0,))(*args)[:, 0], 'pts'),
+      (towers.embed('image'), 'img'),
+      (towers.embed('points'), 'pts'),
     ):
       np.testing.assert_allclose(
         embed(restored.value, batch), golden[f'eval_w/{name}_desc'], atol=1e-4
@@ -204,11 +204,11 @@ class PanoramaTest(absltest.TestCase):
     towers, restored = places_lib.restore(config, data, workdir)
     rows = data.split('test').protocols[0].map_rows[:1]
     batch = next(data.split('test').batches(rows, ('points',), 1, True))
-    single = towers.points((0.0,))(restored.value, batch)[0, 0]
+    single = towers.embed('points')(restored.value, batch)[0]
     views = found.descriptors[found.keys == 0]
     for yaw, view in zip(config.index.views, views, strict=True):
       np.testing.assert_allclose(
-        towers.model.turn(single, yaw), view, atol=1e-5
+        towers.model.towers['points'].turn(single, yaw), view, atol=1e-5
       )
     with np.load(workdir / 'examples.npz') as saved:
       # The scan is drawn all around, not only ahead.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution whose gradients are fast inside of loops, too.
+"""Convolution whose gradients are fast inside loops as well.
 
 XLA's CPU compiler brings the convolutions of a program into the layout of its
 fast kernels, but not those inside of loops: there a kernel gradient falls to

@@ -37,8 +37,8 @@ def make_tokenize(words: Sequence[str], max_length: int) -> Tokenize:
     max_length: N, tokens of a row, those for start and end included.
 
   Returns:
-    `texts -> [B, N] int32`, which raises ValueError for a word outside of the
-    vocabulary (an encoder could only guess at it) and for a text too long.
+    `texts -> [B, N] int32`, which raises InputError for a word outside of the
+    vocabulary, which the encoder has never seen, and for a text too long.
 
   Raises:
     InputError: a word appears twice, or would be split.

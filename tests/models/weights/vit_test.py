@@ -144,6 +144,61 @@ class LoadTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'config.json is no configuration'):
       vit_lib.load_vit(self.folder, (32, 32))
 
+  def _dinov2(self):
+    """DINOv2 of 64 channels a head as an ONNX exporter leaves it."""
+    width, tensors = 128, {}
+    timm = _timm(width=width, depth=1, patch=14, side=4)
+    layers = {
+      'attn.proj': 'attention.output.dense',
+      'mlp.fc1': 'mlp.fc1',
+      'mlp.fc2': 'mlp.fc2',
+      'norm1': 'norm1',
+      'norm2': 'norm2',
+    }
+    block = 'net.encoder.layer.0.'
+    for theirs, ours in layers.items():
+      for part in ('weight', 'bias'):
+        tensors[f'{block}{ours}.{part}'] = timm[f'blocks.0.{theirs}.{part}']
+    for i, name in enumerate(('query', 'key', 'value')):
+      rows = slice(i * width, (i + 1) * width)
+      for part in ('weight', 'bias'):
+        tensors[f'{block}attention.attention.{name}.{part}'] = timm[
+          f'blocks.0.attn.qkv.{part}'
+        ][rows]
+    for i in (1, 2):
+      gain = RNG.uniform(size=width).astype(np.float32)
+      tensors[f'{block}layer_scale{i}.lambda1'] = gain
+    start = 'net.embeddings.'
+    tensors |= {
+      f'{start}cls_token': timm['cls_token'],
+      f'{start}patch_embeddings.projection.weight': timm[
+        'patch_embed.proj.weight'
+      ],
+      f'{start}patch_embeddings.projection.bias': timm['patch_embed.proj.bias'],
+      'net.layernorm.weight': timm['norm.weight'],
+      'net.layernorm.bias': timm['norm.bias'],
+      'decoder.weight': np.ones(3, np.float32),
+    }
+    return tensors, timm['pos_embed']
+
+  def test_a_file_of_dinov2_needs_no_configuration(self):
+    tensors, position = self._dinov2()
+    path = self.folder / 'dinov2.safetensors'
+    whole = {'net.embeddings.position_embeddings': position}
+    safetensors_numpy.save_file(tensors | whole, path)
+    model, expected = vit_lib.load_vit(path, (56, 56))
+    found = (model.num_heads, model.patch_size, model.depth, model.qkv_bias)
+    self.assertEqual(found, (2, 14, 1, True))
+    self.assertEqual(vit_lib.make_vit(path), model)
+    # Exporters leave the position embeddings in two nameless parts.
+    parts = {
+      'net.embeddings.Reshape_1': position[:, 1:],
+      'net.embeddings.Concat_6': position[:, :1],
+    }
+    safetensors_numpy.save_file(tensors | parts, path)
+    _, found = vit_lib.load_vit(path, (56, 56))
+    self._assert_same(found, expected)
+
   def test_a_file_of_timm_needs_no_configuration(self):
     tensors = _timm()
     torch_file.save({'model': tensors}, self.folder / 'vit.pth')

@@ -16,6 +16,7 @@ from safetensors import numpy as safetensors_numpy
 
 from benchmarks.parity_rows import saliency_i2ploc
 from benchmarks.parity_rows import saliency_parts
+from i2ploc.models import towers
 from i2ploc.models.encoders import position_embedding
 from i2ploc.models.weights import load
 from i2ploc.models.weights import saliency_i2ploc as saliency_i2ploc_lib
@@ -48,13 +49,6 @@ def _full_size(image_size):
   )
 
 
-def _batch(image_size, num_points):
-  return saliency_i2ploc.released_batch(
-    np.zeros((1, *image_size, 3), np.uint8),
-    np.zeros((1, num_points, 3), np.float32),
-  )
-
-
 class FullSizeTest(parameterized.TestCase):
   def _tensors(self, **shapes):
     """A released checkpoint of ones and nothing; and what is said of it."""
@@ -80,11 +74,11 @@ class FullSizeTest(parameterized.TestCase):
     position = {'image_encoder.pos_embed': (1, 1 + num_patches, 384)}
     tensors, keys = self._tensors(**position)
     self.assertLen(tensors, 350)
-    model, batch = _full_size(to_size), _batch(to_size, 20480)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
+    model = _full_size(to_size)
+    shapes = towers.shapes(model)
     variables = load.convert(
       tensors,
-      saliency_i2ploc_lib.two_tower_rules(model, from_size),
+      saliency_i2ploc_lib.towers_rules(model, from_size),
       shapes,
       ignore=saliency_i2ploc_lib.UNUSED,
     )
@@ -99,7 +93,7 @@ class FullSizeTest(parameterized.TestCase):
   def test_nothing_but_what_the_release_ignores_is_ignored(self):
     tensors, _ = self._tensors()
     model = _full_size(saliency_i2ploc_lib.KITTI_360_SIZE)
-    rules = saliency_i2ploc_lib.two_tower_rules(
+    rules = saliency_i2ploc_lib.towers_rules(
       model, saliency_i2ploc_lib.KITTI_360_SIZE
     )
     used = {source for rule in rules for source in rule.sources}
@@ -121,8 +115,8 @@ class LoadTest(parameterized.TestCase):
 
   def _load(self, path, image_size=SMALL, from_size=SMALL, prefix=''):
     model = saliency_i2ploc.released_model(image_size=image_size)
-    return saliency_i2ploc_lib.load_two_tower_variables(
-      path, model, _batch(image_size, 512), from_size=from_size, prefix=prefix
+    return saliency_i2ploc_lib.load_variables(
+      path, model, from_size=from_size, prefix=prefix
     )
 
   def test_a_training_checkpoint_of_torch_is_the_same(self):
