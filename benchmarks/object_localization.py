@@ -52,7 +52,7 @@ from i2ploc.objects.map import place_map
 from i2ploc.objects.pose import search
 from i2ploc.tasks import captions
 from i2ploc.tasks import objects as objects_lib
-from input_pipeline.sources import drives
+from input_pipeline.sources import opening
 
 PARTS = ('fr2_desk', 'city', 'speed', 'scaling')
 BUDGETS = (16, 64, 256, 1024, None)
@@ -168,7 +168,9 @@ def load_city(
   encoder = captions.load_encoder(clip)
   print(f'weights: {encoder.name}')
   columns = {name: [] for name in Queries._fields}
-  for number, place in enumerate(drives.open_source(config, data_dir).places()):
+  for number, place in enumerate(
+    opening.open_source(config, data_dir).places()
+  ):
     objects, calibration = objects_lib.build(config, place, encoder)
     print(f'{place.name}: {objects.num_landmarks} landmarks', flush=True)
     observer = observer_lib.Observer(place, encoder, config.leave_out)

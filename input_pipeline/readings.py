@@ -239,7 +239,7 @@ def _camera(rig: schema.Rig, size: tuple[int, int]) -> Batch:
 
 
 class _Places(NamedTuple):
-  position: np.ndarray  # [F, 3] float32, relative to the town's first frame
+  position: np.ndarray  # [F, 3] float32, relative to the town's first one
   heading: np.ndarray  # [F] float32
   town: np.ndarray  # [F] int32
 
@@ -247,8 +247,10 @@ class _Places(NamedTuple):
 def _places(frames: schema.FrameTable) -> _Places:
   names = pairing.unique_in_order(frames.town)
   town = np.asarray([names.index(name) for name in frames.town], np.int32)
-  first = np.asarray([np.argmax(town == i) for i in range(len(names))])
-  position = frames.position - frames.position[first][town]
+  known = np.isfinite(frames.position[:, :2]).all(1)
+  first = [np.argmax((town == i) & known) for i in range(len(names))]
+  origin = np.nan_to_num(frames.position[first])
+  position = frames.position - origin[town]
   return _Places(
     position.astype(np.float32), frames.heading.astype(np.float32), town
   )

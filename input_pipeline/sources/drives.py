@@ -24,7 +24,7 @@ from input_pipeline import pairing
 from input_pipeline import readings
 from input_pipeline import schema
 from input_pipeline.sources import crops as crops_lib
-from input_pipeline.sources import rgbd
+from input_pipeline.sources import places as places_lib
 
 # A query of another shape than the map's camera was taken by another camera.
 ASPECT_TOLERANCE = 0.05
@@ -223,10 +223,10 @@ class Source:
     return crops_lib.Crops(dataset, self.image_size, **self._crops)
 
   @functools.cache  # noqa: B019  likewise
-  def places(self) -> list[rgbd.Place]:
-    """Towns of the test split with their objects, see `rgbd.town_places`."""
+  def places(self) -> list[places_lib.Place]:
+    """Towns of the test split with their objects, see `places.town_places`."""
     split = self.split('test')
-    return rgbd.town_places(
+    return places_lib.town_places(
       split.dataset,
       self.crops('test'),
       split.protocols,
@@ -303,18 +303,6 @@ class Source:
       Image.fromarray(reading['image']).save(folder / f'queries/{stem}.png')
     if self.name == 'synthetic_city':
       _save_overviews(split.frames, self._options['size'], folder)
-
-
-def open_source(
-  config, data_dir: str | None
-) -> Source | rgbd.RgbdSource | None:
-  """The source of a config; None of one that names no data."""
-  if 'data' not in config:
-    return None
-  if config.data.name == 'tum_rgbd':
-    fields = {k: v for k, v in config.data.items() if k != 'name'}
-    return rgbd.RgbdSource(data_dir=data_dir, **fields)
-  return Source(data_dir=data_dir, **config.data)
 
 
 def _open_query(path: str) -> Image.Image:

@@ -17,7 +17,7 @@ from i2ploc.objects.map import landmarks
 from i2ploc.objects.map import setup
 from i2ploc.report import html
 from i2ploc.tasks import objects as objects_lib
-from input_pipeline.sources import drives
+from input_pipeline.sources import opening
 from tests import configs_test
 from tests.objects import planted_objects
 from tests.objects import planted_sequence
@@ -50,7 +50,7 @@ class ObjectCommandsTest(parameterized.TestCase):
     cls.workdir, cls.config = str(cls.root / 'run'), _config()
     cls.read = set()
     recorder = places_test.Recorder(cls.config, cls.read)
-    cls.data = drives.open_source(cls.config, str(cls.root / 'desk'))
+    cls.data = opening.open_source(cls.config, str(cls.root / 'desk'))
     cls.printed = _run('index', recorder, cls.data, cls.workdir)
     cls.printed += _run('evaluate', recorder, cls.data, cls.workdir)
 
@@ -156,7 +156,7 @@ class ObjectCommandsTest(parameterized.TestCase):
   def test_frames_that_are_none_are_named(self, frames):
     config = _config()
     config.data.queries = frames
-    data = drives.open_source(config, str(self.root / 'desk'))
+    data = opening.open_source(config, str(self.root / 'desk'))
     with self.assertRaisesRegex(ValueError, f"data.queries='{frames}'"):
       data.places()
 
@@ -165,7 +165,7 @@ class ObjectCommandsTest(parameterized.TestCase):
     other = self.root / 'desk' / 'other.json'
     other.write_text('[{"file_name": "x.png", "detections": []}]')
     config.data.detections = 'other.json'
-    data = drives.open_source(config, str(self.root / 'desk'))
+    data = opening.open_source(config, str(self.root / 'desk'))
     with self.assertRaisesRegex(ValueError, 'names none of the 32 images'):
       objects_lib.index(config, data, str(self.root / 'other'))
 
