@@ -41,6 +41,7 @@ from benchmarks import object_tables
 from benchmarks import object_worlds
 from configs import clip_loc
 from i2ploc.evaluation import poses as poses_lib
+from i2ploc.evaluation import questions
 from i2ploc.geometry import rigid
 from i2ploc.localization import objects as localization_objects
 from i2ploc.objects import association
@@ -168,9 +169,8 @@ def load_city(
   encoder = captions.load_encoder(clip)
   print(f'weights: {encoder.name}')
   columns = {name: [] for name in Queries._fields}
-  for number, place in enumerate(
-    opening.open_source(config, data_dir).places()
-  ):
+  data = opening.open_source(config, data_dir)
+  for number, place in enumerate(data.places(questions.between_drives)):
     objects, calibration = objects_lib.build(config, place, encoder)
     print(f'{place.name}: {objects.num_landmarks} landmarks', flush=True)
     observer = observer_lib.Observer(place, encoder, config.leave_out)

@@ -239,7 +239,7 @@ def _camera(rig: schema.Rig, size: tuple[int, int]) -> Batch:
 
 
 class _Places(NamedTuple):
-  position: np.ndarray  # [F, 3] float32, relative to the town's first one
+  position: np.ndarray  # [F, 3] float32, from the first known of the town
   heading: np.ndarray  # [F] float32
   town: np.ndarray  # [F] int32
 

@@ -67,9 +67,9 @@ class Crops:
       dataset: whose `read` knows 'labels' and 'objects'.
       image_size: (H, W) to which images are scaled, and boxes with them.
       per_image: K, objects that a training batch takes of an image.
-      min_pixels: see `detections.detect`; before scaling.
-      min_side: likewise.
-      min_share: likewise.
+      min_pixels: of an object in the image as read, see `detections.detect`.
+      min_side: of a box in the image as read, pixels.
+      min_share: of a box's pixels that show the object.
 
     Raises:
       InputError: `per_image` is not positive, or the dataset has no frames.

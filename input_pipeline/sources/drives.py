@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data of one experiment: its splits, as the five verbs ask for them."""
+"""The splits of an experiment on drives, or on folders of photos."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 import glob
-import json
 import math
 import os
 import pathlib
@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from PIL import Image
 
+from i2ploc import files
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import resizing
@@ -32,6 +33,10 @@ MIN_PIXELS = 16
 NUM_PICTURES = 12
 OVERVIEW_PIXELS = 900
 OVERVIEW_MARGIN = 60.0  # metres around the drives
+# From a frame table and which of its frames ask, to who asks whom.
+Ask = Callable[
+  [schema.FrameTable, np.ndarray | None], Sequence[places_lib.Question]
+]
 
 
 class Split:
@@ -61,11 +66,6 @@ class Split:
     self.image_size = image_size
     self._num_points = num_points
     self._frustum = frustum
-
-  @functools.cached_property
-  def protocols(self) -> list[pairing.Protocol]:
-    """Who asks whom in this split, see `grouping.protocols`."""
-    return pairing.protocols(self.dataset)
 
   def batches(
     self,
@@ -152,8 +152,8 @@ class Source:
       cross_drive: see `batches.train_batches`.
       max_offset: see `batches.train_batches`.
       town_run: see `batches.train_batches`.
-      crops: what `crops` takes of images; None where it is not called.
-      detector: how well `places` sees objects; likewise.
+      crops: which objects `crops` takes; None where it is not called.
+      detector: how well `places` sees objects; None where it is not called.
       **options: what the dataset's own `load` takes.
     """
     self.name = name
@@ -207,7 +207,7 @@ class Source:
       **self._pairing,
     )
 
-  @functools.cache  # noqa: B019  likewise
+  @functools.cache  # noqa: B019  a source lives as long as the program
   def crops(self, role: str) -> crops_lib.Crops:
     """The objects in the split of a role, see `crops.Crops`.
 
@@ -222,14 +222,18 @@ class Source:
       )
     return crops_lib.Crops(dataset, self.image_size, **self._crops)
 
-  @functools.cache  # noqa: B019  likewise
-  def places(self) -> list[places_lib.Place]:
-    """Towns of the test split with their objects, see `places.town_places`."""
+  @functools.cache  # noqa: B019  a source lives as long as the program
+  def places(self, ask: Ask) -> list[places_lib.Place]:
+    """Towns of the test split with their objects, see `places.town_places`.
+
+    Args:
+      ask: the questions of a frame table and of `queries`, see `Split`.
+    """
     split = self.split('test')
     return places_lib.town_places(
       split.dataset,
       self.crops('test'),
-      split.protocols,
+      ask(split.frames, split.queries),
       split.rig,
       **self._detector,
     )
@@ -280,29 +284,29 @@ class Source:
         },
       )
 
-  def save_pictures(self, folder: str | os.PathLike) -> None:
-    """Saves some test queries as image files, and the towns from above.
+  def save_pictures(
+    self, folder: str | os.PathLike, rows: Sequence[int]
+  ) -> None:
+    """Saves some test images as files, and the towns from above.
 
     Args:
-      folder: gets queries/*.png, evenly spaced over the queries of the first
-        protocol that asks across drives, and where a town can be drawn,
+      folder: gets queries/*.png of the images, and where a town can be drawn,
         overview_<town>.png and overview.json with its center and extent.
+      rows: of the test split; `NUM_PICTURES` of them are saved, evenly spaced.
     """
     split, folder = self.split('test'), pathlib.Path(folder)
-    names = [p.name for p in split.protocols]
-    name = 'cross' if 'cross' in names else names[0]
-    rows = np.concatenate(
-      [p.query_rows for p in split.protocols if p.name == name]
-    )
-    rows = rows[np.linspace(0, len(rows) - 1, NUM_PICTURES).astype(int)]
-    (folder / 'queries').mkdir(parents=True, exist_ok=True)
-    for row in np.unique(rows):
-      reading = split.dataset.read(int(row), ('image',))
-      drive, frame = split.frames.drive[row], split.frames.frame[row]
-      stem = f'{drive}_{frame:06d}'.replace('/', '_')
-      Image.fromarray(reading['image']).save(folder / f'queries/{stem}.png')
+    some = np.linspace(0, len(rows) - 1, NUM_PICTURES).astype(int)
+    for row in np.unique(np.asarray(rows)[some]).tolist():
+      image = split.dataset.read(row, ('image',))['image']
+      stem = str(split.frames.name[row]).replace('/', '_')
+      _save_picture(folder / f'queries/{stem}.png', image)
     if self.name == 'synthetic_city':
       _save_overviews(split.frames, self._options['size'], folder)
+
+
+def _save_picture(path: pathlib.Path, image: np.ndarray) -> None:
+  with files.replacing(path) as draft:
+    Image.fromarray(image).save(draft)
 
 
 def _open_query(path: str) -> Image.Image:
@@ -346,6 +350,6 @@ def _save_overviews(frames, size, folder):
     picture = overview.render_overview(
       town_lib.make_town(seeds[name]), center, extent, OVERVIEW_PIXELS
     )
-    Image.fromarray(picture).save(folder / f'overview_{name}.png')
+    _save_picture(folder / f'overview_{name}.png', picture)
     places[name] = {'center': center.tolist(), 'extent': extent}
-  (folder / 'overview.json').write_text(json.dumps(places))
+  files.save_json(folder / 'overview.json', places)

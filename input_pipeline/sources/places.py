@@ -10,17 +10,26 @@ from collections.abc import Sequence
 import functools
 import pathlib
 from typing import NamedTuple
+from typing import Protocol
 
 import numpy as np
 
 from i2ploc.geometry import lens as lens_lib
-from input_pipeline import pairing
 from input_pipeline import schema
 from input_pipeline.sources import crops as crops_lib
 from input_pipeline.synthetic_city import detections as detections_lib
 
 # Frames of a town within which queries fail together.
 _BLOCK_FRAMES = 20
+
+
+class Question(Protocol):
+  """Which frames of a town ask which, see `i2ploc.evaluation.questions`."""
+
+  name: str
+  town: str
+  query_rows: np.ndarray
+  map_rows: np.ndarray
 
 
 class Shots(NamedTuple):
@@ -76,7 +85,7 @@ class Place(NamedTuple):
 def town_places(
   dataset: schema.Dataset,
   crops: crops_lib.Crops,
-  protocols: Sequence[pairing.Protocol],
+  questions: Sequence[Question],
   rig: Callable[[int], schema.Rig],
   *,
   edge: float,
@@ -88,10 +97,10 @@ def town_places(
   Args:
     dataset: labelled.
     crops: of it.
-    protocols: of it; those named 'cross' count.
+    questions: between its drives; those named 'cross' count.
     rig: row to its sensors, for images of the crops' size.
-    edge: see `detections.with_noise`.
-    missed: likewise.
+    edge: noise of the edges of boxes, see `detections.with_noise`.
+    missed: probability that an object is not detected.
     seed: of this noise, which depends on nothing else than the row.
   """
 
@@ -121,13 +130,13 @@ def town_places(
   has_image = dataset.frames.has_image
   return [
     Place(
-      protocol.town,
-      shots(protocol.map_rows[has_image[protocol.map_rows]]),
-      shots(protocol.query_rows),
+      question.town,
+      shots(question.map_rows[has_image[question.map_rows]]),
+      shots(question.query_rows),
       None,
       detections_lib.CATEGORIES,
-      functools.partial(crops.landmarks, protocol.town),
+      functools.partial(crops.landmarks, question.town),
     )
-    for protocol in protocols
-    if protocol.name == 'cross'
+    for question in questions
+    if question.name == 'cross'
   ]

@@ -60,13 +60,17 @@ class RgbdSource:
     self._categories = tuple(categories)
 
   @functools.cache  # noqa: B019  a source lives as long as the program
-  def places(self) -> list[places_lib.Place]:
+  def places(self, ask: object = None) -> list[places_lib.Place]:
     """The sequence.
+
+    Args:
+      ask: not used: the config says which frames ask, see `mapping`.
 
     Raises:
       MissingFileError: a file is missing.
       InputError: a file that is damaged, or no frames are asked for.
     """
+    del ask
     lens = tum_files.load_lens(self._root / self._lens) if self._lens else None
     recording = tum_rgbd.load(self._root, lens=lens)
     if recording.rig.image_size not in (None, self.image_size):

@@ -13,6 +13,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from i2ploc import verbs
+from i2ploc.evaluation import questions
 from i2ploc.objects.map import landmarks
 from i2ploc.objects.map import setup
 from i2ploc.report import html
@@ -86,10 +87,11 @@ class ObjectCommandsTest(parameterized.TestCase):
     self.assertLen(queries, 4)
     pattern = f'{self.workdir}/queries/*.png'
     lines = _run('localize', self.config, None, self.workdir, [pattern], ())
-    names = list(self.data.places()[0].queries.names)
+    (place,) = self.data.places(questions.between_drives)
+    names = list(place.queries.names)
     near = 0
     for line, path in zip(map(json.loads, lines), queries, strict=True):
-      true = self.data.places()[0].queries.position[names.index(path.name)]
+      true = place.queries.position[names.index(path.name)]
       if line['answers']:
         answer = line['answers'][0]
         self.assertEqual(answer['town'], 'desk')
@@ -158,7 +160,7 @@ class ObjectCommandsTest(parameterized.TestCase):
     config.data.queries = frames
     data = opening.open_source(config, str(self.root / 'desk'))
     with self.assertRaisesRegex(ValueError, f"data.queries='{frames}'"):
-      data.places()
+      data.places(questions.between_drives)
 
   def test_detections_of_another_sequence_are_named(self):
     config = _config()

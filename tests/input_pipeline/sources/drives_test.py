@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A split tells what sees and what it sees, for images of its own size."""
 
+import pathlib
+import tempfile
+from unittest import mock
+
 from absl.testing import absltest
 import numpy as np
+from PIL import Image
 
+from i2ploc.evaluation import questions
 from input_pipeline.sources import drives
 from tests.input_pipeline import labelled_frames
+
+FIELDS = dict(per_image=2, min_pixels=10, min_side=2, min_share=0.1)
 
 
 def _split(dataset, image_size=(12, 40)):
@@ -53,6 +61,48 @@ class RigTest(absltest.TestCase):
     dataset = labelled_frames.dataset()
     self.assertEqual(_split(dataset).labels.movable, (1,))
     self.assertIsNone(_split(dataset._replace(labels=None)).labels)
+
+
+class SourceTest(absltest.TestCase):
+  def test_pictures_are_spread_over_the_rows_and_named_after_them(self):
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    for name in ('database/0.jpg', *(f'queries/{i}.jpg' for i in range(30))):
+      path = folder / 'photos' / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.new('L', (20, 20), 3 * len(name)).save(path)
+    source = drives.Source(
+      name='photos', data_dir=str(folder / 'photos'), train='', validation='',
+      test='all', image_size=(16, 16),
+    )  # fmt: skip
+    source.save_pictures(folder, np.arange(1, 31))
+    found = {path.name for path in (folder / 'queries').iterdir()}
+    self.assertLen(found, drives.NUM_PICTURES)
+    self.assertContainsSubset(
+      {'queries_0.jpg.png', 'queries_29.jpg.png'}, found
+    )
+    with Image.open(folder / 'queries/queries_0.jpg.png') as image:
+      self.assertEqual(image.size, (20, 20))
+    source.save_pictures(folder / 'few', [4, 5])
+    self.assertLen(list((folder / 'few/queries').iterdir()), 2)
+
+  def test_places_are_those_that_are_asked_about(self):
+    source = drives.Source(
+      name='synthetic_city', data_dir='', train='', validation='', test='test',
+      image_size=labelled_frames.SIZE, crops=FIELDS,
+      detector=dict(edge=0.0, missed=0.0, seed=0),
+    )  # fmt: skip
+    split = _split(labelled_frames.dataset(), labelled_frames.SIZE)
+    asked = []
+
+    def ask(frames, queries):
+      asked.append((frames, queries))
+      return questions.between_drives(frames, queries)
+
+    with mock.patch.object(drives.Source, 'split', return_value=split):
+      (place,) = source.places(ask)
+    self.assertLen(asked, 1)
+    self.assertEqual(place.queries.names[0], 'cross_000000.png')
+    self.assertIs(place.queries.lens.model, 'pinhole')
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@
 from absl.testing import absltest
 import numpy as np
 
-from input_pipeline import pairing
+from i2ploc.evaluation import questions
 from input_pipeline.sources import crops as crops_lib
 from input_pipeline.sources import places as places_lib
 from input_pipeline.synthetic_city import detections as detections_lib
@@ -24,7 +24,7 @@ def place(edge=0.0, missed=0.0, seed=0):
   (found,) = places_lib.town_places(
     dataset,
     crops,
-    pairing.protocols(dataset),
+    questions.between_drives(dataset.frames, dataset.queries),
     lambda row: labelled_frames.RIG,
     edge=edge,
     missed=missed,
