@@ -7,6 +7,7 @@ frames of different towns are never near each other.
 """
 
 from collections.abc import Iterator
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ MAX_HEADING = np.pi / 6
 _BLOCK = 512
 
 
-class Lists(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Lists:
   """Ragged lists of rows: list i is `rows[start[i] : start[i + 1]]`.
 
   Attributes:

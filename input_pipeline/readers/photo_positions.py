@@ -9,7 +9,6 @@ turns north by up to 3 degrees at a zone's border is not corrected.
 """
 
 from collections.abc import Iterable
-from collections.abc import Mapping
 from collections.abc import Sequence
 import csv
 import math
@@ -237,7 +236,7 @@ def _possible(numbers: Sequence[float], degrees: bool) -> bool:
   )
 
 
-def _read_csv(path: pathlib.Path) -> Mapping[int, list[str]]:
+def _read_csv(path: pathlib.Path) -> dict[int, list[str]]:
   """Cells of every line that is not blank, by line number from 1."""
   if not path.is_file():
     raise MissingFileError(f'{path}: no such file of positions.')

@@ -10,6 +10,7 @@ import glob
 import math
 import os
 import pathlib
+from typing import Any
 
 import grain
 import numpy as np
@@ -107,7 +108,7 @@ class Split:
     """
     found = readings.matching_rig(self.dataset, str(self.frames.drive[row]))
     lens = found.lens
-    if lens is not None:
+    if lens is not None and found.image_size is not None:
       lens = resizing.resize_lens(lens, found.image_size, self.image_size)
     return found._replace(lens=lens, image_size=self.image_size)
 
@@ -134,8 +135,8 @@ class Source:
     cross_drive: float = 0.0,
     max_offset: float = 0.0,
     town_run: int = 1,
-    crops: Mapping[str, float] | None = None,
-    detector: Mapping[str, float] | None = None,
+    crops: Mapping[str, Any] | None = None,
+    detector: Mapping[str, Any] | None = None,
     **options,
   ):
     """Reads nothing yet.
@@ -162,12 +163,12 @@ class Source:
       data_dir or os.environ.get('TFDS_DATA_DIR', '~/.cache/i2ploc/data')
     )
     self._splits = dict(train=train, validation=validation, test=test)
-    self._form = dict(
+    self._form: dict[str, Any] = dict(
       image_size=self.image_size,
       num_points=num_points,
       frustum=frustum or None,
     )
-    self._pairing = dict(
+    self._pairing: dict[str, Any] = dict(
       cross_drive=cross_drive, max_offset=max_offset, town_run=town_run
     )
     self._crops, self._detector = crops, detector
@@ -228,7 +229,16 @@ class Source:
 
     Args:
       ask: the questions of a frame table and of `queries`, see `Split`.
+
+    Raises:
+      InputError: the dataset lists no objects, or the config does not say how
+        they are seen.
     """
+    if self._detector is None:
+      raise InputError(
+        f'{self.name}: places of objects need data.detector, how well they are '
+        'seen.'
+      )
     split = self.split('test')
     return places_lib.town_places(
       split.dataset,

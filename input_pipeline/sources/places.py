@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.geometry import lens as lens_lib
 from input_pipeline import schema
 from input_pipeline.sources import crops as crops_lib
@@ -106,6 +107,10 @@ def town_places(
 
   def shots(rows):
     sensors = rig(int(rows[0]))
+    if sensors.lens is None:
+      raise InputError(
+        f'{dataset.name}: objects need a camera whose lens is known.'
+      )
     frames = dataset.frames.take(rows)
 
     def labels(i):
