@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
-import glob
 import math
 import os
 import pathlib
@@ -18,7 +17,6 @@ from PIL import Image
 
 from i2ploc import files
 from i2ploc.errors import InputError
-from i2ploc.errors import MissingFileError
 from i2ploc.geometry import resizing
 from input_pipeline import batches as batches_lib
 from input_pipeline import datasets
@@ -28,9 +26,6 @@ from input_pipeline import schema
 from input_pipeline.sources import crops as crops_lib
 from input_pipeline.sources import places as places_lib
 
-# A query of another shape than the map's camera was taken by another camera.
-ASPECT_TOLERANCE = 0.05
-MIN_PIXELS = 16
 NUM_PICTURES = 12
 OVERVIEW_PIXELS = 900
 OVERVIEW_MARGIN = 60.0  # metres around the drives
@@ -248,52 +243,6 @@ class Source:
       **self._detector,
     )
 
-  def queries(
-    self,
-    paths: Sequence[str],
-    intrinsics: Sequence[float],
-    map_intrinsics: np.ndarray,
-  ) -> Iterator[tuple[str, readings.Batch]]:
-    """Image files as batches of one.
-
-    Args:
-      paths: image files, or patterns of them.
-      intrinsics: fx, fy, cx, cy in pixels of the files; empty if they were
-        taken by the camera of the map.
-      map_intrinsics: [3, 3] at `image_size`.
-
-    Yields:
-      The path, and a batch with image and intrinsics.
-
-    Raises:
-      MissingFileError: no file of this name.
-      InputError: no query, a file that is no image, one too small, or one of
-        another shape than the map's camera without intrinsics of its own.
-    """
-    if not paths:
-      raise InputError('No query: give image files with --query=PATH.')
-    if intrinsics and len(intrinsics) != 4:
-      raise InputError(f'intrinsics={intrinsics}: expected fx,fy,cx,cy.')
-    for path in [p for q in paths for p in sorted(glob.glob(q)) or [q]]:
-      image = _open_query(path)
-      size = image.height, image.width
-      if intrinsics:
-        fx, fy, cx, cy = intrinsics
-        matrix = np.asarray([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float32)
-        matrix = resizing.resize_intrinsics(matrix, size, self.image_size)
-      else:
-        _check_aspect(path, size, self.image_size)
-        matrix = map_intrinsics
-      yield (
-        path,
-        {
-          'image': resizing.resize_image(np.asarray(image), self.image_size)[
-            None
-          ],
-          'intrinsics': np.asarray(matrix, np.float32)[None],
-        },
-      )
-
   def save_pictures(
     self, folder: str | os.PathLike, rows: Sequence[int]
   ) -> None:
@@ -317,32 +266,6 @@ class Source:
 def _save_picture(path: pathlib.Path, image: np.ndarray) -> None:
   with files.replacing(path) as draft:
     Image.fromarray(image).save(draft)
-
-
-def _open_query(path: str) -> Image.Image:
-  if not os.path.isfile(path):
-    raise MissingFileError(f'{path}: no such image file.')
-  try:
-    with Image.open(path) as image:
-      decoded = image.convert('RGB')
-  except (OSError, SyntaxError) as error:
-    raise InputError(f'{path} is not a readable image: {error}') from error
-  if min(decoded.size) < MIN_PIXELS:
-    raise InputError(
-      f'{path} is {decoded.width} x {decoded.height} pixels; expected at least'
-      f' {MIN_PIXELS} on either side.'
-    )
-  return decoded
-
-
-def _check_aspect(path, size, expected):
-  aspect = (size[1] / size[0]) / (expected[1] / expected[0])
-  if abs(aspect - 1) > ASPECT_TOLERANCE:
-    raise InputError(
-      f"{path} is {size[1]} x {size[0]} pixels, not of the shape of the map's"
-      f' camera ({expected[1]} : {expected[0]}): give its own camera with'
-      ' --intrinsics=fx,fy,cx,cy.'
-    )
 
 
 def _save_overviews(frames, size, folder):
