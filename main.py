@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from i2ploc import verbs
 from i2ploc.report import html
-from input_pipeline.sources import drives
+from input_pipeline.sources import opening
 
 VERBS = ('train', 'evaluate', 'index', 'localize', 'report')
 MODE = flags.DEFINE_enum('mode', 'train', VERBS, 'What to do.')
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
   )
   config, workdir = CONFIG.value, WORKDIR.value
   try:
-    data = drives.open_source(config, DATA_DIR.value)
+    data = opening.open_source(config, DATA_DIR.value)
     if argv[1:] and MODE.value != 'localize':
       raise ValueError(f'unexpected arguments {argv[1:]}')
     if MODE.value == 'report':

@@ -41,6 +41,7 @@ from benchmarks import object_tables
 from benchmarks import object_worlds
 from configs import clip_loc
 from i2ploc.evaluation import poses as poses_lib
+from i2ploc.evaluation import questions
 from i2ploc.geometry import rigid
 from i2ploc.localization import objects as localization_objects
 from i2ploc.objects import association
@@ -52,7 +53,7 @@ from i2ploc.objects.map import place_map
 from i2ploc.objects.pose import search
 from i2ploc.tasks import captions
 from i2ploc.tasks import objects as objects_lib
-from input_pipeline.sources import drives
+from input_pipeline.sources import opening
 
 PARTS = ('fr2_desk', 'city', 'speed', 'scaling')
 BUDGETS = (16, 64, 256, 1024, None)
@@ -168,7 +169,8 @@ def load_city(
   encoder = captions.load_encoder(clip)
   print(f'weights: {encoder.name}')
   columns = {name: [] for name in Queries._fields}
-  for number, place in enumerate(drives.open_source(config, data_dir).places()):
+  data = opening.open_source(config, data_dir)
+  for number, place in enumerate(data.places(questions.between_drives)):
     objects, calibration = objects_lib.build(config, place, encoder)
     print(f'{place.name}: {objects.num_landmarks} landmarks', flush=True)
     observer = observer_lib.Observer(place, encoder, config.leave_out)

@@ -88,7 +88,7 @@ def train_batches(
       'images with a scan near: choose a batch between 1 and that.'
     )
 
-  def pair(anchor: int, rng: np.random.Generator) -> readings_lib.Batch:
+  def pair(anchor: int, rng: np.random.Generator) -> readings_lib.Entry:
     image = readings.image(int(pairs.anchors[anchor]))
     scan = _draw(anchor, rng, pairs, cross_drive)
     return image | readings.points(scan, rng)
@@ -157,7 +157,7 @@ def read_batches(
     dataset, image_size, num_points, frustum, 'labels' in what
   )
 
-  def entry(row: int) -> readings_lib.Batch:
+  def entry(row: int) -> readings_lib.Entry:
     seen = readings.image if 'image' in what else readings.camera
     if 'points' not in what:
       return seen(row)

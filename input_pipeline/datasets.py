@@ -14,6 +14,7 @@ from input_pipeline.readers import kitti_and_kitti360
 from input_pipeline.readers import kitti_odometry
 from input_pipeline.readers import kitti_odometry_splits
 from input_pipeline.readers import kitti_raw
+from input_pipeline.readers import photos
 from input_pipeline.readers import splits
 
 
@@ -43,6 +44,7 @@ _READERS = {
   ),
   'kitti_odometry': _Reader(kitti_odometry.load, kitti_odometry_splits.GRAMMAR),
   'kitti_raw': _Reader(kitti_raw.load, kitti_raw.GRAMMAR),
+  'photos': _Reader(photos.load),
   'synthetic_city': _Reader(_load_synthetic_city),
 }
 NAMES = tuple(_READERS)
@@ -57,9 +59,9 @@ def load(
 
   Args:
     name: of `NAMES`.
-    split: of synthetic_city 'train', 'validation' or 'test'; of the KITTI
-      readers sequences or drives joined by '+', such as '05+06[:100]', see
-      `readers.splits`, or the name of a published split.
+    split: of synthetic_city 'train', 'validation' or 'test'; of photos 'all';
+      of the KITTI readers sequences or drives joined by '+', such as
+      '05+06[:100]', see `readers.splits`, or the name of a published split.
     data_dir: where the data lies (or, for synthetic_city, is to be made).
     packed: where to keep what is read, between runs; '' reads the raw files
       each time. See `packing`.

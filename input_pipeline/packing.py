@@ -34,6 +34,7 @@ import os
 import pathlib
 import re
 import shutil
+from typing import Any
 import zlib
 
 from absl import logging
@@ -225,6 +226,11 @@ def encode(dataset: schema.Dataset, row: int) -> dict[str, object]:
   """A frame's record; see `PackedFrames`."""
   frames = dataset.frames
   rig = dataset.rigs[frames.drive[row]]
+  if rig.lens is None or np.size(rig.lens.distortion):
+    raise InputError(
+      f'{dataset.name}: drive {frames.drive[row]} has a lens that cannot be '
+      f'packed: {rig.lens}. Leave data.packed empty.'
+    )
   has = {'image': frames.has_image[row], 'points': frames.has_points[row]}
   reading = dataset.read(int(row), tuple(name for name in has if has[name]))
   return {
@@ -292,7 +298,7 @@ def _source(own: pathlib.Path, units: list[str]):
   """The records of all units, by row."""
   folders = [own / unit / 'packed_frames' / _VERSION for unit in units]
   try:
-    builder = tfds.builder_from_directories(folders)
+    builder: Any = tfds.builder_from_directories(folders)
     return builder.as_data_source('frames')
   except Exception as error:
     raise InputError(
@@ -359,7 +365,7 @@ class Reader:
     return decoded
 
 
-def _rig(record: Mapping[str, object]) -> schema.Rig:
+def _rig(record: Mapping[str, Any]) -> schema.Rig:
   """The rig of a record; only the header of its image is read."""
   camera_from_lidar = record['camera_from_lidar']
   if not record['image']:
@@ -375,7 +381,7 @@ def _rig(record: Mapping[str, object]) -> schema.Rig:
 
 
 def decode(
-  record: Mapping[str, object], what: tuple[str, ...]
+  record: Mapping[str, Any], what: tuple[str, ...]
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Names and values of a record's reading; absent sensors are left out."""
   yield 'camera_from_lidar', record['camera_from_lidar'].astype(np.float32)

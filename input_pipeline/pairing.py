@@ -1,31 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is paired with whom: training pairs and test protocols.
+"""Training pairs: which scans may be the positive of which image.
 
 Everything follows from the frame table alone. Distances are horizontal (the
 height of odometry drifts by metres between two visits of one place), and
-frames of different towns are never near each other. The first drive of a town
-in the table is its map; the later ones come to be localized in it.
+frames of different towns are never near each other.
 """
 
 from collections.abc import Iterator
+import dataclasses
 import functools
 from typing import NamedTuple
 
 import numpy as np
 
-from i2ploc.errors import InputError
 from input_pipeline import schema
 
 # The widest difference of heading between two readings that may be a training
 # pair: a camera that looks elsewhere sees another place.
 MAX_HEADING = np.pi / 6
-# A query of a later drive further than this from every map frame says nothing
-# about whether the drive runs with or against the map.
-_SAME_ROAD = 25.0
 _BLOCK = 512
 
 
-class Lists(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Lists:
   """Ragged lists of rows: list i is `rows[start[i] : start[i + 1]]`.
 
   Attributes:
@@ -113,25 +110,6 @@ class Order:
     return np.concatenate(order)[: self._per_epoch]
 
 
-class Protocol(NamedTuple):
-  """One town's question: where in the map was each query taken?
-
-  Attributes:
-    name: 'sync' (map and queries are the same drive, the papers' protocol: at
-      the same instants, or at different ones if the dataset names its queries),
-      'cross' (another drive, same direction) or 'opposite' (another drive,
-      against the map's direction).
-    town: the town's name.
-    query_rows: [Q] int64 rows with an image.
-    map_rows: [M] int64 rows with a scan.
-  """
-
-  name: str
-  town: str
-  query_rows: np.ndarray
-  map_rows: np.ndarray
-
-
 def heading_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   """Absolute difference of two headings, radians in [0, pi]."""
   return np.abs((a - b + np.pi) % (2 * np.pi) - np.pi)
@@ -195,58 +173,3 @@ def training_pairs(frames: schema.FrameTable, max_offset: float) -> Pairs:
     _lists([own[i] for i in order]),
     _lists([other[i] for i in order]),
   )
-
-
-def _runs_against(
-  frames: schema.FrameTable, queries: np.ndarray, scans: np.ndarray
-) -> bool:
-  """Whether most queries on the map's road head against the map."""
-  against = []
-  for row in queries:
-    step = frames.position[scans, :2] - frames.position[row, :2]
-    distance = np.hypot(step[:, 0], step[:, 1])
-    nearest = np.argmin(distance)
-    if distance[nearest] <= _SAME_ROAD:
-      turn = heading_difference(
-        frames.heading[row], frames.heading[scans[nearest]]
-      )
-      against.append(turn > np.pi / 2)
-  return bool(against) and bool(np.mean(against) > 0.5)
-
-
-def protocols(dataset: schema.Dataset) -> list[Protocol]:
-  """The test protocols that the dataset's drives allow, town by town.
-
-  Towns with one drive give 'sync' only. Later drives of the same direction
-  are pooled into one 'cross', those of the opposite direction into one
-  'opposite'. Query rows of one drive stay in the drive's order, so that
-  consecutive frames are consecutive rows (their `frame` differs by one).
-
-  Raises:
-    InputError: if a town's first drive has no scan to make a map of.
-  """
-  frames = dataset.frames
-  asks = answers = np.ones(len(frames.town), bool)
-  if dataset.queries is not None:
-    asks, answers = dataset.queries, ~dataset.queries
-  found = []
-  for town in unique_in_order(frames.town):
-    here = frames.town == town
-    drives = unique_in_order(frames.drive[here])
-    in_map = here & (frames.drive == drives[0])
-    map_rows = np.flatnonzero(in_map & answers & frames.has_points)
-    if not len(map_rows):
-      raise InputError(
-        f'{dataset.name}: drive {drives[0]!r} is the map of town {town!r} but '
-        'none of its frames has a scan. Put a drive with scans first.'
-      )
-    queries = {'sync': [np.flatnonzero(in_map & asks & frames.has_image)]}
-    for drive in drives[1:]:
-      rows = np.flatnonzero(here & (frames.drive == drive) & frames.has_image)
-      against = _runs_against(frames, rows, map_rows)
-      queries.setdefault('opposite' if against else 'cross', []).append(rows)
-    for name, parts in queries.items():
-      rows = np.concatenate(parts)
-      if len(rows):
-        found.append(Protocol(name, town, rows, map_rows))
-  return found

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from collections.abc import Hashable
 import functools
 import threading
+from typing import Any
 from typing import NamedTuple
 import weakref
 
@@ -28,6 +29,7 @@ from input_pipeline import schema
 
 CACHE_BYTES = 1 << 30
 Batch = dict[str, np.ndarray]
+Entry = dict[str, np.ndarray | np.generic]  # of a batch, or a part of it
 
 
 class _Form(NamedTuple):
@@ -50,8 +52,8 @@ class Memory:
     self._bytes = 0
     self._lock = threading.Lock()
 
-  def get(self, key: Hashable, prepare: Callable[[], Batch]) -> Batch:
-    """The arrays of a key, prepared if they are not kept."""
+  def get(self, key: Hashable, prepare: Callable[[], Any]) -> Any:
+    """The arrays by name of a key, prepared if they are not kept."""
     if key in self._entries:
       return self._entries[key]
     entry = prepare()
@@ -134,7 +136,7 @@ class Readings:
       functools.partial(matching_rig, dataset)
     )
 
-  def image(self, row: int) -> Batch:
+  def image(self, row: int) -> Entry:
     """The image half of a batch's entry."""
     form = self._form._replace(frustum=None)
     prepared = self._memory.get(
@@ -148,7 +150,7 @@ class Readings:
       'image_index': np.int32(row),
     }
 
-  def points(self, row: int, rng: np.random.Generator) -> Batch:
+  def points(self, row: int, rng: np.random.Generator) -> Entry:
     """The scan half of a batch's entry; `rng` draws the points."""
     form = self._form._replace(image_size=(0, 0))
     prepared = self._memory.get(
@@ -172,16 +174,16 @@ class Readings:
       'points_index': np.int32(row),
     }
 
-  def camera(self, row: int) -> Batch:
+  def camera(self, row: int) -> Entry:
     """Calibration of the camera with which the scan of a row is compared."""
     drive = str(self._dataset.frames.drive[row])
     return _camera(self._matching_rig(drive), self._form.image_size)
 
-  def _read(self, row: int, what: str) -> Batch:
-    what = (what, 'labels') if self._form.labels else (what,)
+  def _read(self, row: int, sensor: str) -> dict[str, Any]:
+    what = (sensor, 'labels') if self._form.labels else (sensor,)
     return self._dataset.read(int(row), what)
 
-  def _prepare_image(self, row: int) -> Batch:
+  def _prepare_image(self, row: int) -> Entry:
     reading, size = self._read(row, 'image'), self._form.image_size
     frames = self._dataset.frames
     rig = self._dataset.rigs[frames.drive[row]]
@@ -197,14 +199,15 @@ class Readings:
         f'but the camera of its drive has {rig.image_size[1]}x'
         f'{rig.image_size[0]}. Use the original images.'
       )
-    entry = {'image': resizing.resize_image(image, size)} | _camera(rig, size)
+    entry: Entry = {'image': resizing.resize_image(image, size)}
+    entry |= _camera(rig, size)
     if self._form.labels:
       entry['image_semantic'] = resizing.resize_labels(
         reading['image_semantic'], size
       )
     return entry
 
-  def _prepare_points(self, row: int) -> Batch:
+  def _prepare_points(self, row: int) -> Entry:
     reading = self._read(row, 'points')
     frames = self._dataset.frames
     points = np.asarray(reading['points'], np.float32)
@@ -221,15 +224,15 @@ class Readings:
       seen = points[:, :3] @ motion[:3, :3].T + motion[:3, 3]
       azimuth = np.arctan2(seen[:, 0], seen[:, 2])
       kept = np.abs(azimuth) <= self._form.frustum
-    entry = {'points': points[kept], 'camera_from_lidar': motion}
+    entry: Entry = {'points': points[kept], 'camera_from_lidar': motion}
     if self._form.labels:
       entry['points_semantic'] = np.asarray(reading['points_semantic'])[kept]
     return entry
 
 
-def _camera(rig: schema.Rig, size: tuple[int, int]) -> Batch:
+def _camera(rig: schema.Rig, size: tuple[int, int]) -> Entry:
   """The calibration in a batch's entry; nothing of an unknown camera."""
-  if rig.lens is None:
+  if rig.lens is None or rig.image_size is None:
     return {}
   matrix = np.asarray(rig.lens.intrinsics, np.float32)
   return {
@@ -239,7 +242,7 @@ def _camera(rig: schema.Rig, size: tuple[int, int]) -> Batch:
 
 
 class _Places(NamedTuple):
-  position: np.ndarray  # [F, 3] float32, relative to the town's first frame
+  position: np.ndarray  # [F, 3] float32, from the first known of the town
   heading: np.ndarray  # [F] float32
   town: np.ndarray  # [F] int32
 
@@ -247,8 +250,10 @@ class _Places(NamedTuple):
 def _places(frames: schema.FrameTable) -> _Places:
   names = pairing.unique_in_order(frames.town)
   town = np.asarray([names.index(name) for name in frames.town], np.int32)
-  first = np.asarray([np.argmax(town == i) for i in range(len(names))])
-  position = frames.position - frames.position[first][town]
+  known = np.isfinite(frames.position[:, :2]).all(1)
+  first = [np.argmax((town == i) & known) for i in range(len(names))]
+  origin = np.nan_to_num(frames.position[first])
+  position = frames.position - origin[town]
   return _Places(
     position.astype(np.float32), frames.heading.astype(np.float32), town
   )

@@ -12,6 +12,7 @@ it is the LiDAR where there is one, else these axes in the centre of the camera.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -136,6 +137,6 @@ class Dataset(NamedTuple):
   name: str
   frames: FrameTable
   rigs: Mapping[str, Rig]
-  read: Callable[[int, tuple[str, ...]], dict[str, np.ndarray]]
+  read: Callable[[int, tuple[str, ...]], dict[str, Any]]
   labels: Labels | None = None
   queries: np.ndarray | None = None

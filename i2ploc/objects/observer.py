@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is seen in images of a place: boxes of a detector, descriptors of them.
 
-A place is an `input_pipeline.sources.rgbd.Place`, or anything alike.
+A place is an `input_pipeline.sources.places.Place`, or anything alike.
 """
 
 from collections.abc import Mapping

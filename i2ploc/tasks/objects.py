@@ -25,6 +25,7 @@ from i2ploc import files as files_lib
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.evaluation import poses
+from i2ploc.evaluation import questions
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import rigid
 from i2ploc.localization import answer as answer_lib
@@ -128,12 +129,12 @@ def index(config, data, workdir: str) -> None:
   """Maps every place of the data."""
   encoder, folder = _encoder(config), pathlib.Path(workdir) / 'maps'
   calibrations = {}
-  if not data.places():
+  if not data.places(questions.between_drives):
     raise InputError(
       f'{data.name}: no place to map; a town needs a map drive and a later one'
       ' in its direction.'
     )
-  for place in data.places():
+  for place in data.places(questions.between_drives):
     start = time.perf_counter()
     objects, calibrations[place.name] = build(config, place, encoder)
     landmarks.save_map(objects, folder / f'{place.name}.json')
@@ -196,7 +197,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
   setup, encoder = setup_lib.load_setup(workdir), _encoder(config)
   _check_encoder(setup, encoder)
   records = {}
-  for place in data.places():
+  for place in data.places(questions.between_drives):
     path = pathlib.Path(workdir) / 'maps' / f'{place.name}.json'
     objects = landmarks.load_map(path)
     observer = observer_lib.Observer(place, encoder, config.leave_out)
@@ -207,14 +208,14 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     ]
     print(f'{place.name}: {len(records[place.name])} queries', flush=True)
   results = poses.summary(records)
-  _save_queries(config, data.places(), records, workdir)
+  _save_queries(config, data.places(questions.between_drives), records, workdir)
   files_lib.save_json(pathlib.Path(workdir) / 'results.json', results)
   content = {
     'radius': config.search.radius,
     'image_size': list(setup.image_size),
     'tracks': {
       place.name: np.round(place.mapping.position[:, :2], 2).tolist()
-      for place in data.places()
+      for place in data.places(questions.between_drives)
     },
     'places': records,
   }

@@ -118,7 +118,13 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     count=config.evaluation.num_examples,
     radius=config.index.radius,
   )
-  data.save_pictures(folder)
+  asked = _questions(split, config)
+  names = [question.name for question in asked]
+  name = next(name for name in pictures.PREFERRED if name in names)
+  data.save_pictures(
+    folder,
+    np.concatenate([q.query_rows for q in asked if q.name == name]),
+  )
   files.save_json(folder / 'results.json', results)
   print('\n'.join(tables.text(results, 'test', config.index.radius)))
   return results

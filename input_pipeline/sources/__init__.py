@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The splits of an experiment: drives, RGB-D sequences, crops."""
+"""The data of experiments: drives and photos, RGB-D sequences, crops."""

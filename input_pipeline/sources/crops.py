@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
+from typing import Any
 from typing import NamedTuple
 
 import grain
@@ -67,9 +68,9 @@ class Crops:
       dataset: whose `read` knows 'labels' and 'objects'.
       image_size: (H, W) to which images are scaled, and boxes with them.
       per_image: K, objects that a training batch takes of an image.
-      min_pixels: see `detections.detect`; before scaling.
-      min_side: likewise.
-      min_share: likewise.
+      min_pixels: of an object in the image as read, see `detections.detect`.
+      min_side: of a box in the image as read, pixels.
+      min_share: of a box's pixels that show the object.
 
     Raises:
       InputError: `per_image` is not positive, or the dataset has no frames.
@@ -79,7 +80,7 @@ class Crops:
       raise InputError(f'per_image={per_image}: expected objects per image')
     self.dataset, self.image_size = dataset, tuple(image_size)
     self._per_image, self._min_pixels = per_image, min_pixels
-    self._limits = dict(
+    self._limits: dict[str, Any] = dict(
       min_pixels=min_pixels, min_side=min_side, min_share=min_share
     )
     self._memory = readings.memory(dataset)
@@ -95,7 +96,7 @@ class Crops:
     columns = {k: v for k, v in entry.items() if k != 'image'}
     return entry['image'], detections_lib.Detections(**columns)
 
-  def _prepare(self, row: int) -> readings.Batch:
+  def _prepare(self, row: int) -> dict[str, np.ndarray]:
     reading = self.dataset.read(row, ('image', 'labels', 'objects'))
     image = np.asarray(reading['image'])
     found = detections_lib.detect(
@@ -142,7 +143,7 @@ class Crops:
         'images: choose a batch between 1 and that.'
       )
 
-    def entry(index: int, rng: np.random.Generator) -> readings.Batch:
+    def entry(index: int, rng: np.random.Generator) -> readings.Entry:
       return self._entry(int(rows[index]), rng, tokenize)
 
     order = pairing.Order(frames.town[rows], 1, batch_size, seed)
@@ -162,7 +163,7 @@ class Crops:
     image, found = self.frame(row)
     count = min(self._per_image, len(found.box))
     size = self.image_size[::-1]
-    box = np.tile(np.float32([0, 0, *size]), (self._per_image, 1))
+    box = np.tile(np.array([0, 0, *size], np.float32), (self._per_image, 1))
     texts = [''] * self._per_image
     if count:
       _, kind, alike = np.unique(

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data of one experiment: its splits, as the five verbs ask for them."""
+"""The splits of an experiment on drives, or on folders of photos."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
-import glob
-import json
 import math
 import os
 import pathlib
+from typing import Any
 
 import grain
 import numpy as np
 from PIL import Image
 
+from i2ploc import files
 from i2ploc.errors import InputError
-from i2ploc.errors import MissingFileError
 from i2ploc.geometry import resizing
 from input_pipeline import batches as batches_lib
 from input_pipeline import datasets
@@ -24,14 +24,15 @@ from input_pipeline import pairing
 from input_pipeline import readings
 from input_pipeline import schema
 from input_pipeline.sources import crops as crops_lib
-from input_pipeline.sources import rgbd
+from input_pipeline.sources import places as places_lib
 
-# A query of another shape than the map's camera was taken by another camera.
-ASPECT_TOLERANCE = 0.05
-MIN_PIXELS = 16
 NUM_PICTURES = 12
 OVERVIEW_PIXELS = 900
 OVERVIEW_MARGIN = 60.0  # metres around the drives
+# From a frame table and which of its frames ask, to who asks whom.
+Ask = Callable[
+  [schema.FrameTable, np.ndarray | None], Sequence[places_lib.Question]
+]
 
 
 class Split:
@@ -61,11 +62,6 @@ class Split:
     self.image_size = image_size
     self._num_points = num_points
     self._frustum = frustum
-
-  @functools.cached_property
-  def protocols(self) -> list[pairing.Protocol]:
-    """Who asks whom in this split, see `grouping.protocols`."""
-    return pairing.protocols(self.dataset)
 
   def batches(
     self,
@@ -107,7 +103,7 @@ class Split:
     """
     found = readings.matching_rig(self.dataset, str(self.frames.drive[row]))
     lens = found.lens
-    if lens is not None:
+    if lens is not None and found.image_size is not None:
       lens = resizing.resize_lens(lens, found.image_size, self.image_size)
     return found._replace(lens=lens, image_size=self.image_size)
 
@@ -134,8 +130,8 @@ class Source:
     cross_drive: float = 0.0,
     max_offset: float = 0.0,
     town_run: int = 1,
-    crops: Mapping[str, float] | None = None,
-    detector: Mapping[str, float] | None = None,
+    crops: Mapping[str, Any] | None = None,
+    detector: Mapping[str, Any] | None = None,
     **options,
   ):
     """Reads nothing yet.
@@ -152,8 +148,8 @@ class Source:
       cross_drive: see `batches.train_batches`.
       max_offset: see `batches.train_batches`.
       town_run: see `batches.train_batches`.
-      crops: what `crops` takes of images; None where it is not called.
-      detector: how well `places` sees objects; likewise.
+      crops: which objects `crops` takes; None where it is not called.
+      detector: how well `places` sees objects; None where it is not called.
       **options: what the dataset's own `load` takes.
     """
     self.name = name
@@ -162,12 +158,12 @@ class Source:
       data_dir or os.environ.get('TFDS_DATA_DIR', '~/.cache/i2ploc/data')
     )
     self._splits = dict(train=train, validation=validation, test=test)
-    self._form = dict(
+    self._form: dict[str, Any] = dict(
       image_size=self.image_size,
       num_points=num_points,
       frustum=frustum or None,
     )
-    self._pairing = dict(
+    self._pairing: dict[str, Any] = dict(
       cross_drive=cross_drive, max_offset=max_offset, town_run=town_run
     )
     self._crops, self._detector = crops, detector
@@ -207,7 +203,7 @@ class Source:
       **self._pairing,
     )
 
-  @functools.cache  # noqa: B019  likewise
+  @functools.cache  # noqa: B019  a source lives as long as the program
   def crops(self, role: str) -> crops_lib.Crops:
     """The objects in the split of a role, see `crops.Crops`.
 
@@ -222,125 +218,54 @@ class Source:
       )
     return crops_lib.Crops(dataset, self.image_size, **self._crops)
 
-  @functools.cache  # noqa: B019  likewise
-  def places(self) -> list[rgbd.Place]:
-    """Towns of the test split with their objects, see `rgbd.town_places`."""
+  @functools.cache  # noqa: B019  a source lives as long as the program
+  def places(self, ask: Ask) -> list[places_lib.Place]:
+    """Towns of the test split with their objects, see `places.town_places`.
+
+    Args:
+      ask: the questions of a frame table and of `queries`, see `Split`.
+
+    Raises:
+      InputError: the dataset lists no objects, or the config does not say how
+        they are seen.
+    """
+    if self._detector is None:
+      raise InputError(
+        f'{self.name}: places of objects need data.detector, how well they are '
+        'seen.'
+      )
     split = self.split('test')
-    return rgbd.town_places(
+    return places_lib.town_places(
       split.dataset,
       self.crops('test'),
-      split.protocols,
+      ask(split.frames, split.queries),
       split.rig,
       **self._detector,
     )
 
-  def queries(
-    self,
-    paths: Sequence[str],
-    intrinsics: Sequence[float],
-    map_intrinsics: np.ndarray,
-  ) -> Iterator[tuple[str, readings.Batch]]:
-    """Image files as batches of one.
+  def save_pictures(
+    self, folder: str | os.PathLike, rows: Sequence[int]
+  ) -> None:
+    """Saves some test images as files, and the towns from above.
 
     Args:
-      paths: image files, or patterns of them.
-      intrinsics: fx, fy, cx, cy in pixels of the files; empty if they were
-        taken by the camera of the map.
-      map_intrinsics: [3, 3] at `image_size`.
-
-    Yields:
-      The path, and a batch with image and intrinsics.
-
-    Raises:
-      MissingFileError: no file of this name.
-      InputError: no query, a file that is no image, one too small, or one of
-        another shape than the map's camera without intrinsics of its own.
-    """
-    if not paths:
-      raise InputError('No query: give image files with --query=PATH.')
-    if intrinsics and len(intrinsics) != 4:
-      raise InputError(f'intrinsics={intrinsics}: expected fx,fy,cx,cy.')
-    for path in [p for q in paths for p in sorted(glob.glob(q)) or [q]]:
-      image = _open_query(path)
-      size = image.height, image.width
-      if intrinsics:
-        fx, fy, cx, cy = intrinsics
-        matrix = np.asarray([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float32)
-        matrix = resizing.resize_intrinsics(matrix, size, self.image_size)
-      else:
-        _check_aspect(path, size, self.image_size)
-        matrix = map_intrinsics
-      yield (
-        path,
-        {
-          'image': resizing.resize_image(np.asarray(image), self.image_size)[
-            None
-          ],
-          'intrinsics': np.asarray(matrix, np.float32)[None],
-        },
-      )
-
-  def save_pictures(self, folder: str | os.PathLike) -> None:
-    """Saves some test queries as image files, and the towns from above.
-
-    Args:
-      folder: gets queries/*.png, evenly spaced over the queries of the first
-        protocol that asks across drives, and where a town can be drawn,
+      folder: gets queries/*.png of the images, and where a town can be drawn,
         overview_<town>.png and overview.json with its center and extent.
+      rows: of the test split; `NUM_PICTURES` of them are saved, evenly spaced.
     """
     split, folder = self.split('test'), pathlib.Path(folder)
-    names = [p.name for p in split.protocols]
-    name = 'cross' if 'cross' in names else names[0]
-    rows = np.concatenate(
-      [p.query_rows for p in split.protocols if p.name == name]
-    )
-    rows = rows[np.linspace(0, len(rows) - 1, NUM_PICTURES).astype(int)]
-    (folder / 'queries').mkdir(parents=True, exist_ok=True)
-    for row in np.unique(rows):
-      reading = split.dataset.read(int(row), ('image',))
-      drive, frame = split.frames.drive[row], split.frames.frame[row]
-      stem = f'{drive}_{frame:06d}'.replace('/', '_')
-      Image.fromarray(reading['image']).save(folder / f'queries/{stem}.png')
+    some = np.linspace(0, len(rows) - 1, NUM_PICTURES).astype(int)
+    for row in np.unique(np.asarray(rows)[some]).tolist():
+      image = split.dataset.read(row, ('image',))['image']
+      stem = str(split.frames.name[row]).replace('/', '_')
+      _save_picture(folder / f'queries/{stem}.png', image)
     if self.name == 'synthetic_city':
       _save_overviews(split.frames, self._options['size'], folder)
 
 
-def open_source(
-  config, data_dir: str | None
-) -> Source | rgbd.RgbdSource | None:
-  """The source of a config; None of one that names no data."""
-  if 'data' not in config:
-    return None
-  if config.data.name == 'tum_rgbd':
-    fields = {k: v for k, v in config.data.items() if k != 'name'}
-    return rgbd.RgbdSource(data_dir=data_dir, **fields)
-  return Source(data_dir=data_dir, **config.data)
-
-
-def _open_query(path: str) -> Image.Image:
-  if not os.path.isfile(path):
-    raise MissingFileError(f'{path}: no such image file.')
-  try:
-    with Image.open(path) as image:
-      decoded = image.convert('RGB')
-  except (OSError, SyntaxError) as error:
-    raise InputError(f'{path} is not a readable image: {error}') from error
-  if min(decoded.size) < MIN_PIXELS:
-    raise InputError(
-      f'{path} is {decoded.width} x {decoded.height} pixels; expected at least'
-      f' {MIN_PIXELS} on either side.'
-    )
-  return decoded
-
-
-def _check_aspect(path, size, expected):
-  aspect = (size[1] / size[0]) / (expected[1] / expected[0])
-  if abs(aspect - 1) > ASPECT_TOLERANCE:
-    raise InputError(
-      f"{path} is {size[1]} x {size[0]} pixels, not of the shape of the map's"
-      f' camera ({expected[1]} : {expected[0]}): give its own camera with'
-      ' --intrinsics=fx,fy,cx,cy.'
-    )
+def _save_picture(path: pathlib.Path, image: np.ndarray) -> None:
+  with files.replacing(path) as draft:
+    Image.fromarray(image).save(draft)
 
 
 def _save_overviews(frames, size, folder):
@@ -358,6 +283,6 @@ def _save_overviews(frames, size, folder):
     picture = overview.render_overview(
       town_lib.make_town(seeds[name]), center, extent, OVERVIEW_PIXELS
     )
-    Image.fromarray(picture).save(folder / f'overview_{name}.png')
+    _save_picture(folder / f'overview_{name}.png', picture)
     places[name] = {'center': center.tolist(), 'extent': extent}
-  (folder / 'overview.json').write_text(json.dumps(places))
+  files.save_json(folder / 'overview.json', places)

@@ -108,18 +108,6 @@ def landmark_text(caption: str) -> str:
   return _OF_THE_MOMENT.sub('', caption)
 
 
-def category_numbers(category: np.ndarray) -> np.ndarray:
-  """[M] int64, the places of names [M] in CATEGORIES.
-
-  Raises:
-    InputError: a name that is not there.
-  """
-  unknown = sorted(set(category.tolist()) - set(CATEGORIES))
-  if unknown:
-    raise InputError(f'unknown categories {unknown}; known: {CATEGORIES}')
-  return np.searchsorted(CATEGORIES, category).astype(np.int64)
-
-
 def detect(
   instance: np.ndarray,
   objects: Sequence[Mapping[str, Any]],
@@ -179,7 +167,7 @@ def with_noise(
   edge: float = 0.05,
   missed: float = 0.0,
 ) -> Detections:
-  """The same seen by a worse detector.
+  """What a worse detector reports of the same objects.
 
   Args:
     detections: of one image.
@@ -198,25 +186,6 @@ def with_noise(
   low, high = np.sort([box[:, :2], box[:, 2:]], axis=0)
   box = np.concatenate([low, high], axis=1).astype(np.float32)
   return found._replace(box=box)
-
-
-def cut_out(image: np.ndarray, box: np.ndarray, margin: float) -> np.ndarray:
-  """A box of an image [H, W, 3] and its context, as far as the image goes.
-
-  Args:
-    image: uint8 [H, W, 3].
-    box: [4], see `Detections`.
-    margin: of context on every side, as a part of the box's longer side.
-
-  Returns:
-    uint8 [h, w, 3], at least one pixel.
-  """
-  context = margin * max(box[2] - box[0], box[3] - box[1])
-  left, top = np.floor(box[:2] - context).astype(int)
-  right, bottom = np.ceil(box[2:] + context).astype(int)
-  height, width = image.shape[:2]
-  left, top = np.clip([left, top], 0, [width - 1, height - 1])
-  return image[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 def landmarks(

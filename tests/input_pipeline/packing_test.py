@@ -15,10 +15,10 @@ from absl.testing import parameterized
 import numpy as np
 import tensorflow_datasets as tfds
 
+from i2ploc.evaluation import questions
 from input_pipeline import batches
 from input_pipeline import datasets
 from input_pipeline import packing
-from input_pipeline import pairing
 from input_pipeline.readers import kitti360
 from input_pipeline.readers import kitti_odometry_splits
 from tests import shared
@@ -192,7 +192,9 @@ class PackingTest(parameterized.TestCase):
       self.dataset.read(0, ('image', 'labels'))
 
   def test_the_protocol_is_the_papers(self):
-    (protocol,) = pairing.protocols(self.dataset)
+    (protocol,) = questions.between_drives(
+      self.dataset.frames, self.dataset.queries
+    )
     # 2 m apart, more than 3 m: every other frame.
     self.assertEqual(protocol.query_rows.tolist(), [0, 2, 4, 6])
     self.assertEqual(protocol.map_rows.tolist(), [1, 3, 5])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs and protocols follow from the frame table as stated."""
+"""Training pairs follow from the frame table as stated."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -32,10 +32,6 @@ def _table(rows):
     present.copy(),
     schema.frame_names(drive, frame),
   )
-
-
-def _dataset(frames):
-  return schema.Dataset('made_up', frames, {}, lambda row, what: {})
 
 
 def _straight(town, drive, count, heading=0.0, side=0.0):
@@ -113,53 +109,6 @@ class TrainingPairsTest(parameterized.TestCase):
   def test_images_without_any_scan_near_are_left_out(self):
     frames = _three_drives()._replace(has_points=np.zeros(31, bool))
     self.assertEmpty(pairing.training_pairs(frames, 5.0).anchors)
-
-
-class ProtocolsTest(absltest.TestCase):
-  def test_roles_follow_from_order_and_heading(self):
-    frames = _three_drives()
-    found = pairing.protocols(_dataset(frames))
-    self.assertSequenceEqual(
-      [(p.name, p.town, len(p.query_rows), len(p.map_rows)) for p in found],
-      [
-        ('sync', 'a', 12, 12),
-        ('cross', 'a', 8, 12),
-        ('opposite', 'a', 6, 12),
-        ('sync', 'b', 5, 5),
-      ],
-    )
-    for protocol in found:
-      self.assertTrue((frames.town[protocol.map_rows] == protocol.town).all())
-      same = protocol.name == 'sync'
-      drives = {*frames.drive[protocol.query_rows]}
-      self.assertEqual(drives == {*frames.drive[protocol.map_rows]}, same)
-
-  def test_queries_need_images_and_maps_need_scans(self):
-    frames = _three_drives()
-    frames.has_image[[0, 13]] = False
-    frames.has_points[[1, 14]] = False
-    sync, cross, *_ = pairing.protocols(_dataset(frames))
-    self.assertNotIn(0, sync.query_rows)
-    self.assertNotIn(1, sync.map_rows)
-    self.assertNotIn(13, cross.query_rows)
-    self.assertIn(14, cross.query_rows)
-
-  def test_named_queries_are_not_in_their_map(self):
-    frames = _three_drives()
-    queries = np.arange(len(frames.town)) % 3 == 0
-    dataset = _dataset(frames)._replace(queries=queries)
-    sync, cross, *_ = pairing.protocols(dataset)
-    self.assertEqual(sync.query_rows.tolist(), [0, 3, 6, 9])
-    self.assertEqual(sync.map_rows.tolist(), [1, 2, 4, 5, 7, 8, 10, 11])
-    # Other drives ask with all their frames.
-    self.assertEqual(cross.query_rows.tolist(), [*range(12, 20)])
-    self.assertEqual(cross.map_rows.tolist(), sync.map_rows.tolist())
-
-  def test_a_map_without_scans_is_named(self):
-    frames = _three_drives()
-    frames.has_points[:12] = False
-    with self.assertRaisesRegex(ValueError, "drive 'a0'.*town 'a'"):
-      pairing.protocols(_dataset(frames))
 
 
 if __name__ == '__main__':

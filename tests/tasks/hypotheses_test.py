@@ -15,7 +15,7 @@ from configs import hypotheses as hypotheses_config
 from i2ploc import verbs
 from i2ploc.evaluation import hypotheses
 from i2ploc.report import html
-from input_pipeline.sources import drives
+from input_pipeline.sources import opening
 from tests import configs_test
 from tests.tasks import places_test
 
@@ -105,7 +105,7 @@ class HypothesisCommandsTest(absltest.TestCase):
       _evaluate(self.config, workdir)
 
   def test_there_is_no_data_and_nothing_to_train(self):
-    self.assertIsNone(drives.open_source(self.config, None))
+    self.assertIsNone(opening.open_source(self.config, None))
     with self.assertRaisesRegex(ValueError, "no 'train'; it has .'evaluate'"):
       verbs.verb(self.config, 'train')
 

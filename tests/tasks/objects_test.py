@@ -13,11 +13,12 @@ from absl.testing import parameterized
 import numpy as np
 
 from i2ploc import verbs
+from i2ploc.evaluation import questions
 from i2ploc.objects.map import landmarks
 from i2ploc.objects.map import setup
 from i2ploc.report import html
 from i2ploc.tasks import objects as objects_lib
-from input_pipeline.sources import drives
+from input_pipeline.sources import opening
 from tests import configs_test
 from tests.objects import planted_objects
 from tests.objects import planted_sequence
@@ -50,7 +51,7 @@ class ObjectCommandsTest(parameterized.TestCase):
     cls.workdir, cls.config = str(cls.root / 'run'), _config()
     cls.read = set()
     recorder = places_test.Recorder(cls.config, cls.read)
-    cls.data = drives.open_source(cls.config, str(cls.root / 'desk'))
+    cls.data = opening.open_source(cls.config, str(cls.root / 'desk'))
     cls.printed = _run('index', recorder, cls.data, cls.workdir)
     cls.printed += _run('evaluate', recorder, cls.data, cls.workdir)
 
@@ -86,10 +87,11 @@ class ObjectCommandsTest(parameterized.TestCase):
     self.assertLen(queries, 4)
     pattern = f'{self.workdir}/queries/*.png'
     lines = _run('localize', self.config, None, self.workdir, [pattern], ())
-    names = list(self.data.places()[0].queries.names)
+    (place,) = self.data.places(questions.between_drives)
+    names = list(place.queries.names)
     near = 0
     for line, path in zip(map(json.loads, lines), queries, strict=True):
-      true = self.data.places()[0].queries.position[names.index(path.name)]
+      true = place.queries.position[names.index(path.name)]
       if line['answers']:
         answer = line['answers'][0]
         self.assertEqual(answer['town'], 'desk')
@@ -156,16 +158,16 @@ class ObjectCommandsTest(parameterized.TestCase):
   def test_frames_that_are_none_are_named(self, frames):
     config = _config()
     config.data.queries = frames
-    data = drives.open_source(config, str(self.root / 'desk'))
+    data = opening.open_source(config, str(self.root / 'desk'))
     with self.assertRaisesRegex(ValueError, f"data.queries='{frames}'"):
-      data.places()
+      data.places(questions.between_drives)
 
   def test_detections_of_another_sequence_are_named(self):
     config = _config()
     other = self.root / 'desk' / 'other.json'
     other.write_text('[{"file_name": "x.png", "detections": []}]')
     config.data.detections = 'other.json'
-    data = drives.open_source(config, str(self.root / 'desk'))
+    data = opening.open_source(config, str(self.root / 'desk'))
     with self.assertRaisesRegex(ValueError, 'names none of the 32 images'):
       objects_lib.index(config, data, str(self.root / 'other'))
 

@@ -20,6 +20,7 @@ from configs import common
 from configs import saliency_i2ploc
 from configs import saliency_i2ploc_kitti360
 from i2ploc import verbs
+from i2ploc.evaluation import questions
 from i2ploc.report import html
 from i2ploc.retrieval import index as index_lib
 from i2ploc.tasks import places as places_lib
@@ -119,7 +120,8 @@ class CommandsTest(absltest.TestCase):
   def test_the_index_holds_each_scan_of_the_map_once_per_view(self):
     with np.load(self.workdir / 'index.npz') as saved:
       keys = saved['keys']
-    maps = [p.map_rows for p in self.data.split('test').protocols]
+    frames = self.data.split('test').frames
+    maps = [q.map_rows for q in questions.between_drives(frames)]
     self.assertLen(set(keys.tolist()), len(np.unique(np.concatenate(maps))))
     self.assertLen(keys, len(set(keys.tolist())) * 2)
 
@@ -202,7 +204,8 @@ class PanoramaTest(absltest.TestCase):
     self.assertAlmostEqual(turned, round(turned), places=2)
     # Views are one embedding turned, not embeddings of turned clouds.
     towers, restored = places_lib.restore(config, data, workdir)
-    rows = data.split('test').protocols[0].map_rows[:1]
+    (asked, *_) = questions.between_drives(data.split('test').frames)
+    rows = asked.map_rows[:1]
     batch = next(data.split('test').batches(rows, ('points',), 1, True))
     single = towers.embed('points')(restored.value, batch)[0]
     views = found.descriptors[found.keys == 0]

@@ -9,6 +9,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from i2ploc.evaluation import questions
 from i2ploc.geometry import lens as lens_lib
 from input_pipeline import batches
 from input_pipeline import datasets
@@ -72,7 +73,7 @@ class JoinTest(parameterized.TestCase):
     parts = [_part(f't{i}', len(q), 10, q) for i, q in enumerate(asks)]
     dataset = joined.join('all', parts)
     np.testing.assert_array_equal(dataset.queries, np.concatenate(asks))
-    self.assertLen(pairing.protocols(dataset), 2)
+    self.assertLen(questions.between_drives(dataset.frames, dataset.queries), 2)
     parts = [part._replace(queries=None) for part in parts]
     self.assertIsNone(joined.join('all', parts).queries)
 

@@ -5,7 +5,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from input_pipeline import pairing
+from i2ploc.evaluation import questions
 from input_pipeline import schema
 from input_pipeline.readers import kitti360_splits
 from input_pipeline.readers import kitti_and_kitti360
@@ -167,7 +167,7 @@ class ApplyTest(parameterized.TestCase):
     dataset = dataset._replace(
       frames=dataset.frames.take(rows), queries=queries
     )
-    (protocol,) = pairing.protocols(dataset)
+    (protocol,) = questions.between_drives(dataset.frames, dataset.queries)
     self.assertEqual(protocol.name, 'sync')
     self.assertEqual(protocol.query_rows.tolist(), [0, 8, 16, 24])
     self.assertEqual(

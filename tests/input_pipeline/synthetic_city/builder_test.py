@@ -14,6 +14,7 @@ from absl.testing import parameterized
 import numpy as np
 from PIL import Image
 
+from i2ploc.evaluation import questions
 from input_pipeline import batches
 from input_pipeline import datasets
 from input_pipeline import pairing
@@ -182,11 +183,12 @@ class BuilderTest(parameterized.TestCase):
 
   def test_test_towns_offer_all_protocols_near_the_map(self):
     dataset = self.datasets['test']
-    found = {p.name: p for p in pairing.protocols(dataset)}
+    asked = questions.between_drives(dataset.frames, dataset.queries)
+    found = {question.name: question for question in asked}
     self.assertCountEqual(found, ['sync', 'cross', 'opposite'])
-    for name, protocol in found.items():
-      query = dataset.frames.take(protocol.query_rows)
-      mapped = dataset.frames.take(protocol.map_rows)
+    for name, question in found.items():
+      query = dataset.frames.take(question.query_rows)
+      mapped = dataset.frames.take(question.map_rows)
       step = query.position[:, None] - mapped.position[None]
       self.assertLess(np.linalg.norm(step, axis=-1).min(1).max(), 10, name)
 

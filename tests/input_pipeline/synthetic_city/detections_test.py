@@ -38,12 +38,6 @@ class NamesTest(parameterized.TestCase):
   def test_keeps_what_holds_at_any_time(self, caption, expected):
     self.assertEqual(detections.landmark_text(caption), expected)
 
-  def test_categories_have_numbers(self):
-    numbers = detections.category_numbers(np.array(detections.CATEGORIES))
-    np.testing.assert_array_equal(numbers, np.arange(len(numbers)))
-    with self.assertRaisesRegex(ValueError, r"unknown categories \['zoo'\]"):
-      detections.category_numbers(np.array(['van', 'zoo']))
-
   def test_every_caption_of_towns_is_in_the_vocabulary_of_the_model(self):
     config = clip.get_config()
     tokenize = vocabulary.make_tokenize(
@@ -60,9 +54,9 @@ class NamesTest(parameterized.TestCase):
       tokenize(sorted(texts))
       words |= {word for text in texts for word in vocabulary.split(text)}
       for things in (*found, town.things):
-        numbers = detections.category_numbers(things.category)
-        names = [detections.CATEGORIES[number] for number in numbers]
-        self.assertEqual(names, things.category.tolist())
+        self.assertContainsSubset(
+          things.category.tolist(), detections.CATEGORIES
+        )
     self.assertEmpty(
       words & {'left', 'right', 'ahead', 'behind', 'parked', 'leaves', 'snow'}
     )
@@ -140,23 +134,6 @@ class NoiseTest(absltest.TestCase):
     self.assertAlmostEqual(len(found.box) / 4000, 0.7, delta=0.03)
     same = detections.with_noise(_detect(), rng, labelled_frames.SIZE, edge=0.0)
     np.testing.assert_array_equal(same.box, _detect().box)
-
-
-class CutOutTest(absltest.TestCase):
-  def test_a_box_with_context_as_far_as_the_image_goes(self):
-    image = np.arange(24 * 40 * 3).reshape(24, 40, 3).astype(np.uint8)
-    box = np.float32([2, 4, 10, 20])
-    np.testing.assert_array_equal(
-      detections.cut_out(image, box, 0.0), image[4:20, 2:10]
-    )
-    np.testing.assert_array_equal(
-      detections.cut_out(image, box, 0.25), image[0:24, 0:14]
-    )
-
-  def test_there_is_always_a_pixel(self):
-    image = np.zeros((24, 40, 3), np.uint8)
-    for box in ([50, 30, 60, 40], [40, 24, 40, 24], [-9, -9, -5, -5]):
-      self.assertGreater(detections.cut_out(image, np.array(box), 0.0).size, 0)
 
 
 class LandmarksTest(absltest.TestCase):
