@@ -149,9 +149,11 @@ def _recording(
 ) -> Recording:
   arrays = _load_arrays(path)
   name = path.stem
+  table = None
   if poses is not None:
     if name not in poses:
       raise InputError(f'no poses of {name!r}; there are {sorted(poses)}.')
+    table = poses[name]
     arrays = {
       key: value
       for key, value in arrays.items()
@@ -171,7 +173,7 @@ def _recording(
   sides = []
   for sensor in SENSORS:
     frames = _frames(arrays, sensor, counts)
-    places = _poses(arrays, sensor, frames, poses and poses[name])
+    places = _poses(arrays, sensor, frames, table)
     track = _track(arrays, sensor, frames, places, axes, rate)
     order = np.argsort(frames)
     sides.append(scores.Side(descriptors[sensor][order], track.take(order)))

@@ -82,7 +82,6 @@ class Track(NamedTuple):
     axes: a key of `AXES`.
     times: float64 [N] seconds, comparable inside the track; None if unknown.
     headings: float64 [N] radians about the vertical; None if unknown.
-    drives: [N] labels; None if the track is one drive.
   """
 
   frames: np.ndarray
@@ -90,7 +89,6 @@ class Track(NamedTuple):
   axes: str
   times: np.ndarray | None = None
   headings: np.ndarray | None = None
-  drives: np.ndarray | None = None
 
   @property
   def ground(self) -> np.ndarray:
@@ -99,8 +97,12 @@ class Track(NamedTuple):
 
   def take(self, rows: np.ndarray) -> 'Track':
     """The track of these rows."""
-    columns = (None if x is None else x[rows] for x in self[3:])
-    return Track(self.frames[rows], self.positions[rows], self.axes, *columns)
+    return self._replace(
+      frames=self.frames[rows],
+      positions=self.positions[rows],
+      times=None if self.times is None else self.times[rows],
+      headings=None if self.headings is None else self.headings[rows],
+    )
 
 
 def track_from_frames(frames: Frames) -> Track:
@@ -111,7 +113,6 @@ def track_from_frames(frames: Frames) -> Track:
     axes='z_up',
     times=frames.timestamp,
     headings=frames.heading,
-    drives=frames.drive,
   )
 
 
@@ -260,7 +261,7 @@ def _runs_against(
 ) -> bool:
   """Whether most queries on the map's road head against the map."""
   position, heading = frames.position[:, :2], frames.heading
-  known = np.isfinite(position).all(1)
+  known = _finite_rows(position)
   map_rows = map_rows[known[map_rows]]
   if not len(map_rows):
     return False
@@ -421,6 +422,8 @@ def blocks_from_question(
     if question.exclude_self:
       candidates &= queries.frames[rows, None] != places.frames
     if revisits:
+      # Whoever asks for revisits has made sure that the times are known.
+      assert queries.times is not None and places.times is not None
       older = queries.times[rows, None] - places.times
       candidates &= older >= question.exclude_recent - TIME_TOLERANCE
     yield Block(
@@ -434,7 +437,12 @@ def blocks_from_question(
 
 def known_positions(question: Question, track: Track) -> np.ndarray:
   """bool [N], whether the coordinates that a question compares are known."""
-  return np.isfinite(track.positions[:, question.plane(track.axes)]).all(1)
+  return _finite_rows(track.positions[:, question.plane(track.axes)])
+
+
+def _finite_rows(values: np.ndarray) -> np.ndarray:
+  """bool [N], whether all numbers of a row are finite."""
+  return np.asarray(np.isfinite(values).all(axis=1))
 
 
 def _directions(headings: np.ndarray) -> np.ndarray:

@@ -222,10 +222,11 @@ class RetrievalEvaluator:
     )
     runs = None
     if question.travel:
+      drives, positions = self._frames.drive, self._frames.position
       runs = scores.Runs(
         *(
-          sequences_lib.consecutive_runs(track.drives, track.positions)
-          for track in (queries.track, places.track)
+          sequences_lib.consecutive_runs(drives[rows], positions[rows])
+          for rows in (question.query_rows, question.map_rows)
         ),
         question.travel,
         self._stride,

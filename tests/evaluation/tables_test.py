@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A line says the number of its question, or why there is none."""
+
+from absl.testing import absltest
+
+from i2ploc.evaluation import tables
+
+
+def numbers(base, direction, recall, queries, sequences=True, radius=10):
+  """What an evaluation yields of one question and direction."""
+  found = {
+    f'{base}/queries': queries,
+    f'{base}/answerable_{radius}m': queries - 1,
+  }
+  for i, n in enumerate(tables.RECALL_AT):
+    found[f'{base}/chance@{n}_{radius}m'] = 2.0 + i
+    found[f'{base}/{direction}/recall@{n}_{radius}m'] = recall + i
+  first = f'{base}/{direction}/recall@1_{radius}m'
+  found |= {f'{first}_low': recall - 5, f'{first}_high': recall + 5}
+  if sequences:
+    found[f'{first}_3_frames'] = recall + 9
+  return found
+
+
+class TextTest(absltest.TestCase):
+  def test_recall_stands_beside_chance_and_localization_comes_first(self):
+    results = numbers('test/sync', 'image_to_points', 50.0, 9)
+    results |= numbers('test/cross', 'image_to_points', 60.0, 8)
+    results |= numbers('validation/cross', 'image_to_points', 1.0, 7)
+    head, cross, chance, sync, _ = tables.text(results, 'test')
+    self.assertIn('within 10 m', head)
+    self.assertEqual(
+      cross.split(),
+      'cross image_to_points 60.0 61.0 62.0 63.0 64.0 [55.0, 65.0] 69.0'
+      ' 7 of 8'.split(),
+    )
+    self.assertEqual(chance.split(), 'cross chance 2.0 3.0 4.0 5.0 6.0'.split())
+    self.assertStartsWith(sync.strip(), 'sync image_to_points')
+
+  def test_the_other_direction_has_its_own_counts(self):
+    results = numbers('test/cross', 'image_to_points', 60.0, 8)
+    other = numbers('test/cross', 'points_to_image', 40.0, 5)
+    for name, value in other.items():
+      rate = '/points_to_image/' in name
+      name = (
+        name if rate else name.replace('/cross/', '/cross/points_to_image/')
+      )
+      results[name] = value
+    _, _, line, _ = tables.text(results, 'test')
+    self.assertEndsWith(line, '4 of 5')
+
+  def test_photos_have_no_sequences(self):
+    results = numbers('test/photos', 'image_to_image', 60.0, 8, False, 25)
+    _, line, _ = tables.text(results, 'test', 25.0)
+    self.assertIn('65.0]', line)
+    self.assertEqual(line.split()[-4:], ['-', '7', 'of', '8'])
+
+  def test_without_a_recall_the_line_says_why(self):
+    results = {
+      'test/photos/queries': 8.0,
+      'test/photos/queries_without_position': 6.0,
+      'test/photos/answerable_25m': 0.0,
+    }
+    _, line = tables.text(results, 'test', 25.0)
+    self.assertEqual(
+      line.strip().removeprefix('photos').strip(),
+      'none of 8 queries has a right answer; 6 are without position',
+    )
+    _, line = tables.text(results, 'test', 10.0)
+    self.assertEndsWith(line, 'not scored within 10m')
+
+
+if __name__ == '__main__':
+  absltest.main()
