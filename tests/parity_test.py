@@ -22,8 +22,13 @@ class ParityTest(parameterized.TestCase):
     (module.name.replace(' ', '_'), module) for module in table.MODULES
   )
   def test_within_tolerance(self, module):
-    golden = shared.require('golden')
-    rows = comparison.rows(module, golden)
+    try:
+      folder = table.find_folder(module)
+    except FileNotFoundError as error:
+      # Made from a scan of KITTI, whose licence keeps it out of here.
+      self.assertEqual(module.reference, 'liploc_realscan_range.npz')
+      self.skipTest(str(error))
+    rows = comparison.rows(module, folder)
     self.assertNotEmpty(rows)
     beyond = [table.line(row) for row in rows if not row.ok]
     self.assertEmpty(beyond)
@@ -79,7 +84,7 @@ class CommandTest(parameterized.TestCase):
     )
 
   def test_a_row_beyond_its_tolerance_exits_with_one(self):
-    golden = np.load(shared.require('golden/torch_bicubic.npz'))
+    golden = np.load(shared.GOLDEN / 'torch_bicubic.npz')
     folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
     arrays = dict(golden)
     name = 'position embeddings'

@@ -2,7 +2,6 @@
 """All modules that have a reference, and the table of how far they are off."""
 
 from collections.abc import Sequence
-import os
 import pathlib
 
 from benchmarks.parity_rows import clip
@@ -23,27 +22,27 @@ MODULES = (
   *lip_loc.MODULES,
   *lip_loc_loss.MODULES,
 )
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-VARIABLE = 'I2PLOC_GOLDEN'
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+# The committed outputs, and those that a licence keeps out of the repository.
+FOLDERS = (
+  _ROOT / 'tests' / 'golden',
+  _ROOT.parent / 'shared' / 'golden',
+)
 
 
-def find_golden(given: str | None = None) -> pathlib.Path:
-  """The folder of the reference outputs.
-
-  Args:
-    given: the folder; None for that in the environment, or beside the checkout.
+def find_folder(
+  module: comparison.Module, folders: Sequence[pathlib.Path] = FOLDERS
+) -> pathlib.Path:
+  """The first of `folders` that holds the outputs which `module` needs.
 
   Raises:
-    FileNotFoundError: it does not exist.
+    FileNotFoundError: none does.
   """
-  given = given or os.environ.get(VARIABLE)
-  folder = pathlib.Path(given or ROOT.parent / 'shared' / 'golden')
-  if not folder.is_dir():
-    raise FileNotFoundError(
-      f'no reference outputs in {folder}; give their folder as --golden or as '
-      f'${VARIABLE}'
-    )
-  return folder
+  for folder in folders:
+    if (folder / module.reference).exists():
+      return folder
+  places = ' or '.join(str(folder) for folder in folders)
+  raise FileNotFoundError(f'no {module.reference} in {places}')
 
 
 def select(names: Sequence[str]) -> list[comparison.Module]:
@@ -68,16 +67,25 @@ def line(row: comparison.Row) -> str:
 
 
 def show(
-  modules: Sequence[comparison.Module], golden: pathlib.Path
+  modules: Sequence[comparison.Module],
+  folders: Sequence[pathlib.Path] = FOLDERS,
 ) -> list[comparison.Row]:
-  """Compares and prints; returns the rows."""
+  """Compares and prints; returns the rows.
+
+  A module whose reference outputs are nowhere is printed as not compared.
+  """
   rows = []
   print(
     f'{"module":30}{"quantity":30}{"reference":28}{"difference":>10}'
     f'{"tolerance":>11}'
   )
   for module in modules:
-    for row in comparison.rows(module, golden):
+    try:
+      folder = find_folder(module, folders)
+    except FileNotFoundError as error:
+      print(f'{module.name:30}not compared: {error}', flush=True)
+      continue
+    for row in comparison.rows(module, folder):
       print(line(row), flush=True)
       rows.append(row)
   failed = sum(not row.ok for row in rows)

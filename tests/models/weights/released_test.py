@@ -59,7 +59,7 @@ class FullSizeTest(parameterized.TestCase):
   def _tensors(self, **shapes):
     """A released checkpoint of ones and nothing; and what is said of it."""
     keys = json.loads(
-      shared.require('golden/saliency_full_keys.json').read_text()
+      shared.GOLDEN / 'saliency_full_keys.json'.read_text()
     )
     tensors = {}
     for name, about in keys['tensors'].items():
@@ -116,7 +116,7 @@ class LoadTest(parameterized.TestCase):
     super().setUp()
     folder = self.enterContext(tempfile.TemporaryDirectory())
     self.folder = pathlib.Path(folder)
-    self.source = shared.require('golden/saliency_full.safetensors')
+    self.source = shared.GOLDEN / 'saliency_full.safetensors'
     self.tensors = safetensors_numpy.load_file(self.source)
 
   def _load(self, path, image_size=SMALL, from_size=SMALL, prefix=''):
