@@ -58,9 +58,7 @@ def _batch(image_size, num_points):
 class FullSizeTest(parameterized.TestCase):
   def _tensors(self, **shapes):
     """A released checkpoint of ones and nothing; and what is said of it."""
-    keys = json.loads(
-      shared.GOLDEN / 'saliency_full_keys.json'.read_text()
-    )
+    keys = json.loads(shared.GOLDEN / 'saliency_full_keys.json'.read_text())
     tensors = {}
     for name, about in keys['tensors'].items():
       shape = shapes.get(name, about['shape'])
