@@ -7,7 +7,7 @@ absolute, or relative to the largest value of an array that exceeds 1. Exits
 with 1 if one is beyond its tolerance. A new row is a function in `parity_rows`
 and its entry in MODULES there.
 
-python benchmarks/parity.py --golden=FOLDER --json=parity.json
+python benchmarks/parity.py --json=parity.json
 """
 
 import json
@@ -23,10 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks.parity_rows import table
 
 GOLDEN = flags.DEFINE_string(
-  'golden',
-  None,
-  f'Folder of the reference outputs; default: ${table.VARIABLE}, or '
-  'shared/golden beside the checkout.',
+  'golden', None, 'Folder of the reference outputs; default: tests/golden.'
 )
 NAMES = flags.DEFINE_multi_string('module', [], 'Only these modules.')
 JSON = flags.DEFINE_string('json', None, 'Where to write the numbers.')
@@ -35,11 +32,13 @@ JSON = flags.DEFINE_string('json', None, 'Where to write the numbers.')
 def main(argv: list[str]) -> None:
   """Compares, prints and writes."""
   del argv
+  folders = (pathlib.Path(GOLDEN.value),) if GOLDEN.value else table.FOLDERS
   try:
-    golden, modules = table.find_golden(GOLDEN.value), table.select(NAMES.value)
-  except (FileNotFoundError, ValueError) as error:
+    rows = table.show(table.select(NAMES.value), folders)
+  except ValueError as error:
     sys.exit(f'{error}.')
-  rows = table.show(modules, golden)
+  if not rows:
+    sys.exit('Nothing was compared; give the right folder as --golden.')
   if JSON.value:
     numbers = [row._asdict() | {'ok': row.ok} for row in rows]
     pathlib.Path(JSON.value).write_text(json.dumps(numbers, indent=1))

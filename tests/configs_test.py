@@ -206,7 +206,7 @@ class ConfigsTest(parameterized.TestCase):
 
   @parameterized.parameters('cls', 'mean', 'gem')
   def test_photos_are_described_by_the_encoder_that_is_named(self, pooling):
-    encoder = shared.require('golden/dinov2_tiny')
+    encoder = shared.GOLDEN / 'dinov2_tiny'
     config = load(
       'photos', f'encoder={encoder},pooling={pooling},image_size=42x56'
     )

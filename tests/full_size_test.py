@@ -66,8 +66,8 @@ class PeerTest(absltest.TestCase):
 
     from benchmarks import torch_saliency
 
-    golden = np.load(shared.require('golden/saliency_full.npz'))
-    weights = shared.require('golden/saliency_full.safetensors')
+    golden = np.load(shared.GOLDEN / 'saliency_full.npz')
+    weights = shared.GOLDEN / 'saliency_full.safetensors'
     images, points = (
       torch.tensor(golden[name][:, 0]) for name in ('image', 'point_cloud')
     )

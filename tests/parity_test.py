@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every row of the parity table, and that the table would tell."""
 
+import contextlib
+import io
 import pathlib
 import subprocess
 import sys
@@ -12,10 +14,11 @@ import numpy as np
 
 from benchmarks.parity_rows import comparison
 from benchmarks.parity_rows import table
-from i2ploc.errors import MissingFileError
 from tests import shared
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+# What licences keep out of the repository: a scan of KITTI, published weights.
+OUTSIDE = ('liploc_realscan_range.npz', 'published/dinov2_small')
 
 
 class ParityTest(parameterized.TestCase):
@@ -23,10 +26,10 @@ class ParityTest(parameterized.TestCase):
     (module.name.replace(' ', '_'), module) for module in table.MODULES
   )
   def test_within_tolerance(self, module):
-    golden = shared.require('golden')
     try:
-      rows = comparison.rows(module, golden)
-    except MissingFileError as error:
+      rows = comparison.rows(module, table.find_folder(module))
+    except FileNotFoundError as error:
+      self.assertIn(module.reference, OUTSIDE)
       self.skipTest(str(error))
     self.assertNotEmpty(rows)
     beyond = [table.line(row) for row in rows if not row.ok]
@@ -83,7 +86,7 @@ class CommandTest(parameterized.TestCase):
     )
 
   def test_a_row_beyond_its_tolerance_exits_with_one(self):
-    golden = np.load(shared.require('golden/torch_bicubic.npz'))
+    golden = np.load(shared.GOLDEN / 'torch_bicubic.npz')
     folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
     arrays = dict(golden)
     name = 'position embeddings'
@@ -100,15 +103,21 @@ class CommandTest(parameterized.TestCase):
     self.assertIn('FAIL', bad.stdout)
     self.assertIn('2 rows, 1 beyond', bad.stdout)
 
-  @parameterized.parameters(
-    (('--golden=/nowhere',), 'no reference outputs in /nowhere; give'),
-    (('--golden=.', '--module=LIP'), r"unknown modules ['LIP']; known: ['Net"),
-  )
-  def test_bad_arguments_are_named(self, args, message):
-    run = self._run(*args)
-    self.assertEqual(run.returncode, 1)
-    self.assertIn(message, run.stderr)
-    self.assertNotIn('Traceback', run.stderr)
+
+class TableTest(absltest.TestCase):
+  def test_an_unknown_module_is_named(self):
+    message = r"unknown modules \['LIP'\]; known: \['Net"
+    with self.assertRaisesRegex(ValueError, message):
+      table.select(['LIP'])
+
+  def test_outputs_that_are_nowhere_are_said_to_be_missing(self):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+      rows = table.show(table.select(['DINOv2']), [pathlib.Path('/nowhere')])
+    self.assertEmpty(rows)
+    self.assertRegex(
+      printed.getvalue(), 'DINOv2 +not compared: no dinov2_tiny in /nowhere'
+    )
 
 
 if __name__ == '__main__':

@@ -2,7 +2,6 @@
 """All modules that have a reference, and the table of how far they are off."""
 
 from collections.abc import Sequence
-import os
 import pathlib
 
 from benchmarks.parity_rows import clip
@@ -13,7 +12,6 @@ from benchmarks.parity_rows import lip_loc_loss
 from benchmarks.parity_rows import losses
 from benchmarks.parity_rows import saliency_i2ploc
 from benchmarks.parity_rows import saliency_parts
-from i2ploc.errors import MissingFileError
 
 MODULES = (
   *saliency_parts.MODULES,
@@ -24,27 +22,27 @@ MODULES = (
   *lip_loc.MODULES,
   *lip_loc_loss.MODULES,
 )
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-VARIABLE = 'I2PLOC_GOLDEN'
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+# The committed outputs, and those that a licence keeps out of the repository.
+FOLDERS = (
+  _ROOT / 'tests' / 'golden',
+  _ROOT.parent / 'shared' / 'golden',
+)
 
 
-def find_golden(given: str | None = None) -> pathlib.Path:
-  """The folder of the reference outputs.
-
-  Args:
-    given: the folder; None for that in the environment, or beside the checkout.
+def find_folder(
+  module: comparison.Module, folders: Sequence[pathlib.Path] = FOLDERS
+) -> pathlib.Path:
+  """The first of `folders` that holds the outputs which `module` needs.
 
   Raises:
-    FileNotFoundError: it does not exist.
+    FileNotFoundError: none does.
   """
-  given = given or os.environ.get(VARIABLE)
-  folder = pathlib.Path(given or ROOT.parent / 'shared' / 'golden')
-  if not folder.is_dir():
-    raise FileNotFoundError(
-      f'no reference outputs in {folder}; give their folder as --golden or as '
-      f'${VARIABLE}'
-    )
-  return folder
+  for folder in folders:
+    if (folder / module.reference).exists():
+      return folder
+  places = ' or '.join(str(folder) for folder in folders)
+  raise FileNotFoundError(f'no {module.reference} in {places}')
 
 
 def select(names: Sequence[str]) -> list[comparison.Module]:
@@ -69,11 +67,13 @@ def line(row: comparison.Row) -> str:
 
 
 def show(
-  modules: Sequence[comparison.Module], golden: pathlib.Path
+  modules: Sequence[comparison.Module],
+  folders: Sequence[pathlib.Path] = FOLDERS,
 ) -> list[comparison.Row]:
   """Compares and prints; returns the rows.
 
-  A module whose published weights are not on this machine has none.
+  A module whose reference outputs or published weights are nowhere is printed
+  as not compared.
   """
   rows = []
   print(
@@ -82,9 +82,9 @@ def show(
   )
   for module in modules:
     try:
-      found = comparison.rows(module, golden)
-    except MissingFileError as error:
-      print(f'{module.name:30}skipped: {error}', flush=True)
+      found = comparison.rows(module, find_folder(module, folders))
+    except FileNotFoundError as error:
+      print(f'{module.name:30}not compared: {error}', flush=True)
       continue
     for row in found:
       print(line(row), flush=True)

@@ -99,7 +99,7 @@ class ValuesTest(parameterized.TestCase):
     np.testing.assert_allclose(TERMS[term](*EXAMPLE), expected, rtol=2e-5)
 
   def test_duplicates_keep_the_reference_value_not_its_gradient(self):
-    golden = np.load(shared.require('golden/saliency_losses.npz'))
+    golden = np.load(shared.GOLDEN / 'saliency_losses.npz')
     prefix = 'relation/B4_dup/'
     image, points = golden[prefix + 'img'], golden[prefix + 'pts']
     loss, gradient = jax.value_and_grad(relational.angle_consistency)(

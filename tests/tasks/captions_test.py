@@ -110,7 +110,7 @@ class CaptionCommandsTest(absltest.TestCase):
       encoder.encode_texts(['an elephant'])
 
   def test_a_published_checkpoint_is_an_encoder_too(self):
-    path = shared.require('golden/clip_tiny')
+    path = shared.GOLDEN / 'clip_tiny'
     expected = np.load(path / 'io.npz')
     encoder = captions.load_encoder(str(path))
     found = encoder.encode_texts([str(text) for text in expected['texts']])

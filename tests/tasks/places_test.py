@@ -149,7 +149,7 @@ class CommandsTest(absltest.TestCase):
 
 class PublishedTest(absltest.TestCase):
   def test_the_weights_of_the_authors_stand_in_for_a_checkpoint(self):
-    path = shared.require('golden/saliency_full.safetensors')
+    path = shared.GOLDEN / 'saliency_full.safetensors'
     golden = np.load(path.with_suffix('.npz'))
     config = saliency_i2ploc_kitti360.get_config('released')
     model = config.model

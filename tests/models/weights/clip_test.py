@@ -18,7 +18,7 @@ from i2ploc.models.weights import clip as clip_lib
 from tests import shared
 from tests.models.weights import torch_file
 
-GOLDEN = 'golden/clip_tiny'
+GOLDEN = 'clip_tiny'
 
 
 class LoadTest(parameterized.TestCase):
@@ -26,7 +26,7 @@ class LoadTest(parameterized.TestCase):
     super().setUp()
     folder = self.enterContext(tempfile.TemporaryDirectory())
     self.folder = pathlib.Path(folder) / 'clip'
-    shutil.copytree(shared.require(GOLDEN), self.folder)
+    shutil.copytree(shared.GOLDEN / GOLDEN, self.folder)
     self.folder.chmod(0o755)
     self.io = np.load(self.folder / 'io.npz')
 

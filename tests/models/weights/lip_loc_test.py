@@ -92,7 +92,7 @@ class KeysTest(parameterized.TestCase):
   def test_all_tensors_of_the_release_and_nothing_else_are_ours(
     self, experiment, name, count, num_tensors
   ):
-    keys = json.loads(shared.require('golden/liploc_keys.json').read_text())
+    keys = json.loads((shared.GOLDEN / 'liploc_keys.json').read_text())
     tensors = {
       key: np.broadcast_to(np.float32(1), shape)
       for key, shape in keys[name].items()

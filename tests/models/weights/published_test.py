@@ -75,7 +75,7 @@ class PhotosTest(parameterized.TestCase):
 
   def _vit(self, size=(32, 48), **fields):
     """Towers of the tiny DINOv2 of the goldens."""
-    self.path = shared.require('golden/dinov2_tiny')
+    self.path = shared.GOLDEN / 'dinov2_tiny'
     return factory.make_model(
       **dict(
         image=dict(name='published', checkpoint=str(self.path)),
@@ -89,7 +89,7 @@ class PhotosTest(parameterized.TestCase):
     )
 
   def test_the_encoder_is_the_checkpoint_s(self):
-    io = np.load(shared.require('golden/dinov2_tiny') / 'io.npz')
+    io = np.load((shared.GOLDEN / 'dinov2_tiny') / 'io.npz')
     model = self._vit((70, 98))
     tower = model.towers['image']
     self.assertEqual(tower.encoder.depth, 3)
@@ -139,12 +139,12 @@ class PhotosTest(parameterized.TestCase):
 
   def test_pixels_are_normalised_as_the_checkpoint_says_or_its_family(self):
     self.assertEqual(
-      published.normalization(shared.require('golden/dinov2_tiny')),
+      published.normalization(shared.GOLDEN / 'dinov2_tiny'),
       published.IMAGENET,
     )
     for name, mean in (('vit_tiny', 0.5), ('clip_tiny', 0.48145466)):
       folder = self.folder / name
-      shutil.copytree(shared.require(f'golden/{name}'), folder)
+      shutil.copytree((shared.GOLDEN / name), folder)
       folder.chmod(0o755)
       file = folder / 'preprocessor_config.json'
       file.unlink(missing_ok=True)

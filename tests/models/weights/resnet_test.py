@@ -86,7 +86,7 @@ class LoadTest(parameterized.TestCase):
       resnet_lib.load_resnet(self.folder / 'nowhere.pth')
 
   def test_a_saved_folder_of_transformers(self):
-    folder = shared.require('golden/resnet_tiny')
+    folder = shared.GOLDEN / 'resnet_tiny'
     model, variables = resnet_lib.load_resnet(folder)
     self.assertEqual(model.widths, (8, 16, 24, 32))
     self.assertEqual((model.stem_width, model.depths), (16, (2, 2, 1, 1)))

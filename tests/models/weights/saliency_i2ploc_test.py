@@ -52,9 +52,7 @@ def _full_size(image_size):
 class FullSizeTest(parameterized.TestCase):
   def _tensors(self, **shapes):
     """A released checkpoint of ones and nothing; and what is said of it."""
-    keys = json.loads(
-      shared.require('golden/saliency_full_keys.json').read_text()
-    )
+    keys = json.loads(shared.GOLDEN / 'saliency_full_keys.json'.read_text())
     tensors = {}
     for name, about in keys['tensors'].items():
       shape = shapes.get(name, about['shape'])
@@ -110,7 +108,7 @@ class LoadTest(parameterized.TestCase):
     super().setUp()
     folder = self.enterContext(tempfile.TemporaryDirectory())
     self.folder = pathlib.Path(folder)
-    self.source = shared.require('golden/saliency_full.safetensors')
+    self.source = shared.GOLDEN / 'saliency_full.safetensors'
     self.tensors = safetensors_numpy.load_file(self.source)
 
   def _load(self, path, image_size=SMALL, from_size=SMALL, prefix=''):

@@ -58,7 +58,7 @@ class LoadTest(parameterized.TestCase):
 
   def _copy(self, name='vit_tiny'):
     """A copy of a golden folder, and its tensors."""
-    source = shared.require(f'golden/{name}')
+    source = shared.GOLDEN / name
     for file in ('config.json', 'model.safetensors'):
       shutil.copyfile(source / file, self.folder / file)
     return safetensors_numpy.load_file(self.folder / 'model.safetensors')
