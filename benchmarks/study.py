@@ -261,7 +261,7 @@ def main(study: Study) -> None:
     'jobs', 1, 'Runs at a time, which share the cores.', lower_bound=1
   )
   flags.DEFINE_boolean('table', False, 'Train nothing: what is there.')
-  flags.DEFINE_string('readme', None, 'File with marks for the table.')
+  flags.DEFINE_string('page', None, 'File with marks for the table.')
   flags.DEFINE_string('json', None, 'Where to write the numbers.')
   flags.mark_flag_as_required('workdir')
 
@@ -278,9 +278,9 @@ def main(study: Study) -> None:
       train=not given.table,
     )
     results = run_study(study, options)
-    if given.readme:
+    if given.page:
       text = table(study, results, options.num_seeds)
-      insert(text, study.name, pathlib.Path(given.readme))
+      insert(text, study.name, pathlib.Path(given.page))
     if given.json:
       pathlib.Path(given.json).write_text(json.dumps(results, indent=1))
 
