@@ -213,10 +213,13 @@ ORDER = {
   ),
   'i2ploc.report': (
     'workdir',
+    'templates',
     'figures',
     'recall',
     'charts',
     'examples',
+    'boxes',
+    'answers',
     'hypotheses',
     'object_map',
     'objects',
