@@ -35,7 +35,8 @@ def table(
     rows=[_row(record, folder, radius) for record in records[:count]],
     more=len(records) - count,
     # A column of dashes says nothing.
-    poses=any(one['evidence'].get('position') for one in answers),
+    positions=any(one['evidence'].get('position') for one in answers),
+    headings=any(one['evidence'].get('heading') is not None for one in answers),
     confidences=any(one['confidence'] is not None for one in answers),
   )
 

@@ -211,18 +211,24 @@ def _of_objects(work: Work, detail: _Detail) -> list[_Section]:
 
 def _recall(work: Work) -> _Section:
   lead, content = '', _no_rates(work)
-  if recall.rows_from_results(work.results):
+  if rows := recall.rows_from_results(work.results):
     lead = (
-      'Percent of answerable queries with a right map reading among the first'
-      ' N; equal similarities count against the model. Below each rate its'
-      ' 95 % interval (block bootstrap along the drive) and what chance'
-      ' reaches, also the mark on the bar; in the rows of single towns'
-      ' “rate / chance”.'
+      f'Percent of answerable queries with a right {_reading(work)} among the'
+      ' first N; equal similarities count against the model. Below each rate'
+      + ' its 95 % interval (block bootstrap along the drive) and'
+      * any(name.endswith('_low') for name in work.results)
+      + ' what chance reaches, also the mark on the bar.'
+      + ' In the rows of single towns: rate / chance.'
+      * any(row.town for row in rows)
     )
     content = recall.tables(work.results, work.radius) + charts.error_charts(
       work.predictions
     )
   return _Section('recall', 'Recall', lead, content)
+
+
+def _reading(work: Work) -> str:
+  return 'photo' if work.map_side == 'image' else 'map reading'
 
 
 def _maps(work: Work) -> _Section | None:
