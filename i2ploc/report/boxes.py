@@ -47,7 +47,7 @@ def drawing(
   scale = width / image_size[1]
   height = scale * image_size[0]
   ellipses = [
-    one | {'points': scale * np.array(one['points'])} for one in outlines
+    {**one, 'points': scale * np.array(one['points'])} for one in outlines
   ]
   return templates.render(
     'boxes.html',
