@@ -28,7 +28,10 @@ def verdicts(record: Arrays, radius: float) -> np.ndarray:
     'unknown' (the position of the query or of its answer).
   """
   first, nearest = record['distances'][:, 0], record['nearest']
-  unknown = np.isnan(first) | np.isnan(nearest)
+  answered = record['ranked_rows'][:, 0] >= 0
+  answers = _positions(record, record['ranked_rows'][:, 0])
+  unknown = np.isnan(record['query_positions'][:, :2]).any(1)
+  unknown |= answered & np.isnan(answers).any(1)
   return np.select(
     [unknown, nearest > radius, first <= radius],
     ['unknown', 'none', 'hit'],

@@ -76,9 +76,7 @@ def strips(
         _title(examples, i),
         _facts(examples, i),
         pictures(examples, i, width, radius),
-        _verdict(_first_distance(examples, i), radius)
-        if 'distance_m' in examples
-        else '',
+        _verdict(_first_distance(examples, i), radius),
       )
       for i in _failures_first(examples, radius)[:count]
     ],
@@ -112,7 +110,9 @@ def _verdict(distance: float, radius: float) -> str:
 
 
 def _first_distance(examples, i: int) -> float:
-  return float(examples['distance_m'][i])
+  """Metres between a query and its first answer, NaN if nobody knows."""
+  distances = examples.get('distance_m')
+  return float('nan') if distances is None else float(distances[i])
 
 
 def _failures_first(examples, radius: float) -> np.ndarray:
@@ -130,17 +130,14 @@ def _title(examples, i: int) -> str:
 
 
 def _facts(examples, i: int) -> list[str]:
-  facts = []
-  if 'distance_m' in examples:
-    distance = _first_distance(examples, i)
-    if np.isnan(distance):
-      facts.append('position unknown')
-    else:
-      off = f'{distance:.1f} m off' if np.isfinite(distance) else 'another town'
-      facts.append(f'first answer {off}')
+  distance = _first_distance(examples, i)
+  facts = ['position unknown']
+  if not np.isnan(distance):
+    off = f'{distance:.1f} m off' if np.isfinite(distance) else 'another town'
+    facts = [f'first answer {off}']
   if 'confidence' in examples and np.isfinite(examples['confidence'][i]):
     facts.append(f'confidence {100 * float(examples["confidence"][i]):.0f} %')
-  if 'rank' in examples and examples['rank'][i] >= 0:
+  if 'rank' in examples:
     rank = int(examples['rank'][i])
     place = f'at rank {rank}' if rank > 0 else 'beyond the first 20'
     facts.append(f'first right answer {place}')

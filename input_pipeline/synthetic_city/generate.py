@@ -68,7 +68,7 @@ def sources() -> list[pathlib.Path]:
     found |= left
     text = '\n'.join(here.with_stem(name).read_text() for name in left)
     imported = re.findall(
-      rf'^from {re.escape(__package__)} import (\w+)', text, re.MULTILINE
+      rf'^from {re.escape(str(__package__))} import (\w+)', text, re.MULTILINE
     )
     left = {*imported} - found
   return [here.with_stem(name) for name in sorted(found)]

@@ -231,9 +231,8 @@ def write_photos(folder, known=True):
   ranked = np.array([[0, 1], [1, 0], [3, 2]])
   distances = np.linalg.norm(queries[:, None] - places, axis=-1)
   if not known:
-    places, queries, distances = (
-      x * np.nan for x in (places, queries, distances)
-    )
+    places, queries = places * np.nan, queries * np.nan
+    distances = np.full_like(distances, np.inf)
   first = np.take_along_axis(distances, ranked, 1)
   record = {
     'towns': np.full(3, 'lund'),
@@ -257,12 +256,13 @@ def write_photos(folder, known=True):
     query_image=photos[:, 0],
     answer_images=photos[:, 1:],
     answer_names=np.array([[f'database/{i}.jpg' for i in r] for r in ranked]),
-    answer_distances=first,
+    answer_distances=first if known else first * np.nan,
     answer_similarities=record['similarities'],
     true_image=photos[:, 0],
     title=np.array(['queries/a.jpg', 'queries/b.jpg', 'queries/<c>.jpg']),
-    distance_m=first[:, 0],
-    rank=np.array([1, 1, 2] if known else [-1, -1, -1]),
+    **(
+      {'distance_m': first[:, 0], 'rank': np.array([1, 1, 2])} if known else {}
+    ),
   )
   config = {'name': 'photos', 'map_side': 'image', 'index': {'radius': 10.0}}
   (folder / 'config.json').write_text(json.dumps(config))
