@@ -137,7 +137,7 @@ def _facts(examples, i: int) -> list[str]:
     facts = [f'first answer {off}']
   if 'confidence' in examples and np.isfinite(examples['confidence'][i]):
     facts.append(f'confidence {100 * float(examples["confidence"][i]):.0f} %')
-  if 'rank' in examples:
+  if 'rank' in examples and examples['rank'][i] >= 0:
     rank = int(examples['rank'][i])
     place = f'at rank {rank}' if rank > 0 else 'beyond the first 20'
     facts.append(f'first right answer {place}')

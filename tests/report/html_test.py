@@ -260,9 +260,8 @@ def write_photos(folder, known=True):
     answer_similarities=record['similarities'],
     true_image=photos[:, 0],
     title=np.array(['queries/a.jpg', 'queries/b.jpg', 'queries/<c>.jpg']),
-    **(
-      {'distance_m': first[:, 0], 'rank': np.array([1, 1, 2])} if known else {}
-    ),
+    distance_m=first[:, 0] if known else first[:, 0] * np.nan,
+    rank=np.array([1, 1, 2] if known else [-1, -1, -1]),
   )
   config = {'name': 'photos', 'map_side': 'image', 'index': {'radius': 10.0}}
   (folder / 'config.json').write_text(json.dumps(config))
