@@ -87,7 +87,7 @@ Results = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
 def default_config(row: Row):
-  """The config of a row as it stands."""
+  """The resolved config of a row."""
   if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
   name, _, arg = row.config.partition(':')
@@ -127,7 +127,7 @@ def command(
 
 
 def _environment(jobs: int) -> dict[str, str]:
-  """Where several runs share the cores, each keeps to its own."""
+  """Environment in which each of several runs uses its own cores."""
   if jobs == 1:
     return dict(os.environ)
   threads = max((os.cpu_count() or 1) // jobs, 1)
