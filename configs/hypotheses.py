@@ -9,9 +9,9 @@ Problems are planted, no dataset is needed; --mode=report shows table and
 curves. A run that was killed continues where it stopped.
 
 Expect 120 cells in about two minutes on one core of a laptop. Over all of them
-PROSAC succeeds in 90 % of the problems and uniform sampling in 64 %; the three scores
-are within 1.2 % of each other, but counting inliers makes the errors of PROSAC
-a tenth to a third larger than MSAC. Measured 2026-11-21, one seed.
+PROSAC succeeds in 90 % of the problems and uniform sampling in 64 %; the three
+scores are within 1.2 % of each other, but counting inliers makes the errors of
+PROSAC a tenth to a third larger than MSAC does. Measured 2026-11-21, one seed.
 
 Arguments after the colon:
   problem=absolute_pose | relative_pose | homography | alignment | similarity |

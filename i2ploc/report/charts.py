@@ -179,10 +179,11 @@ def confidence_charts(
   reliability, selective = [], []
   for name, record in predictions.items():
     found = verdicts(record, radius)
-    asked = np.isin(found, ('hit', 'miss'))
-    if 'confidence' not in record or not asked.any():
+    sure = record.get('confidence', np.full(len(found), np.nan))
+    asked = np.isin(found, ('hit', 'miss')) & np.isfinite(sure)
+    if not asked.any():
       continue
-    sure, right = record['confidence'][asked], found[asked] == 'hit'
+    sure, right = sure[asked], found[asked] == 'hit'
     color = recall.color_class(_protocol(name))
     label = recall.protocol_text(_protocol(name))
     selective.append(_selective(label, color, sure, right))
