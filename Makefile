@@ -29,17 +29,18 @@ test: .venv/dev lint
 lint: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/ty check
 
 clean:
 	rm -rf .venv $(DEMO)
 
-.venv/runtime: requirements.txt
+.venv/runtime: pyproject.toml requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "i2ploc needs Python >= 3.11, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q --no-compile -r requirements.txt
 	@touch $@
 
-.venv/dev: requirements-dev.txt .venv/runtime
-	.venv/bin/python -m pip install -q --no-compile -r requirements-dev.txt
+.venv/dev: .venv/runtime
+	.venv/bin/python -m pip install -q --no-compile -e '.[dev]'
 	@touch $@

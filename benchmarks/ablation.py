@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each part of the method earns: the table of the README.
+"""What each part of the method earns: the table of docs/results.md.
 
 Trains every row with as many pairs on synthetic_city, once per seed, and
 evaluates it on the test towns; see `study`.
 
 python benchmarks/ablation.py --workdir=runs/ablation --data_dir=demo/data \
-  --jobs=2 --readme=README.md
+  --jobs=2 --page=docs/results.md
 """
 
 import pathlib

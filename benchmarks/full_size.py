@@ -7,7 +7,7 @@ weights and inputs in both. Farthest points are given, since in PyTorch they are
 a CUDA operator; what they cost here is a row of its own. Every measurement has
 its own process, whose peak resident memory is reported; processes take turns,
 and medians are compared. PyTorch is left out where it is not installed
-(requirements-peers.txt).
+(pip install '.[peers]').
 
 One batch: a training step of our own configuration over 64 pairs, encoded
 through the gradient cache; minutes per pair, hence only with --part=batch.

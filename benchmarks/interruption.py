@@ -118,14 +118,14 @@ def run_killed(
 
 
 def digest_data(root: pathlib.Path) -> str:
-  """Of every reading of every split."""
+  """The digest of every reading of every split."""
   command = generate_command(root)
   done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
   return done.stdout.decode().split()[-1]
 
 
 def digest_training(root: pathlib.Path) -> str:
-  """Of the metrics (but for the speed) and of what was evaluated at the end.
+  """The digest of the metrics (but for the speed) and of the results.
 
   The results are a function of the best parameters; the index adds their
   fingerprint.
@@ -139,7 +139,7 @@ def digest_training(root: pathlib.Path) -> str:
 
 
 def digest_index(root: pathlib.Path) -> str:
-  """Of the arrays of the index and the fingerprint of its model."""
+  """The digest of the arrays of the index and its provenance."""
   digest = hashlib.sha256()
   with np.load(root / 'run/index.npz') as saved:
     for name in sorted(saved):

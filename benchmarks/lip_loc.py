@@ -5,7 +5,7 @@ Trains on synthetic_city, once per seed, and evaluates on the test towns; see
 `study`. Between the two ends stand what is easily exchanged.
 
 python benchmarks/lip_loc.py --workdir=runs/lip_loc --data_dir=demo/data \
-  --jobs=2 --readme=README.md
+  --jobs=2 --page=docs/results.md
 """
 
 import pathlib

@@ -6,7 +6,7 @@ all of the training towns, once per seed, evaluated on the same test towns; see
 `study`.
 
 python benchmarks/scaling.py --workdir=runs/scaling --data_dir=demo/data \
-  --jobs=2 --readme=README.md
+  --jobs=2 --page=docs/results.md
 """
 
 import pathlib

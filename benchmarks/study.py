@@ -87,7 +87,7 @@ Results = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
 def default_config(row: Row):
-  """The config of a row as it stands."""
+  """The resolved config of a row."""
   if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
   name, _, arg = row.config.partition(':')
@@ -127,7 +127,7 @@ def command(
 
 
 def _environment(jobs: int) -> dict[str, str]:
-  """Where several runs share the cores, each keeps to its own."""
+  """Environment in which each of several runs uses its own cores."""
   if jobs == 1:
     return dict(os.environ)
   threads = max((os.cpu_count() or 1) // jobs, 1)
@@ -261,7 +261,7 @@ def main(study: Study) -> None:
     'jobs', 1, 'Runs at a time, which share the cores.', lower_bound=1
   )
   flags.DEFINE_boolean('table', False, 'Train nothing: what is there.')
-  flags.DEFINE_string('readme', None, 'File with marks for the table.')
+  flags.DEFINE_string('page', None, 'File with marks for the table.')
   flags.DEFINE_string('json', None, 'Where to write the numbers.')
   flags.mark_flag_as_required('workdir')
 
@@ -278,9 +278,9 @@ def main(study: Study) -> None:
       train=not given.table,
     )
     results = run_study(study, options)
-    if given.readme:
+    if given.page:
       text = table(study, results, options.num_seeds)
-      insert(text, study.name, pathlib.Path(given.readme))
+      insert(text, study.name, pathlib.Path(given.page))
     if given.json:
       pathlib.Path(given.json).write_text(json.dumps(results, indent=1))
 

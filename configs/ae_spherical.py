@@ -13,7 +13,7 @@ Differs from it: planar convolutions, also where `camera=panorama`; no squeeze
 and excitation; PointNet sees neighbourhoods of points, not the cloud at once;
 unit descriptors in training too; one random negative per positive, from the
 batch, instead of five from the map; positives within 10 m and negatives beyond
-20 m, half of its distances, for they shall be right within 10 m.
+20 m, half of its distances, because an answer within 10 m is right here.
 
 Arguments after the colon: dataset, size and camera, as in `saliency_i2ploc`.
 """
@@ -26,10 +26,10 @@ from configs import common
 from configs import saliency_i2ploc
 
 
-def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
   arg = common.parse_arg(
-    arg, dataset='synthetic_city', size='small', camera='pinhole'
+    text, dataset='synthetic_city', size='small', camera='pinhole'
   )
   config = saliency_i2ploc.get_config(
     f'dataset={arg.dataset},size={arg.size},camera={arg.camera},'

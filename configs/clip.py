@@ -20,7 +20,8 @@ import ml_collections
 
 from configs import common
 
-# Every word of the captions of synthetic_city that is not of the moment.
+# The words in captions of synthetic_city, without those that hold for a moment
+# only (parked, covered with snow).
 WORDS = (
   *('a', 'an', 'in', 'like', 'with'),
   *('black', 'blue', 'brown', 'cream', 'dark', 'green', 'grey', 'ochre'),
@@ -43,9 +44,9 @@ IMAGE_SIZE = {
 }
 
 
-def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
-  arg = common.parse_arg(arg, size='small')
+  arg = common.parse_arg(text, size='small')
   common.choice('size', arg.size, IMAGE_SIZE)
   config = common.defaults()
   del config.checkpoint, config.index

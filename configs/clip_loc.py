@@ -43,9 +43,9 @@ COCO = (
 )
 
 
-def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
-  arg = common.parse_arg(arg, data='synthetic_city', size='small')
+  arg = common.parse_arg(text, data='synthetic_city', size='small')
   common.choice('data', arg.data, DATA)
   common.choice('size', arg.size, clip.IMAGE_SIZE)
   config = ml_collections.ConfigDict()

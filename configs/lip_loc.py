@@ -6,7 +6,7 @@ python main.py --mode=train --workdir=/tmp/lip_loc_released \
   --config=configs/lip_loc.py:recipe=released
 
 Both train on synthetic_city at demonstration size, with the same encoders and
-as many pairs seen. Never trained on KITTI here, for want of the data.
+as many pairs. Not trained on KITTI: the data were not available.
 
 Arguments after the colon:
   dataset=synthetic_city | kitti_odometry | kitti_raw | kitti360 |
@@ -94,10 +94,10 @@ DATA = {  # what only one reader takes
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
   arg = common.parse_arg(
-    arg,
+    text,
     dataset='synthetic_city',
     experiment='',
     recipe='ours',
@@ -138,8 +138,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def _experiment(arg):
-  """The experiment of a recorded dataset; None of others."""
-  known = KNOWN.get(arg.dataset, ())
+  """The experiment of a recorded dataset; None for other datasets."""
+  known: tuple[str, ...] = KNOWN.get(arg.dataset, ())
   if not known and not arg.experiment:
     return None
   name = arg.experiment or known[0]
@@ -166,7 +166,7 @@ def _splits(arg, experiment):
 
 
 def _small():
-  """For a CPU, and from scratch."""
+  """Small encoders, trained from scratch on a CPU."""
   trunk = dict(
     name='vit', width=96, depth=1, num_heads=4, residual_init_scale=0.1
   )
@@ -191,7 +191,7 @@ BACKBONES = {'small': _small, 'resnet50': _resnet50, 'vit_s16': _vit_s16}
 
 
 def _improve(config, arg, backbone):
-  """Ours."""
+  """Our recipe."""
   small = backbone == 'small'
   frustum = FRUSTUM.get(arg.dataset, 0.8)
   config.data.update(
@@ -264,8 +264,8 @@ def _release(config, arg, experiment, backbone):
     mirror=False,
     cutout=True,
   )
-  # Camera 1e-5, LiDAR 1e-4. Small encoders start from nothing, which 1e-5 would
-  # leave there: all learn at the rate of the heads.
+  # Released: camera 1e-5, LiDAR 1e-4. Small encoders start from random weights,
+  # which 1e-5 would hardly move: all learn at the rate of the heads.
   rates = {} if small else {'image': 1e-2, 'points': 1e-1}
   vit = backbone == 'vit_s16'
   if vit:  # this layer is part of the encoders there

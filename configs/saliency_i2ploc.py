@@ -47,10 +47,10 @@ SPLITS = {
 }
 
 
-def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
   arg = common.parse_arg(
-    arg,
+    text,
     dataset='synthetic_city',
     size='small',
     camera='pinhole',

@@ -6,8 +6,8 @@ python main.py --mode=train --data_dir=KITTI-360 --workdir=/tmp/kitti360 \
 
 What to download and how to check it: `input_pipeline.readers.kitti360`. Images
 of 512 x 1024 (2,049 tokens) or 384 x 1408 (2,113), 20,480 points in 3,072
-groups. Never trained here, for want of the data; that it fits and how long a
-step takes is in `benchmarks/full_size.py`.
+groups. Not trained here: the data were not available. Memory and time of a step
+are in `benchmarks/full_size.py`.
 
 Arguments after the colon:
   camera=panorama | perspective: both fisheyes stitched, with submaps of 40 m;
@@ -31,9 +31,9 @@ IMAGE_SIZES = {'panorama': (512, 1024), 'perspective': (384, 1408)}
 FRUSTUM = 1.0
 
 
-def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
-  arg = common.parse_arg(arg, camera='panorama', released=False)
+  arg = common.parse_arg(text, camera='panorama', released=False)
   camera = common.choice('camera', arg.camera, IMAGE_SIZES)
   config = common.defaults()
   config.name = 'SaliencyI2PLoc'
@@ -83,7 +83,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def _improve(config, panorama):
-  """Ours: what the demonstration has taught, at this size."""
+  """Our recipe: the choices of the demonstration at full size."""
   config.train.update(
     batch_size=64,
     num_chunks=32,

@@ -1,2 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image-to-point-cloud localization: where was this taken?"""
+"""Image localization against LiDAR, photo and object maps."""
+
+__version__ = '0.5.0'

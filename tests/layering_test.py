@@ -277,10 +277,13 @@ ORDER = {
   'input_pipeline.sources': ('crops', 'places', 'drives', 'rgbd', 'opening'),
   'i2ploc.report': (
     'workdir',
+    'templates',
     'figures',
     'recall',
     'charts',
     'examples',
+    'boxes',
+    'answers',
     'hypotheses',
     'object_map',
     'objects',

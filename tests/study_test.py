@@ -116,7 +116,7 @@ class StudyTest(absltest.TestCase):
       study.run_study(STUDY, self.options._replace(names=['none']))
 
   def test_the_table_goes_between_its_marks(self):
-    path = self.folder / 'README.md'
+    path = self.folder / 'results.md'
     path.write_text('a\n<!-- mark -->\nold\n<!-- /mark -->\nb\n')
     study.insert('new\n', 'mark', path)
     self.assertEqual(

@@ -268,6 +268,46 @@ def best_answers(
   return np.pad(np.where(valid, columns, -1), unused, constant_values=-1)
 
 
+def posterior_mass(
+  similarities: np.ndarray,
+  candidates: np.ndarray,
+  ground: np.ndarray,
+  scale: float,
+  radius: float,
+) -> np.ndarray:
+  """Confidence of each query's first answer, as `localization.retrieve` has it.
+
+  softmax(scale * similarity) over the candidates, summed over those that lie
+  within the radius of the most similar one, itself included.
+
+  >>> similarities = np.log([[0.5, 0.2, 0.3]])
+  >>> ground = np.array([[0.0, 0.0], [0.0, 3.0], [0.0, 80.0]])
+  >>> posterior_mass(similarities, similarities < 0, ground, 1.0, 10.0).round(6)
+  array([0.7])
+
+  Args:
+    similarities: [Q, M], finite.
+    candidates: bool [Q, M].
+    ground: [M, 2] metres; a place of unknown position is near to itself alone.
+    scale: inverse temperature.
+    radius: metres.
+
+  Returns:
+    float64 [Q]; NaN for a query without candidates.
+  """
+  allowed = np.where(candidates, similarities, -np.inf).astype(np.float64)
+  first = allowed.argmax(1)
+  rows = np.arange(len(allowed))
+  best = allowed[rows, first]
+  answered = np.isfinite(best)
+  posterior = np.exp(scale * (allowed - np.where(answered, best, 0)[:, None]))
+  step = ground[first][:, None] - ground
+  near = np.hypot(step[..., 0], step[..., 1]) <= radius
+  near[rows, first] = True
+  total = np.where(answered, posterior.sum(1), np.nan)
+  return np.where(near, posterior, 0).sum(1) / total
+
+
 def f1_max(
   scores: np.ndarray, correct: np.ndarray, num_answerable: int
 ) -> float:

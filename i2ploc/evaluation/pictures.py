@@ -120,8 +120,9 @@ def save_examples(
 
   query_image uint8 [E, H, W, 3], title [E], query_position [E, 2];
   distance_m [E] of the first answer, NaN where unknown; rank [E] of the first
-  right one, 0 if beyond the saved ones, -1 where unknown. Of a model with
-  saliency, saliency_image [E, h, w] (mean 1).
+  right one, 0 if beyond the saved ones, -1 where unknown; confidence [E] of the
+  first answer, NaN where there is none. Of a model with saliency,
+  saliency_image [E, h, w] (mean 1).
 
   Of a map of scans, retrieved_depth and true_depth float32 [E, H, W] (metres,
   0 = no return), saliency_points [E, H, W] on the returns of true_depth,
@@ -179,6 +180,7 @@ def _query(split, describe, record, query, radius):
     'title': np.str_(frames.name[row]),
     'distance_m': np.float32(record.distances[query, 0]),
     'rank': np.int32(-1),
+    'confidence': record.confidence[query],
   }
   if np.isfinite(record.nearest[query]):
     right = np.flatnonzero(record.distances[query] <= radius)

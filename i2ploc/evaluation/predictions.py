@@ -25,6 +25,7 @@ class Predictions(NamedTuple):
     similarities: float32 [Q, 20], -inf where unused.
     distances: float32 [Q, 20] horizontal metres, inf where unused, NaN where a
       position is unknown.
+    confidence: float32 [Q] in [0, 1], of the first answer; NaN without one.
     nearest: float32 [Q], distance to the nearest allowed map reading; inf
       without one, NaN where positions are unknown.
     map_towns: [M] str.
@@ -38,6 +39,7 @@ class Predictions(NamedTuple):
   ranked_rows: np.ndarray
   similarities: np.ndarray
   distances: np.ndarray
+  confidence: np.ndarray
   nearest: np.ndarray
   map_towns: np.ndarray
   map_rows: np.ndarray

@@ -95,6 +95,7 @@ class RetrievalEvaluator:
     questions: Sequence[questions_lib.Question],
     sequence_stride: int = 1,
     views: Mapping[str, Sequence[int]] | None = None,
+    temperature: Callable[[Variables], scores.Temperature | None] | None = None,
   ):
     """Keeps what a run needs; reads nothing yet.
 
@@ -111,6 +112,8 @@ class RetrievalEvaluator:
         `sequences.sequence_similarity`.
       views: by name of a question, which of the V views of a reading count in
         it; all where it is not named. A known heading is a choice of view.
+      temperature: of the confidences in `predictions`, from the variables; None
+        for none.
 
     Raises:
       InputError: if there is no question, one comes twice, or one has no
@@ -137,6 +140,8 @@ class RetrievalEvaluator:
     self._frames, self._questions = frames, questions
     self._track = questions_lib.track_from_frames(frames)
     self._stride, self._views = sequence_stride, dict(views or {})
+    self._temperature_of = temperature
+    self._temperature: scores.Temperature | None = None
     self.predictions: dict[str, predictions_lib.Predictions] = {}
     self.embedded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -147,6 +152,8 @@ class RetrievalEvaluator:
       InputError: descriptors that are not finite, or rows that no batch held.
     """
     sides = {}
+    if self._temperature_of is not None:
+      self._temperature = self._temperature_of(variables)
     for name, rows in questions_lib.rows_to_embed(
       self._frames, self._questions
     ).items():
@@ -241,6 +248,7 @@ class RetrievalEvaluator:
       blocks,
       runs=runs,
       num_ranked=predictions_lib.NUM_RANKED,
+      temperature=self._temperature,
     )
 
   def _record(
@@ -256,6 +264,7 @@ class RetrievalEvaluator:
       ranked_rows=np.where(ranked >= 0, rows, -1),
       similarities=outcome.similarities,
       distances=outcome.distances,
+      confidence=outcome.confidence,
       nearest=outcome.nearest,
       map_towns=np.full(len(question.map_rows), question.town),
       map_rows=question.map_rows,

@@ -74,6 +74,18 @@ class Runs(NamedTuple):
   stride: int
 
 
+class Temperature(NamedTuple):
+  """What makes confidences of similarities, see `metrics.posterior_mass`.
+
+  Attributes:
+    scale: inverse temperature that the model has learned.
+    radius: metres that count as one place.
+  """
+
+  scale: float
+  radius: float
+
+
 class Outcome(NamedTuple):
   """What a model answered, query by query; R radii, K ranked answers.
 
@@ -95,6 +107,8 @@ class Outcome(NamedTuple):
     ranked: int64 [Q, K] places, most similar first; -1 where there are fewer.
     similarities: float32 [Q, K], -inf where unused.
     distances: float32 [Q, K], inf where unused, NaN where unknown.
+    confidence: float32 [Q], of the first answer; NaN where there is none, or no
+      temperature.
     database: how many places.
     database_unknown: of them without position.
   """
@@ -114,6 +128,7 @@ class Outcome(NamedTuple):
   ranked: np.ndarray
   similarities: np.ndarray
   distances: np.ndarray
+  confidence: np.ndarray
   database: int
   database_unknown: int
 
@@ -127,6 +142,7 @@ def ask(
   similarity: str = 'dot',
   runs: Runs | None = None,
   num_ranked: int = 0,
+  temperature: Temperature | None = None,
 ) -> Outcome:
   """Answers a question, block by block.
 
@@ -138,6 +154,7 @@ def ask(
     similarity: one of `metrics.SIMILARITIES`.
     runs: where short sequences are scored too.
     num_ranked: answers of each query to keep.
+    temperature: of confidences; None for none.
 
   Raises:
     InputError: similarities that are not finite.
@@ -166,9 +183,16 @@ def ask(
         runs.travel,
         runs.stride,
       )[own]
-    parts.append(
-      _answers(question, block, similarities[own], sequences, num_ranked)
-    )
+    part = _answers(question, block, similarities[own], sequences, num_ranked)
+    part['confidence'] = np.full(len(block.graded), np.nan, np.float32)
+    if temperature is not None:
+      part['confidence'] = metrics.posterior_mass(
+        similarities[own],
+        block.candidates,
+        places.track.ground,
+        *temperature,
+      ).astype(np.float32)
+    parts.append(part)
   columns = {
     name: np.concatenate([part[name] for part in parts]) for name in parts[0]
   }

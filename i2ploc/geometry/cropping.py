@@ -71,12 +71,12 @@ def crop(
   left, top, right, bottom = jnp.moveaxis(boxes, -1, 0)
   rows = _weights(top, bottom, size[0], images.shape[1])
   columns = _weights(left, right, size[1], images.shape[2])
-  fill = jnp.asarray(fill)
-  # Weights are zero out there: what is added in the end is all there is.
+  beyond = jnp.asarray(fill)
+  # Weights are zero beyond the image, so that only the last term is left there.
   exact = jax.lax.Precision.HIGHEST
-  x = jnp.einsum('bkih,bhwc->bkiwc', rows, images - fill, precision=exact)
+  x = jnp.einsum('bkih,bhwc->bkiwc', rows, images - beyond, precision=exact)
   x = jnp.einsum('bkjw,bkiwc->bkijc', columns, x, precision=exact)
-  return x + fill
+  return x + beyond
 
 
 def _weights(low, high, count, length):

@@ -37,9 +37,10 @@ def complement(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
   """
   m, n = rows.shape
   axes = jnp.eye(n, dtype=rows.dtype)
-  rows, mirrors, smallest = list(rows), [], jnp.asarray(jnp.inf, rows.dtype)
+  mirrors, smallest = [], jnp.asarray(jnp.inf, rows.dtype)
+  mirrored = list(rows)
   for k in range(m):
-    rest = jnp.where(jnp.arange(n) < k, 0.0, rows[k])
+    rest = jnp.where(jnp.arange(n) < k, 0.0, mirrored[k])
     squared = jnp.sum(rest**2)
     length = jnp.sqrt(jnp.maximum(squared, _TINY**2))
     smallest = jnp.minimum(smallest, length)
@@ -48,7 +49,7 @@ def complement(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     mirror = mirror / jnp.sqrt(length * (length + jnp.abs(rest[k])))
     mirrors.append(mirror)
     for j in range(k + 1, m):
-      rows[j] = rows[j] - jnp.sum(mirror * rows[j]) * mirror
+      mirrored[j] = mirrored[j] - jnp.sum(mirror * mirrored[j]) * mirror
   # The first product is a column: as a sum over a constant, XLA 0.10 on CPU
   # computes it wrongly for 1,000 samples at once.
   basis = axes[m:] - mirror[m:, None] * mirror

@@ -37,15 +37,15 @@ class Lens(NamedTuple):
     v0: row of the principal point, pixels.
   """
 
-  xi: jax.Array
-  k1: jax.Array
-  k2: jax.Array
-  p1: jax.Array
-  p2: jax.Array
-  gamma1: jax.Array
-  gamma2: jax.Array
-  u0: jax.Array
-  v0: jax.Array
+  xi: jax.Array | float
+  k1: jax.Array | float
+  k2: jax.Array | float
+  p1: jax.Array | float
+  p2: jax.Array | float
+  gamma1: jax.Array | float
+  gamma2: jax.Array | float
+  u0: jax.Array | float
+  v0: jax.Array | float
 
 
 def resize(lens: Lens, scale: float) -> Lens:
@@ -78,7 +78,7 @@ def _largest_square(lens: Lens) -> jax.Array:
   return jnp.where(folds, 2 / jnp.where(folds, root, 1.0), jnp.inf)
 
 
-def _lowest_height(xi: jax.Array) -> jax.Array:
+def _lowest_height(xi: jax.Array | float) -> jax.Array:
   """The z on the unit sphere above which the projection is one to one."""
   return -jnp.where(xi > 1, 1 / jnp.maximum(xi, 1.0), xi)
 

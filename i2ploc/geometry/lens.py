@@ -125,7 +125,7 @@ def _angles_or_plane(lens, pixels):
   if pixels.ndim != 2 or pixels.shape[1] != 2:
     raise InputError(f'pixels must be [N, 2], not {list(pixels.shape)}')
   matrix = np.asarray(lens.intrinsics, np.float64)
-  valid = np.isfinite(pixels).all(axis=-1)
+  valid = np.atleast_1d(np.isfinite(pixels).all(axis=-1))
   found = np.where(valid[:, None], pixels, matrix[:2, 2]) - matrix[:2, 2]
   found[:, 1] /= matrix[1, 1]
   found[:, 0] = (found[:, 0] - matrix[0, 1] * found[:, 1]) / matrix[0, 0]

@@ -156,7 +156,7 @@ def stitch(images: jax.Array, seams: Seams) -> jax.Array:
   """
   chex.assert_rank(images, 4)
   chex.assert_equal(images.shape[0], seams.weights.shape[0])
-  panorama = 0.0
+  panorama = jnp.zeros(())
   for image, pixels, weights in zip(images, *seams, strict=True):
     panorama = panorama + sample(image, pixels) * weights[..., None]
   return panorama

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 
 TINY = 1e-12
 
-Vector = Sequence[jax.Array]
+Coordinate = jax.Array | float
+Vector = Sequence[Coordinate]
 Matrix = Sequence[Vector]
 
 
-def dot(a: Vector, b: Vector) -> jax.Array:
+def dot(a: Vector, b: Vector) -> Coordinate:
   """a . b."""
   return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
@@ -32,7 +33,7 @@ def cross(a: Vector, b: Vector) -> Vector:
   )
 
 
-def scaled(a: Vector, factor: jax.Array) -> Vector:
+def scaled(a: Vector, factor: Coordinate) -> Vector:
   """`a` times a number."""
   return tuple(x * factor for x in a)
 
@@ -48,11 +49,11 @@ def total(*vectors: Vector) -> Vector:
 
 
 def unit(a: Vector) -> Vector:
-  """`a` with length 1; finite for nothing."""
+  """`a` with length 1; the zero vector stays zero."""
   return scaled(a, jax.lax.rsqrt(jnp.maximum(dot(a, a), TINY)))
 
 
-def where(condition: jax.Array, a: Vector, b: Vector) -> Vector:
+def where(condition: jax.Array | bool, a: Vector, b: Vector) -> Vector:
   """`a` where the condition holds, else `b`."""
   return tuple(jnp.where(condition, x, y) for x, y in zip(a, b, strict=True))
 

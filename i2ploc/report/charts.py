@@ -3,39 +3,59 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-from html import escape
-import re
 
 import numpy as np
 
 from i2ploc.report import figures
 from i2ploc.report import recall
+from i2ploc.report import templates
 from i2ploc.report import workdir as workdir_lib
 
-RADIUS = 10.0  # metres within which an answer is right
-NUM_RANKED = 20  # answers of each query that an evaluation keeps
 _COLORS = ('c-cross', 'c-opposite', 'c-sync', 'c-other', 'c-image', 'c-points')
-_VALIDATION_RECALL = re.compile(r'recall@1_10m')
 
 Arrays = workdir_lib.Arrays
 
 
-def error_charts(predictions: Mapping[str, Arrays]) -> str:
+def verdicts(record: Arrays, radius: float) -> np.ndarray:
+  """What each first answer is.
+
+  Args:
+    record: the ranked answers of a protocol in one direction.
+    radius: metres within which an answer is right.
+
+  Returns:
+    [Q] 'hit', 'miss', 'none' (nothing in the map is within the radius) or
+    'unknown' (the position of the query or of its answer).
+  """
+  first, nearest = record['distances'][:, 0], record['nearest']
+  answered = record['ranked_rows'][:, 0] >= 0
+  answers = _positions(record, record['ranked_rows'][:, 0])
+  unknown = np.isnan(record['query_positions'][:, :2]).any(1)
+  unknown |= answered & np.isnan(answers).any(1)
+  return np.select(
+    [unknown, nearest > radius, first <= radius],
+    ['unknown', 'none', 'hit'],
+    'miss',
+  )
+
+
+def error_charts(predictions: Mapping[str, Arrays]) -> templates.Markup:
   """How far off the first answers are, one chart per direction."""
   charts = []
-  for direction in workdir_lib.DIRECTIONS:
+  for direction in dict.fromkeys(name.split('/')[-1] for name in predictions):
     series = []
     for name, record in predictions.items():
       errors = np.sort(record['distances'][:, 0])
-      if not name.endswith(f'/{direction}') or not np.isfinite(errors).any():
+      near = np.isfinite(errors)
+      if not name.endswith(f'/{direction}') or not near.any():
         continue
       share = 100 * np.arange(1, len(errors) + 1) / len(errors)
-      near = np.isfinite(errors)
-      color = recall.color_class(name.split('/')[-2])
-      x = np.clip(errors[near], 0.5, None)
       series.append(
         figures.Series(
-          recall.protocol_text(_protocol(name)), color, x, share[near]
+          recall.protocol_text(_protocol(name)),
+          recall.color_class(_protocol(name)),
+          np.clip(errors[near], 0.5, None),
+          share[near],
         )
       )
     if series:
@@ -49,7 +69,7 @@ def error_charts(predictions: Mapping[str, Arrays]) -> str:
           log_x=True,
         )
       )
-  return f'<div class="grid2 after">{"".join(charts)}</div>' if charts else ''
+  return templates.render('grid.html', charts=charts)
 
 
 def _protocol(name: str) -> str:
@@ -59,68 +79,81 @@ def _protocol(name: str) -> str:
 def town_maps(
   predictions: Mapping[str, Arrays],
   overviews: Mapping[str, workdir_lib.Overview],
-) -> str:
-  """A map of each town per protocol and direction, as panels of a switch."""
+  radius: float,
+) -> templates.Markup:
+  """A map of each town per protocol and direction, as panels of a switch.
+
+  Args:
+    predictions: the ranked answers, by protocol and direction.
+    overviews: pictures of towns.
+    radius: metres within which an answer is right.
+
+  Returns:
+    The panels; nothing where no position is known.
+  """
   ids = {town: f'overview-{i}' for i, town in enumerate(overviews)}
-  # Each picture is in the page once and used by all maps of its town.
-  store = ''.join(
-    f'<symbol id="{ids[town]}" viewBox="0 0 100 100"><image width="100"'
-    f' height="100" href="{figures.image_uri(view.image, 800)}"/></symbol>'
-    for town, view in overviews.items()
-  )
-  panels = []
+  panels = {}
   for name, record in predictions.items():
-    direction = recall.direction_text(name.split('/')[-1])
-    label = escape(f'{recall.protocol_text(_protocol(name))}, {direction}')
-    maps = ''.join(
-      _town_map(record, town, ids.get(town), overviews.get(town))
+    direction = name.split('/')[-1]
+    maps = [
+      _town_map(
+        record,
+        town,
+        radius,
+        drive=direction != 'image_to_image',
+        picture_id=ids.get(town),
+        view=overviews.get(town),
+      )
       for town in dict.fromkeys(record['towns'].tolist())
-    )
-    panels.append(
-      f'<div class="panel" data-label="{label}"><h3 class="panel-title">'
-      f'{label}</h3><div class="maps">{maps}</div></div>'
-    )
-  return (
-    '<p class="legend"><span class="key c-track">map drive</span>'
-    '<span class="key round c-hit">right</span>'
-    '<span class="key round c-miss">wrong</span>'
-    '<span class="key round c-none">nothing in the map within'
-    f' {RADIUS:g} m</span></p>'
-    f'<svg class="store" aria-hidden="true"><defs>{store}</defs></svg>'
-    f'<div class="switcher">{"".join(panels)}</div>'
+    ]
+    label = recall.protocol_text(_protocol(name))
+    label += f', {recall.direction_text(direction)}'
+    if any(maps):
+      panels[label] = [drawn for drawn in maps if drawn]
+  if not panels:
+    return templates.Markup()
+  return templates.render(
+    'maps.html',
+    panels=panels,
+    # Each picture is in the page once and used by all maps of its town.
+    pictures={
+      ids[town]: figures.image_uri(view.image, 800)
+      for town, view in overviews.items()
+    },
+    photos=all(name.endswith('image_to_image') for name in predictions),
+    radius=f'{radius:g}',
   )
 
 
 def _town_map(
   record: Arrays,
   town: str,
+  radius: float,
+  *,
+  drive: bool,
   picture_id: str | None,
   view: workdir_lib.Overview | None,
-) -> str:
+) -> dict | None:
+  """Title, drawing and counts of a town; None if no position is known."""
   asked = record['towns'] == town
+  asked &= np.isfinite(record['query_positions'][:, :2]).all(1)
+  track = record['map_positions'][record['map_towns'] == town, :2]
+  track = track[np.isfinite(track).all(1)]
+  if not asked.any() or not len(track):
+    return None
   first = record['ranked_rows'][asked, 0]
-  trip = figures.Trip(
-    track=record['map_positions'][record['map_towns'] == town, :2],
-    queries=record['query_positions'][asked, :2],
-    believed=_positions(record, first),
-    right=record['distances'][asked, 0] <= RADIUS,
-    answerable=record['nearest'][asked] <= RADIUS,
-  )
-  trip = trip._replace(
-    believed=np.where(first[:, None] < 0, trip.queries, trip.believed)
-  )
-  count = int(trip.answerable.sum())
-  right = int((trip.right & trip.answerable).sum())
+  queries = record['query_positions'][asked, :2]
+  believed = np.where(first[:, None] < 0, np.nan, _positions(record, first))
+  found = verdicts(record, radius)[asked]
+  hits, misses = (int((found == word).sum()) for word in ('hit', 'miss'))
+  told = f'{hits} of {hits + misses}'
   drawing = figures.trajectory_map(
-    trip,
-    label=f'{town}: {right} of {count} queries right',
+    figures.Trip(track, queries, believed, found, drive),
+    label=f'{town}: {told} queries right',
     picture_id=picture_id,
     square=(view.center, view.extent) if view else None,
   )
-  return (
-    f'<figure><h4>{escape(town)}</h4>{drawing}<figcaption>{right} of {count}'
-    ' answerable queries right</figcaption></figure>'
-  )
+  return {'town': town, 'drawing': drawing, 'told': told}
 
 
 def _positions(record: Arrays, rows: np.ndarray) -> np.ndarray:
@@ -131,93 +164,49 @@ def _positions(record: Arrays, rows: np.ndarray) -> np.ndarray:
 
 
 def confidence_charts(
-  predictions: Mapping[str, Arrays], scale: float | None
-) -> str:
+  predictions: Mapping[str, Arrays], radius: float
+) -> templates.Markup:
   """Confidence against truth, and what answering only when sure would give.
 
   Args:
-    predictions: the ranked answers.
-    scale: the model's inverse temperature; None orders answers by margin, of
-      which there is no reliability.
+    predictions: the ranked answers; those with confidences are drawn, over the
+      queries that have a right answer in the map.
+    radius: metres within which an answer is right.
+
+  Returns:
+    Two charts; nothing without confidences.
   """
   reliability, selective = [], []
   for name, record in predictions.items():
-    asked = record['nearest'] <= RADIUS
-    if not name.endswith('/image_to_points') or not asked.any():
+    found = verdicts(record, radius)
+    sure = record.get('confidence', np.full(len(found), np.nan))
+    asked = np.isin(found, ('hit', 'miss')) & np.isfinite(sure)
+    if not asked.any():
       continue
-    right = (record['distances'][:, 0] <= RADIUS)[asked]
-    sure = _margin(record) if scale is None else _mass(record, scale)
+    sure, right = sure[asked], found[asked] == 'hit'
     color = recall.color_class(_protocol(name))
     label = recall.protocol_text(_protocol(name))
-    selective.append(_selective(label, color, sure[asked], right))
-    if scale is not None:
-      reliability.append(_reliability(label, color, sure[asked], right))
-  charts = ''
-  if reliability:
-    ends = np.array([0.0, 1.0])
-    ideal = figures.Series('ideal', 'c-chance', ends, 100 * ends, 'dashed')
-    charts += figures.line_chart(
+    selective.append(_selective(label, color, sure, right))
+    reliability.append(_reliability(label, color, sure, right))
+  if not reliability:
+    return templates.Markup()
+  ends = np.array([0.0, 1.0])
+  ideal = figures.Series('ideal', 'c-chance', ends, 100 * ends, 'dashed')
+  charts = [
+    figures.line_chart(
       [ideal, *reliability],
       title='Answers that are right (%)',
       x_label='confidence',
       y_range=(0, 100),
-    )
-  if selective:
-    charts += figures.line_chart(
+    ),
+    figures.line_chart(
       selective,
       title='Right (%) among the answers the model is surest of',
       x_label='queries answered (%), surest first',
       y_range=(0, 100),
-    )
-  return f'<div class="grid2">{charts}</div>'
-
-
-def example_confidences(
-  examples: Arrays, predictions: Mapping[str, Arrays], scale: float
-) -> np.ndarray | None:
-  """[E] confidence of each example, found among the queries; nan if not."""
-  if not {'query_position', 'distance_m'} <= set(examples):
-    return None
-  for name, record in predictions.items():
-    if not name.endswith('/image_to_points'):
-      continue
-    # A query is known by where it was and how far off its answer is.
-    asked = np.c_[record['query_positions'][:, :2], record['distances'][:, 0]]
-    shown = np.c_[examples['query_position'], examples['distance_m']]
-    apart = np.abs(shown[:, None] - asked).max(-1)
-    found = apart.min(1) < 0.01
-    if found.any():
-      mass = _mass(record, scale)[apart.argmin(1)]
-      return np.where(found, mass, np.nan)
-  return None
-
-
-def _near_first(record: Arrays) -> np.ndarray:
-  """bool [Q, K], answers within the radius of the first one."""
-  positions = _positions(record, record['ranked_rows'])
-  step = positions - positions[:, :1]
-  near = np.hypot(step[..., 0], step[..., 1]) <= RADIUS
-  return near & (record['ranked_rows'] >= 0)
-
-
-def _mass(record: Arrays, scale: float) -> np.ndarray:
-  """[Q] softmax mass, among the ranked answers, near the first one."""
-  similarities = record['similarities'].astype(np.float64)
-  best = np.where(np.isfinite(similarities[:, :1]), similarities[:, :1], 0.0)
-  posterior = np.exp(scale * (similarities - best))
-  total = np.maximum(posterior.sum(1), 1e-12)
-  return np.where(_near_first(record), posterior, 0).sum(1) / total
-
-
-def _margin(record: Arrays) -> np.ndarray:
-  """[Q] similarity of the first answer over the best one elsewhere."""
-  similarities = record['similarities'].astype(np.float64)
-  used = np.isfinite(similarities)
-  elsewhere = np.where(used & ~_near_first(record), similarities, -np.inf)
-  lowest = np.where(used, similarities, np.inf).min(1)
-  other = np.where(np.isfinite(elsewhere).any(1), elsewhere.max(1), lowest)
-  first = np.where(used[:, 0], similarities[:, 0], 0.0)
-  return first - np.where(np.isfinite(other), other, 0.0)
+    ),
+  ]
+  return templates.render('grid.html', charts=charts)
 
 
 def _selective(label, color, sure, right) -> figures.Series:
@@ -256,8 +245,10 @@ def _reliability(label, color, sure, right) -> figures.Series:
   )
 
 
-def learning_curves(metrics: Sequence[Mapping[str, float]]) -> str:
-  """Loss, in-batch recall, validation recall and learning rate over steps."""
+def learning_curves(
+  metrics: Sequence[Mapping[str, float]], radius: float
+) -> templates.Markup:
+  """Loss, in-batch recall, validation recall and scale over the steps."""
   names = list(dict.fromkeys(name for record in metrics for name in record))
   training = [name for name in names if not name.startswith('validation/')]
   validation = [
@@ -265,23 +256,21 @@ def learning_curves(metrics: Sequence[Mapping[str, float]]) -> str:
     for name in names
     if name.startswith('validation/')
     and name.count('/') == 3
-    and _VALIDATION_RECALL.fullmatch(name.rsplit('/', 1)[-1])
+    and name.endswith(f'/recall@1_{radius:g}m')
   ]
-  return (
-    '<div class="grid2">'
-    + _curves(metrics, [n for n in training if 'loss' in n], 'Loss')
-    + _curves(
-      metrics,
-      [n for n in training if 'recall' in n or 'accuracy' in n],
-      'Recall inside the batch (%)',
-    )
-    + _curves(metrics, validation, 'Validation Recall@1 at 10 m (%)', 'dots')
-    + _curves(metrics, [n for n in names if n == 'scale'], 'Scale (1 / T)')
-    + '</div>'
-  )
+  batch = [n for n in training if 'recall' in n or 'accuracy' in n]
+  charts = [
+    _curves(metrics, [n for n in training if 'loss' in n], 'Loss'),
+    _curves(metrics, batch, 'Recall inside the batch (%)'),
+    _curves(
+      metrics, validation, f'Validation Recall@1 at {radius:g} m (%)', 'dots'
+    ),
+    _curves(metrics, [n for n in names if n == 'scale'], 'Scale (1 / T)'),
+  ]
+  return templates.render('grid.html', charts=charts)
 
 
-def _curves(metrics, names, title, style='smooth') -> str:
+def _curves(metrics, names, title, style='smooth') -> templates.Markup:
   series = []
   for name, color in zip(names[: len(_COLORS)], _COLORS, strict=False):
     at = [(r['step'], r[name]) for r in metrics if name in r and 'step' in r]
@@ -290,10 +279,7 @@ def _curves(metrics, names, title, style='smooth') -> str:
       y = 100 * y
     series.append(figures.Series(_curve_label(name), color, x, y, style))
   if not series:
-    return (
-      f'<figure class="chart"><h4>{title}</h4><p class="missing">not logged'
-      ' in metrics.jsonl</p></figure>'
-    )
+    return templates.render('no_chart.html', title=title)
   bounds = (0, 100) if title.endswith('(%)') else None
   return figures.line_chart(series, title=title, x_label='step', y_range=bounds)
 

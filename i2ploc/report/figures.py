@@ -8,7 +8,6 @@ Sensor pictures are PNG where edges matter (LiDAR) and JPEG elsewhere.
 
 import base64
 from collections.abc import Sequence
-import html
 import io
 from typing import NamedTuple
 
@@ -16,6 +15,8 @@ from matplotlib import colormaps
 from matplotlib import ticker
 import numpy as np
 from PIL import Image
+
+from i2ploc.report import templates
 
 WIDTH, HEIGHT = 440, 270  # of a chart, in units of which text has 13
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 44
@@ -52,8 +53,8 @@ def line_chart(
   x_label: str,
   y_range: tuple[float, float] | None = None,
   log_x: bool = False,
-) -> str:
-  """A figure of lines with its title and legend, as HTML.
+) -> templates.Markup:
+  """A figure of lines with its title and legend.
 
   Args:
     series: at least one, none of them empty.
@@ -65,17 +66,13 @@ def line_chart(
   axes = _Axes(series, y_range, log_x)
   parts = [axes.frame(x_label)]
   parts += [_drawn(axes, one) for one in series]
-  keys = ''.join(
-    f'<span class="key {one.color}{" dash" * (one.style == "dashed")}">'
-    f'{html.escape(one.label)}</span>'
-    for one in series
-    if one.label
-  )
-  return (
-    f'<figure class="chart"><h4>{html.escape(title)}</h4>'
-    f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
-    f' aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
-    f'<figcaption class="legend">{keys}</figcaption></figure>'
+  return templates.render(
+    'chart.html',
+    title=title,
+    width=WIDTH,
+    height=HEIGHT,
+    drawing=templates.Markup('').join(parts),
+    series=series,
   )
 
 
@@ -134,9 +131,9 @@ class _Axes:
     parts.append(
       f'<path class="axis" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>'
       f'<text class="mid" x="{middle:.0f}" y="{HEIGHT - 6}">'
-      f'{html.escape(x_label)}</text>'
+      f'{templates.escape(x_label)}</text>'
     )
-    return ''.join(parts)
+    return templates.Markup(''.join(parts))
 
 
 def _widened(low, high, margin=0.0):
@@ -156,25 +153,19 @@ def _drawn(axes, one):
   at = axes.place(one.x, one.y)
   if one.style == 'smooth' and len(at) > 20:
     mean = axes.place(one.x, _running_mean(np.asarray(one.y, float)))
-    return _line(at, f'line faint {one.color}') + _line(
-      mean, f'line {one.color}'
-    )
+    return line(at, f'line faint {one.color}') + line(mean, f'line {one.color}')
   if one.style == 'dashed':
-    return _line(at, f'line dash {one.color}')
-  parts = [_line(at, f'line {one.color}')]
+    return line(at, f'line dash {one.color}')
+  drawn = line(at, f'line {one.color}')
   if one.low is not None:
     ends = np.stack([axes.place(one.x, one.low), axes.place(one.x, one.high)])
-    parts.append(
-      f'<path class="bar {one.color}" d="'
-      + ''.join(
-        f'M{a:.1f} {b:.1f}V{d:.1f}'
-        for (a, b), (_, d) in zip(*ends, strict=True)
-      )
-      + '"/>'
+    bars = ''.join(
+      f'M{a:.1f} {b:.1f}V{d:.1f}' for (a, b), (_, d) in zip(*ends, strict=True)
     )
+    drawn += templates.Markup(f'<path class="bar {one.color}" d="{bars}"/>')
   if one.style == 'dots' or len(at) == 1:
-    parts.append(_dots(at, f'dot {one.color}'))
-  return ''.join(parts)
+    drawn += dots(at, f'dot {one.color}')
+  return drawn
 
 
 def _running_mean(y):
@@ -186,7 +177,7 @@ def _running_mean(y):
   return (total[high] - total[low]) / (high - low)
 
 
-def _line(at, css, jumps=()):
+def line(at: np.ndarray, css: str, jumps: Sequence = ()) -> templates.Markup:
   """A polyline through [N, 2]; pieces start anew at the indices `jumps`."""
   if len(at) > 1500 and not len(jumps):
     at = at[np.linspace(0, len(at) - 1, 1500).astype(int)]
@@ -195,31 +186,31 @@ def _line(at, css, jumps=()):
     f'{"M" if i in starts else "L"}{x:.1f} {y:.1f}'
     for i, (x, y) in enumerate(at)
   )
-  return f'<path class="{css}" d="{d}"/>'
+  return templates.Markup(f'<path class="{css}" d="{d}"/>')
 
 
-def _dots(at, css):
-  """Dots as zero-length strokes with round caps: a tenth of the bytes."""
+def dots(at: np.ndarray, css: str) -> templates.Markup:
+  """Dots at [N, 2] as strokes without length: a tenth of a circle's bytes."""
   d = ''.join(f'M{x:.1f} {y:.1f}h0' for x, y in at)
-  return f'<path class="{css}" d="{d}"/>' if d else ''
+  return templates.Markup(f'<path class="{css}" d="{d}"/>' if d else '')
 
 
 class Trip(NamedTuple):
   """The queries of one town and where they were believed, metres x, y.
 
   Attributes:
-    track: [M, 2] map readings in the order of travel.
+    track: [M, 2] map readings, in the order of travel if it was a drive.
     queries: [Q, 2].
-    believed: [Q, 2] position of the first answer.
-    right: bool [Q].
-    answerable: bool [Q].
+    believed: [Q, 2] position of the first answer, NaN if there is none.
+    verdicts: [Q] 'hit', 'miss', 'none' or 'unknown'.
+    drive: readings of the map follow each other; otherwise single photos.
   """
 
   track: np.ndarray
   queries: np.ndarray
   believed: np.ndarray
-  right: np.ndarray
-  answerable: np.ndarray
+  verdicts: np.ndarray
+  drive: bool = True
 
 
 def trajectory_map(
@@ -228,11 +219,11 @@ def trajectory_map(
   label: str,
   picture_id: str | None = None,
   square: tuple[tuple[float, float], float] | None = None,
-) -> str:
+) -> templates.Markup:
   """A town from above, north up, as SVG.
 
   Args:
-    trip: what to draw.
+    trip: what to draw; a line leads from each query to its answer.
     label: what the map shows, for screen readers.
     picture_id: id of an <image> of the square elsewhere in the page.
     square: center and side of that picture, metres.
@@ -245,42 +236,51 @@ def trajectory_map(
     flipped = np.stack([points[:, 0] - low[0], high[1] - points[:, 1]], 1)
     return scale * flipped
 
-  background = ''
+  parts = []
   if picture_id and square:
     center, side = np.asarray(square[0], float), float(square[1])
     ((x, y),) = place((center + np.array([-0.5, 0.5]) * side)[None])
-    background = (
-      f'<use href="#{picture_id}" x="{x:.1f}" y="{y:.1f}"'
-      f' width="{scale * side:.1f}" height="{scale * side:.1f}"/>'
+    parts.append(
+      templates.Markup(
+        f'<use href="#{picture_id}" x="{x:.1f}" y="{y:.1f}"'
+        f' width="{scale * side:.1f}" height="{scale * side:.1f}"/>'
+      )
     )
-  missed = trip.answerable & ~trip.right
-  lines = zip(
-    place(trip.queries[missed]), place(trip.believed[missed]), strict=True
-  )
-  jumps = _jumps(trip.track)
   track = place(trip.track)
-  return (
-    f'<svg class="map" viewBox="0 0 {width:.0f} {height:.0f}" role="img"'
-    f' aria-label="{html.escape(label)}">'
-    + background
-    + _line(track, 'halo', jumps)
-    + _line(track, 'track', jumps)
-    + '<path class="leap c-miss" d="'
-    + ''.join(f'M{a:.1f} {b:.1f}L{c:.1f} {d:.1f}' for (a, b), (c, d) in lines)
-    + '"/>'
-    + _dots(place(trip.queries), 'spot-halo')
-    + _dots(place(trip.queries[~trip.answerable]), 'spot c-none')
-    + _dots(place(trip.queries[trip.answerable & trip.right]), 'spot c-hit')
-    + _dots(place(trip.queries[missed]), 'spot c-miss')
-    + scale_bar(scale, width, height)
-    + '</svg>'
+  if trip.drive:
+    jumps = _jumps(trip.track)
+    parts += [line(track, 'halo', jumps), line(track, 'track', jumps)]
+  else:
+    parts += [dots(track, 'spot-halo'), dots(track, 'spot small c-track')]
+  # What is wrong is drawn last, over the rest.
+  kinds = ('unknown', 'none', 'hit', 'miss')
+  answered = np.isfinite(trip.believed).all(1)
+  for kind in ('hit', 'miss'):
+    chosen = answered & (trip.verdicts == kind)
+    ends = np.hstack(
+      [place(trip.queries[chosen]), place(trip.believed[chosen])]
+    )
+    d = ''.join(f'M{a:.1f} {b:.1f}L{c:.1f} {e:.1f}' for a, b, c, e in ends)
+    parts.append(templates.Markup(f'<path class="leap c-{kind}" d="{d}"/>'))
+  parts.append(dots(place(trip.queries), 'spot-halo'))
+  for kind in kinds:
+    css = f'spot c-{kind if kind in ("hit", "miss") else "none"}'
+    parts.append(dots(place(trip.queries[trip.verdicts == kind]), css))
+  parts.append(scale_bar(scale, width, height))
+  return templates.render(
+    'drawing.html',
+    css='map',
+    width=round(width),
+    height=round(height),
+    label=label,
+    parts=parts,
   )
 
 
 def _frame(trip):
   """Two corners around everything, not thinner than 2 : 3."""
   everything = np.concatenate([trip.track, trip.queries, trip.believed])
-  low, high = everything.min(0), everything.max(0)
+  low, high = np.nanmin(everything, 0), np.nanmax(everything, 0)
   margin = 0.07 * max((high - low).max(), 1.0)
   low, high = low - margin, high + margin
   short = np.maximum((high - low).max() / 1.5 - (high - low), 0) / 2
@@ -296,12 +296,12 @@ def _jumps(track):
   return np.flatnonzero(step > 6 * usual) + 1
 
 
-def scale_bar(scale: float, width: float, height: float) -> str:
+def scale_bar(scale: float, width: float, height: float) -> templates.Markup:
   """A bar of a round length in a corner of a drawing, `scale` units a metre."""
   nice = np.array([m * 10.0**e for e in range(-2, 4) for m in (1, 2, 5)])
   metres = nice[np.argmin(np.abs(np.log(nice * scale / (0.22 * width))))]
   y, x = height - 14, 14
-  return (
+  return templates.Markup(
     f'<path class="scale-halo" d="M{x} {y:.1f}h{metres * scale:.1f}"/>'
     f'<path class="scale" d="M{x} {y:.1f}h{metres * scale:.1f}"/>'
     f'<text class="scale-text" x="{x}" y="{y - 7:.1f}">{metres:g} m</text>'

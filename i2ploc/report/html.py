@@ -8,24 +8,20 @@ command that makes it.
 
 from collections.abc import Mapping
 import datetime
-from html import escape
 import json
 import os
 import pathlib
 import platform
-import string
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from i2ploc import files
+from i2ploc.report import answers
 from i2ploc.report import charts
 from i2ploc.report import examples
-from i2ploc.report import figures
 from i2ploc.report import hypotheses
 from i2ploc.report import objects
 from i2ploc.report import recall
+from i2ploc.report import templates
 from i2ploc.report import workdir as workdir_lib
 
 MAX_BYTES = 6_000_000
@@ -38,6 +34,7 @@ _COMMAND = {
 }
 
 Work = workdir_lib.Workdir
+Markup = templates.Markup
 
 
 class _Detail(NamedTuple):
@@ -45,6 +42,15 @@ class _Detail(NamedTuple):
 
   width: int
   examples: int
+
+
+class _Section(NamedTuple):
+  """A part of the page; the lead says what its content shows."""
+
+  anchor: str
+  title: str
+  lead: str
+  content: Markup
 
 
 # From what a large screen can show to what always fits into MAX_BYTES.
@@ -56,7 +62,7 @@ _DETAILS = (
 )
 
 
-def write_report(workdir: str | os.PathLike) -> str:
+def write_report(workdir: str | os.PathLike[str]) -> str:
   """Writes `report.html` into a workdir.
 
   Args:
@@ -69,7 +75,7 @@ def write_report(workdir: str | os.PathLike) -> str:
     MissingFileError: the workdir does not exist or holds nothing to show.
     InputError: a file of it cannot be read.
   """
-  work = workdir_lib.load_workdir(workdir)
+  work = workdir_lib.load_workdir(pathlib.Path(workdir))
   for detail in _DETAILS:
     page = _page(work, detail)
     if len(page.encode('utf-8')) <= MAX_BYTES:
@@ -79,52 +85,18 @@ def write_report(workdir: str | os.PathLike) -> str:
   return str(path)
 
 
-def _sections(work: Work, detail: _Detail) -> list[tuple[str, str, str]]:
-  """Anchor, title and content of each."""
-  if work.hypotheses:
-    return [
-      ('hypotheses', 'Hypotheses', hypotheses.section(work.hypotheses)),
-      ('config', 'Configuration', _config(work)),
-    ]
-  if work.objects:
-    return [
-      *objects.sections(
-        work.objects, work.results, work.path, detail.examples, detail.width
-      ),
-      ('answers', 'Localization answers', _answers(work, detail)),
-      ('config', 'Configuration', _config(work)),
-    ]
-  return [
-    ('recall', 'Recall', _recall(work)),
-    ('maps', 'Where it was right', _maps(work)),
-    ('retrievals', 'Retrievals', _retrievals(work, detail)),
-    ('saliency', 'Saliency', _saliency(work, detail)),
-    ('confidence', 'Confidence', _confidence(work)),
-    ('answers', 'Localization answers', _answers(work, detail)),
-    ('learning', 'Learning curves', _learning(work)),
-    ('config', 'Configuration', _config(work)),
-  ]
-
-
 def _page(work: Work, detail: _Detail) -> str:
-  sections = _sections(work, detail)
-  links = ''.join(f'<a href="#{i}">{title}</a>' for i, title, _ in sections)
-  body = _head(work) + f'<nav>{links}</nav>'
-  body += ''.join(
-    f'<section id="{i}"><h2>{title}</h2>{content}</section>'
-    for i, title, content in sections
-  )
-  now = datetime.datetime.now().strftime('%Y-%m-%d %H:%M')
-  body += (
-    f'<footer>Written {now} by <code>main.py --mode=report</code> on'
-    f' {escape(platform.system())} {escape(platform.machine())},'
-    f' {os.cpu_count()} CPU cores, from {escape(str(work.path))}.</footer>'
-  )
-  template = string.Template((_HERE / 'template.html').read_text('utf-8'))
-  return template.substitute(
-    title=escape(f'{_name(work)} · i2ploc report'),
-    style=(_HERE / 'style.css').read_text('utf-8'),
-    body=body,
+  return templates.render(
+    'page.html',
+    title=_name(work),
+    # Written by us: a style sheet, with nothing to escape.
+    style=Markup((_HERE / 'style.css').read_text('utf-8')),
+    head=_head(work),
+    sections=_sections(work, detail),
+    now=datetime.datetime.now().strftime('%Y-%m-%d %H:%M'),
+    machine=f'{platform.system()} {platform.machine()}',
+    num_cores=os.cpu_count(),
+    workdir=work.path,
   )
 
 
@@ -132,30 +104,40 @@ def _name(work: Work) -> str:
   return str(work.config.get('name') or work.path.resolve().name)
 
 
-def _missing(work: Work, file: str, mode: str) -> str:
+def _missing(work: Work, file: str, mode: str) -> Markup:
   command = (
     f'python main.py {_COMMAND[mode]} --config=CONFIG --workdir={work.path}'
   )
-  return (
-    f'<p class="missing"><strong>{escape(file)}</strong> is missing. This makes'
-    f' it: <code>{escape(command)}</code></p>'
-  )
+  return templates.render('missing.html', file=file, command=command)
 
 
-def _lead(text: str) -> str:
-  return f'<p class="lead">{text}</p>'
-
-
-def _head(work: Work) -> str:
-  title = f'<h1>{escape(_name(work))}</h1>'
+def _head(work: Work) -> Markup:
+  """What the page is about: the question, the main figures, the facts."""
   if work.hypotheses:
-    return f'<header>{title}{hypotheses.lead(work.hypotheses)}</header>'
+    return hypotheses.lead(work.hypotheses)
+  photos, facts = work.map_side == 'image', {}
   if work.objects:
-    told = _lead(
+    question = (
       'Where was this camera image taken? Answered by the objects in it: boxes'
       ' of a detector against a map of named ellipsoids.'
     )
-    return f'<header>{title}{told}{objects.headline(work.results)}</header>'
+    tiles = objects.headline(work.results)
+  else:
+    question = (
+      'Where was this photo taken? Answered by retrieval among the photos of a'
+      ' map: one descriptor each.'
+      if photos
+      else 'Where was this camera image taken? Answered by retrieval in a map'
+      ' of LiDAR scans: one descriptor per image, one per scan.'
+    )
+    tiles = recall.headline(work.results, work.radius) or _no_rates(work)
+    facts = _facts(work)
+  return templates.render(
+    'head.html', question=question, tiles=tiles, facts=facts
+  )
+
+
+def _facts(work: Work) -> dict[str, str]:
   facts = {}
   data = work.config.get('data')
   if isinstance(data, Mapping):
@@ -166,7 +148,7 @@ def _head(work: Work) -> str:
   towns = sorted(
     {str(t) for r in work.predictions.values() for t in r['towns']}
   )
-  if towns:
+  if any(towns):
     facts['Tested in'] = ', '.join(towns)
   if work.metrics:
     steps = max(int(record['step']) for record in work.metrics)
@@ -179,195 +161,169 @@ def _head(work: Work) -> str:
     facts['Localized'] = (
       f'{len(work.answers)} images, {work.written["answers.jsonl"]}'
     )
-  listed = ''.join(
-    f'<dt>{key}</dt><dd>{escape(value)}</dd>' for key, value in facts.items()
-  )
-  tiles = recall.headline(work.results)
-  return (
-    f'<header>{title}'
-    + _lead(
-      'Where was this camera image taken? Answered by retrieval in a map'
-      ' of LiDAR scans: one descriptor per image, one per scan.'
-    )
-    + (tiles or _missing(work, 'results.json', 'evaluate'))
-    + f'<dl class="facts">{listed}</dl></header>'
-  )
+  return facts
 
 
-def _recall(work: Work) -> str:
-  if not recall.rows_from_results(work.results):
+def _no_rates(work: Work) -> Markup:
+  """Why there is no recall."""
+  if 'results.json' not in work.written:
     return _missing(work, 'results.json', 'evaluate')
-  return (
-    _lead(
-      'Percent of answerable queries with a right map reading among the first'
-      ' N; equal similarities count against the model. Below each rate its'
-      ' 95 % interval (block bootstrap along the drive) and what chance'
-      ' reaches, also the mark on the bar; in the rows of single towns'
-      ' “rate / chance”.'
+  return templates.render('no_rates.html')
+
+
+def _sections(work: Work, detail: _Detail) -> list[_Section]:
+  if work.hypotheses:
+    content = hypotheses.section(work.hypotheses)
+    return [_Section('hypotheses', 'Hypotheses', '', content), _config(work)]
+  if work.objects:
+    return [*_of_objects(work, detail), _answers(work, detail), _config(work)]
+  sections = [
+    _recall(work),
+    _maps(work),
+    _retrievals(work, detail),
+    _saliency(work, detail),
+    _confidence(work),
+    _answers(work, detail),
+    _learning(work),
+    _config(work),
+  ]
+  return [section for section in sections if section is not None]
+
+
+def _of_objects(work: Work, detail: _Detail) -> list[_Section]:
+  content, folder = work.objects, work.path
+  return [
+    _Section(
+      'success',
+      'Success',
+      '',
+      objects.table(work.results, content['radius']),
+    ),
+    _Section('maps', 'Where it was right', '', objects.maps(content, folder)),
+    _Section(
+      'queries',
+      'Queries',
+      '',
+      objects.strips(content, folder, detail.examples, detail.width),
+    ),
+  ]
+
+
+def _recall(work: Work) -> _Section:
+  lead, content = '', _no_rates(work)
+  if rows := recall.rows_from_results(work.results):
+    lead = (
+      f'Percent of answerable queries with a right {_reading(work)} among the'
+      ' first N; equal similarities count against the model. Below each rate'
+      + ' its 95 % interval (block bootstrap along the drive) and'
+      * any(name.endswith('_low') for name in work.results)
+      + ' what chance reaches, also the mark on the bar.'
+      + ' In the rows of single towns: rate / chance.'
+      * any(row.town for row in rows)
     )
-    + recall.tables(work.results)
-    + charts.error_charts(work.predictions)
-  )
+    content = recall.tables(work.results, work.radius) + charts.error_charts(
+      work.predictions
+    )
+  return _Section('recall', 'Recall', lead, content)
 
 
-def _maps(work: Work) -> str:
-  if not work.predictions:
-    return _missing(work, 'predictions.npz', 'evaluate')
-  return _lead(
-    'Each town from above, north up. Queries whose first answer lies within'
-    f' {charts.RADIUS:g} m are right; from the others a line leads to where'
-    ' the model believed them to be.'
-  ) + charts.town_maps(work.predictions, work.overviews)
+def _reading(work: Work) -> str:
+  return 'photo' if work.map_side == 'image' else 'map reading'
 
 
-def _retrievals(work: Work, detail: _Detail) -> str:
-  shown = dict(work.examples)
-  scale = _scale(work)
-  if 'confidence' not in shown and scale:
-    found = charts.example_confidences(shown, work.predictions, scale)
-    if found is not None:
-      shown['confidence'] = found
-  return _lead(
-    'Failures first. The LiDAR pictures show a scan as the camera of its own'
-    ' vehicle would see it: the retrieved one, which should look like the'
+def _maps(work: Work) -> _Section | None:
+  lead, content = '', _missing(work, 'predictions.npz', 'evaluate')
+  if work.predictions:
+    content = charts.town_maps(work.predictions, work.overviews, work.radius)
+    if not content:
+      return None
+    lead = (
+      f'From above, north up. Queries whose first answer lies within'
+      f' {work.radius:g} m are right; from each a line leads to where the model'
+      ' believed it to be.'
+    )
+  return _Section('maps', 'Where it was right', lead, content)
+
+
+def _retrievals(work: Work, detail: _Detail) -> _Section:
+  content = examples.strips(
+    work.examples, detail.examples, detail.width, work.radius
+  ) or _missing(work, 'examples.npz', 'evaluate')
+  lead = (
+    'Failures first. Each query beside the photos that were found for it: right'
+    f' within {work.radius:g} m, wrong, or unknown where a position is not'
+    ' known.'
+    if work.map_side == 'image'
+    else 'Failures first. The LiDAR pictures show a scan as the camera of its'
+    ' own vehicle would see it: the retrieved one, which should look like the'
     ' query, and the nearest one in the map.'
-  ) + (
-    examples.strips(shown, detail.examples, detail.width)
-    or _missing(work, 'examples.npz', 'evaluate')
+  )
+  return _Section('retrievals', 'Retrievals', lead, content)
+
+
+def _saliency(work: Work, detail: _Detail) -> _Section | None:
+  if work.map_side == 'image' and 'saliency_image' not in work.examples:
+    return None
+  lead = (
+    'Where the saliency weights of the tokens lie: on the query and on the'
+    ' LiDAR returns of the true scan. A weight of 1 is the mean. Things that'
+    ' move are no landmarks; a ratio below 1 says that the model looks at'
+    ' them less than at the rest.'
+  )
+  shares = examples.shares(work.results)
+  if not shares and work.results:
+    shares = templates.render('no_shares.html')
+  pictures = examples.overlays(
+    work.examples, SALIENCY_EXAMPLES, detail.width, work.radius
+  )
+  content = shares or _missing(work, 'results.json', 'evaluate')
+  content += pictures or _missing(work, 'examples.npz', 'evaluate')
+  return _Section('saliency', 'Saliency', lead, content)
+
+
+def _confidence(work: Work) -> _Section | None:
+  content = charts.confidence_charts(work.predictions, work.radius)
+  if not content and work.map_side == 'image':
+    return None
+  lead = (
+    'The confidence of an answer is what localize prints: the share of the'
+    ' softmax over all places of the map, at the learned scale, that lies'
+    f' within {work.radius:g} m of it. A model that knows what it knows follows'
+    ' the dashed diagonal. Camera queries that have a right answer in the map.'
+  )
+  return _Section(
+    'confidence',
+    'Confidence',
+    lead,
+    content or _missing(work, 'predictions.npz with confidences', 'evaluate'),
   )
 
 
-def _saliency(work: Work, detail: _Detail) -> str:
-  return (
-    _lead(
-      'Where the saliency weights of the tokens lie: on the query and on the'
-      ' LiDAR returns of the true scan. A weight of 1 is the mean. Things that'
-      ' move are no landmarks; a ratio below 1 says that the model looks at'
-      ' them less than at the rest.'
+def _answers(work: Work, detail: _Detail) -> _Section:
+  content = _missing(work, 'answers.jsonl', 'localize')
+  if work.answers:
+    content = answers.table(
+      work.answers, work.path, detail.examples, work.radius
     )
-    + (
-      examples.shares(work.results)
-      or (
-        '<p class="missing">No shares of weight and area: the data of this'
-        ' evaluation has no labels of what moves.</p>'
-        if work.results
-        else _missing(work, 'results.json', 'evaluate')
-      )
+  return _Section('answers', 'Localization answers', '', content)
+
+
+def _learning(work: Work) -> _Section | None:
+  if not work.metrics and work.map_side == 'image':
+    return None  # published weights, as they are
+  lead, content = '', _missing(work, 'metrics.jsonl', 'train')
+  if work.metrics:
+    lead = (
+      'Every logged step of training; the faint line is the value, the strong'
+      ' one its running mean.'
     )
-    + (
-      examples.overlays(work.examples, SALIENCY_EXAMPLES, detail.width)
-      or _missing(work, 'examples.npz', 'evaluate')
-    )
-  )
+    content = charts.learning_curves(work.metrics, work.radius)
+  return _Section('learning', 'Learning curves', lead, content)
 
 
-def _scale(work: Work) -> float | None:
-  """The inverse temperature that was logged last."""
-  logged = [record['scale'] for record in work.metrics if 'scale' in record]
-  return logged[-1] if logged else None
-
-
-def _confidence(work: Work) -> str:
-  if not work.predictions:
-    return _missing(work, 'predictions.npz', 'evaluate')
-  scale = _scale(work)
-  if scale:
-    about = (
-      'The confidence of an answer is the share of the softmax over the'
-      f' first {charts.NUM_RANKED} answers, at the learned scale'
-      f' {scale:.1f}, that lies within {charts.RADIUS:g} m of it. A model that'
-      ' knows what it knows follows the dashed diagonal.'
-    )
-  else:
-    about = (
-      'No scale was logged, so answers are ordered by their margin: the'
-      ' similarity of the first answer over that of the best one elsewhere.'
-    )
-  return _lead(
-    about + ' Camera queries that have a right answer in the map.'
-  ) + charts.confidence_charts(work.predictions, scale)
-
-
-def _learning(work: Work) -> str:
-  if not work.metrics:
-    return _missing(work, 'metrics.jsonl', 'train')
-  return _lead(
-    'Every logged step of training; the faint line is the value, the'
-    ' strong one its running mean.'
-  ) + charts.learning_curves(work.metrics)
-
-
-def _config(work: Work) -> str:
-  if not work.config:
-    return _missing(work, 'config.json', 'train')
-  text = json.dumps(work.config, indent=2, default=str)
-  return (
-    '<details><summary>Every field of the resolved config</summary>'
-    f'<pre>{escape(text)}</pre></details>'
-  )
-
-
-def _answers(work: Work, detail: _Detail) -> str:
-  if not work.answers:
-    return _missing(work, 'answers.jsonl', 'localize')
-  rows = [_answer_row(work, record) for record in work.answers]
-  more = len(rows) - detail.examples
-  return (
-    _lead(
-      'What <code>--mode=localize</code> answered last. The confidence assumes'
-      ' that the image was taken somewhere in the map.'
-    )
-    + '<div class="scroll"><table class="answers"><thead><tr>'
-    '<th class="text">Query</th><th class="text">First answer</th>'
-    '<th>East, north, up (m)</th><th>Heading</th><th>Similarity</th>'
-    '<th>Confidence</th><th class="text">Then</th></tr></thead><tbody>'
-    + ''.join(rows[: detail.examples])
-    + '</tbody></table></div>'
-    + (f'<p class="lead">… and {more} more.</p>' if more > 0 else '')
-  )
-
-
-def _answer_row(work: Work, record: Mapping) -> str:
-  query = str(record.get('query', ''))
-  picture = _thumbnail(work, query)
-  cells = f'<td class="text">{picture}<code>{escape(query)}</code></td>'
-  answers = [a for a in record['answers'] if isinstance(a, Mapping)]
-  if not answers:
-    reason = escape(str(record.get('reason') or 'no answer'))
-    return f'<tr>{cells}<td class="text" colspan="6">{reason}</td></tr>'
-  first = answers[0]
-  position = ', '.join(f'{x:.1f}' for x in first.get('position') or ())
-  others = '<br>'.join(_place(a, with_confidence=True) for a in answers[1:4])
-  heading = first.get('heading')
-  degrees = '–' if heading is None else f'{np.degrees(heading):.0f}°'
-  return (
-    f'<tr>{cells}<td class="text">{_place(first)}</td>'
-    f'<td>{position or "–"}</td>'
-    f'<td>{degrees}</td><td>{_decimal(first.get("similarity"), 3)}</td>'
-    f'<td>{_decimal(first.get("confidence"), 2)}</td>'
-    f'<td class="text">{others or "–"}</td></tr>'
-  )
-
-
-def _place(answer: Mapping, *, with_confidence: bool = False) -> str:
-  text = f'{answer.get("town", "?")}, frame {answer.get("frame", "?")}'
-  if with_confidence:
-    text += f' ({_decimal(answer.get("confidence"), 2)})'
-  return escape(text)
-
-
-def _decimal(value: float | None, digits: int) -> str:
-  return '–' if value is None else f'{value:.{digits}f}'
-
-
-def _thumbnail(work: Work, query: str) -> str:
-  """The query as a small <img>, or '' if its file is gone or broken."""
-  path = pathlib.Path(query)
-  for place in (path, work.path / path, work.path / 'queries' / path.name):
-    try:
-      with Image.open(place) as picture:
-        image = np.asarray(picture.convert('RGB'))
-    except (OSError, ValueError):
-      continue
-    return f'<img class="photo" src="{figures.image_uri(image, 320)}" alt="">'
-  return ''
+def _config(work: Work) -> _Section:
+  content = _missing(work, 'config.json', 'train')
+  if work.config:
+    text = json.dumps(work.config, indent=2, default=str)
+    content = templates.render('config.html', text=text)
+  return _Section('config', 'Configuration', '', content)

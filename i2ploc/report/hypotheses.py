@@ -8,13 +8,13 @@ each of the `problems` what its error is and what counts as a success.
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
 from i2ploc.report import figures
+from i2ploc.report import templates
 
 _COLORS = ('c-cross', 'c-opposite', 'c-sync', 'c-other', 'c-image', 'c-points')
 _MILLION = 1e6
@@ -30,43 +30,49 @@ class Setting(NamedTuple):
   noise: float
 
 
-def lead(content: Mapping[str, Any]) -> str:
+def lead(content: Mapping[str, Any]) -> templates.Markup:
   """What was measured, in a few sentences."""
-  trials = content['setup']['trials']
-  success = ' '.join(
-    f'<em>{escape(_words(name))}</em>: {escape(about["success"])}, threshold'
-    f' {trials["threshold"]:g} {about["noise_unit"]}.'
-    for name, about in content['problems'].items()
-  )
-  return (
-    f'<p class="lead">{trials["num_problems"]} planted problems per cell, the'
-    ' same for every sampler and score, on'
-    f' {escape(str(content["setup"]["device"]))}. A budget is the largest'
-    ' number of minimal samples; a search that is sure enough stops before.'
-    f' What is a success: {success}</p>'
+  return templates.render(
+    'hypotheses_lead.html',
+    trials=content['setup']['trials'],
+    device=content['setup']['device'],
+    problems=content['problems'],
+    words=_words,
   )
 
 
-def section(content: Mapping[str, Any]) -> str:
+def section(content: Mapping[str, Any]) -> templates.Markup:
   """Charts and table of every setting."""
   groups: dict[Setting, list[Row]] = {}
   for row in content['rows']:
     setting = Setting(row['problem'], row['num_data'], row['noise'])
     groups.setdefault(setting, []).append(row)
-  parts = []
+  settings = []
   for setting, rows in groups.items():
     about = content['problems'][setting.problem]
-    parts.append(
-      f'<h3>{escape(_words(setting.problem))}, {setting.num_data} data, noise'
-      f' {setting.noise:g} {about["noise_unit"]}</h3>'
-      f'<div class="grid2">{"".join(_charts(rows, about))}</div>'
-      + _table(rows, about)
+    settings.append(
+      {
+        'setting': setting,
+        'about': about,
+        'charts': [chart for chart in _charts(rows, about) if chart],
+        'budgets': sorted({row['budget'] for row in rows}),
+        'lines': _lines(rows),
+      }
     )
-  return ''.join(parts)
+  return templates.render('hypotheses.html', settings=settings, words=_words)
 
 
 def _words(name: str) -> str:
   return name.replace('_', ' ')
+
+
+def _lines(rows: Sequence[Row]) -> dict[tuple, dict[int, Row]]:
+  """Rows by their budget, by share of outliers, sampler and score."""
+  lines: dict[tuple, dict[int, Row]] = {}
+  for row in rows:
+    key = row['outliers'], row['sampler'], row['score']
+    lines.setdefault(key, {})[row['budget']] = row
+  return dict(sorted(lines.items()))
 
 
 def _methods(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -81,7 +87,9 @@ def _methods(rows: Sequence[Row]) -> dict[str, list[Row]]:
   return methods
 
 
-def _charts(rows: Sequence[Row], about: Mapping[str, str]) -> Iterator[str]:
+def _charts(
+  rows: Sequence[Row], about: Mapping[str, str]
+) -> Iterator[templates.Markup]:
   """Success per share of outliers, then error and speed."""
   shares = sorted({row['outliers'] for row in rows})
   for share in shares:
@@ -104,7 +112,13 @@ def _charts(rows: Sequence[Row], about: Mapping[str, str]) -> Iterator[str]:
   )
 
 
-def _chart(rows, measure, title, y_range=None, scale=1.0) -> str:
+def _chart(
+  rows: Sequence[Row],
+  measure: str,
+  title: str,
+  y_range: tuple[float, float] | None = None,
+  scale: float = 1.0,
+) -> templates.Markup:
   """A line per method over the budget; the mean where there are several."""
   series = []
   for i, (name, group) in enumerate(_methods(rows).items()):
@@ -130,55 +144,11 @@ def _chart(rows, measure, title, y_range=None, scale=1.0) -> str:
       )
     )
   if not series:
-    return ''
+    return templates.Markup()
   return figures.line_chart(
     series,
     title=title,
     x_label='samples, at most',
     y_range=y_range,
     log_x=True,
-  )
-
-
-def _table(rows: Sequence[Row], about: Mapping[str, str]) -> str:
-  budgets = sorted({row['budget'] for row in rows})
-  head = ''.join(f'<th>{budget:,} samples</th>' for budget in budgets)
-  lines = {}
-  for row in rows:
-    key = row['outliers'], row['sampler'], row['score']
-    lines.setdefault(key, {})[row['budget']] = row
-  body = ''
-  for (share, sampler, score), cells in sorted(lines.items()):
-    body += (
-      f'<tr><th scope="row">{100 * share:g} % outliers</th>'
-      f'<td class="text">{escape(sampler)}</td>'
-      f'<td class="text">{escape(_words(score))}</td>'
-      + ''.join(_cell(cells.get(b), about['unit']) for b in budgets)
-      + '</tr>'
-    )
-  return (
-    '<p class="lead after">Success in percent with its 95 % interval; median'
-    f' {escape(about["error"])} error of the successes; samples drawn, on'
-    ' average; time per problem.</p>'
-    '<div class="scroll"><table><thead><tr><th scope="row">Data</th>'
-    '<th class="text">Sampler</th><th class="text">Score</th>'
-    f'{head}</tr></thead><tbody>{body}</tbody></table></div>'
-  )
-
-
-def _cell(row: Row | None, unit: str) -> str:
-  if row is None:
-    return '<td>–</td>'
-  error = '–'
-  if row['error'] is not None:
-    error = (
-      f'{row["error"]:.2g} [{row["error_low"]:.2g}, {row["error_high"]:.2g}]'
-      f' {unit}'
-    )
-  return (
-    f'<td><span class="value">{row["success"]:.0f}</span><span class="small">'
-    f'[{row["success_low"]:.0f}, {row["success_high"]:.0f}]</span>'
-    f'<span class="small">{escape(error)}</span>'
-    f'<span class="small">{row["draws"]:,.0f} drawn,'
-    f' {row["milliseconds"]:.2g} ms</span></td>'
   )

@@ -1,32 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A map of objects from above, as a self-contained page.
+"""A map of objects from above.
 
 Reads the JSON file of an object map; its z axis points up.
 """
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import html
 import json
 import math
 import os
 import pathlib
-import string
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
-from i2ploc import files
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.report import figures
+from i2ploc.report import templates
 
 FORMAT = 'i2ploc.object_map.1'
 WIDTH = 760  # of the drawing, in units of which text has 13
-_HERE = pathlib.Path(__file__).parent
 _COLORS = ('cross', 'opposite', 'sync', 'other', 'image', 'points')
-_MAX_CAMERAS = 400
 # More landmarks are drawn without their names.
 _MOST_NAMED = 80
 
@@ -142,129 +138,40 @@ def _path(points: np.ndarray) -> str:
   return 'M' + 'L'.join(f'{x:.1f} {y:.1f}' for x, y in points)
 
 
-def _camera_paths(plan: _Plan, cameras: np.ndarray) -> str:
-  """Dots with a line in the direction of view."""
-  some = np.linspace(0, len(cameras) - 1, min(len(cameras), _MAX_CAMERAS))
-  cameras = cameras[some.round().astype(int)]
-  at = plan.place(cameras[:, :2, 3])
-  ahead = cameras[:, :2, 2] * [1, -1]
-  tips = at + 14 * ahead
-  dots = ''.join(f'M{x:.1f} {y:.1f}h0' for x, y in at)
-  views = ''.join(_path(np.stack(pair)) for pair in zip(at, tips, strict=True))
-  return (
-    f'<path class="leap c-none" d="{views}"/>'
-    f'<path class="spot c-none" d="{dots}"/>'
-  )
-
-
-def drawing(
-  landmarks: Sequence[Landmark], cameras: np.ndarray | None = None
-) -> str:
-  """The landmarks from above as SVG.
-
-  Args:
-    landmarks: at least one.
-    cameras: [N, 4, 4] world_from_camera, or None.
-  """
+def drawing(landmarks: Sequence[Landmark]) -> templates.Markup:
+  """The landmarks from above as SVG; at least one."""
   shadows = [_shadow(one.shape, one.center) for one in landmarks]
-  points = np.concatenate(shadows)
-  if cameras is not None and len(cameras):
-    points = np.concatenate([points, cameras[:, :2, 3]])
-  plan = _Plan(points)
+  plan = _Plan(np.concatenate(shadows))
   categories = sorted({one.category for one in landmarks})
-  parts = []
-  if cameras is not None and len(cameras):
-    parts.append(_camera_paths(plan, cameras))
   # Small ones last, where the pointer finds them.
   order = sorted(
     zip(landmarks, shadows, strict=True), key=lambda x: -np.ptp(x[1], 0).max()
   )
-  for one, shadow in order:
-    color = _COLORS[categories.index(one.category) % len(_COLORS)]
-    told = html.escape(f'{one.name}, id {one.id}, {one.num_views} views')
-    parts.append(
-      f'<path class="line c-{color}" d="{_path(plan.place(shadow))}Z">'
-      f'<title>{told}</title></path>'
-    )
-  for one, _ in order if len(order) <= _MOST_NAMED else ():
-    x, y = plan.place(one.center[:2])
-    parts.append(
-      f'<text class="mid" x="{x:.1f}" y="{y + 4:.1f}">'
-      f'{html.escape(one.name)}</text>'
-    )
-  parts.append(figures.scale_bar(plan.scale, WIDTH, plan.height))
-  return (
-    f'<svg class="map" viewBox="0 0 {WIDTH} {plan.height:.0f}" role="img"'
-    f' aria-label="Object map from above">{"".join(parts)}</svg>'
+  shapes = templates.render(
+    'landmark_shapes.html',
+    shapes=[
+      {
+        'landmark': one,
+        'color': _COLORS[categories.index(one.category) % len(_COLORS)],
+        'path': _path(plan.place(shadow)),
+        'at': plan.place(one.center[:2]),
+      }
+      for one, shadow in order
+    ],
+    named=len(order) <= _MOST_NAMED,
+  )
+  return templates.render(
+    'drawing.html',
+    css='map',
+    width=WIDTH,
+    height=round(plan.height),
+    label='Object map from above',
+    parts=[shapes, figures.scale_bar(plan.scale, WIDTH, plan.height)],
   )
 
 
-def _table(landmarks):
-  rows = []
-  for one in landmarks:
-    size = ' × '.join(f'{200 * a:.0f}' for a in sorted(one.semi_axes)[::-1])
-    place = ', '.join(f'{x:.2f}' for x in one.center)
-    deviation = '–' if one.deviation is None else f'{100 * one.deviation:.1f}'
-    rows.append(
-      f'<tr><th scope="row">{html.escape(one.name)}</th><td>{one.id}</td>'
-      f'<td>{place}</td><td>{size}</td><td>{deviation}</td>'
-      f'<td>{one.num_views or "–"}</td></tr>'
-    )
-  return (
-    '<div class="scroll"><table><thead><tr><th class="text">Object</th>'
-    '<th>Id</th><th>Centre (m)</th><th>Size (cm)</th><th>± (cm)</th>'
-    f'<th>Views</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+def section(landmarks: Sequence[Landmark]) -> templates.Markup:
+  """The drawing with a legend and the table of the landmarks."""
+  return templates.render(
+    'landmarks.html', landmarks=landmarks, drawing=drawing(landmarks)
   )
-
-
-def section(
-  landmarks: Sequence[Landmark], cameras: np.ndarray | None = None
-) -> str:
-  """The drawing with a legend and the table, as HTML."""
-  told = f'{len(landmarks)} objects from above, y up.'
-  if cameras is not None and len(cameras):
-    told += f' Grey: {len(cameras)} cameras and where they look.'
-  return (
-    f'<p class="lead">{told} Every ellipse is the shadow of an ellipsoid; a'
-    ' colour is a category.</p>'
-    f'<figure>{drawing(landmarks, cameras)}</figure>'
-    f'<h3>Landmarks</h3>{_table(landmarks)}'
-  )
-
-
-def write_page(
-  path: str | os.PathLike,
-  output: str | os.PathLike,
-  cameras: np.ndarray | None = None,
-) -> str:
-  """Writes the page of a map.
-
-  Args:
-    path: JSON file of the map.
-    output: HTML file.
-    cameras: [N, 4, 4] world_from_camera of the images it was made from, or
-      None.
-
-  Returns:
-    The path of the page.
-
-  Raises:
-    MissingFileError: no such map.
-    InputError: it cannot be read, or cameras of another shape.
-  """
-  if cameras is not None:
-    cameras = np.asarray(cameras, float)
-    if cameras.ndim != 3 or cameras.shape[1:] != (4, 4):
-      raise InputError(
-        f'cameras are {list(cameras.shape)}, expected [N, 4, 4].'
-      )
-  landmarks = load_landmarks(path)
-  name = html.escape(pathlib.Path(path).stem)
-  template = string.Template((_HERE / 'template.html').read_text('utf-8'))
-  page = template.substitute(
-    title=f'{name} · i2ploc object map',
-    style=(_HERE / 'style.css').read_text('utf-8'),
-    body=f'<header><h1>{name}</h1></header>{section(landmarks, cameras)}',
-  )
-  files.save_text(output, page)
-  return str(output)

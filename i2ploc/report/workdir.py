@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import json
 import math
 import pathlib
+import re
 import time
 from typing import Any
 from typing import NamedTuple
@@ -23,9 +24,9 @@ from i2ploc.errors import MissingFileError
 
 Arrays = Mapping[str, np.ndarray]
 
-DIRECTIONS = ('image_to_points', 'points_to_image')
 # Protocols of the project, the one that means localization first.
 PROTOCOLS = ('cross', 'opposite', 'sync')
+DIRECTION = re.compile(r'[a-z]+_to_[a-z]+')
 FILES = (
   'config.json',
   'metrics.jsonl',
@@ -81,6 +82,20 @@ class Workdir(NamedTuple):
   objects: Mapping[str, Any]
   written: Mapping[str, str]
 
+  @property
+  def radius(self) -> float:
+    """Metres within which an answer is right, as the config says."""
+    index = self.config.get('index')
+    return float(index['radius']) if index else 10.0
+
+  @property
+  def map_side(self) -> str:
+    """What the map is made of: 'points' or 'image'."""
+    if 'map_side' in self.config:
+      return str(self.config['map_side'])
+    directions = [name.split('/')[-1] for name in self.predictions]
+    return directions[0].split('_')[-1] if directions else 'points'
+
 
 def load_workdir(path: str | pathlib.Path) -> Workdir:
   """Reads all there is.
@@ -112,11 +127,7 @@ def load_workdir(path: str | pathlib.Path) -> Workdir:
     predictions=_predictions(path / 'predictions.npz'),
     examples=_examples(path / 'examples.npz'),
     overviews=_overviews(path),
-    answers=[
-      record
-      for record in _lines(path / 'answers.jsonl')
-      if isinstance(record.get('answers'), list)
-    ],
+    answers=_answers(path / 'answers.jsonl'),
     hypotheses=_mapping(path / 'hypotheses.json'),
     objects=_mapping(path / 'objects.json'),
     written={
@@ -193,6 +204,20 @@ def _lines(path: pathlib.Path) -> list[Mapping[str, Any]]:
   return records
 
 
+def _answers(path: pathlib.Path) -> list[Mapping[str, Any]]:
+  records = _lines(path)
+  for number, record in enumerate(records, 1):
+    answers = record.get('answers')
+    if not isinstance(answers, list) or not all(
+      isinstance(one, dict) and 'evidence' in one for one in answers
+    ):
+      raise InputError(
+        f'{path}, line {number}: expected answers that have "evidence" each;'
+        ' an older version wrote this file. Run --mode=localize again.'
+      )
+  return records
+
+
 def _arrays(path: pathlib.Path) -> Arrays:
   def load(path):
     with np.load(path, allow_pickle=False) as file:
@@ -227,11 +252,9 @@ def _predictions(path: pathlib.Path) -> Mapping[str, Arrays]:
 
 def _order(name: str) -> tuple:
   parts = name.split('/')
-  return (
-    [PROTOCOLS.index(p) for p in parts if p in PROTOCOLS] or [len(PROTOCOLS)],
-    [DIRECTIONS.index(p) for p in parts if p in DIRECTIONS],
-    name,
-  )
+  protocols = [PROTOCOLS.index(p) for p in parts if p in PROTOCOLS]
+  # Queries of the camera first.
+  return protocols or [len(PROTOCOLS)], parts[-1], name
 
 
 def _examples(path: pathlib.Path) -> Arrays:

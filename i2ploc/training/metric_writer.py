@@ -16,11 +16,19 @@ import math
 import pathlib
 import sys
 import time
+from typing import NamedTuple
 from typing import TextIO
 
 import tensorboardX
 
 from i2ploc import files
+
+
+class _Outputs(NamedTuple):
+  """What is open: the lines and the TensorBoard events."""
+
+  lines: TextIO
+  events: tensorboardX.SummaryWriter
 
 
 class MetricWriter:
@@ -51,8 +59,7 @@ class MetricWriter:
     workdir.mkdir(parents=True, exist_ok=True)
     self.path = workdir / 'metrics.jsonl'
     self._events_dir = workdir / 'events'
-    self._events = None
-    self._file = None
+    self._outputs: _Outputs | None = None
     self._headline = tuple(headline)
     self._stream = stream or sys.stderr
     self._interval = 0.2 if self._stream.isatty() else plain_every
@@ -70,16 +77,14 @@ class MetricWriter:
     lines = self.path.read_text().splitlines() if self.path.exists() else []
     kept = [line for line in lines if _step_of(line) <= step]
     files.save_text(self.path, ''.join(line + '\n' for line in kept))
-    self._file = open(self.path, 'a')  # noqa: SIM115
     # A killed process takes queued events along: replay them from the lines.
     for path in self._events_dir.glob('events*'):
       path.unlink()
-    self._events = tensorboardX.SummaryWriter(
-      str(self._events_dir), flush_secs=5
-    )
+    events = tensorboardX.SummaryWriter(str(self._events_dir), flush_secs=5)
     for line in kept:
       record = json.loads(line)
-      self._add_events(record.pop('step'), record)
+      _add_events(events, record.pop('step'), record)
+    self._outputs = _Outputs(open(self.path, 'a'), events)
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes one line of metrics.
@@ -88,11 +93,13 @@ class MetricWriter:
       step: the number of finished steps.
       metrics: numbers by name.
     """
+    if self._outputs is None:
+      raise RuntimeError('resume() opens the files before the first write().')
     values = {name: float(value) for name, value in metrics.items()}
     record = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    self._file.write(json.dumps({'step': step} | record) + '\n')
-    self._file.flush()
-    self._add_events(step, record)
+    self._outputs.lines.write(json.dumps({'step': step} | record) + '\n')
+    self._outputs.lines.flush()
+    _add_events(self._outputs.events, step, record)
 
   def tick(self, step: int) -> float:
     """Notes that a step is done.
@@ -153,14 +160,15 @@ class MetricWriter:
     if self._line_width:
       self._stream.write('\n')
       self._line_width = 0
-    if self._file is not None:
-      self._file.close()
-      self._events.close()
+    if self._outputs is not None:
+      for output in self._outputs:
+        output.close()
 
-  def _add_events(self, step, record):
-    for name, value in record.items():
-      if value is not None:
-        self._events.add_scalar(name, value, step)
+
+def _add_events(events, step, record):
+  for name, value in record.items():
+    if value is not None:
+      events.add_scalar(name, value, step)
 
 
 def _step_of(line):

@@ -148,7 +148,7 @@ def _digest(array):
   head = f'{array.dtype} {array.shape} '.encode()
   content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
   digest = hashlib.sha256(head)
-  digest.update(content)
+  digest.update(content.data)
   return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ of small batches instead would lose the negatives that cross chunks.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -118,11 +119,10 @@ def make_train_step(
 def _embed_chunks(embed, num_chunks, params, model_state, batch, key):
   """Embeds [B, ...] as a scan over [num_chunks, B / num_chunks, ...]."""
 
+  # A scan already keeps XLA from merging the two encodings of a chunk.
+  @functools.partial(jax.checkpoint, prevent_cse=False)
   def encode(params, chunk, key):
     return embed(params, model_state, chunk, key)[0]
-
-  # A scan already keeps XLA from merging the two encodings of a chunk.
-  encode = jax.checkpoint(encode, prevent_cse=False)
 
   def body(_, chunk_and_key):
     return None, encode(params, *chunk_and_key)

@@ -165,9 +165,16 @@ def take_split(
   rows, queries = splits.apply(dataset.frames, split, spacing)
   return dataset._replace(
     frames=dataset.frames.take(rows),
-    read=dataset.read.take(rows),
+    read=reader_of(dataset).take(rows),
     queries=queries,
   )
+
+
+def reader_of(dataset: schema.Dataset) -> Reader:
+  """The reader of a dataset of `make_dataset`."""
+  if not isinstance(dataset.read, Reader):
+    raise TypeError(f'{dataset.name} was not made by make_dataset.')
+  return dataset.read
 
 
 def _frame_table(drive: Drive) -> schema.FrameTable:

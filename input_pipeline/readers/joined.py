@@ -58,7 +58,7 @@ def join(name: str, parts: Sequence[schema.Dataset]) -> schema.Dataset:
       raise InputError(
         f'{name}: parts share a {column}: {[sorted(names) for names in seen]}.'
       )
-  queries = [part.queries for part in parts]
+  queries = [part.queries for part in parts if part.queries is not None]
   named = [part.name for part in parts if part.queries is not None]
   if named and len(named) < len(parts):
     raise InputError(
@@ -66,7 +66,10 @@ def join(name: str, parts: Sequence[schema.Dataset]) -> schema.Dataset:
       'all splits with the same rule.'
     )
   frames = schema.FrameTable(
-    *map(np.concatenate, zip(*(part.frames for part in parts), strict=True))
+    *(
+      np.concatenate(columns)
+      for columns in zip(*(part.frames for part in parts), strict=True)
+    )
   )
   end = np.cumsum([len(part.frames.town) for part in parts])
   labels = {part.labels for part in parts}

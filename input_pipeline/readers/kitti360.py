@@ -110,7 +110,7 @@ def load(
   )
   dataset = drive_lib.take_split(dataset, wanted, query_spacing)
   reader = Reader(
-    files=dataset.read,
+    files=drive_lib.reader_of(dataset),
     right_images=tuple(right for _, right in drives),
     stitcher=stitcher,
   )

@@ -284,7 +284,8 @@ def load_poses(
   """
   folder = root / 'data_poses' / drive
   paths = folder / 'poses.txt', folder / 'cam0_to_world.txt'
-  from_imu = from_camera = None
+  from_imu: dict[int, np.ndarray] = {}
+  from_camera: dict[int, np.ndarray] = {}
   if paths[0].is_file():
     from_imu = {
       frame: pose @ rig.imu_from_lidar
@@ -295,14 +296,14 @@ def load_poses(
       frame: pose @ rig.camera_from_lidar
       for frame, pose in read_numbered_poses(paths[1], 4).items()
     }
-  if from_imu is None and from_camera is None:
+  if not any(path.is_file() for path in paths):
     raise MissingFileError(
       f'{folder}: no poses.txt and no cam0_to_world.txt; download '
       'data_poses.zip. Sequences without published poses cannot be used.'
     )
-  if from_imu is not None and from_camera is not None:
+  if all(path.is_file() for path in paths):
     _check_agreement(from_imu, from_camera, paths)
-  return from_camera if from_imu is None else from_imu
+  return from_imu if paths[0].is_file() else from_camera
 
 
 def _check_agreement(

@@ -9,6 +9,7 @@ account. Ends with status 1 if the splits named by --splits cannot be read.
 """
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 import pathlib
 import sys
 
@@ -133,7 +134,7 @@ def report(
     yield line, bool(asking) and missing
 
 
-def _row(first: str, cells: dict[str, object]) -> str:
+def _row(first: str, cells: Mapping[str, object]) -> str:
   return f'{first:10}' + ''.join(
     f'{cells[name]:>{max(8, len(name) + 2)}}' for name in cells
   )
@@ -144,7 +145,7 @@ def main(argv: list[str]) -> None:
   del argv
   print(WHAT_TO_DO)
   missing = False
-  root = pathlib.Path(ROOT.value)
+  root = pathlib.Path(str(ROOT.value))
   try:
     for line, is_missing in report(root, SPLITS.value, CAMERA.value):
       print(line, flush=True)

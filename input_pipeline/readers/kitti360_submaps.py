@@ -272,7 +272,7 @@ def without_outliers(points: np.ndarray) -> np.ndarray:
   """
   if len(points) <= 40:
     return points
-  tree = spatial.cKDTree(points[:, :3])
+  tree = spatial.KDTree(points[:, :3])
   distance = tree.query(points[:, :3], 41)[0][:, 1:].mean(1)
   return points[distance <= distance.mean() + 0.3 * distance.std()]
 

@@ -89,19 +89,19 @@ class Grammar(NamedTuple):
       InputError: neither; the message shows the grammar.
     """
     written = self.published.get(text, text)
-    rule, listed = re.fullmatch(
-      rf'(?:({"|".join(RULES)}):)?(.*)', written, re.DOTALL
-    ).groups()
+    rule, colon, listed = written.partition(':')
+    if not colon or rule not in RULES:
+      rule, listed = 'all', written
     parts = [self._part(item, text) for item in listed.split('+')]
     sequences = [part.sequence for part in parts]
     if len(set(sequences)) < len(sequences):
       raise InputError(f'{text!r}: a sequence is listed twice in {sequences}.')
-    return Split(rule or 'all', tuple(parts))
+    return Split(rule, tuple(parts))
 
   def _part(self, item: str, text: str) -> Part:
     match = _PART.fullmatch(item)
     sequence = self.sequence(match[1]) if match else None
-    if sequence is None:
+    if match is None or sequence is None:
       names = f', or one of {list(self.published)}' if self.published else ''
       raise InputError(
         f'{text!r} is not a split of {self.dataset}: {item!r} is no sequence. '

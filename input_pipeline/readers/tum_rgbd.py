@@ -87,8 +87,9 @@ class Recording:
     sample = {}
     if 'image' in what:
       sample['image'] = kitti_files.read_image(self.images[row])
-    if 'depth' in what:
-      sample['depth'] = tum_files.read_depth(self.depths[row])
+    depth = self.depths[row]
+    if 'depth' in what and depth is not None:
+      sample['depth'] = tum_files.read_depth(depth)
     return sample
 
 

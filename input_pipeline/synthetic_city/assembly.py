@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from input_pipeline.synthetic_city import labels as labels_lib
 from input_pipeline.synthetic_city import primitives
@@ -61,13 +62,13 @@ class Assembly:
   def add(
     self,
     kind: int,
-    xy: Sequence[float],
+    xy: Sequence[float] | np.ndarray,
     base: float,
-    size: Sequence[float],
+    size: Sequence[float] | np.ndarray,
     *,
     yaw: float,
     material: str,
-    color: Sequence[float],
+    color: Sequence[float] | np.ndarray,
     semantic: str,
     instance: int,
     seed: int = 0,
@@ -102,7 +103,7 @@ class Assembly:
       )
     )
 
-  def height(self, xy: np.ndarray) -> np.ndarray:
+  def height(self, xy: npt.ArrayLike) -> np.ndarray:
     """Terrain height at xy [..., 2]."""
     return primitives.height(self.ground, np.asarray(xy, np.float64))
 

@@ -52,7 +52,9 @@ def spot(
     distance: metres along it.
     out: metres from the kerb, away from the road.
   """
-  point, tangent = roads.along(network.curves[edge], np.float64(distance))
+  point, tangent = roads.along(
+    network.curves[edge], np.asarray(distance, np.float64)
+  )
   outward = side * roads.left_of(tangent)
   xy = point + (network.half_width[edge] + out) * outward
   return Spot(xy, tangent, -outward)

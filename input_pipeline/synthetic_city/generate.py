@@ -68,7 +68,7 @@ def sources() -> list[pathlib.Path]:
     found |= left
     text = '\n'.join(here.with_stem(name).read_text() for name in left)
     imported = re.findall(
-      rf'^from {re.escape(__package__)} import (\w+)', text, re.MULTILINE
+      rf'^from {re.escape(str(__package__))} import (\w+)', text, re.MULTILINE
     )
     left = {*imported} - found
   return [here.with_stem(name) for name in sorted(found)]
@@ -132,7 +132,8 @@ def make_render(
       key = np.random.default_rng([drive.town_seed, drive.number, frame])
       reading = render(scene, pose, int(key.integers(2**31)))
       objects = objects_lib.objects_at(town, made, frame)
-      yield records.encode(reading, objects) | {
+      yield {
+        **records.encode(reading, objects),
         'town': drive.town.encode(),
         'drive': drive.name.encode(),
         'role': drive.role.encode(),
@@ -228,15 +229,17 @@ def _start(make_render, size, cache, progress, stop) -> None:
 
 def _render_town(directory, units) -> None:
   """The job of a worker; it ends with the process that asked for it."""
-  parent = multiprocessing.parent_process()
+  worker, parent = _worker, multiprocessing.parent_process()
+  if worker is None or parent is None:
+    raise RuntimeError('a town is rendered in a process that `_start` prepared')
   for unit in units:
     made = []
-    for record in _worker.render(unit):
-      if _worker.stop.is_set() or not parent.is_alive():
+    for record in worker.render(unit):
+      if worker.stop.is_set() or not parent.is_alive():
         return
       made.append(record)
-      with _worker.progress.get_lock():
-        _worker.progress.value += 1
+      with worker.progress.get_lock():
+        worker.progress.value += 1
     records.write(directory / unit.name, made)
 
 
@@ -245,7 +248,7 @@ def _render_elsewhere(
 ) -> None:
   context = multiprocessing.get_context('spawn')
   progress, stop = context.Value('q', 0), context.Event()
-  cache = jax.config.jax_compilation_cache_dir
+  cache = jax.config.read('jax_compilation_cache_dir')
   pool = futures.ProcessPoolExecutor(
     workers, context, _start, (make_render, size, cache, progress, stop)
   )

@@ -8,13 +8,14 @@ world, hashed with integers that do not depend on the ego position.
 from typing import NamedTuple
 
 import jax
-from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.synthetic_city import labels as labels_lib
 from input_pipeline.synthetic_city import patterns
 from input_pipeline.synthetic_city import selection
+
+Array = patterns.Array
 
 _ROAD, _PAVEMENT, _OPEN = (
   labels_lib.CLASSES.index(name) for name in ('road', 'pavement', 'ground')
@@ -113,7 +114,7 @@ def paint(
   y: Array,
   direction: patterns.Vector,
   distance: Array,
-  spread: float,
+  spread: Array,
   snow: Array,
   wetness: Array,
 ) -> tuple[patterns.Paint, Array]:

@@ -10,7 +10,6 @@ import functools
 from typing import NamedTuple
 
 import jax
-from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,6 +21,8 @@ from input_pipeline.synthetic_city import selection
 from input_pipeline.synthetic_city import shading
 from input_pipeline.synthetic_city import terrain as terrain_lib
 from input_pipeline.synthetic_city import textures
+
+Array = patterns.Array
 
 SHADOW_REACH = 90.0  # metres; beyond, everything that faces the sun is lit
 _SKY = labels_lib.CLASSES.index('sky')
@@ -152,12 +153,7 @@ def _paint(
   air, index = world.air, view.index
   distance, direction = view.hit.distance, tuple(view.rays.direction)
   row = jnp.clip(index, 0, world.solids.cos.shape[0] - 1)
-  coat = selection.Coats(
-    *(
-      tuple(c[row] for c in field) if field.ndim == 2 else field[row]
-      for field in world.coats
-    )
-  )
+  coat = selection.Coats(*(raycast.gathered(f, row) for f in world.coats))
   things = textures.paint_solids(
     view.hit, raycast.take(world.solids, row), coat, direction, spread,
     air.autumn, air.dusk,

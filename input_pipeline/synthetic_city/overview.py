@@ -158,7 +158,8 @@ def _draw_primitives(image, table, ground, view):
 
 
 def _rgb(color) -> tuple[int, int, int]:
-  return tuple(int(c) for c in np.clip(color, 0, 255))
+  red, green, blue = np.clip(color, 0, 255)
+  return int(red), int(green), int(blue)
 
 
 def _shape(draw, kind, corners, view, fill):

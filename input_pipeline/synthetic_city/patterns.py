@@ -11,11 +11,13 @@ Vectors are tuples of components: XLA then fuses without copies.
 
 from typing import NamedTuple
 
-from jax import Array
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-Vector = tuple[Array, Array, Array]
+# What is made on the host goes to the device with the call that takes it.
+Array = jax.Array | np.ndarray
+Vector = tuple[Array, ...]  # of three components
 
 
 class Paint(NamedTuple):
@@ -41,7 +43,7 @@ def mix(a, b, weight):
   return a + (b - a) * weight
 
 
-def random(x: Array, y: Array, seed: Array) -> Array:
+def random(x: Array, y: Array, seed: Array | np.uint32) -> Array:
   """32 random bits of an integer cell, uint32 [...]."""
   bits = x.astype(jnp.uint32) * np.uint32(0x9E3779B1)
   bits ^= y.astype(jnp.uint32) * np.uint32(0x85EBCA77)
@@ -70,7 +72,7 @@ def cover_cell(x: Array, low, high, width: Array) -> Array:
   return mix(cover(x, low, high, jnp.maximum(width, 1e-3)), high - low, fade)
 
 
-def noise(x: Array, y: Array, seed: Array) -> Array:
+def noise(x: Array, y: Array, seed: Array | np.uint32) -> Array:
   """Smooth noise in [0, 1] with one node per unit; x, y in float32."""
   i, j = jnp.floor(x), jnp.floor(y)
   u, v = x - i, y - j

@@ -2,6 +2,7 @@
 """Trees, hedges and fences."""
 
 from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ EVERGREEN = 'fir'
 
 def plant(
   parts: assembly.Assembly,
-  xy: Sequence[float],
+  xy: Sequence[float] | np.ndarray,
   species: Species,
   rng: np.random.Generator,
   scale: float = 1.0,
@@ -67,7 +68,11 @@ def plant(
   words = (size, f'{species.name}-like tree')
   instance = parts.thing('tree', ' '.join(w for w in words if w))
   ground = float(parts.height(xy))
-  look = {'yaw': 0.0, 'semantic': 'vegetation', 'instance': instance}
+  look: dict[str, Any] = {
+    'yaw': 0.0,
+    'semantic': 'vegetation',
+    'instance': instance,
+  }
   parts.add(
     primitives.CYLINDER, xy, ground - 0.2,
     (2 * radius, 2 * radius, trunk + 0.3 * tall + 0.2), material='bark',

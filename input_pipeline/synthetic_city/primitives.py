@@ -91,7 +91,7 @@ class Ground(NamedTuple):
   amplitude: np.ndarray
   wave: np.ndarray
   phase: np.ndarray
-  seed: np.ndarray
+  seed: np.uint32
 
 
 class Weather(NamedTuple):
@@ -114,12 +114,12 @@ class Weather(NamedTuple):
   sun_color: np.ndarray
   sky_color: np.ndarray
   horizon_color: np.ndarray
-  fog_density: np.ndarray
-  snow: np.ndarray
-  autumn: np.ndarray
-  dusk: np.ndarray
-  wetness: np.ndarray
-  exposure: np.ndarray
+  fog_density: np.float32
+  snow: np.float32
+  autumn: np.float32
+  dusk: np.float32
+  wetness: np.float32
+  exposure: np.float32
 
 
 class Scene(NamedTuple):

@@ -19,10 +19,14 @@ offer `cast`.
 from typing import NamedTuple
 
 import jax
-from jax import Array
 import jax.numpy as jnp
+import numpy as np
 
+from input_pipeline.synthetic_city import patterns
 from input_pipeline.synthetic_city import terrain as terrain_lib
+
+Array = patterns.Array
+Vector = patterns.Vector
 
 GROUND = -1
 NOTHING = -2
@@ -49,8 +53,8 @@ class Solids(NamedTuple):
   """N shapes, padded to a static number, relative to the ego position.
 
   Attributes:
-    center: [3, N] metres.
-    half_size: [3, N] metres.
+    center: [3, N] metres, or its three components.
+    half_size: [3, N] metres, or its three components.
     cos: [N] of the yaw.
     sin: [N] of the yaw.
     gable: [N] 1 for a roof, else 0.
@@ -59,8 +63,8 @@ class Solids(NamedTuple):
     mask: [N] bool, real and not padding.
   """
 
-  center: Array
-  half_size: Array
+  center: Array | Vector
+  half_size: Array | Vector
   cos: Array
   sin: Array
   gable: Array
@@ -95,9 +99,9 @@ class Hit(NamedTuple):
   """
 
   distance: Array
-  normal: tuple[Array, Array, Array]
-  local: tuple[Array, Array, Array]
-  facet: tuple[Array, Array, Array]
+  normal: Vector
+  local: Vector
+  facet: Vector
 
 
 def _divisor(x: Array) -> Array:
@@ -181,12 +185,12 @@ def intersect(solid: Solids, origin, direction) -> Array:
 def take(solids: Solids, index: Array) -> Solids:
   """The shape of each ray: fields of `solids` gathered by `index` [...]."""
   index = jnp.clip(index, 0, solids.cos.shape[0] - 1)
-  return Solids(
-    *(
-      tuple(row[index] for row in field) if field.ndim == 2 else field[index]
-      for field in solids
-    )
-  )
+  return Solids(*(gathered(field, index) for field in solids))
+
+
+def gathered(field, index):
+  """`field` [N] or [3, N] at `index`; of three rows a tuple."""
+  return tuple(row[index] for row in field) if field.ndim == 2 else field[index]
 
 
 def surface(solid: Solids, origin, direction) -> Hit:
@@ -280,7 +284,10 @@ def _pack(solids: Solids) -> Array:
 
 def _unpack(row: Array) -> Solids:
   return Solids(
-    (row[0], row[1], row[2]), (row[3], row[4], row[5]), *row[6:11], True
+    (row[0], row[1], row[2]),
+    (row[3], row[4], row[5]),
+    *row[6:11],
+    np.ones((), bool),
   )
 
 

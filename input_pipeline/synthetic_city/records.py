@@ -22,7 +22,7 @@ from input_pipeline.synthetic_city import objects as objects_lib
 RANGE_UNIT = 0.002
 MIN_SEEN = 4  # pixels and points together; less is not seeing an object
 
-Record = dict[str, np.ndarray | bytes]
+Record = dict[str, np.ndarray | np.generic | bytes]
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -108,8 +108,9 @@ def write(path: pathlib.Path, records: list[Record]) -> None:
   for name, first in records[0].items():
     values = [record[name] for record in records]
     if isinstance(first, bytes):
-      columns[name] = np.frombuffer(b''.join(values), np.uint8)
-      columns[name + '.end'] = np.cumsum([len(value) for value in values])
+      pieces = [value for value in values if isinstance(value, bytes)]
+      columns[name] = np.frombuffer(b''.join(pieces), np.uint8)
+      columns[name + '.end'] = np.cumsum([len(piece) for piece in pieces])
     else:
       columns[name] = np.stack(values)
   files.save_arrays(path, columns)

@@ -249,7 +249,7 @@ def _measured(curve: bytes) -> tuple[np.ndarray, np.ndarray]:
   """
   points = np.frombuffer(curve).reshape(-1, 2)
   arc = arc_lengths(points)
-  return arc, np.gradient(points, arc, axis=0)
+  return arc, np.asarray(np.gradient(points, arc, axis=0))
 
 
 def left_of(tangent: np.ndarray) -> np.ndarray:

@@ -13,9 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from input_pipeline.synthetic_city import patterns
 from input_pipeline.synthetic_city import primitives as primitives_lib
 from input_pipeline.synthetic_city import raycast
 from input_pipeline.synthetic_city import terrain
+
+Array = patterns.Array
 
 MAX_SOLIDS = 512
 MAX_ROADS = 24
@@ -28,19 +31,19 @@ class Coats(NamedTuple):
 
   Attributes:
     material: [N] int32.
-    color: [3, N].
+    color: [3, N], or its three components.
     reflectivity: [N].
     seed: [N] uint32.
     semantic: [N] int32.
     instance: [N] int32.
   """
 
-  material: np.ndarray
-  color: np.ndarray
-  reflectivity: np.ndarray
-  seed: np.ndarray
-  semantic: np.ndarray
-  instance: np.ndarray
+  material: Array
+  color: Array | patterns.Vector
+  reflectivity: Array
+  seed: Array
+  semantic: Array
+  instance: Array
 
 
 class Roads(NamedTuple):
@@ -58,15 +61,15 @@ class Roads(NamedTuple):
     seed: uint32.
   """
 
-  start: np.ndarray
-  heading: np.ndarray
-  length: np.ndarray
-  half_width: np.ndarray
-  pavement_width: np.ndarray
-  zebra: np.ndarray
-  anchor: np.ndarray
-  cell: np.ndarray
-  seed: np.ndarray
+  start: Array
+  heading: Array
+  length: Array
+  half_width: Array
+  pavement_width: Array
+  zebra: Array
+  anchor: Array
+  cell: Array
+  seed: Array | np.uint32
 
 
 def select(
@@ -110,9 +113,9 @@ def select(
     half_size=np.stack(half),
     cos=np.cos(yaw).astype(np.float32),
     sin=np.sin(yaw).astype(np.float32),
-    gable=np.float32(kind == primitives_lib.PRISM),
-    quadric=np.float32(kind >= primitives_lib.CYLINDER),
-    round=np.float32(kind == primitives_lib.ELLIPSOID),
+    gable=(kind == primitives_lib.PRISM).astype(np.float32),
+    quadric=(kind >= primitives_lib.CYLINDER).astype(np.float32),
+    round=(kind == primitives_lib.ELLIPSOID).astype(np.float32),
     mask=np.arange(limit) < rows.size,
   )
   return solids, Coats(
@@ -133,9 +136,9 @@ def select_ground(
   angle = wave @ position[:2] + ground.phase
   height = terrain.Terrain(
     amplitude=np.asarray(ground.amplitude, np.float32),
-    wave=np.float32(wave / (2 * np.pi)),
-    phase=np.float32(np.mod(angle / (2 * np.pi), 1.0)),
-    base=np.float32(position[2]),
+    wave=(wave / (2 * np.pi)).astype(np.float32),
+    phase=np.mod(angle / (2 * np.pi), 1.0).astype(np.float32),
+    base=position[2].astype(np.float32),
   )
   start = np.asarray(ground.start, np.float64) - position[:2]
   along = np.asarray(ground.end, np.float64) - position[:2] - start
@@ -148,7 +151,7 @@ def select_ground(
 
   def column(values, fill=0.0):
     width = ((0, pad),) + ((0, 0),) * (values.ndim - 1)
-    return np.pad(np.float32(values[rows]), width, constant_values=fill)
+    return np.pad(values[rows].astype(np.float32), width, constant_values=fill)
 
   cell = np.round(position[:2] / ANCHOR)
   return height, Roads(
@@ -158,7 +161,7 @@ def select_ground(
     half_width=column(ground.half_width, -1e6),
     pavement_width=column(ground.pavement_width),
     zebra=column(ground.zebra, -1.0),
-    anchor=np.float32(position[:2] - cell * ANCHOR),
+    anchor=(position[:2] - cell * ANCHOR).astype(np.float32),
     cell=cell.astype(np.int32),
     seed=np.uint32(ground.seed),
   )
@@ -171,7 +174,7 @@ def _wrap(angle: np.ndarray) -> np.ndarray:
 def _windows(solids: raycast.Solids, origin: np.ndarray, slack: float):
   """Azimuth (middle, half), slope (low, high), nearest distance of shapes."""
   center = solids.center - np.asarray(origin, np.float32)[:, None]
-  hx, hy, hz = solids.half_size + np.float32(slack)
+  hx, hy, hz = np.asarray(solids.half_size) + np.float32(slack)
   x, y, z = center
   azimuth = np.arctan2(y, x)
   corner_x, corner_y = [], []

@@ -9,15 +9,17 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jax import Array
 import numpy as np
 
 from input_pipeline.synthetic_city import imaging
+from input_pipeline.synthetic_city import patterns
 from input_pipeline.synthetic_city import primitives as primitives_lib
 from input_pipeline.synthetic_city import raycast
 from input_pipeline.synthetic_city import rig
 from input_pipeline.synthetic_city import selection
 from input_pipeline.synthetic_city import shading
+
+Array = patterns.Array
 
 CAMERA_REACH = 200.0  # metres, beyond which only the ground is drawn
 _SWEEP = 0.1  # seconds per turn of the LiDAR
@@ -114,7 +116,7 @@ class _Sensor(NamedTuple):
 def _make_imager(camera: rig.Camera) -> _Sensor:
   grid = rig.camera_directions(camera)
   row, column = camera.shape[0] // 2, camera.shape[1] // 2
-  spread = np.linalg.norm(grid[row, column + 1] - grid[row, column])
+  spread = float(np.linalg.norm(grid[row, column + 1] - grid[row, column]))
   mount = camera.camera_from_lidar
   origin = -mount[:3, :3].T @ mount[:3, 3]
   return _Sensor(_tiles(grid, camera.tile), origin, CAMERA_REACH, spread)

@@ -5,15 +5,16 @@ radiance = albedo (sky light + sun . visibility max(n . l, 0)) + gloss mirrored
 sky + emission; fog mixes in the horizon with weight 1 - exp(-density distance).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.synthetic_city import patterns
 from input_pipeline.synthetic_city import primitives as primitives_lib
 
+Array = patterns.Array
 Vector = patterns.Vector
 
 
@@ -30,7 +31,7 @@ class Air(NamedTuple):
   dusk: Array
   wetness: Array
   exposure: Array
-  seed: Array
+  seed: Array | np.uint32
 
 
 def make_air(weather: primitives_lib.Weather) -> Air:
@@ -132,7 +133,9 @@ def shade(
   return tuple(radiance)
 
 
-def develop(air: Air, radiance: Vector, grain: Array) -> tuple[Array, ...]:
+def develop(
+  air: Air, radiance: Vector, grain: Sequence[Array]
+) -> tuple[Array, ...]:
   """Exposes, compresses highlights, encodes to sRGB and quantizes.
 
   x / (x + 0.155) * 1.019 is a film curve that includes the sRGB gamma.
@@ -161,7 +164,7 @@ def gaussian(index: Array, key: Array, stream: int) -> Array:
   The sum of eight random bytes; a counter costs less than threefry and keeps
   the streams of sensors apart by construction.
   """
-  total = 0.0
+  total = jnp.zeros(())
   for i in range(2):
     bits = patterns.random(index, jnp.zeros_like(index) + (2 * stream + i), key)
     total += sum(patterns.byte(bits, which) for which in range(4))

@@ -9,9 +9,12 @@ millimetres however large the town is.
 from typing import NamedTuple
 
 import jax
-from jax import Array
 import jax.numpy as jnp
 import numpy as np
+
+from input_pipeline.synthetic_city import patterns
+
+Array = patterns.Array
 
 INFINITE = np.float32(3e38)  # the distance of what a ray never meets
 TOUCH = 1e-3  # a hit nearer than this is the surface the ray leaves, metres
@@ -65,7 +68,7 @@ def height(terrain: Terrain, x: Array, y: Array) -> Array:
 
 def _slope(terrain: Terrain, x: Array, y: Array) -> tuple[Array, Array]:
   """Derivatives of the height along x and y."""
-  slope_x = slope_y = 0.0
+  slope_x = slope_y = jnp.zeros(())
   for i in range(terrain.amplitude.shape[0]):
     turns = terrain.wave[i, 0] * x + terrain.wave[i, 1] * y
     cosine = _sine(turns + terrain.phase[i] + 0.25)

@@ -6,9 +6,10 @@ grids make every material: a fine one (bricks, tiles, slats, leaves) and a
 coarse one (windows, doors, signs).
 """
 
+import functools
+import operator
 from typing import NamedTuple
 
-from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,6 +18,8 @@ from input_pipeline.synthetic_city import patterns
 from input_pipeline.synthetic_city import primitives as primitives_lib
 from input_pipeline.synthetic_city import raycast
 from input_pipeline.synthetic_city import selection
+
+Array = patterns.Array
 
 # The fine grid of each material: cell width and height in metres, the part of
 # the cell that is not joint (from, to, from, to), shift of odd rows, variation
@@ -43,10 +46,8 @@ _GLOSS = {'glass': 0.45, 'car_body': 0.12, 'metal': 0.08, 'sign': 0.05}
 
 def _is(material: Array, *names: str) -> Array:
   """Whether the material is one of these names, [...] bool."""
-  answer = False
-  for name in names:
-    answer |= material == primitives_lib.MATERIALS.index(name)
-  return answer
+  numbers = map(primitives_lib.MATERIALS.index, names)
+  return functools.reduce(operator.or_, (material == i for i in numbers))
 
 
 class _Face(NamedTuple):
@@ -241,7 +242,7 @@ def paint_solids(
   solid: raycast.Solids,
   coat: selection.Coats,
   direction: patterns.Vector,
-  spread: float,
+  spread: Array,
   autumn: Array,
   dusk: Array,
 ) -> patterns.Paint:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A town from a seed: streets, lots with houses, gardens and furniture."""
 
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -303,7 +304,11 @@ def _yards(
       plants.plant(parts, place, species, rng, rng.uniform(0.7, 1.4))
       continue
     instance = parts.thing('shed', 'small wooden shed')
-    look = {'yaw': yaw, 'semantic': 'building', 'instance': instance}
+    look: dict[str, Any] = {
+      'yaw': yaw,
+      'semantic': 'building',
+      'instance': instance,
+    }
     ground = float(parts.height(place))
     parts.add(
       primitives.BOX, place, ground - 0.3, (*size, 2.5), material='wood_fence',

@@ -48,7 +48,7 @@ class Movers(NamedTuple):
     weight = np.array([1 - part, part])
     position = np.einsum('mtc,t->mc', self.position[:, ends], weight)
     heading = self.heading[:, ends] @ weight
-    return position, heading, self.active[:, ends].all(1)
+    return position, heading, np.asarray(self.active[:, ends].all(1))
 
 
 class Ego(NamedTuple):

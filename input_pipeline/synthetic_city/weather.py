@@ -71,16 +71,15 @@ def draw(
     np.cos(elevation) * np.sin(azimuth),
     np.sin(elevation),
   )
-  values = primitives.Weather(
-    sun_direction=direction,
-    sun_color=sun * tint,
-    sky_color=sky * tint,
-    horizon_color=horizon * tint,
-    fog_density=np.exp(rng.uniform(*np.log(fogs))),
-    snow=snow,
-    autumn=autumn,
-    dusk=dusk,
-    wetness=wetness,
-    exposure=gain * rng.uniform(0.9, 1.12),
+  return condition, primitives.Weather(
+    sun_direction=np.array(direction, np.float32),
+    sun_color=(sun * tint).astype(np.float32),
+    sky_color=(sky * tint).astype(np.float32),
+    horizon_color=(horizon * tint).astype(np.float32),
+    fog_density=np.float32(np.exp(rng.uniform(*np.log(fogs)))),
+    snow=np.float32(snow),
+    autumn=np.float32(autumn),
+    dusk=np.float32(dusk),
+    wetness=np.float32(wetness),
+    exposure=np.float32(gain * rng.uniform(0.9, 1.12)),
   )
-  return condition, primitives.Weather(*(np.float32(v) for v in values))

@@ -201,6 +201,39 @@ class BestAnswersTest(parameterized.TestCase):
       np.testing.assert_array_equal(columns, expected)
 
 
+class PosteriorTest(absltest.TestCase):
+  def test_agrees_with_the_loop_over_all_candidates(self):
+    rng = np.random.default_rng(0)
+    similarities = rng.uniform(-1, 1, (9, 60))
+    candidates = rng.random((9, 60)) < 0.8
+    ground = rng.uniform(0, 60, (60, 2))
+    ground[7] = np.nan  # near to itself alone
+    similarities[3, 7], candidates[3, 7] = 2.0, True
+    candidates[4] = False
+    found = metrics.posterior_mass(similarities, candidates, ground, 8.0, 15.0)
+    for query, mass in enumerate(found):
+      allowed = np.flatnonzero(candidates[query])
+      if not len(allowed):
+        self.assertTrue(np.isnan(mass))
+        continue
+      first = max(allowed, key=lambda i: similarities[query, i])
+      weights = {i: np.exp(8.0 * similarities[query, i]) for i in allowed}
+      near = {
+        i
+        for i in allowed
+        if i == first or np.linalg.norm(ground[i] - ground[first]) <= 15
+      }
+      expected = sum(weights[i] for i in near) / sum(weights.values())
+      self.assertAlmostEqual(mass, expected, msg=str(query))
+
+  def test_the_best_answers_alone_would_say_more(self):
+    """A softmax over the first 20 of 400 equal places is not a confidence."""
+    ground = np.stack([np.arange(400) * 100.0, np.zeros(400)], 1)
+    similarities, everything = np.zeros((1, 400)), np.ones((1, 400), bool)
+    whole = metrics.posterior_mass(similarities, everything, ground, 5.0, 10.0)
+    np.testing.assert_allclose(whole, 1 / 400)
+
+
 class DistancesTest(absltest.TestCase):
   def test_height_is_not_a_place_but_both_ground_axes_are(self):
     place = np.zeros((1, 3))

@@ -26,6 +26,7 @@ def make_record(found, positions, nearest):
     ranked_rows=found,
     similarities=np.tile(np.float32([0.9, 0.5]), (COUNT, 1)),
     distances=apart.astype(np.float32),
+    confidence=np.linspace(0, 1, COUNT, dtype=np.float32),
     nearest=np.full(COUNT, nearest, np.float32),
     map_towns=np.full(COUNT, 'a'),
     map_rows=rows,
@@ -105,6 +106,7 @@ class ExamplesTest(absltest.TestCase):
     np.testing.assert_array_equal(np.abs(true - asked), 1)
     np.testing.assert_allclose(saved['distance_m'], [60, 60, 10, 10])
     np.testing.assert_array_equal(saved['rank'], [0, 0, 1, 1])
+    np.testing.assert_allclose(saved['confidence'], asked / 7)
     self.assertEqual(saved['title'][0], '6.jpg')
     self.assertFalse([name for name in saved if 'saliency' in name])
 

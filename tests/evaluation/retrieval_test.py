@@ -18,6 +18,7 @@ from i2ploc.evaluation import metrics
 from i2ploc.evaluation import predictions
 from i2ploc.evaluation import questions as questions_lib
 from i2ploc.evaluation import retrieval
+from i2ploc.evaluation import scores
 
 SIZE = 40  # frames per drive
 WIDTH = 64
@@ -447,6 +448,35 @@ class PhotosTest(absltest.TestCase):
     found = self.pair[record.ranked_rows[:, 0]]
     np.testing.assert_array_equal(found, self.pair[record.query_rows])
     self.assertTrue(np.isnan(record.nearest).all())
+
+
+class ConfidenceTest(absltest.TestCase):
+  def run_with(self, temperature):
+    towers = Towers(codes(), 0.3 * codes() + codes(1))
+    evaluator = towers.evaluator(
+      make_frames(), make_questions(), temperature=temperature
+    )
+    list(evaluator.run(2.0))
+    return evaluator.predictions['test/cross/image_to_points'], towers.tables
+
+  def test_it_is_the_mass_near_the_first_answer_of_the_own_town(self):
+    record, tables = self.run_with(
+      lambda variables: scores.Temperature(3 * variables, 10.0)
+    )
+    positions = make_frames().position
+    for i, query in enumerate(record.query_rows):
+      rows = record.map_rows[record.map_towns == record.towns[i]]
+      similar = 4 * tables['points'][rows] @ tables['image'][query]
+      posterior = np.exp(6.0 * similar) / np.exp(6.0 * similar).sum()
+      step = positions[rows] - positions[record.ranked_rows[i, 0]]
+      near = np.hypot(step[:, 0], step[:, 1]) <= 10
+      self.assertAlmostEqual(record.confidence[i], posterior[near].sum(), 5)
+
+  def test_without_a_temperature_there_is_none(self):
+    record, _ = self.run_with(None)
+    self.assertTrue(np.isnan(record.confidence).all())
+    record, _ = self.run_with(lambda variables: None)
+    self.assertTrue(np.isnan(record.confidence).all())
 
 
 class PredictionsTest(absltest.TestCase):

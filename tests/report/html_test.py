@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of a workdir: whole, honest about gaps, safe and self-contained."""
 
-import html as html_lib
 from html import parser
 import json
 import pathlib
@@ -16,6 +15,7 @@ from PIL import Image
 
 from i2ploc.report import figures
 from i2ploc.report import html
+from i2ploc.report import templates
 
 TOWNS = ('town_007', 'town_008')
 PROTOCOLS = ('sync', 'cross', 'opposite')
@@ -119,6 +119,7 @@ def _fake_town(rng, town, first_row, num_places, num_queries):
     'map_towns': np.full(num_places, town),
     'map_rows': first_row + np.arange(num_places),
     'map_positions': places,
+    'confidence': rng.uniform(0, 1, num_queries).astype('f4'),
   }
 
 
@@ -188,23 +189,93 @@ def write_workdir(folder, towns=TOWNS, seed=0):
   places = {towns[0]: {'center': [0.0, 0.0], 'extent': 400.0}}
   (folder / 'overview.json').write_text(json.dumps(places))
   Image.fromarray(picture).save(folder / 'query.png')
-  answer = {
-    'rank': 1,
-    'town': towns[0],
-    'frame': 12,
-    'position': [10.04, -3.0, 1.7],
-    'heading': 0.5,
-    'similarity': 0.8123,
-    'confidence': 0.77,
-    'distance_from_best': None,
-  }
+  first = fake_answer(
+    towns[0], position=[10.04, -3.0, 1.7], heading=0.5, frame=12
+  )
   records = [
-    {'query': 'query.png', 'answers': [answer, {**answer, 'rank': 2}]},
+    {'query': 'query.png', 'answers': [first, {**first, 'rank': 2}]},
     {'query': 'gone.png', 'answers': []},
   ]
+  write_answers(folder, records)
+  return folder
+
+
+def fake_answer(place, confidence=0.77, reason='', covariance=None, **evidence):
+  return {
+    'rank': 1,
+    'place': place,
+    'world_from_camera': None,
+    'covariance': covariance,
+    'similarity': 0.8123,
+    'confidence': confidence,
+    'reason': reason,
+    'evidence': {'stage': 'retrieve', 'position': None, **evidence},
+  }
+
+
+def write_answers(folder, records):
   (folder / 'answers.jsonl').write_text(
-    ''.join(json.dumps(record) + '\n' for record in records)
+    ''.join(
+      json.dumps({'image_size': [64, 64], **record}) + '\n'
+      for record in records
+    )
   )
+
+
+def write_photos(folder, known=True):
+  """Image against image: two queries near a map photo, one that is lost."""
+  rng = np.random.default_rng(1)
+  folder = pathlib.Path(folder)
+  places = np.array([[0, 0, 0], [30, 0, 0], [60, 0, 0], [90, 0, 0]], float)
+  queries = np.array([[2, 1, 0], [33, 0, 0], [61, 4, 0]], float)
+  ranked = np.array([[0, 1], [1, 0], [3, 2]])
+  distances = np.linalg.norm(queries[:, None] - places, axis=-1)
+  if not known:
+    places, queries = places * np.nan, queries * np.nan
+    distances = np.full_like(distances, np.inf)
+  first = np.take_along_axis(distances, ranked, 1)
+  record = {
+    'towns': np.full(3, 'lund'),
+    'query_rows': 4 + np.arange(3),
+    'query_positions': queries,
+    'ranked_rows': ranked,
+    'similarities': np.full((3, 2), 0.5, np.float32),
+    'distances': first,
+    'nearest': distances.min(1),
+    'map_towns': np.full(4, 'lund'),
+    'map_rows': np.arange(4),
+    'map_positions': places,
+  }
+  np.savez(
+    folder / 'predictions.npz',
+    **{f'test/photos/image_to_image/{k}': v for k, v in record.items()},
+  )
+  photos = rng.integers(0, 255, (3, 3, 24, 32, 3), dtype=np.uint8)
+  np.savez(
+    folder / 'examples.npz',
+    query_image=photos[:, 0],
+    answer_images=photos[:, 1:],
+    answer_names=np.array([[f'database/{i}.jpg' for i in r] for r in ranked]),
+    answer_distances=first if known else first * np.nan,
+    answer_similarities=record['similarities'],
+    true_image=photos[:, 0],
+    title=np.array(['queries/a.jpg', 'queries/b.jpg', 'queries/<c>.jpg']),
+    distance_m=first[:, 0] if known else first[:, 0] * np.nan,
+    rank=np.array([1, 1, 2] if known else [-1, -1, -1]),
+  )
+  config = {'name': 'photos', 'map_side': 'image', 'index': {'radius': 10.0}}
+  (folder / 'config.json').write_text(json.dumps(config))
+  results = {'test/photos/queries': 3, 'test/photos/map': 4}
+  if known:
+    results['test/photos/answerable_10m'] = 3
+    results['test/photos/chance@1_10m'] = 25.0
+    results['test/photos/image_to_image/recall@1_10m'] = 66.7
+  (folder / 'results.json').write_text(json.dumps(results))
+  Image.fromarray(photos[0, 1]).save(folder / 'found.png')
+  answer = fake_answer(
+    'database', None, image='found.png', name='database/0.jpg', distance_m=2.2
+  )
+  write_answers(folder, [{'query': 'queries/a.jpg', 'answers': [answer]}])
   return folder
 
 
@@ -319,7 +390,7 @@ class WriteReportTest(parameterized.TestCase):
     self.assertEmpty(page.open)
     self.assertNotIn('<img src=x', text)
     self.assertNotIn('<script>alert', text)
-    self.assertIn(html_lib.escape(evil), text)
+    self.assertIn(str(templates.escape(evil)), text)
     self.assertLen([tag for tag, _ in page.tags if tag == 'script'], 1)
     self.assertFalse([a for _, a in page.tags if 'onerror' in a])
 
@@ -376,6 +447,101 @@ class WriteReportTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'examples.npz.*different lengths'):
       html.write_report(self.folder)
 
+  @parameterized.parameters((10.0, 2), (2.5, 1), (1.0, 0))
+  def test_the_radius_is_that_of_the_config(self, radius, num_right):
+    """Answers are 2.2, 3 and 29 m off."""
+    write_photos(self.folder)
+    config = json.loads((self.folder / 'config.json').read_text())
+    config['index']['radius'] = radius
+    (self.folder / 'config.json').write_text(json.dumps(config))
+    text = self.report()
+    badges = re.findall(r'class="badge (\w+)">\w+</span>\n<h4', text)
+    self.assertEqual(badges.count('hit'), num_right)
+
+  def test_photos_are_shown_beside_what_was_found(self):
+    write_photos(self.folder)
+    text = self.report()
+    page = _Page(text)
+    self.assertEmpty(page.open)
+    self.assertIn('photo → photos', text)
+    self.assertIn('Recall@1 at 10 m', text)
+    self.assertIn('chance 25.0', text)
+    self.assertNotIn('is missing', text)
+    self.assertNotIn('LiDAR', text)
+    self.assertIn('1: right, 2.2 m, similarity 0.50 · database/0.jpg', text)
+    self.assertRegex(text, '1: wrong, 29.3 m.* database/3.jpg')
+    # Failures first; names are escaped.
+    titles = re.findall(r'<h4>(queries[^<]*)</h4>', text)
+    self.assertEqual(titles[0], 'queries/&lt;c&gt;.jpg')
+    # The map leads from each query to its photo, the wrong one in red.
+    self.assertRegex(text, r'leap c-miss" d="M[\d. ]+L[\d. ]+"')
+    self.assertRegex(text, r'leap c-hit" d="(M[\d. ]+L[\d. ]+){2}"')
+    self.assertIn('right, 2.2 m</span>', text)  # of the localized query
+
+  def test_photos_without_positions_are_neither_right_nor_wrong(self):
+    write_photos(self.folder, known=False)
+    text = self.report()
+    self.assertEmpty(_Page(text).open)
+    self.assertIn('No recall: the positions', text)
+    self.assertIn('1: unknown, similarity 0.50 · database/0.jpg', text)
+    self.assertEqual(re.findall(r'class="badge (\w+)">', text)[:1], ['unknown'])
+    self.assertNotIn('class="map"', text)
+    self.assertNotRegex(text, r'\bnan\b')
+
+  def test_confidence_is_that_of_the_evaluation(self):
+    """Not a softmax over the few answers that were saved."""
+    write_workdir(self.folder)
+    with np.load(self.folder / 'predictions.npz') as file:
+      arrays = dict(file)
+    name = 'test/cross/image_to_points'
+    arrays[f'{name}/confidence'] = np.full(60, 0.25, np.float32)
+    np.savez(self.folder / 'predictions.npz', **arrays)
+    near = arrays[f'{name}/nearest'] <= 10
+    right = (arrays[f'{name}/distances'][:, 0] <= 10)[near]
+    drawn = re.search(r'dot c-cross" d="M([\d.]+) ([\d.]+)h0"', self.report())
+    axes = figures._Axes([figures.Series('', '', *np.eye(2))], (0, 100), False)
+    expected = axes.place(np.float32(0.25), 100 * right.mean())
+    found = np.array(drawn.groups(), float)
+    np.testing.assert_allclose(found, expected, atol=0.06)
+
+  def test_an_answer_shows_its_boxes_its_deviation_and_its_reason(self):
+    write_workdir(self.folder)
+    pose = fake_answer(
+      'desk',
+      covariance=(np.eye(6) * 0.0012).tolist(),
+      position=[1.0, 2.0, 3.0],
+      heading=None,
+      boxes=[[8, 8, 24, 40]],
+      outlines=[
+        {
+          'box': 0,
+          'name': '<mug>',
+          'overlap': 0.8,
+          'points': [[8, 8], [24, 40]],
+        }
+      ],
+    )
+    reason = 'a pose needs three'
+    records = [
+      {'query': 'query.png', 'answers': [pose]},
+      {'query': 'query.png', 'answers': [fake_answer('desk', 0.0, reason)]},
+    ]
+    write_answers(self.folder, records)
+    text = self.report()
+    self.assertEmpty(_Page(text).open)
+    self.assertIn('d="M40.0 40.0H120.0V200.0H40.0Z"', text)  # 64 to 320 pixels
+    self.assertIn('&lt;mug&gt;, overlap 0.80', text)
+    self.assertIn('± 0.06', text)  # sqrt(3 * 0.0012)
+    self.assertIn(reason, text)
+
+  def test_answers_of_an_older_version_are_refused(self):
+    write_workdir(self.folder)
+    (self.folder / 'answers.jsonl').write_text(
+      json.dumps({'query': 'a.png', 'answers': [{'rank': 1, 'town': 'x'}]})
+    )
+    with self.assertRaisesRegex(ValueError, 'answers.jsonl, line 1.*localize'):
+      html.write_report(self.folder)
+
 
 class PicturesTest(absltest.TestCase):
   def test_the_nearest_return_wins_where_dots_grow(self):
@@ -395,8 +561,7 @@ class PicturesTest(absltest.TestCase):
 
   def test_a_map_is_drawn_north_up_and_to_scale(self):
     corners = np.array([[0.0, 0.0], [100.0, 0.0], [100.0, 100.0]])
-    yes = np.ones(3, bool)
-    trip = figures.Trip(corners, corners, corners, yes, yes)
+    trip = figures.Trip(corners, corners, corners, np.full(3, 'hit'))
     drawn = figures.trajectory_map(
       trip, label='x', picture_id='p', square=((50.0, 50.0), 140.0)
     )

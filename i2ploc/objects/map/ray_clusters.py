@@ -121,9 +121,8 @@ def _pairs(sights, min_parallax, rng):
   else:
     first, second = rng.integers(0, count, (2, _NUM_PAIRS))
     some = sights.origin[first[::2]]
-    near = spatial.cKDTree(sights.origin).query(some, min(_NEIGHBOURS, count))[
-      1
-    ]
+    tree = spatial.KDTree(sights.origin)
+    near = tree.query(some, min(_NEIGHBOURS, count))[1]
     column = rng.integers(0, near.shape[1], len(near))
     second[::2] = near[np.arange(len(near)), column]
   direction, origin, size = sights.direction, sights.origin, sights.size

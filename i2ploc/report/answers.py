@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What localize answered, as rows of a table: answers.jsonl of every method."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from i2ploc.report import boxes
+from i2ploc.report import figures
+from i2ploc.report import templates
+
+_WIDTH = 320  # of a picture, pixels
+_OTHERS = 3  # answers that follow the first
+
+Record = Mapping[str, Any]
+
+
+def table(
+  records: Sequence[Record], folder: pathlib.Path, count: int, radius: float
+) -> templates.Markup:
+  """One row per query: its picture, the first answer, the next ones.
+
+  Args:
+    records: the lines of answers.jsonl.
+    folder: the workdir.
+    count: rows at most.
+    radius: metres within which an answer is right, where that is known.
+  """
+  answers = [one for record in records for one in record['answers']]
+  return templates.render(
+    'answers.html',
+    rows=[_row(record, folder, radius) for record in records[:count]],
+    more=len(records) - count,
+    # A column of dashes says nothing.
+    positions=any(one['evidence'].get('position') for one in answers),
+    headings=any(one['evidence'].get('heading') is not None for one in answers),
+    confidences=any(one['confidence'] is not None for one in answers),
+  )
+
+
+def _row(record: Record, folder, radius: float) -> dict[str, Any]:
+  shown = [_answer(one, folder, radius) for one in record['answers']]
+  evidence = record['answers'][0]['evidence'] if record['answers'] else {}
+  image = _open(record['query'], folder)
+  picture = templates.Markup()
+  if evidence.get('boxes') and record.get('image_size'):
+    picture = boxes.drawing(
+      image,
+      evidence['boxes'],
+      evidence.get('outlines', []),
+      record['image_size'],
+      _WIDTH,
+    )
+  elif image is not None:
+    uri = figures.image_uri(image, _WIDTH)
+    picture = templates.render('photo.html', uri=uri)
+  return {
+    'query': record['query'],
+    'picture': picture,
+    'first': shown[0] if shown else None,
+    'others': shown[1 : 1 + _OTHERS],
+  }
+
+
+def _answer(answer: Record, folder, radius: float) -> dict[str, Any]:
+  evidence = answer['evidence']
+  photo = _open(evidence.get('image') or '', folder)
+  heading = evidence.get('heading')
+  covariance = answer['covariance']
+  metres = evidence.get('distance_m')
+  return {
+    'place': _place(answer),
+    'photo': None if photo is None else figures.image_uri(photo, _WIDTH // 2),
+    'position': evidence.get('position'),
+    # Of the camera's centre, in all directions together.
+    'deviation': None
+    if covariance is None
+    else float(np.sqrt(np.trace(np.array(covariance, float)[3:, 3:]))),
+    'degrees': None if heading is None else float(np.degrees(heading)),
+    'similarity': answer['similarity'],
+    'confidence': answer['confidence'],
+    'reason': answer['reason'],
+    'metres': metres,
+    'right': None if metres is None else metres <= radius,
+  }
+
+
+def _place(answer: Record) -> str:
+  """The place and, of a reading, its file or frame."""
+  evidence = answer['evidence']
+  if evidence.get('name'):
+    return str(evidence['name'])
+  if 'frame' in evidence:
+    return f'{answer["place"]}, frame {evidence["frame"]}'
+  return str(answer['place'])
+
+
+def _open(name: str, folder: pathlib.Path) -> np.ndarray | None:
+  """An image named in an answer, or None if its file is gone or broken."""
+  path = pathlib.Path(name)
+  for place in (path, folder / path, folder / 'queries' / path.name):
+    if place.is_file() and (image := boxes.open_image(place)) is not None:
+      return image
+  return None
