@@ -166,6 +166,9 @@ def save_examples(
     for name, value in example.items():
       columns.setdefault(name, []).append(value)
   stacked = {name: np.stack(values) for name, values in columns.items()}
+  if 'saliency_image' in stacked and not np.ptp(stacked['saliency_image']):
+    for name in ('saliency_image', 'saliency_points'):
+      stacked.pop(name, None)  # all alike: a model without saliency
   if stacked:
     files.save_arrays(path, stacked)
 

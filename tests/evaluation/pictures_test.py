@@ -143,6 +143,14 @@ class ExamplesTest(absltest.TestCase):
     np.testing.assert_allclose(saved['saliency_image'], [[[0.5, 1.5]]] * 4)
     self.assertNotIn('true_image', saved)
 
+  def test_a_model_that_weighs_all_alike_has_no_saliency_to_show(self):
+    def image(batch):
+      del batch
+      return {'saliency': np.ones((1, 2)), 'grid': (1, 2)}
+
+    saved = self.save('test/photos/image_to_image', self.positions, image=image)
+    self.assertNotIn('saliency_image', saved)
+
   def test_without_positions_there_are_queries_and_answers_alone(self):
     unknown = np.full((COUNT, 3), np.nan)
     saved = self.save('test/photos/image_to_image', unknown, nearest=np.nan)
