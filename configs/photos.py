@@ -31,10 +31,10 @@ POOLING = {
 }
 
 
-def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
   arg = common.parse_arg(
-    arg, encoder='dinov2_small', pooling='cls', image_size='224x224'
+    text, encoder='dinov2_small', pooling='cls', image_size='224x224'
   )
   pooling = common.choice('pooling', arg.pooling, POOLING)
   config = common.defaults()

@@ -274,7 +274,7 @@ def make_embed(
   Raises:
     InputError: a yaw that the images cannot be turned by.
   """
-  projection = model.towers['image'].view.projection
+  projection = model.image_view.projection
   limit = MAX_YAW[projection]
   if not 0.0 <= yaw <= limit:
     raise InputError(
@@ -343,7 +343,7 @@ def make_crop_embed(
     `step.make_train_step`; an `Embedding` [B, K, D] by side, of the objects of
     a frame.
   """
-  view = model.towers['image'].view
+  view = model.image_view
 
   def embed(params, model_state, batch, key):
     del model_state  # there is none
@@ -358,7 +358,7 @@ def make_crop_embed(
       flags = jax.random.bernoulli(keys[2], shape=(*crops.shape[:2], 1, 1, 1))
       crops = jnp.where(flags, crops[:, :, :, ::-1], crops)
     tokens = batch['tokens']
-    found = model.apply(
+    found: Any = model.apply(
       {'params': params},
       {
         'image': crops.reshape(-1, *crops.shape[2:]),
@@ -380,8 +380,15 @@ def make_crop_embed(
 class _Relations:
   """Who is near whom in a batch: all pairs at once, or a tile of them."""
 
-  def __init__(self, batch: Fields, sides: Mapping[str, str], **radii: float):
-    self._batch, self._sides, self._radii = batch, sides, radii
+  def __init__(
+    self,
+    batch: Fields,
+    sides: Mapping[str, str],
+    positive_radius: float,
+    ignore_radius: float,
+  ):
+    self._batch, self._sides = batch, sides
+    self._positive_radius, self._ignore_radius = positive_radius, ignore_radius
 
   def __call__(self, one: str = 'a', other: str = 'b') -> jax.Array:
     """[B, B] of the readings of two sides; row i of both is a pair."""
@@ -407,8 +414,9 @@ class _Relations:
       a['town'],
       b['position'],
       b['town'],
+      positive_radius=self._positive_radius,
+      ignore_radius=self._ignore_radius,
       paired=paired,
-      **self._radii,
     )
 
   def _relate_tile(self, a, b):
@@ -497,12 +505,16 @@ def _soft_targets() -> Callable:
 def _triplet(*, mining: str, margin: float) -> Callable:
   """See `metric.triplet`."""
   metric.check_mining(mining, margin)
-  options = dict(mining=mining, margin=margin)
 
   def loss(params, a, b, relate, key):
     del params
     return metric.triplet(
-      a.descriptor, b.descriptor, relate(), **options, key=key
+      a.descriptor,
+      b.descriptor,
+      relate(),
+      mining=mining,
+      margin=margin,
+      key=key,
     )
 
   return loss

@@ -178,9 +178,8 @@ def seen(tile: Tile) -> dict[str, jax.Array]:
 def metrics(seen: dict[str, jax.Array], tiling: Tiling) -> dict:
   """See `contrastive.batch_metrics`."""
   hit = seen['best_positive'] > seen['best_negative']
-  total = {name: x.sum() for name, x in seen.items() if 'best' not in name}
-  total |= {'hit': hit.sum(), 'row': len(hit)}
-  total = over_devices(total, tiling)
+  sums = {name: x.sum() for name, x in seen.items() if 'best' not in name}
+  total = over_devices({**sums, 'hit': hit.sum(), 'row': len(hit)}, tiling)
 
   def mean(name):
     return total[f'sum_{name}'] / jnp.maximum(total[f'num_{name}'], 1)

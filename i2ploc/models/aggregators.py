@@ -75,14 +75,23 @@ def sector_membership(
 
 
 def sector_weights(
-  tokens: Tokens, weights: jax.Array, bounds: Bounds, num_sectors: int
+  tokens: Tokens, weights: jax.Array, bounds: Bounds | None, num_sectors: int
 ) -> jax.Array:
-  """Weight [B, N, S] of each token in each sector; S = 1 for all tokens."""
+  """Weight [B, N, S] of each token in each sector; S = 1 for all tokens.
+
+  Raises:
+    InputError: sectors without bounds.
+  """
   batch, length, _ = tokens.features.shape
   chex.assert_shape([tokens.azimuth, tokens.mask, weights], (batch, length))
   weights = jnp.where(tokens.mask, weights, 0.0)[..., None]
   if not num_sectors:
     return weights
+  if bounds is None:
+    raise InputError(
+      'the field is divided into sectors, but the batch has no intrinsics to '
+      'tell directions by; set num_sectors to 0 or calibrate the camera'
+    )
   return weights * sector_membership(tokens.azimuth, bounds, num_sectors)
 
 

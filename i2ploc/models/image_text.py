@@ -101,7 +101,7 @@ class ImageTextEncoder:
     """
     self.model, self.variables, self.name = model, variables, name
     self._tokenize, self._margin = tokenize, margin
-    self._view = model.towers['image'].view
+    self._view = model.image_view
     self._prepare = prepare or (
       lambda crop: contain(crop, self._view.size, self._view.mean)
     )

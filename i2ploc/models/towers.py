@@ -189,6 +189,16 @@ class Towers(nn.Module):
     """Whether descriptors are made to be compared by their angle alone."""
     return all(t.has_unit_descriptors for t in self.towers.values())
 
+  @property
+  def image_view(self) -> views_lib.Image:
+    """What the 'image' tower sees."""
+    view = self.towers['image'].view
+    if not isinstance(view, views_lib.Image):
+      raise InputError(
+        f"the side 'image' sees {type(view).__name__}, no images"
+      )
+    return view
+
   def example(self) -> Batch:
     """A batch of one reading of every side, of zeros."""
     batch = {}
@@ -231,6 +241,7 @@ class Towers(nn.Module):
     def draw(stream):
       return self.make_rng(stream) if train and self.has_rng(stream) else None
 
+    out: dict[str, Any]
     shown = tower.view.show(batch, yaw, draw)
     features, out = tower.encoder(*shown.inputs, train)
     tokens, out = tower.view.place(shown, features, out)
@@ -239,13 +250,7 @@ class Towers(nn.Module):
       weights = jnp.ones((len(tokens.mask), 1 + length))
     else:
       weights = tower.saliency(tower.encoder, out, tokens.mask)
-    bounds = shown.bounds
-    if bounds is None and tower.aggregator.num_sectors:
-      raise InputError(
-        f'the {side} tower divides its field into sectors, but the batch has '
-        'no intrinsics to tell directions by'
-      )
-    out = dict(out, tokens=tokens, saliency=weights[:, 1:], bounds=bounds)
+    out |= dict(tokens=tokens, saliency=weights[:, 1:], bounds=shown.bounds)
     if tower.aggregate_cls:
       tokens = aggregators.Tokens(
         out['sequence'],
@@ -254,7 +259,7 @@ class Towers(nn.Module):
       )
     else:
       weights = weights[:, 1:]
-    descriptor, pooled = tower.aggregator(tokens, weights, bounds, train)
+    descriptor, pooled = tower.aggregator(tokens, weights, shown.bounds, train)
     return descriptor, out | pooled
 
   def every_side(

@@ -198,7 +198,7 @@ def released_view(
     jnp.repeat(levels[..., None], 3, axis=-1),
     _nearest(image, shape),
     _nearest(valid, shape),
-    tuple(jnp.full(batch, bound) for bound in span),
+    (jnp.full(batch, span[0]), jnp.full(batch, span[1])),
     (high - down[1], high - down[0]),
     jnp.broadcast_to(jnp.eye(3), (*batch, 3, 3)),
   )

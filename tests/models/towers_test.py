@@ -532,7 +532,9 @@ class PhotosTest(parameterized.TestCase):
 
   def test_sectors_without_directions_are_named(self):
     model = _model(points=None, saliency='none')
-    with self.assertRaisesRegex(ValueError, 'image tower .* no intrinsics'):
+    with self.assertRaisesRegex(
+      ValueError, 'sectors, but the batch has no intr'
+    ):
       model.apply(
         planted.towers(model), {'image': _batch()['image']}, side='image'
       )

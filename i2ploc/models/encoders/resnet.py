@@ -67,16 +67,15 @@ class Bottleneck(nn.Module):
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps [B, H, W, C] to [B, H / stride, W / stride, expansion * width]."""
     features = self.expansion * self.width
-    fields = dict(dtype=self.dtype)
-    y = ConvNorm(self.width, name='reduce', **fields)(x, train)
-    y = ConvNorm(self.width, 3, self.stride, name='mix', **fields)(
-      nn.relu(y), train
-    )
-    y = ConvNorm(features, name='expand', **fields)(nn.relu(y), train)
+
+    def conv_norm(features, size, stride, name):
+      return ConvNorm(features, size, stride, self.dtype, name=name)
+
+    y = conv_norm(self.width, 1, 1, 'reduce')(x, train)
+    y = conv_norm(self.width, 3, self.stride, 'mix')(nn.relu(y), train)
+    y = conv_norm(features, 1, 1, 'expand')(nn.relu(y), train)
     if self.stride > 1 or x.shape[-1] != features:
-      x = ConvNorm(features, 1, self.stride, name='shortcut', **fields)(
-        x, train
-      )
+      x = conv_norm(features, 1, self.stride, 'shortcut')(x, train)
     return nn.relu(x + y)
 
 

@@ -257,7 +257,7 @@ class ViT(nn.Module):
     if self.stem_widths:
       self.stem = ConvStem(
         tuple(self.stem_widths),
-        tuple(map(tuple, self.stem_strides)),
+        tuple((down, across) for down, across in self.stem_strides),
         self.residual_init_scale,
         self.dtype,
       )

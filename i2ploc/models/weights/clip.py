@@ -51,8 +51,8 @@ class Preparation(NamedTuple):
 
   short_side: int
   size: tuple[int, int]
-  mean: tuple[float, ...] = IMAGE_MEAN
-  std: tuple[float, ...] = IMAGE_STD
+  mean: tuple[float, float, float] = IMAGE_MEAN
+  std: tuple[float, float, float] = IMAGE_STD
 
 
 def load_clip(
@@ -80,11 +80,11 @@ def load_clip(
   config = _read_config(folder)
   prepared = read_preparation(folder, config.vision_config.image_size)
   image_size = tuple(image_size or prepared.size)
-  compute = dict(dtype=jnp.dtype(dtype))
+  compute = jnp.dtype(dtype)
   image, image_variables = vit.load_vit(folder, image_size)
-  text = text_lib.TextTransformer(**_text_attributes(config), **compute)
+  text = text_lib.TextTransformer(**_text_attributes(config), dtype=compute)
   model = towers.image_and_text(
-    image.clone(**compute),
+    image.clone(dtype=compute),
     text,
     views.Image(image_size, mean=prepared.mean, std=prepared.std),
     config.projection_dim,
@@ -172,7 +172,7 @@ def load_tokenize(folder: pathlib.Path, max_length: int) -> vocabulary.Tokenize:
   # Imported here: it takes a second, and says that torch is missing.
   from transformers import AutoTokenizer
 
-  tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+  tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
   def tokenize(texts):
     rows = tokenizer(
@@ -208,9 +208,17 @@ def read_preparation(folder: pathlib.Path, image_size: int) -> Preparation:
     if isinstance(size, dict):
       size = size['height'], size['width']
     size = (size, size) if isinstance(size, int) else tuple(size)
-    mean = tuple(fields.get('image_mean', IMAGE_MEAN))
-    std = tuple(fields.get('image_std', IMAGE_STD))
-    return Preparation(int(side), size, mean, std)
+    mean, std = (
+      fields.get(name, default)
+      for name, default in (
+        ('image_mean', IMAGE_MEAN),
+        ('image_std', IMAGE_STD),
+      )
+    )
+    (red, green, blue), (red_std, green_std, blue_std) = mean, std
+    return Preparation(
+      int(side), size, (red, green, blue), (red_std, green_std, blue_std)
+    )
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise InputError(
       f'{file} does not say how CLIP prepares images ({error!r}): expected '

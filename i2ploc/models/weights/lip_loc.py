@@ -10,11 +10,14 @@ not `normalized`, for the ViT with `pool='cls', hidden=2048`; a
 import math
 import pathlib
 
+from flax import linen as nn
 import numpy as np
 
 from i2ploc.errors import InputError
 from i2ploc.models import towers
+from i2ploc.models import views
 from i2ploc.models.encoders import resnet
+from i2ploc.models.encoders import vit as vit_encoder
 from i2ploc.models.weights import load
 from i2ploc.models.weights import resnet as resnet_lib
 from i2ploc.models.weights import tensor_files
@@ -30,7 +33,7 @@ TOWERS = (('image', 'camera'), ('points', 'lidar'))
 
 
 def encoder_rules(
-  encoder: resnet.ResNet | vit.vit.ViT,
+  encoder: nn.Module,
   place: str,
   prefix: str,
   image_size: tuple[int, int],
@@ -38,7 +41,7 @@ def encoder_rules(
   """Rules of one tower's encoder.
 
   Args:
-    encoder: the encoder.
+    encoder: a `resnet.ResNet` or `vit.ViT`.
     place: of it in the variables, 'image' or 'points'.
     prefix: in front of every name of the checkpoint.
     image_size: (H, W) that it is to be given, pixels.
@@ -47,12 +50,17 @@ def encoder_rules(
     return resnet_lib.resnet_rules(
       resnet_lib.TORCHVISION, encoder, prefix=prefix, place=f'{place}/'
     )
-  grids = [
-    tuple(size // encoder.patch_size for size in sizes)
-    for sizes in (IMAGE_SIZE, image_size)
-  ]
+  if not isinstance(encoder, vit_encoder.ViT):
+    raise InputError(
+      f'LIP-Loc published ResNets and ViTs, and no {type(encoder).__name__}'
+    )
   return vit.vit_rules(
-    vit.TIMM, encoder, *grids, prefix=prefix, path=f'params/{place}'
+    vit.TIMM,
+    encoder,
+    vit.token_grid(encoder, IMAGE_SIZE),
+    vit.token_grid(encoder, image_size),
+    prefix=prefix,
+    path=f'params/{place}',
   )
 
 
@@ -73,9 +81,20 @@ def head_rules(path: str, name: str, widen: str) -> list[load.Rule]:
 
 
 def towers_rules(model: towers.Towers) -> list[load.Rule]:
-  """Rules of the released model."""
+  """Rules of the released model.
+
+  Raises:
+    InputError: towers of another form.
+  """
+  view = model.towers['points'].view
+  if not isinstance(view, views.RangeImage) or view.encoding != 'released':
+    raise InputError(
+      "LIP-Loc's towers see released range images; set range_shape, and "
+      "range_encoding to 'released' instead of "
+      f'{getattr(view, "encoding", None)!r}'
+    )
   rules = []
-  sizes = model.towers['image'].view.size, model.towers['points'].view.shape
+  sizes = model.image_view.size, view.shape
   for (side, name), size in zip(TOWERS, sizes, strict=True):
     encoder = model.towers[side].encoder
     prefix = f'encoder_{name}.'
@@ -100,13 +119,6 @@ def load_variables(path: str | pathlib.Path, model: towers.Towers) -> dict:
     MissingFileError: nothing there.
     InputError: a damaged file, or one that does not fit, see `load.convert`.
   """
-  view = model.towers['points'].view
-  encoding = getattr(view, 'encoding', None)
-  if encoding != 'released':
-    raise InputError(
-      f'{path} is of towers that see released range images; set range_shape, '
-      f"and range_encoding to 'released' instead of {encoding!r}"
-    )
   return load.convert(
     tensor_files.read_tensors(path),
     towers_rules(model),

@@ -123,16 +123,16 @@ def convert(
     jax.tree_util.keystr(path, simple=True, separator='/'): leaf
     for path, leaf in leaves
   }
-  rules = {rule.path: rule for rule in rules if rule.path in leaves}
-  used = {source for rule in rules.values() for source in rule.sources}
+  by_path = {rule.path: rule for rule in rules if rule.path in leaves}
+  used = {source for rule in by_path.values() for source in rule.sources}
   made, missing, reshaped = {}, used - set(tensors), []
   for path, leaf in leaves.items():
-    if path not in rules:
+    if path not in by_path:
       made[path] = leaf
       if isinstance(leaf, jax.ShapeDtypeStruct):
         missing.add(f'a tensor for {path}')
-    elif missing.isdisjoint(rules[path].sources):
-      made[path] = _made(rules[path], tensors, leaf, reshaped)
+    elif missing.isdisjoint(by_path[path].sources):
+      made[path] = _made(by_path[path], tensors, leaf, reshaped)
   unknown = [
     source
     for source in set(tensors) - used

@@ -49,7 +49,7 @@ class Normalization(NamedTuple):
 
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HALF = Normalization((0.5,) * 3, (0.5,) * 3)
+_HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # Where a folder has no preprocessor_config.json, by the family of encoders.
 _BY_FAMILY = {
   'clip': Normalization(clip.IMAGE_MEAN, clip.IMAGE_STD),

@@ -12,7 +12,10 @@ import pathlib
 
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.models import towers
+from i2ploc.models.encoders import point_transformer
+from i2ploc.models.encoders import vit as vit_encoder
 from i2ploc.models.weights import load
 from i2ploc.models.weights import tensor_files
 from i2ploc.models.weights import vit
@@ -117,22 +120,29 @@ def towers_rules(
   Args:
     model: the towers.
     from_size: (H, W) of the images that the checkpoint is for, pixels.
+
+  Raises:
+    InputError: towers of another form.
   """
-  image = model.towers['image']
-  grids = [
-    tuple(size // image.encoder.patch_size for size in image_size)
-    for image_size in (from_size, image.view.size)
-  ]
-  depth = model.towers['points'].encoder.depth
+  image, points = (model.towers[side].encoder for side in ('image', 'points'))
+  if not (
+    isinstance(image, vit_encoder.ViT)
+    and isinstance(points, point_transformer.PointTransformer)
+  ):
+    raise InputError(
+      'SaliencyI2PLoc published a ViT and a point transformer, and no '
+      f'{type(image).__name__} and {type(points).__name__}'
+    )
   return [
     *vit.vit_rules(
       vit.TIMM,
-      image.encoder,
-      *grids,
+      image,
+      vit.token_grid(image, from_size),
+      vit.token_grid(image, model.image_view.size),
       prefix='image_encoder.',
       path='params/image',
     ),
-    *point_transformer_rules(depth, 'points/', 'pc_encoder.'),
+    *point_transformer_rules(points.depth, 'points/', 'pc_encoder.'),
     *netvlad_rules('image_aggregator/', 'vision_proj.'),
     *netvlad_rules('points_aggregator/', 'pc_proj.'),
     # A constant of the release.
@@ -182,11 +192,11 @@ def load_variables(
 
 def _image_size(tensors, model):
   """Of the known image sizes the one whose patches have positions."""
-  image = model.towers['image']
-  known = (image.view.size, KITTI_360_SIZE, KITTI_SIZE)
+  own = model.image_view.size
   position = tensors.get('image_encoder.pos_embed')
-  patch = image.encoder.patch_size
+  patch = getattr(model.towers['image'].encoder, 'patch_size', 1)
+  known = (own, KITTI_360_SIZE, KITTI_SIZE)
   for height, width in known if position is not None else ():
     if (height // patch) * (width // patch) + 1 == position.shape[1]:
       return height, width
-  return image.view.size
+  return own

@@ -26,7 +26,7 @@ from i2ploc.errors import MissingFileError
 # Names another folder than ~/.cache/i2ploc/weights.
 VARIABLE = 'I2PLOC_WEIGHTS'
 # Of a repository of the hub: everything but weights in other formats.
-HUB_FILES = ('*.json', '*.txt', '*.safetensors')
+HUB_FILES = ['*.json', '*.txt', '*.safetensors']
 _HUB_NAME = re.compile(r'[\w.-]+/[\w.-]+')
 
 
@@ -156,24 +156,19 @@ def _find_on_hub(repository, folder, fetch):
   # Imported here: it takes a second, and weights in a folder do without.
   import huggingface_hub
 
-  wanted = dict(allow_patterns=HUB_FILES)
-  try:
-    found = huggingface_hub.snapshot_download(
-      repository, local_files_only=True, **wanted
-    )
-  except (OSError, ValueError):
-    found = None
-  if found is None and fetch:
+  # What is on this machine needs no network, and no answer of the hub.
+  for local in (True, False) if fetch else (True,):
     try:
-      found = huggingface_hub.snapshot_download(repository, **wanted)
+      found = huggingface_hub.snapshot_download(
+        repository, local_files_only=local, allow_patterns=HUB_FILES
+      )
+      return pathlib.Path(found)
     except (OSError, ValueError):
-      pass
-  if found is None:
-    raise MissingFileError(
-      f'the Hugging Face hub cannot be reached or has no {repository}, and its '
-      f'cache on this machine has no copy: {remedy}'
-    )
-  return pathlib.Path(found)
+      continue
+  raise MissingFileError(
+    f'the Hugging Face hub cannot be reached or has no {repository}, and its '
+    f'cache on this machine has no copy: {remedy}'
+  )
 
 
 def _find_in_wheel(name, wheel, fetch):

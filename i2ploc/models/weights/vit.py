@@ -135,6 +135,12 @@ _HUGGING_FACE = {
 }
 
 
+def token_grid(model: vit.ViT, image_size: tuple[int, int]) -> tuple[int, int]:
+  """(rows, columns) of a model's patches in images of (H, W)."""
+  height, width = image_size
+  return height // model.patch_size, width // model.patch_size
+
+
 def vit_rules(
   names: ViTNames,
   model: vit.ViT,
@@ -283,7 +289,7 @@ def _variables(path, description, tensors, model, image_size):
   """A checkpoint as variables of `model`."""
   images = jnp.zeros((1, *image_size, 3))
   shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-  to_grid = tuple(size // model.patch_size for size in image_size)
+  to_grid = token_grid(model, image_size)
   from_grid = _grid(description, tensors, model) or to_grid
   return load.convert(
     tensors,
@@ -297,7 +303,7 @@ def _variables(path, description, tensors, model, image_size):
 def _grid(description, tensors, model):
   """Grid of the position embeddings, None if nothing tells."""
   if description.image_size is not None:
-    return tuple(size // model.patch_size for size in description.image_size)
+    return token_grid(model, description.image_size)
   position = tensors.get(description.names.position)
   if position is None:
     return None
@@ -394,8 +400,8 @@ def _describe_hugging_face(kind, config):
     names = names._replace(expand='mlp.weights_in', contract='mlp.weights_out')
   attributes['mlp_ratio'] = hidden / config.hidden_size
   size = config.image_size
-  size = (size, size) if isinstance(size, int) else tuple(size)
-  return _Description(names, attributes, size)
+  height, width = (size, size) if isinstance(size, int) else size
+  return _Description(names, attributes, (height, width))
 
 
 def _describe_tensors(path, tensors):
