@@ -11,6 +11,7 @@ import jax
 from ml_collections import config_flags
 
 from i2ploc import verbs
+from i2ploc.errors import InputError
 from i2ploc.report import html
 from input_pipeline.sources import opening
 
@@ -20,41 +21,51 @@ CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
 WORKDIR = flags.DEFINE_string('workdir', None, 'Checkpoints and results.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the sensor data lies.')
 QUERY = flags.DEFINE_multi_string('query', [], 'Image files or patterns.')
-CAMERA = flags.DEFINE_list('intrinsics', [], 'fx,fy,cx,cy of the queries.')
+INTRINSICS = flags.DEFINE_list('intrinsics', [], 'fx,fy,cx,cy of the queries.')
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
 def parse(argv: list[str]) -> list[str]:
-  """Parses flags; an unknown config field ends in one line."""
+  """Parses flags; what a flag or a config refuses ends in one line."""
   try:
-    return app.parse_flags_with_usage(argv)
-  except (AttributeError, KeyError, TypeError) as error:
+    return flags.FLAGS(argv)
+  except (AttributeError, KeyError, OSError, TypeError) as error:
     sys.exit(f'--config: {error}')
+  except flags.Error as error:
+    # Before the ValueError of a config absl shows where it was raised.
+    _, refused, reason = str(error).rpartition('\nValueError: ')
+    sys.exit(f'--config: {reason.strip()}' if refused else str(error))
+
+
+def run(paths: list[str]) -> None:
+  """Runs the verb of the flags; `paths` are more queries."""
+  config, workdir = CONFIG.value, WORKDIR.value
+  if paths and MODE.value != 'localize':
+    raise InputError(f'Unexpected arguments {paths}.')
+  if MODE.value == 'report':
+    print(html.write_report(workdir))
+    return
+  data = opening.open_source(config, DATA_DIR.value)
+  if MODE.value == 'localize':
+    queries = QUERY.value + paths
+    verbs.localize(config, data, workdir, queries, INTRINSICS.value)
+  else:
+    getattr(verbs, MODE.value)(config, data, workdir)
 
 
 def main(argv: list[str]) -> None:
-  """Runs one verb; bad input ends in one line, --verbosity=1 shows where."""
+  """Bad input ends in one line; --verbosity=1 shows where."""
   jax.config.update(
     'jax_compilation_cache_dir', os.path.expanduser('~/.cache/i2ploc/jax')
   )
-  config, workdir = CONFIG.value, WORKDIR.value
   try:
-    data = opening.open_source(config, DATA_DIR.value)
-    if argv[1:] and MODE.value != 'localize':
-      raise ValueError(f'unexpected arguments {argv[1:]}')
-    if MODE.value == 'report':
-      print(html.write_report(workdir))
-    elif MODE.value == 'localize':
-      find = verbs.verb(config, 'localize')
-      camera = tuple(map(float, CAMERA.value))
-      find(config, data, workdir, QUERY.value + argv[1:], camera)
-    else:
-      verbs.verb(config, MODE.value)(config, data, workdir)
-  except (ValueError, FileNotFoundError) as error:
+    run(argv[1:])
+  except InputError as error:
     logging.debug('', exc_info=True)
     sys.exit(f'{MODE.value}: {error}')
 
 
 if __name__ == '__main__':
-  flags.FLAGS['verbosity'].using_default_value = False  # hush, orbax
+  # Without --verbosity absl would log everything: keep orbax quiet.
+  flags.FLAGS['verbosity'].using_default_value = False
   app.run(main, flags_parser=parse)

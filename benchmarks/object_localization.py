@@ -40,6 +40,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import object_tables
 from benchmarks import object_worlds
 from configs import clip_loc
+from i2ploc.errors import InputError
 from i2ploc.evaluation import poses as poses_lib
 from i2ploc.evaluation import questions
 from i2ploc.geometry import rigid
@@ -247,7 +248,8 @@ def measure(
 
 def _summary(queries, name, budget, answers, times):
   errors = poses_lib.pose_errors(
-    [answer.camera_from_map for answer in answers], queries.poses
+    [localization_objects.camera_from_world(one) for one in answers],
+    queries.poses,
   )
   correct = (errors.distance < 0.5) & (errors.angle < 10)
   confidence = np.asarray([answer.confidence for answer in answers])
@@ -259,7 +261,7 @@ def _summary(queries, name, budget, answers, times):
     'success': poses_lib.record(rates),
     'median_metres': float(np.median(errors.distance)),
     'median_degrees': float(np.median(errors.angle)),
-    'median_draws': float(np.median([a.num_draws for a in answers])),
+    'median_draws': float(np.median([a.evidence['draws'] for a in answers])),
     'median_ms': float(np.median(times)),
     'calibration_error': poses_lib.calibration_error(confidence, correct),
     'ranking_quality': poses_lib.ranking_quality(confidence, correct),
@@ -334,7 +336,7 @@ def main(argv: list[str]) -> None:
       sys.exit('object_localization: give --fixture=DIR, or other parts.')
     try:
       queries = load_fr2_desk(given.fixture, given.stride)
-    except (ValueError, FileNotFoundError) as error:
+    except InputError as error:
       sys.exit(f'object_localization: {error}')
     rows = measure(queries, CATEGORY)
     object_tables.show(rows)
@@ -349,7 +351,7 @@ def main(argv: list[str]) -> None:
       queries = load_city(
         given.clip, given.data_dir, given.queries, given.radius
       )
-    except (ValueError, FileNotFoundError) as error:
+    except InputError as error:
       sys.exit(f'object_localization: {error}')
     rows = measure(queries, LANGUAGE)
     object_tables.show(rows)

@@ -55,7 +55,9 @@ def defaults() -> ml_collections.ConfigDict:
   """The fields that do not depend on the method."""
   return ml_collections.ConfigDict(
     dict(
-      task='image_to_points',  # whose verbs these are, see `i2ploc.verbs`
+      task='places',  # what is asked, see `i2ploc.verbs`
+      query_side='image',  # of the model's sides, what asks
+      map_side='points',  # and what answers
       seed=0,
       checkpoint='',  # published weights, instead of the workdir's
       train=dict(

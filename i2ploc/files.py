@@ -154,4 +154,6 @@ def load_json(path: Path, remedy: str) -> Any:
   try:
     return json.loads(path.read_text('utf-8'))
   except ValueError as error:
-    raise InputError(f'{path} is not JSON ({error}): {remedy}.') from None
+    raise InputError(
+      f'{path} is truncated or not JSON ({error}): {remedy}.'
+    ) from None

@@ -1,102 +1,107 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of object-based localization as numbers, for files and pages."""
+"""A query, its answers, and what makes one of the other: stages.
 
+A chain of stages answers a query: each takes the query and a ranked list of
+answers and returns a better one, the first starts from []. answers.jsonl has
+one line per query, see `record`, whatever the stages were.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from i2ploc.geometry import ellipsoid as ellipsoid_lib
-from i2ploc.localization import objects as objects_lib
-from i2ploc.objects.map import landmarks
+from i2ploc import files
+from i2ploc.geometry import lens as lens_lib
+from i2ploc.objects import detections as detections_lib
 
 
-def picture(
-  answer: objects_lib.Answer,
-  objects: landmarks.ObjectMap,
-  box: np.ndarray,
-  intrinsics: np.ndarray,
-) -> dict[str, Any]:
-  """What can be drawn of an answer.
+class Prior(NamedTuple):
+  """What else is known of the camera; None is not known.
+
+  Attributes:
+    down: [3], gravity in the camera frame, of any length; the map's z is up.
+    tolerance: largest angle from it, radians.
+    height: (low, high), z of the camera in the map, metres.
+  """
+
+  down: np.ndarray | None = None
+  tolerance: float = 0.1
+  height: tuple[float, float] | None = None
+
+
+UNKNOWN = Prior()
+
+
+class Query(NamedTuple):
+  """An image that asks where it was taken.
+
+  Attributes:
+    name: for people: a path, as given.
+    image: uint8 [H, W, 3], as in the file, upright.
+    lens: of this image; None if nobody knows.
+    prior: what else is known of the camera.
+    detections: boxes in this image; None where nothing looked for objects.
+  """
+
+  name: str
+  image: np.ndarray
+  lens: lens_lib.Lens | None = None
+  prior: Prior = UNKNOWN
+  detections: detections_lib.Detections | None = None
+
+
+class Answer(NamedTuple):
+  """Where a query may have been taken, or why nobody can say.
+
+  Attributes:
+    rank: 1 is the best.
+    place: town, folder or map that the answer is in.
+    world_from_camera: float64 [4, 4]; None without a pose.
+    covariance: [6, 6] of a small motion of the camera frame: rotation vector,
+      radians, then translation, metres; infinite where the data do not
+      determine the pose. None where nothing is known.
+    similarity: of the query to the place, by which answers are ranked: a
+      cosine, a dot product, or the share of the detections that are explained.
+    confidence: [0, 1], probability that the answer is right; None where the
+      method cannot say.
+    reason: why there is no pose; '' otherwise.
+    evidence: what a page draws, by name: numbers, texts, arrays, lists or dicts
+      of them. `stage` says who made the answer; `position` [3] and `heading`
+      (radians, yaw in the world), None where unknown, say where it is drawn.
+  """
+
+  rank: int
+  place: str
+  world_from_camera: np.ndarray | None
+  covariance: np.ndarray | None
+  similarity: float
+  confidence: float | None
+  reason: str
+  evidence: Mapping[str, Any]
+
+
+Stage = Callable[[Query, list[Answer]], list[Answer]]
+
+
+def record(query: Query, answers: Sequence[Answer]) -> dict[str, Any]:
+  """One query's line of answers.jsonl, ready for JSON.
 
   Args:
-    answer: of one image.
-    objects: the map that was asked.
-    box: [M, 4] of the detections, pixels.
-    intrinsics: [3, 3] of the pinhole.
+    query: whose image size goes along: evidence is in its pixels.
+    answers: best first.
 
   Returns:
-    reason, confidence, score, rival, draws; found, the camera's position or
-    None; boxes [M][4]; outlines, one per explained detection: its number `box`,
-    the landmark's name, their overlap, and points of the projected ellipsoid.
+    {query, image_size, answers: [fields of `Answer`]}, matrices as nested
+    lists, null for what is not known or not finite.
   """
-  record = {
-    'reason': answer.reason,
-    'confidence': answer.confidence,
-    'score': answer.score,
-    'rival': answer.rival,
-    'draws': answer.num_draws,
-    'found': None,
-    'boxes': np.round(box, 1).tolist(),
-    'outlines': [],
-  }
-  if not answer.localizable:
-    return record
-  rows, names = answer.pairs[:, 1], objects.names()
-  shapes = ellipsoid_lib.Ellipsoid(*(x[rows] for x in objects.ellipsoid))
-  plane = ellipsoid_lib.outline_points(shapes, answer.camera_from_map)
-  pixels = np.asarray(plane) * np.diagonal(intrinsics)[:2] + intrinsics[:2, 2]
-  record['found'] = answer.camera_in_map.tolist()
-  record['outlines'] = [
+  return files.plain(
     {
-      'box': one,
-      'name': names[row],
-      'overlap': float(overlap),
-      'points': np.round(points, 1).tolist(),
+      'query': query.name,
+      'image_size': list(query.image.shape[:2]),
+      'answers': [one._asdict() for one in answers],
     }
-    for (one, row), overlap, points in zip(
-      answer.pairs.tolist(), answer.overlaps, pixels, strict=True
-    )
-  ]
-  return record
-
-
-def line(
-  path: str, answers: Sequence[tuple[str, objects_lib.Answer]]
-) -> dict[str, Any]:
-  """A record of answers.jsonl.
-
-  Args:
-    path: of the image.
-    answers: with the names of their maps, best first.
-  """
-  found = [(name, one) for name, one in answers if one.localizable]
-  return {
-    'query': str(path),
-    'reason': '' if found else answers[0][1].reason,
-    'answers': [
-      {
-        'rank': rank,
-        'town': name,
-        'position': one.camera_in_map.tolist(),
-        'heading': _heading(one.camera_from_map),
-        'camera_from_map': _matrix(one.camera_from_map).tolist(),
-        'similarity': one.score,
-        'confidence': one.confidence,
-        'num_pairs': len(one.pairs),
-      }
-      for rank, (name, one) in enumerate(found, 1)
-    ],
-  }
-
-
-def _heading(motion) -> float:
-  """Of the optical axis, from the map's x towards y, radians."""
-  ahead = motion.rotation[2]
-  return float(np.arctan2(ahead[1], ahead[0]))
-
-
-def _matrix(motion) -> np.ndarray:
-  matrix = np.eye(4)
-  matrix[:3, :3], matrix[:3, 3] = motion
-  return matrix
+  )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a camera is, from the objects it sees and a map of objects.
+"""The stage that poses a camera by the objects it sees and a map of objects.
 
 Detections become candidate pairs, pairs become triples, triples become poses,
 and poses are judged by all boxes of the image (Matsuzaki et al., CLIP-Loc, ICRA
@@ -15,10 +15,14 @@ and poses are judged by all boxes of the image (Matsuzaki et al., CLIP-Loc, ICRA
 The paper's loses what no near text names, however many triples are solved: on
 towns, hybrid finds as much with a few and more with many. Triples are
 enumerated as long as there are few, so that an answer does not depend on
-chance; see `object_proposals`.
+chance; see `objects.pose.proposals`.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,9 +30,12 @@ from scipy import special
 
 from i2ploc import compilation
 from i2ploc.errors import InputError
+from i2ploc.geometry import ellipsoid as ellipsoid_lib
 from i2ploc.geometry import rigid
+from i2ploc.localization import answer as answer_lib
 from i2ploc.objects import association
 from i2ploc.objects import detections as detections_lib
+from i2ploc.objects import observer
 from i2ploc.objects.map import landmarks as landmarks_lib
 from i2ploc.objects.pose import proposals
 from i2ploc.objects.pose import scene
@@ -47,75 +54,27 @@ _SINGULAR = 1e-5
 # even frames of TUM RGB-D fr2_desk, to answers of 8, 16 and all triples.
 CONFIDENCE = (-21.7, 18.6, 1.23, 5.34)
 
-
-class Answer(NamedTuple):
-  """Where a camera is, or why nobody can say.
-
-  Attributes:
-    localizable: whether there is a pose.
-    reason: why not; empty if there is.
-    camera_from_map: float64 motion; None unless `localizable`.
-    score: [0, 1], the share of the detections that the pose explains, see
-      `object_verification`.
-    rival: score of the best pose 0.5 m or 10 degrees away.
-    confidence: [0, 1], probability that the pose is right within that.
-    pairs: int [A, 2], rows of detections and landmarks that explain them.
-    overlaps: [A] IoU of their boxes.
-    covariance: [6, 6] of a small motion of the camera frame, rotation vector,
-      radians, then metres; infinite where boxes do not determine the pose.
-    num_draws: triples that were solved.
-    num_left_out: detections that could not be used: not finite, or inverted.
-  """
-
-  localizable: bool
-  reason: str
-  camera_from_map: rigid.Rigid | None
-  score: float
-  rival: float
-  confidence: float
-  pairs: np.ndarray
-  overlaps: np.ndarray
-  covariance: np.ndarray
-  num_draws: int
-  num_left_out: int
-
-  @property
-  def camera_in_map(self) -> np.ndarray:
-    """Position [3] of the camera, metres."""
-    motion = self.camera_from_map
-    return -motion.rotation.T @ motion.translation
+Answer = answer_lib.Answer
 
 
-class Prior(NamedTuple):
-  """What else is known of the camera; None is not known.
-
-  Attributes:
-    down: [3], gravity in the camera frame, of any length; the map's z is up.
-    tolerance: largest angle from it, radians.
-    height: (low, high), z of the camera in the map, metres.
-  """
-
-  down: np.ndarray | None = None
-  tolerance: float = 0.1
-  height: tuple[float, float] | None = None
-
-
-UNKNOWN = Prior()
-
-
-def _unlocalizable(reason, num_left_out=0, num_draws=0):
+def _unlocalizable(reason, place, num_left_out=0, num_draws=0):
   return Answer(
-    localizable=False,
-    reason=reason,
-    camera_from_map=None,
-    score=0.0,
-    rival=0.0,
+    rank=1,
+    place=place,
+    world_from_camera=None,
+    covariance=None,
+    similarity=0.0,
     confidence=0.0,
-    pairs=np.zeros((0, 2), np.int64),
-    overlaps=np.zeros(0),
-    covariance=np.full((6, 6), np.inf),
-    num_draws=num_draws,
-    num_left_out=num_left_out,
+    reason=reason,
+    evidence={
+      'stage': 'objects',
+      'score': 0.0,
+      'rival': 0.0,
+      'draws': num_draws,
+      'left_out': num_left_out,
+      'pairs': np.zeros((0, 2), np.int64),
+      'overlaps': np.zeros(0),
+    },
   )
 
 
@@ -213,9 +172,10 @@ def localize(
   draws: int | None = None,
   sampler: str = 'auto',
   prune: bool = True,
-  prior: Prior = UNKNOWN,
+  prior: answer_lib.Prior = answer_lib.UNKNOWN,
   seed: int = 0,
   settings: search.Settings = search.DEFAULT,
+  place: str = '',
 ) -> Answer:
   """The pose of a camera that sees objects of a map.
 
@@ -231,15 +191,25 @@ def localize(
     k: texts per detection.
     calibration: what ranks and similarities are worth.
     draws: triples that are solved, at most.
-    sampler: of `object_proposals.SAMPLERS`.
+    sampler: of `proposals.SAMPLERS`.
     prune: whether sizes of boxes may rule out triples before they are solved.
     prior: what else is known of the camera.
     seed: of the samplers that draw.
     settings: how to search.
+    place: name of the map.
 
   Returns:
-    The answer. Whatever is wrong with a map or with detections, and whatever
-    they leave open, ends in `localizable=False` with a reason.
+    The answer; its similarity is the score. Whatever is wrong with a map or
+    with detections, and whatever they leave open, ends in an answer without a
+    pose that has a reason. Evidence:
+
+      score: [0, 1], the share of the detections that the pose explains, see
+        `objects.pose.verification`.
+      rival: score of the best pose 0.5 m or 10 degrees away.
+      draws: triples that were solved.
+      left_out: detections that could not be used: not finite, or inverted.
+      pairs: int [A, 2], rows of detections and landmarks that explain them.
+      overlaps: [A] IoU of their boxes.
 
   Raises:
     InputError: arguments that make no sense for any map: an unknown method or
@@ -247,17 +217,17 @@ def localize(
   """
   try:
     landmarks_lib.check_map(object_map)
-  except ValueError as error:
-    return _unlocalizable(str(error))
+  except InputError as error:
+    return _unlocalizable(str(error), place)
   if not len(object_map.center):
-    return _unlocalizable('the map is empty')
+    return _unlocalizable('the map is empty', place)
   sound = detections_lib.box_fault(detections.box) == ''
   sound &= np.isfinite(detections.score)
   left_out = int(np.sum(~sound))
   kept = np.flatnonzero(sound)
   if not len(kept):
     reason = f'all {left_out} boxes are broken' if left_out else 'no detections'
-    return _unlocalizable(reason, left_out)
+    return _unlocalizable(reason, place, left_out)
   seen = detections.take(kept)
   if pairs is None:
     some = None if similarity is None else np.asarray(similarity)[kept]
@@ -267,7 +237,7 @@ def localize(
   else:
     pairs = tuple(_renumbered(one, sound) for one in pairs)
   if reason := _obstacle(object_map, pairs[0]):
-    return _unlocalizable(reason, left_out)
+    return _unlocalizable(reason, place, left_out)
   ellipsoids = object_map.ellipsoid
   cut = detections_lib.cut_edges(seen, image_size)
   triples = proposals.propose(
@@ -281,7 +251,7 @@ def localize(
   )
   if not len(triples):
     reason = 'no three detections can be three landmarks, by their sizes'
-    return _unlocalizable(reason, left_out)
+    return _unlocalizable(reason, place, left_out)
   placed = scene.make_scene(
     seen.box,
     seen.score,
@@ -295,8 +265,8 @@ def localize(
   found = _found(placed, pairs[0], triples, prior, settings)
   if not found.valid:
     reason = f'none of {len(triples)} triples gives a pose that explains a box'
-    return _unlocalizable(reason, left_out, len(triples))
-  return _answer(found, placed, kept, len(triples), left_out)
+    return _unlocalizable(reason, place, left_out, len(triples))
+  return _answer(found, placed, kept, len(triples), left_out, place)
 
 
 def _renumbered(pairs, sound):
@@ -339,7 +309,7 @@ def _traced_prior(prior, origin):
   )
 
 
-def _answer(found, placed, kept, num_draws, left_out):
+def _answer(found, placed, kept, num_draws, left_out, place):
   """What was found, in the caller's rows and the map's frame."""
   assignment = found.assignment
   rows = np.flatnonzero(assignment.explained)
@@ -352,18 +322,40 @@ def _answer(found, placed, kept, num_draws, left_out):
   translation = found.fit.pose.translation - rotation @ placed.origin
   score, rival = float(assignment.score), float(found.rival)
   return Answer(
-    localizable=True,
-    reason='',
-    camera_from_map=rigid.Rigid(rotation, translation),
-    score=score,
-    rival=rival,
-    confidence=confidence(score, rival, len(rows)),
-    pairs=np.stack([kept[rows], landmarks], axis=-1),
-    overlaps=np.asarray(assignment.overlap)[rows],
+    rank=1,
+    place=place,
+    world_from_camera=_inverse_matrix(rotation, translation),
     covariance=_covariance(found.fit),
-    num_draws=num_draws,
-    num_left_out=left_out,
+    similarity=score,
+    confidence=confidence(score, rival, len(rows)),
+    reason='',
+    evidence={
+      'stage': 'objects',
+      'score': score,
+      'rival': rival,
+      'draws': num_draws,
+      'left_out': left_out,
+      'pairs': np.stack([kept[rows], landmarks], axis=-1),
+      'overlaps': np.asarray(assignment.overlap)[rows],
+    },
   )
+
+
+def _inverse_matrix(rotation, translation) -> np.ndarray:
+  matrix = np.eye(4)
+  matrix[:3, :3], matrix[:3, 3] = rotation.T, -rotation.T @ translation
+  return matrix
+
+
+def camera_from_world(answer: Answer) -> rigid.Rigid | None:
+  """The pose of an answer as a motion; None without one."""
+  if answer.world_from_camera is None:
+    return None
+  turn, center = (
+    answer.world_from_camera[:3, :3],
+    answer.world_from_camera[:3, 3],
+  )
+  return rigid.Rigid(turn.T, -turn.T @ center)
 
 
 def _covariance(fit) -> np.ndarray:
@@ -379,7 +371,115 @@ def _covariance(fit) -> np.ndarray:
 
 
 def confidence(score: float, rival: float, num_pairs: int) -> float:
-  """Probability that a pose is right, see `Answer`."""
+  """Probability that a pose is right within 0.5 m and 10 degrees."""
   offset, *slopes = CONFIDENCE
   features = (score, score - rival, np.log(max(num_pairs, 1)))
   return float(special.expit(offset + np.dot(slopes, features)))
+
+
+def drawn(
+  answer: Answer,
+  object_map: landmarks_lib.ObjectMap,
+  box: np.ndarray,
+  intrinsics: np.ndarray,
+) -> Answer:
+  """An answer with evidence that a page can draw.
+
+  Args:
+    answer: of `localize`.
+    object_map: that was asked.
+    box: [M, 4] of the detections, pixels.
+    intrinsics: [3, 3] of the pinhole.
+
+  Returns:
+    With more evidence: position of the camera and heading of its optical axis;
+    landmarks, how many were asked; boxes [M, 4]; outlines, one per pair: number
+    of the box, the landmark's name, their overlap, and points of the projected
+    ellipsoid in pixels.
+  """
+  evidence: dict[str, Any] = dict(answer.evidence)
+  evidence |= {
+    'position': None,
+    'heading': None,
+    'landmarks': object_map.num_landmarks,
+    'boxes': np.round(box, 1),
+    'outlines': [],
+  }
+  overlaps = evidence.pop('overlaps')
+  pose = camera_from_world(answer)
+  if pose is None:
+    return answer._replace(evidence=evidence)
+  rows, names = evidence['pairs'][:, 1], object_map.names()
+  shapes = ellipsoid_lib.Ellipsoid(*(x[rows] for x in object_map.ellipsoid))
+  plane = ellipsoid_lib.outline_points(shapes, pose)
+  pixels = np.asarray(plane) * np.diagonal(intrinsics)[:2] + intrinsics[:2, 2]
+  evidence['position'] = answer.world_from_camera[:3, 3]
+  ahead = answer.world_from_camera[:3, 2]
+  evidence['heading'] = float(np.arctan2(ahead[1], ahead[0]))
+  evidence['outlines'] = [
+    {
+      'box': one,
+      'name': names[row],
+      'overlap': float(overlap),
+      'points': np.round(points, 1),
+    }
+    for (one, row), overlap, points in zip(
+      evidence['pairs'].tolist(), overlaps, pixels, strict=True
+    )
+  ]
+  return answer._replace(evidence=evidence)
+
+
+def make_stage(
+  maps: Mapping[str, landmarks_lib.ObjectMap],
+  calibration: Mapping[str, association.Calibration],
+  *,
+  categories: Sequence[str] = (),
+  leave_out: Sequence[str] = (),
+  encode: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+  **options: Any,
+) -> answer_lib.Stage:
+  """The stage `objects`; it needs no answers to start from.
+
+  Every map is asked; answers are ranked by their confidence, maps in which
+  nothing was found come last and say why.
+
+  Args:
+    maps: by place.
+    calibration: by place, see `localize`.
+    categories: names of the detector's numbers.
+    leave_out: names of categories that are not looked at.
+    encode: image and boxes [M, 4] to descriptors [M, D]; None for none.
+    **options: of `localize`.
+  """
+
+  def objects(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:
+    del answers
+    if query.detections is None or query.lens is None:
+      raise InputError(
+        f'{query.name}: objects are asked with boxes and a lens; it has'
+        f' {"no boxes" if query.detections is None else "no lens"}.'
+      )
+    seen = observer.prepare(
+      observer.without(query.detections, leave_out, categories),
+      query.lens,
+      encode and functools.partial(encode, query.image),
+    )
+    matrix = np.asarray(query.lens.intrinsics, np.float64)
+    found = []
+    for place, object_map in maps.items():
+      one = localize(
+        seen,
+        object_map,
+        matrix,
+        query.image.shape[:2],
+        calibration=calibration[place],
+        prior=query.prior,
+        place=place,
+        **options,
+      )
+      found.append(drawn(one, object_map, seen.box, matrix))
+    found.sort(key=lambda one: -one.confidence)
+    return [one._replace(rank=rank) for rank, one in enumerate(found, 1)]
+
+  return objects

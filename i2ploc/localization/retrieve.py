@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where was this image taken? Ranked poses of a LiDAR map, with a confidence.
+"""The stage that retrieves: the readings of a map most similar to a query.
 
 An answer is the pose of a map reading, so it is right up to the distance to
 the nearest one. The confidence is what the model's own temperature says: the
@@ -10,157 +10,154 @@ neighbouring readings of one street share it. It assumes that the query lies
 somewhere in the map, and it is only as calibrated as the model.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
-from collections.abc import Sequence
 import math
-from typing import Any
-from typing import NamedTuple
 
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import resizing
+from i2ploc.localization import answer as answer_lib
 from i2ploc.retrieval import index as index_lib
 
+Answer = answer_lib.Answer
+Batch = Mapping[str, np.ndarray]
 
-class Answer(NamedTuple):
-  """One place of the map as the answer to a query.
 
-  Attributes:
-    rank: 1 is the best.
-    key: the place in the index.
-    town, frame: which reading that was.
-    view: radians, how far the best view is turned to the left of the reading.
-    position: float64 [3], the LiDAR in the town's world frame, metres, z up.
-    heading: radians, yaw of the vehicle's x axis in the world, in [-pi, pi].
-    world_from_camera: float64 [4, 4].
-    similarity: cosine, [-1, 1].
-    distance_from_best: horizontal metres to the answer of rank 1; inf in
-      another town.
-    confidence: [0, 1], posterior mass within the radius of this answer.
+def make_stage(
+  index: index_lib.Index,
+  embed: Callable[[Batch], np.ndarray],
+  image_size: tuple[int, int],
+  *,
+  scale: float | None,
+  radius: float,
+  k: int,
+) -> answer_lib.Stage:
+  """The stage `retrieve`; it needs no answers to start from.
+
+  Args:
+    index: the map.
+    embed: descriptors [1, D] of a batch of one: image uint8 [1, H, W, 3] and,
+      where the query has a lens, intrinsics float32 [1, 3, 3].
+    image_size: (H, W) of the model's images.
+    scale: see `localize`.
+    radius: likewise.
+    k: likewise.
   """
 
-  rank: int
-  key: int
-  town: str
-  frame: int
-  view: float
-  position: np.ndarray
-  heading: float
-  world_from_camera: np.ndarray
-  similarity: float
-  distance_from_best: float
-  confidence: float
+  def retrieve(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:
+    del answers
+    batch = {'image': resizing.resize_image(query.image, image_size)[None]}
+    if query.lens is not None:
+      matrix = resizing.resize_intrinsics(
+        query.lens.intrinsics, query.image.shape[:2], image_size
+      )
+      batch['intrinsics'] = np.asarray(matrix, np.float32)[None]
+    descriptors = np.asarray(embed(batch))
+    return localize(descriptors, index, scale=scale, radius=radius, k=k)[0]
+
+  return retrieve
 
 
 def localize(
   queries: np.ndarray,
   index: index_lib.Index,
   *,
-  scale: float,
+  scale: float | None,
   radius: float = 10.0,
   k: int = 5,
 ) -> list[list[Answer]]:
   """The k most similar places of each query.
 
-  1. Search all places, the best view of each.
-  2. posterior = softmax(scale * similarity) over the places.
-  3. Take the first k; the confidence of each is the posterior mass of the
-     places of its town within `radius` of it, horizontally, itself included.
+  1. Find the k places whose best view is the most similar.
+  2. posterior = softmax(scale * similarity) over all places.
+  3. The confidence of an answer is the posterior mass of the places of its
+     town within `radius` of it, horizontally, itself included.
 
   Args:
-    queries: [Q, D], unit norm, of the model that made the index.
+    queries: [Q, D], of the model that made the index.
     index: the map.
-    scale: the model's inverse temperature, exp(log_scale).
+    scale: the model's inverse temperature, exp(log_scale); None if it has
+      learned none: then there are no confidences.
     radius: metres.
     k: answers per query; a map of fewer places gives all of them.
 
   Returns:
-    Q lists of min(k, places) answers, best first.
+    Q lists of min(k, places) answers, best first. Evidence: key, frame, view
+    and name of the reading (see `Index`), its position (of the body) and
+    heading, and distance_from_best: horizontal metres to the answer of rank 1,
+    infinite in another town.
 
   Raises:
     InputError: no query, descriptors that are not finite, not of unit norm or
       of another width than the map's, or a scale, radius or k out of range.
   """
   for name, value in (('scale', scale), ('radius', radius)):
-    if not (math.isfinite(value) and value > 0):
+    if value is not None and not (math.isfinite(value) and value > 0):
       raise InputError(f'{name}={value}; expected a positive number.')
   if k < 1:
     raise InputError(f'k={k} answers were asked for; ask for at least 1.')
-  similarities, rows = index.search(queries, index.num_places)
-  return [
-    _answers(index, row, similarity, scale, radius, k)
-    for row, similarity in zip(rows, similarities, strict=True)
-  ]
+  found = index.search(queries, k, 1.0 if scale is None else scale)
+  answers = []
+  for query, similarities, rows, log_sum in zip(queries, *found, strict=True):
+    confidence = [None] * len(rows)
+    if scale is not None:
+      confidence = [
+        _mass(index, query, row, logit, scale, radius)
+        for row, logit in zip(
+          rows, scale * (similarities - similarities[0]) - log_sum, strict=True
+        )
+      ]
+    answers.append(_answers(index, rows, similarities, confidence))
+  return answers
 
 
-def _answers(
-  index: index_lib.Index,
-  rows: np.ndarray,
-  similarities: np.ndarray,
-  scale: float,
-  radius: float,
-  k: int,
-) -> list[Answer]:
-  """Answers of one query from all places, most similar first."""
-  logits = scale * similarities.astype(np.float64)
-  posterior = np.exp(logits - logits.max())
-  posterior /= posterior.sum()
-  first = rows[:k]
-  distances = _distances(index, first, rows)
-  mass = np.where(distances <= radius, posterior, 0).sum(1)
-  camera_from_lidar = np.asarray(index.rig.camera_from_lidar, np.float64)
-  world_from_view = index.world_from_view(first)
-  world_from_camera = world_from_view @ np.linalg.inv(camera_from_lidar)
+def _mass(index, query, row, logit, scale, radius) -> float:
+  """Posterior of the places around the place of a row.
+
+  `logit` is the logarithm of the row's own posterior. Its neighbours are
+  compared with it on the host, where rounding differs from the device's.
+  """
+  similar = index.similarities_to(query, index.near(row, radius))
+  similar = similar.astype(np.float64)
+  own = np.asarray(index.descriptors[row], np.float32) @ query
+  return float(min(np.exp(scale * (similar - own) + logit).sum(), 1.0))
+
+
+def _answers(index, rows, similarities, confidences) -> list[Answer]:
+  """Answers of one query, most similar first."""
+  world_from_view = index.world_from_view(rows)
+  camera_from_body = np.asarray(index.rig.camera_from_body, np.float64)
+  world_from_camera = world_from_view @ np.linalg.inv(camera_from_body)
   headings = np.arctan2(world_from_view[:, 1, 0], world_from_view[:, 0, 0])
+  distances = index.distances(rows[0], rows)
+  if index.similarity == 'cosine':
+    similarities = np.clip(similarities, -1, 1)
   return [
     Answer(
       rank=i + 1,
-      key=int(index.keys[row]),
-      town=str(index.towns[row]),
-      frame=int(index.frames[row]),
-      view=float(index.views[row]),
-      position=world_from_view[i, :3, 3],
-      heading=float(headings[i]),
-      world_from_camera=world_from_camera[i],
-      similarity=float(np.clip(similarities[i], -1, 1)),
-      distance_from_best=float(distances[0, i]),
-      confidence=float(np.clip(mass[i], 0, 1)),
+      place=str(index.towns[row]),
+      world_from_camera=_known(world_from_camera[i]),
+      covariance=None,
+      similarity=float(similarities[i]),
+      confidence=confidences[i],
+      reason='',
+      evidence={
+        'stage': 'retrieve',
+        'position': _known(index.poses[row, :3, 3]),
+        'heading': float(headings[i]) if np.isfinite(headings[i]) else None,
+        'key': int(index.keys[row]),
+        'frame': int(index.frames[row]),
+        'view': float(index.views[row]),
+        'name': str(index.names[row]),
+        'distance_from_best': float(distances[i]),
+      },
     )
-    for i, row in enumerate(first)
+    for i, row in enumerate(rows)
   ]
 
 
-def _distances(
-  index: index_lib.Index, some: np.ndarray, others: np.ndarray
-) -> np.ndarray:
-  """[k, K] horizontal metres; infinite between towns."""
-  position = np.asarray(index.poses, np.float64)[:, :2, 3]
-  towns = np.asarray(index.towns)
-  step = position[some][:, None] - position[others]
-  same = towns[some][:, None] == towns[others]
-  return np.where(same, np.hypot(step[..., 0], step[..., 1]), np.inf)
-
-
-def record_from_answers(
-  query: str, answers: Sequence[Answer]
-) -> Mapping[str, Any]:
-  """One query's JSON line as a dict of plain numbers, strings and lists.
-
-  Matrices are 16 numbers, row by row; an infinite distance is null.
-  """
-  return {
-    'query': query,
-    'answers': [
-      answer._asdict()
-      | {
-        'position': answer.position.tolist(),
-        'world_from_camera': answer.world_from_camera.ravel().tolist(),
-        'distance_from_best': (
-          answer.distance_from_best
-          if math.isfinite(answer.distance_from_best)
-          else None
-        ),
-      }
-      for answer in answers
-    ],
-  }
+def _known(numbers: np.ndarray) -> np.ndarray | None:
+  """None for numbers that are not all finite."""
+  return numbers if np.isfinite(numbers).all() else None

@@ -20,17 +20,16 @@ import os
 import pathlib
 from typing import Any
 from typing import NamedTuple
-import zipfile
 
 from absl import logging
 import numpy as np
 
 from i2ploc import files
 from i2ploc.errors import InputError
-from i2ploc.errors import MissingFileError
 from i2ploc.objects import detections as detections_lib
 
 FORMAT = 'i2ploc.detections.1'
+_REMEDY = 'give detections as .json (COCO or OA-SLAM) or .npz'
 FAULTS = (
   'not finite',
   'inverted',
@@ -90,11 +89,6 @@ def load_detections(
     InputError: it does not hold detections; the message says where.
   """
   path = pathlib.Path(path)
-  if not path.is_file():
-    raise MissingFileError(
-      f'There are no detections {path}; expected a .json (COCO or OA-SLAM) or '
-      '.npz file.'
-    )
   read = _read_npz if path.suffix == '.npz' else _read_json
   listed, names, records = read(path)
   if images is not None:
@@ -179,11 +173,7 @@ def _fault(record, image_size):
 
 def _read_npz(path):
   """Images in order, no names, and the records."""
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = dict(file)
-  except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-    raise InputError(f'{path} is truncated or not an npz: {error}.') from None
+  arrays = files.load_arrays(path, _REMEDY)
   wanted = ('images', 'frame', 'box', 'category', 'score')
   if missing := [name for name in wanted if name not in arrays]:
     raise InputError(
@@ -219,10 +209,7 @@ def _rows(images, arrays) -> Iterator[Record]:
 
 def _read_json(path):
   """Images by id if listed, names of categories, and the records."""
-  try:
-    content = json.loads(path.read_text('utf-8'))
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise InputError(f'{path} is truncated or not JSON: {error}.') from None
+  content = files.load_json(path, _REMEDY)
   if isinstance(content, dict) and 'annotations' in content:
     return _read_coco(path, content)
   if not isinstance(content, list):

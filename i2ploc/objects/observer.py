@@ -4,13 +4,15 @@
 A place is an `input_pipeline.sources.places.Place`, or anything alike.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import lens as lens_lib
 from i2ploc.objects import detections as detections_lib
 from i2ploc.objects import files
 from i2ploc.objects.map import place_map
@@ -19,18 +21,40 @@ from i2ploc.objects.map import place_map
 def without(
   detections: detections_lib.Detections,
   leave_out: Sequence[str],
-  numbers: Mapping[str, int],
+  categories: Sequence[str],
 ) -> detections_lib.Detections:
   """The detections that are of none of some categories.
 
   Args:
     detections: of an image.
     leave_out: names of categories.
-    numbers: of the categories that have names.
+    categories: names of the detector's numbers.
   """
-  unwanted = [numbers[name] for name in leave_out if name in numbers]
+  unwanted = [i for i, name in enumerate(categories) if name in leave_out]
   keep = ~np.isin(detections.category, unwanted)
   return detections.take(np.flatnonzero(keep))
+
+
+def prepare(
+  detections: detections_lib.Detections,
+  lens: lens_lib.Lens,
+  encode: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> detections_lib.Detections:
+  """What becomes of boxes before a map is made of them or asked.
+
+  Args:
+    detections: boxes in an image as it is.
+    lens: of the image.
+    encode: boxes [M, 4] to descriptors [M, D]; None for none.
+
+  Returns:
+    With descriptors; boxes as a pinhole with the lens's intrinsics sees them.
+  """
+  if encode is not None:
+    detections = detections._replace(embedding=encode(detections.box))
+  if np.size(lens.distortion):
+    detections = detections_lib.undistort(detections, lens)
+  return detections
 
 
 class Observer:
@@ -53,7 +77,7 @@ class Observer:
     """
     self._encoder, self._frames = encoder, None
     self._leave_out = leave_out
-    self._numbers = {name: i for i, name in enumerate(place.categories)}
+    self._categories = tuple(place.categories)
     if place.detections is not None:
       found = files.load_detections(place.detections, place.mapping.image_size)
       names = {*place.mapping.names, *place.queries.names}
@@ -79,14 +103,14 @@ class Observer:
         np.zeros((0, 4)), [], [], shots.image_size
       )
       found = self._frames.get(shots.names[row], nothing)
-      return without(found, self._leave_out, self._numbers), None
+      return without(found, self._leave_out, self._categories), None
     labels = shots.labels(row)
     keep = detections_lib.box_fault(labels.box) == ''
     keep &= ~np.isin(labels.category, self._leave_out)
     labels = labels.take(np.flatnonzero(keep))
     found = detections_lib.make_detections(
       labels.box,
-      [self._numbers[name] for name in labels.category],
+      [self._categories.index(name) for name in labels.category],
       np.ones(len(labels.category)),
       shots.image_size,
     )
@@ -95,10 +119,8 @@ class Observer:
   def look(self, shots: Any, row: int) -> place_map.Sighting:
     """See `boxes`; with descriptors, and as a pinhole would see them."""
     found, texts = self.boxes(shots, row)
+    encode = None
     if self._encoder is not None:
-      found = found._replace(
-        embedding=self._encoder.encode_boxes(shots.read(row), found.box)
-      )
-    if np.size(shots.lens.distortion):
-      found = detections_lib.undistort(found, shots.lens)
+      encode = functools.partial(self._encoder.encode_boxes, shots.read(row))
+    found = prepare(found, shots.lens, encode)
     return place_map.Sighting(found, texts, shots.position[row])

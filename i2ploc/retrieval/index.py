@@ -5,11 +5,12 @@ A row of an index is one view of one place. Rows that share a key are views of
 the same place (a LiDAR scan embedded as a vehicle turned by 0 and by 180
 degrees would see it); a search answers with distinct places, each by its best
 view. The file is one npz that carries where it came from: descriptors of
-another model are numbers of the same shape and no meaning, so `load_index`
-compares fingerprints instead of trusting the caller.
+another model have the same shape and no meaning, so `load_index` compares
+fingerprints instead of trusting the caller.
 """
 
 from collections.abc import Mapping
+import dataclasses
 import functools
 import json
 import os
@@ -22,40 +23,68 @@ import numpy as np
 
 from i2ploc import files
 from i2ploc.errors import InputError
+from i2ploc.geometry import lens as lens_lib
 
-FORMAT = 'i2ploc.index.1'
+FORMAT = 'i2ploc.index.2'
+# Had no names, and its rig was a pinhole with a LiDAR.
+FORMAT_1 = 'i2ploc.index.1'
 PROVENANCE = ('model', 'config', 'dataset', 'software')
 SIMILARITIES = ('cosine', 'dot')
-# float32 entries of one block of similarities: about 1 MB, see design.md 6.
+# float32 entries of one block of similarities, about 1 MB: XLA on CPU does not
+# fuse the reduction, and a block should stay in the cache.
 BLOCK_ENTRIES = 2**18
 MIN_QUERIES = 16
 # bfloat16 towers end in norms that are off by up to 4e-3.
 NORM_TOLERANCE = 2e-2
+_REMEDY = 'build it with --mode=index'
 
 
 class Rig(NamedTuple):
-  """The sensors that the map was recorded for.
+  """The sensors that the map was recorded with.
 
   Attributes:
-    intrinsics: float64 [3, 3], pixels, for images of `image_size`.
-    image_size: (height, width), pixels.
-    camera_from_lidar: float64 [4, 4], metres.
+    lens: of images of `image_size`; None without a camera, or if unknown.
+    image_size: (height, width), pixels; None without images.
+    camera_from_body: float64 [4, 4], metres. The body is what poses are of: the
+      LiDAR where there is one, else the camera itself.
   """
 
-  intrinsics: np.ndarray
-  image_size: tuple[int, int]
-  camera_from_lidar: np.ndarray
+  lens: lens_lib.Lens | None
+  image_size: tuple[int, int] | None
+  camera_from_body: np.ndarray
 
 
-class Index(NamedTuple):
+class Found(NamedTuple):
+  """The k most similar places of each query, best first.
+
+  Attributes:
+    similarities: float32 [Q, k], not increasing.
+    rows: int32 [Q, k] of the index, of distinct keys.
+    log_sum: float32 [Q], the logarithm of the sum over all places of
+      exp(scale * (similarity - the first one)): what normalises a posterior.
+  """
+
+  similarities: np.ndarray
+  rows: np.ndarray
+  log_sum: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Index:
   """Descriptors, poses and origin of a map of M rows.
+
+  What a search needs beside the queries is prepared at the first one and kept:
+  the rows of each place, and the descriptors on the device.
 
   Attributes:
     descriptors: float32 [M, D], unit norm unless `similarity` is 'dot'.
     keys: int64 [M], the place of a row; equal keys are views of one place.
-    poses: float64 [M, 4, 4], world_from_body of the reading, metres, z up.
+    poses: float64 [M, 4, 4], world_from_body of the reading, metres, z up; NaN
+      where it is not known.
     towns: [M] str, positions of different towns are not comparable.
     frames: int64 [M], the number in the dataset's own file names.
+    names: [M] str, of the reading: the file of a photo, drive and number of a
+      frame; '' where nobody knows.
     views: float64 [M], radians: the descriptor is what a vehicle at `poses`
       turned to the left by `views` about its own z axis would see.
     provenance: at least 'model' (fingerprint of the parameters), 'config'
@@ -69,6 +98,7 @@ class Index(NamedTuple):
   poses: np.ndarray
   towns: np.ndarray
   frames: np.ndarray
+  names: np.ndarray
   views: np.ndarray
   provenance: Mapping[str, str]
   rig: Rig
@@ -76,12 +106,28 @@ class Index(NamedTuple):
   @property
   def num_places(self) -> int:
     """Number of distinct keys."""
-    return len(np.unique(self.keys))
+    return len(self._table)
 
   @property
   def similarity(self) -> str:
     """'cosine', or 'dot' of descriptors of any length."""
     return self.provenance.get('similarity', SIMILARITIES[0])
+
+  @functools.cached_property
+  def _table(self) -> np.ndarray:
+    """int32 [K, V], see `_rows_of_places`."""
+    return _rows_of_places(np.asarray(self.keys))
+
+  @functools.cached_property
+  def _on_device(self) -> tuple[jax.Array, jax.Array]:
+    """Descriptors and table."""
+    return jnp.asarray(self.descriptors, jnp.float32), jnp.asarray(self._table)
+
+  @functools.cached_property
+  def _ground(self) -> tuple[np.ndarray, np.ndarray]:
+    """Horizontal position [M, 2] and number of the town [M] of each row."""
+    towns = np.unique(np.asarray(self.towns), return_inverse=True)[1]
+    return np.asarray(self.poses, np.float64)[:, :2, 3], towns
 
   def world_from_view(self, rows: np.ndarray) -> np.ndarray:
     """The pose that each row's descriptor shows: its reading, turned.
@@ -100,9 +146,40 @@ class Index(NamedTuple):
     reading_from_view[..., 2, 2] = reading_from_view[..., 3, 3] = 1.0
     return np.asarray(self.poses, np.float64)[rows] @ reading_from_view
 
-  def search(
-    self, queries: np.ndarray, k: int
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def distances(self, row: int, rows: np.ndarray) -> np.ndarray:
+    """Horizontal metres from a row to rows.
+
+    Args:
+      row: of this index.
+      rows: int [...].
+
+    Returns:
+      float64 [...]; infinite between towns, and NaN where a pose is unknown.
+    """
+    position, town = self._ground
+    step = position[rows] - position[row]
+    same = town[rows] == town[row]
+    return np.where(same, np.hypot(step[..., 0], step[..., 1]), np.inf)
+
+  def near(self, row: int, radius: float) -> np.ndarray:
+    """Places within `radius` metres of the place of a row, itself included.
+
+    Returns:
+      int [N] for `similarities_to`.
+    """
+    first = self._table[:, 0]
+    itself = np.asarray(self.keys)[first] == self.keys[row]
+    return np.flatnonzero(itself | (self.distances(row, first) <= radius))
+
+  def similarities_to(
+    self, query: np.ndarray, places: np.ndarray
+  ) -> np.ndarray:
+    """Similarity [N] of a query [D] to the best view of some places [N]."""
+    rows = self._table[places]
+    seen = np.asarray(self.descriptors, np.float32)[rows] @ query
+    return np.where(rows >= 0, seen, -np.inf).max(-1)
+
+  def search(self, queries: np.ndarray, k: int, scale: float = 1.0) -> Found:
     """The k most similar places of each query, exactly, best first.
 
     Equal similarities are ordered by where the key first appears in the map,
@@ -113,10 +190,7 @@ class Index(NamedTuple):
     Args:
       queries: [Q, D], unit norm unless `similarity` is 'dot'.
       k: how many places; a map of fewer gives all of them.
-
-    Returns:
-      similarities: float32 [Q, min(k, places)], not increasing.
-      rows: int32, the same shape; rows of this index with distinct keys.
+      scale: inverse temperature of `Found.log_sum`.
 
     Raises:
       InputError: no query, another width than the map's, a descriptor that is
@@ -126,22 +200,20 @@ class Index(NamedTuple):
     _check_queries(queries, self.descriptors.shape[1], self.similarity)
     if k < 1:
       raise InputError(f'k={k} places were asked for; ask for at least 1.')
-    table = _rows_of_places(np.asarray(self.keys))
     bucket = _power_of_two(max(len(queries), MIN_QUERIES))
     block = max(
-      MIN_QUERIES, _power_of_two(BLOCK_ENTRIES // table.size + 1) // 2
+      MIN_QUERIES, _power_of_two(BLOCK_ENTRIES // self._table.size + 1) // 2
     )
     padded = np.zeros((bucket, queries.shape[1]), np.float32)
     padded[: len(queries)] = queries
-    similarities, rows = _search(
+    found = _search(
       padded,
-      jnp.asarray(self.descriptors, jnp.float32),
-      table,
-      k=min(k, len(table)),
+      *self._on_device,
+      np.float32(scale),
+      k=min(k, self.num_places),
       block=min(block, bucket),
     )
-    count = len(queries)
-    return np.asarray(similarities)[:count], np.asarray(rows)[:count]
+    return Found(*(np.asarray(column)[: len(queries)] for column in found))
 
 
 @functools.partial(jax.jit, static_argnames=('k', 'block'))
@@ -149,24 +221,27 @@ def _search(
   queries: jax.Array,
   descriptors: jax.Array,
   table: jax.Array,
+  scale: jax.Array,
   *,
   k: int,
   block: int,
-) -> tuple[jax.Array, jax.Array]:
-  """Top k places; `table` [K, V] holds the rows of each place, -1 unused."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """See `Found`; `table` [K, V] holds the rows of each place, -1 unused."""
 
-  def search_block(queries: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def search_block(queries: jax.Array) -> tuple[jax.Array, ...]:
     similarities = jnp.matmul(
       queries, descriptors.T, precision=jax.lax.Precision.HIGHEST
     )
     views = jnp.where(table >= 0, similarities[:, table], -jnp.inf)
-    best, places = jax.lax.top_k(views.max(-1), k)
-    view = jnp.take_along_axis(views.argmax(-1), places, axis=1)
-    return best, table[places, view]
+    places = views.max(-1)
+    best, first = jax.lax.top_k(places, k)
+    view = jnp.take_along_axis(views.argmax(-1), first, axis=1)
+    weights = jnp.exp(scale * (places - best[:, :1]))
+    return best, table[first, view], jnp.log(weights.sum(-1))
 
   blocks = queries.reshape(-1, block, queries.shape[-1])
-  best, rows = jax.lax.map(search_block, blocks)
-  return best.reshape(-1, k), rows.reshape(-1, k)
+  best, rows, log_sum = jax.lax.map(search_block, blocks)
+  return best.reshape(-1, k), rows.reshape(-1, k), log_sum.reshape(-1)
 
 
 def _rows_of_places(keys: np.ndarray) -> np.ndarray:
@@ -225,12 +300,12 @@ def _check_descriptors(
 
 
 def check_index(index: Index, name: str = 'index') -> None:
-  """Raises ValueError, with `name` in front, for anything but a sound index."""
+  """Raises InputError, with `name` in front, for anything but a sound index."""
   try:
     _check_columns(index)
     _check_origin(index)
     _check_descriptors('map', np.asarray(index.descriptors), index.similarity)
-  except ValueError as error:
+  except InputError as error:
     raise InputError(f'{name}: {error}') from None
 
 
@@ -239,25 +314,22 @@ def _check_columns(index: Index) -> None:
   if len(shape) != 2 or 0 in shape:
     raise InputError(
       f'descriptors have shape {shape}; expected [M, D] with at least one map'
-      ' entry. An empty map answers nothing: index a drive that has scans.'
+      ' entry. An empty map answers nothing: index a drive with readings.'
     )
-  expected = {
-    'keys': shape[:1],
-    'poses': (shape[0], 4, 4),
-    'towns': shape[:1],
-    'frames': shape[:1],
-    'views': shape[:1],
-  }
-  for column, size in expected.items():
+  columns = ('keys', 'poses', 'towns', 'frames', 'names', 'views')
+  for column in columns:
+    size = (shape[0], 4, 4) if column == 'poses' else shape[:1]
     found = np.shape(getattr(index, column))
     if found != size:
       raise InputError(
         f'{column} has shape {found}, expected {size} beside descriptors'
         f' {shape}.'
       )
-  for column in ('poses', 'views'):
-    if not np.isfinite(np.asarray(getattr(index, column), np.float64)).all():
-      raise InputError(f'{column} holds numbers that are not finite.')
+  # A pose may be unknown (NaN), but not infinite.
+  if np.isinf(np.asarray(index.poses, np.float64)).any():
+    raise InputError('poses holds numbers that are not finite.')
+  if not np.isfinite(np.asarray(index.views, np.float64)).all():
+    raise InputError('views holds numbers that are not finite.')
 
 
 def _check_origin(index: Index) -> None:
@@ -268,36 +340,52 @@ def _check_origin(index: Index) -> None:
     raise InputError(
       f'similarity is {index.similarity!r}; known: {SIMILARITIES}.'
     )
-  rig = index.rig
-  shapes = tuple(np.shape(part) for part in rig)
-  if shapes != ((3, 3), (2,), (4, 4)):
+  lens, size, motion = index.rig
+  if lens is not None:
+    try:
+      lens_lib.check_lens(lens)
+    except InputError as error:
+      raise InputError(f'rig: {error}') from None
+  if (lens is not None and size is None) or np.shape(motion) != (4, 4):
     raise InputError(
-      f'rig has shapes {shapes}; expected intrinsics [3, 3], image_size [2],'
-      ' camera_from_lidar [4, 4].'
+      f'rig has {"no" if lens is None else "a"} lens, images of size {size} and'
+      f' a mounting {list(np.shape(motion))}; expected a lens of images of some'
+      ' size, or none, and [4, 4].'
     )
-  if not all(np.isfinite(np.asarray(part, np.float64)).all() for part in rig):
+  if size is not None and (np.shape(size) != (2,) or min(size) < 1):
+    raise InputError(f'rig has images of {size}; expected (height, width).')
+  if not np.isfinite(np.asarray(motion, np.float64)).all():
     raise InputError('rig holds numbers that are not finite.')
 
 
 def save_index(index: Index, path: str | os.PathLike) -> None:
-  """Writes the index as one npz, atomically; ValueError if it is not sound."""
+  """Writes a sound index as one npz, atomically.
+
+  Raises:
+    InputError: it is not sound, see `check_index`.
+  """
   check_index(index)
-  files.save_arrays(
-    path,
-    {
-      'descriptors': np.asarray(index.descriptors, np.float32),
-      'keys': np.asarray(index.keys, np.int64),
-      'poses': np.asarray(index.poses, np.float64),
-      'towns': np.asarray(index.towns, np.str_),
-      'frames': np.asarray(index.frames, np.int64),
-      'views': np.asarray(index.views, np.float64),
-      'provenance': np.array(json.dumps(dict(index.provenance))),
-      'intrinsics': np.asarray(index.rig.intrinsics, np.float64),
-      'image_size': np.asarray(index.rig.image_size, np.int64),
-      'camera_from_lidar': np.asarray(index.rig.camera_from_lidar, np.float64),
-    },
-    FORMAT,
-  )
+  lens, size, motion = index.rig
+  arrays = {
+    'descriptors': np.asarray(index.descriptors, np.float32),
+    'keys': np.asarray(index.keys, np.int64),
+    'poses': np.asarray(index.poses, np.float64),
+    'towns': np.asarray(index.towns, np.str_),
+    'frames': np.asarray(index.frames, np.int64),
+    'names': np.asarray(index.names, np.str_),
+    'views': np.asarray(index.views, np.float64),
+    'provenance': np.array(json.dumps(dict(index.provenance))),
+    'camera_from_body': np.asarray(motion, np.float64),
+  }
+  if lens is not None:
+    arrays |= {
+      'lens_model': np.array(lens.model),
+      'intrinsics': np.asarray(lens.intrinsics, np.float64),
+      'distortion': np.asarray(lens.distortion, np.float64),
+    }
+  if size is not None:
+    arrays['image_size'] = np.asarray(size, np.int64)
+  files.save_arrays(path, arrays, FORMAT)
 
 
 def load_index(
@@ -306,7 +394,7 @@ def load_index(
   """Reads an index and refuses one that cannot answer.
 
   Args:
-    path: a file that `save_index` wrote.
+    path: a file that `save_index` wrote, also of format 1.
     expected_fingerprint: of the model that will embed the queries; None skips
       the comparison (to look into a file without a model).
 
@@ -315,8 +403,16 @@ def load_index(
     InputError: the file is truncated or something else, the map is empty or
       broken, or it was made by another model.
   """
-  arrays = files.load_arrays(path, 'build it with --mode=index', FORMAT)
-  index = _index_from_arrays(arrays, pathlib.Path(path))
+  path = pathlib.Path(path)
+  arrays = files.load_arrays(path, _REMEDY)
+  found = str(arrays.pop('format', 'none'))
+  if found == FORMAT_1:
+    arrays = _from_format_1(arrays)
+  elif found != FORMAT:
+    raise InputError(
+      f'{path} has format {found!r}, expected {FORMAT!r}: {_REMEDY}.'
+    )
+  index = _index_from_arrays(arrays, path)
   check_index(index, str(path))
   made_by = index.provenance['model']
   if expected_fingerprint is not None and made_by != expected_fingerprint:
@@ -328,16 +424,38 @@ def load_index(
   return index
 
 
+def _from_format_1(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  arrays = dict(arrays)
+  if 'camera_from_lidar' in arrays:
+    arrays['camera_from_body'] = arrays.pop('camera_from_lidar')
+  if 'towns' in arrays:
+    arrays['names'] = np.full(np.shape(arrays['towns']), '')
+  return arrays | {
+    'lens_model': np.array('pinhole'),
+    'distortion': np.zeros(0),
+  }
+
+
 def _index_from_arrays(
   arrays: dict[str, np.ndarray], path: pathlib.Path
 ) -> Index:
-  names = (*Index._fields[:-1], *Rig._fields)
+  columns = [field.name for field in dataclasses.fields(Index)][:-1]
+  names = [*columns, 'camera_from_body']
+  if 'lens_model' in arrays:
+    names += ['intrinsics', 'distortion', 'image_size']
   missing = [name for name in names if name not in arrays]
   if missing:
     raise InputError(f'{path} lacks {missing}; build it again.')
-  size = tuple(int(x) for x in arrays['image_size'])
+  lens = size = None
+  if 'image_size' in arrays:
+    size = tuple(int(x) for x in arrays['image_size'])
+  if 'lens_model' in arrays:
+    lens = lens_lib.Lens(
+      str(arrays['lens_model']), arrays['intrinsics'], arrays['distortion']
+    )
+  provenance = json.loads(str(arrays['provenance']))
   return Index(
-    **{name: arrays[name] for name in Index._fields[:-2]},
-    provenance=json.loads(str(arrays['provenance'])),
-    rig=Rig(arrays['intrinsics'], size, arrays['camera_from_lidar']),
+    **{name: arrays[name] for name in columns if name != 'provenance'},
+    provenance=provenance,
+    rig=Rig(lens, size, arrays['camera_from_body']),
   )

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each kind of question needs: a model to train, an index, stages."""
+"""Kinds of questions: what to train, how to map, measure and answer.
+
+Each has `make_task(config, data)`, which hands the verbs what they need.
+"""

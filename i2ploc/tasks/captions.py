@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of a CLIP on crops and captions: train, evaluate.
-
-  train     checkpoints/  config.json  metrics.jsonl  events/  and evaluate's
-  evaluate  results.json
+"""Which text describes this crop? A CLIP on objects and their captions.
 
 A workdir is all that others need of it, see `load_encoder`.
 """
 
 import functools
-import json
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
 
 from i2ploc import factory
-from i2ploc import files
-from i2ploc import fitting
+from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.evaluation import captions
 from i2ploc.evaluation import questions
@@ -24,48 +20,21 @@ from i2ploc.models import image_text
 from i2ploc.models import towers
 from i2ploc.models.encoders import vocabulary
 from i2ploc.models.weights import clip
+from i2ploc.tasks import task as task_lib
 from i2ploc.training import checkpoint
+from i2ploc.training import provenance
 
 
-def train(config, data, workdir: str) -> None:
-  """Trains, chooses the checkpoint on validation, evaluates on test."""
-  model, tokenize = _make(config.model.to_dict())
-  batches = data.crops('train').train_batches(
-    config.train.batch_size, config.seed, tokenize
+def make_task(config: Any, data: Any) -> task_lib.Task:
+  """The task; the model is built, and no data is read.
+
+  Raises:
+    InputError: a model, loss or optimizer that cannot be.
+  """
+  return task_lib.Task(
+    training=_training(config, data),
+    evaluate=functools.partial(_evaluate, config, data),
   )
-  variables = _init(model, jax.random.key(config.seed))
-  encoder = _encoder(model, variables, tokenize, config.margin, '')
-  roles = ('validation',) if data.has('validation') else ()
-  fitting.fit(
-    config,
-    workdir,
-    variables=variables,
-    batches=batches,
-    embed=factory.make_crop_embed(
-      model,
-      margin=config.margin,
-      color_jitter=config.train.color_jitter,
-      mirror=config.train.mirror,
-      box_jitter=config.train.box_jitter,
-    ),
-    loss=factory.make_text_loss(**config.loss.to_dict()),
-    evaluators=[_evaluator(config, data, encoder, role) for role in roles],
-    id_keys=('image_index',),
-  )
-  if data.has('test'):
-    evaluate(config, data, workdir)
-
-
-def evaluate(config, data, workdir: str) -> dict[str, float]:
-  """Measures the best checkpoint on the test split; writes results.json."""
-  encoder, restored = _restore(workdir)
-  evaluator = _evaluator(config, data, encoder, 'test')
-  results = dict(evaluator.run(restored.value))
-  results['step'] = float(restored.step)
-  files.save_json(pathlib.Path(workdir) / 'results.json', results)
-  print(f'weights: {encoder.name}')
-  print('\n'.join(captions.table(results, 'test')))
-  return results
 
 
 def load_encoder(
@@ -75,7 +44,7 @@ def load_encoder(
 
   Args:
     path: a workdir that was trained here, or a published checkpoint: a folder
-      or a name, see `weights.sources`.
+      or a name, see `models.weights.sources`.
     dtype: of a published checkpoint's computation.
 
   Raises:
@@ -106,23 +75,74 @@ def _encoder(model, variables, tokenize, margin, name):
   )
 
 
-def _restore(workdir):
-  """The encoder of a workdir, and its best checkpoint."""
-  file = pathlib.Path(workdir) / 'config.json'
-  if not file.exists():
-    raise MissingFileError(
-      f'{file} does not exist: train into this workdir first'
-    )
-  fields = json.loads(file.read_text())
-  model, tokenize = _make(fields['model'])
-  shapes = towers.shapes(model)
-  checkpoints = checkpoint.Checkpoints(pathlib.Path(workdir) / 'checkpoints')
+def _training(config, data) -> task_lib.Training:
+  model, tokenize = _make(config.model.to_dict())
+
+  def evaluators():
+    # It embeds with the variables that it is given, not with its own.
+    encoder = _encoder(model, {}, tokenize, config.margin, '')
+    roles = ('validation',) if data.has('validation') else ()
+    return [_evaluator(config, data, encoder, role) for role in roles]
+
+  return task_lib.Training(
+    init=functools.partial(_init, model),
+    batches=lambda: data.crops('train').train_batches(
+      config.train.batch_size, config.seed, tokenize
+    ),
+    embed=factory.make_crop_embed(
+      model,
+      margin=config.margin,
+      color_jitter=config.train.color_jitter,
+      mirror=config.train.mirror,
+      box_jitter=config.train.box_jitter,
+    ),
+    loss=factory.make_text_loss(**config.loss.to_dict()),
+    optimizer=factory.make_optimizer(
+      config.train.num_steps, **config.optimizer.to_dict()
+    ),
+    evaluators=evaluators,
+    id_keys=('image_index',),
+  )
+
+
+def _evaluate(config, data, workdir) -> task_lib.Evaluation:
+  """Measures the best checkpoint on the test split."""
+  encoder, restored = _restore(workdir, config)
+  evaluator = _evaluator(config, data, encoder, 'test')
+  results = dict(evaluator.run(restored.value))
+  results['step'] = float(restored.step)
+  lines = [f'weights: {encoder.name}', *captions.table(results, 'test')]
+  return task_lib.Evaluation(results, lines)
+
+
+def _restore(workdir, config=None):
+  """The encoder of a workdir, and its best checkpoint.
+
+  The checkpoint says what model it belongs to; a config that says otherwise is
+  refused.
+  """
+  folder = pathlib.Path(workdir) / 'checkpoints'
+  checkpoints = checkpoint.Checkpoints(folder)
   try:
-    restored = checkpoints.restore_best(dict(shapes))
+    made_by = (checkpoints.provenance() or {}).get('config')
+    if made_by is None:
+      raise MissingFileError(
+        f'No checkpoint in {folder}: train into this workdir first, or name the'
+        ' workdir of a finished run.'
+      )
+    if made_by.get('task') != 'captions':
+      raise InputError(
+        f'{folder} holds a run of the task {made_by.get("task")!r}, not of a'
+        ' CLIP: name a workdir of configs/clip.py.'
+      )
+    if config is not None:
+      provenance.check_model(checkpoints, config)
+    model, tokenize = _make(made_by['model'])
+    restored = checkpoints.restore_best(dict(towers.shapes(model)))
   finally:
     checkpoints.close()
   name = f'{workdir}, step {restored.step}, {restored.fingerprint[:12]}'
-  encoder = _encoder(model, restored.value, tokenize, fields['margin'], name)
+  encoder = _encoder(model, restored.value, tokenize, made_by['margin'], name)
   return encoder, restored
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verb of experiments that plant their own problems: evaluate.
+"""What are samplers, scores and budgets worth? Measured on planted problems.
 
-  evaluate  config.json  hypotheses.json  results.json
+  evaluate  hypotheses.json
 
 No dataset, no training. hypotheses.json is written after every cell: a run that
 was killed goes on where it was, and a longer list of anything in the config
@@ -10,9 +10,10 @@ measures what is new.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import json
 import math
-import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,27 +23,32 @@ from i2ploc.errors import InputError
 from i2ploc.evaluation import hypotheses
 from i2ploc.evaluation import planted_problems
 from i2ploc.robust import consensus
+from i2ploc.tasks import task as task_lib
 
 FILE = 'hypotheses.json'
 
 
-def evaluate(config, data, workdir: str) -> dict[str, float]:
-  """Measures every cell of the config's grid; writes hypotheses.json.
+def make_task(config: Any, data: Any) -> task_lib.Task:
+  """The task; `data` is none.
 
   Args:
     config: with `grid`, `trials` and `search`.
-    data: none.
-    workdir: where; cells that it has are not measured again.
+    data: not used.
+  """
+  del data
+  return task_lib.Task(evaluate=functools.partial(_evaluate, config))
 
-  Returns:
-    By problem, sampler and score, over all cells: mean `success`, percent, and
-    geometric means of `draws` and `hypotheses_per_second`; results.json too.
+
+def _evaluate(config, workdir) -> task_lib.Evaluation:
+  """Measures the cells of the config's grid that the workdir does not have.
+
+  Numbers by problem, sampler and score, over all cells: mean `success`,
+  percent, and geometric means of `draws` and `hypotheses_per_second`.
 
   Raises:
     InputError: unknown names in the grid, or a workdir with rows of another
       experiment.
   """
-  del data
   grid = hypotheses.Grid(**config.grid.to_dict())
   trials = hypotheses.Trials(**config.trials.to_dict())
   settings = consensus.DEFAULT._replace(**config.search.to_dict())
@@ -51,8 +57,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     'search': config.search.to_dict(),
     'device': jax.devices()[0].device_kind,
   }
-  saved = _saved(pathlib.Path(workdir) / FILE, setup)
-  files.save_json(pathlib.Path(workdir) / 'config.json', config.to_dict())
+  saved = _saved(workdir / FILE, setup)
   done = []
   for row in hypotheses.rows(grid, trials, settings, saved):
     done.append(row)
@@ -60,9 +65,7 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
       saved.append(row)
       _save(workdir, setup, saved)
       print(f'{len(done):4} of {grid.num_cells}  {_line(row)}', flush=True)
-  results = summary(done)
-  files.save_json(pathlib.Path(workdir) / 'results.json', results)
-  return results
+  return task_lib.Evaluation(summary(done))
 
 
 def _saved(path, setup):
@@ -92,7 +95,7 @@ def _save(workdir, setup, rows):
     'problems': {name: planted_problems.describe(name) for name in names},
     'rows': rows,
   }
-  files.save_json(pathlib.Path(workdir) / FILE, content)
+  files.save_json(workdir / FILE, content)
 
 
 def _line(row):
@@ -108,7 +111,7 @@ def _line(row):
 
 
 def summary(rows: Sequence[Mapping]) -> dict[str, float]:
-  """Numbers by '<problem>/<sampler>/<score>/<measure>', see `evaluate`."""
+  """Numbers by '<problem>/<sampler>/<score>/<measure>', see `_evaluate`."""
   groups = {}
   for row in rows:
     name = '/'.join((row['problem'], row['sampler'], row['score']))

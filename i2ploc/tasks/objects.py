@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of a camera among named objects: index, evaluate, localize.
+"""Where is a camera among named objects? Answered by boxes and a map of them.
 
   index     maps/PLACE.json  maps/setup.json
-  evaluate  results.json  objects.json  queries/
-  localize  answers.jsonl
+  evaluate  objects.json  queries/
 
 Nothing is trained here; a CLIP is named by the config. A place is mapped from
 posed images and what a detector says about them. Boxes of query images lie
 beside them, in detections.npz or detections.json, as `evaluate` leaves them.
 """
 
-from collections.abc import Sequence
 import functools
-import glob
-import json
 import pathlib
 import time
 from typing import Any
@@ -21,18 +17,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from i2ploc import files as files_lib
+from i2ploc import files
 from i2ploc.errors import InputError
-from i2ploc.errors import MissingFileError
 from i2ploc.evaluation import poses
 from i2ploc.evaluation import questions
-from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import rigid
-from i2ploc.localization import answer as answer_lib
 from i2ploc.localization import objects as objects_lib
+from i2ploc.localization import query_files
 from i2ploc.objects import association
-from i2ploc.objects import detections as detections_lib
-from i2ploc.objects import files as objects_files
+from i2ploc.objects import files as detection_files
 from i2ploc.objects import observer as observer_lib
 from i2ploc.objects.map import construction
 from i2ploc.objects.map import landmarks
@@ -40,10 +33,24 @@ from i2ploc.objects.map import place_map
 from i2ploc.objects.map import refit
 from i2ploc.objects.map import setup as setup_lib
 from i2ploc.tasks import captions
+from i2ploc.tasks import task as task_lib
 
-DETECTION_FILES = ('detections.npz', 'detections.json')
 # Images of a map on which similarities are calibrated.
 _NUM_CALIBRATED = 100
+
+
+def make_task(config: Any, data: Any) -> task_lib.Task:
+  """The task; nothing is read.
+
+  Args:
+    config: with clip, map, search and evaluation.
+    data: with `places`, see `sources.rgbd`.
+  """
+  return task_lib.Task(
+    evaluate=functools.partial(_evaluate, config, data),
+    index=functools.partial(_index, config, data),
+    localizer=functools.partial(_localizer, config),
+  )
 
 
 def build(
@@ -125,26 +132,25 @@ def _encoder(config):
   return None
 
 
-def index(config, data, workdir: str) -> None:
+def _index(config, data, workdir) -> str:
   """Maps every place of the data."""
-  encoder, folder = _encoder(config), pathlib.Path(workdir) / 'maps'
-  calibrations = {}
-  if not data.places(questions.between_drives):
+  encoder, places = _encoder(config), data.places(questions.between_drives)
+  if not places:
     raise InputError(
       f'{data.name}: no place to map; a town needs a map drive and a later one'
       ' in its direction.'
     )
-  for place in data.places(questions.between_drives):
+  calibrations = {}
+  for place in places:
     start = time.perf_counter()
     objects, calibrations[place.name] = build(config, place, encoder)
-    landmarks.save_map(objects, folder / f'{place.name}.json')
+    landmarks.save_map(objects, _file(workdir, place.name))
     print(
       f'{place.name}: {objects.num_landmarks} landmarks from'
       f' {len(place.mapping.names)} images,'
       f' {time.perf_counter() - start:.0f} s',
       flush=True,
     )
-  files_lib.save_json(pathlib.Path(workdir) / 'config.json', config.to_dict())
   setup_lib.save_setup(
     setup_lib.Setup(
       place.queries.lens,
@@ -155,26 +161,19 @@ def index(config, data, workdir: str) -> None:
     ),
     workdir,
   )
+  return f'{len(places)} maps in {workdir}/maps'
 
 
-def ask(
-  config,
-  objects: landmarks.ObjectMap,
-  seen: detections_lib.Detections,
-  camera: np.ndarray,
-  image_size: tuple[int, int],
-  calibration: association.Calibration,
-) -> objects_lib.Answer:
-  """`object_pose.localize` as the config's `search` says."""
+def _file(workdir, place) -> pathlib.Path:
+  return pathlib.Path(workdir) / 'maps' / f'{place}.json'
+
+
+def search_options(config: Any) -> dict[str, Any]:
+  """What the config's `search` means to `localization.objects.localize`."""
   fields = config.search
-  return objects_lib.localize(
-    seen,
-    objects,
-    camera,
-    image_size,
+  return dict(
     method=fields.method,
     k=fields.k,
-    calibration=calibration,
     draws=fields.draws or None,
     sampler=fields.sampler,
     prune=fields.prune,
@@ -182,24 +181,17 @@ def ask(
   )
 
 
-def evaluate(config, data, workdir: str) -> dict[str, float]:
+def _evaluate(config, data, workdir) -> task_lib.Evaluation:
   """Localizes queries of known pose; all of them are in the denominator.
 
-  Args:
-    config: with `search` and `evaluation`.
-    data: with `places`.
-    workdir: with maps.
-
-  Returns:
-    By 'test/PLACE/MEASURE' and 'test/all/MEASURE': success rates in percent
-    with their intervals, medians of error and time; results.json too.
+  Numbers by 'test/PLACE/MEASURE' and 'test/all/MEASURE': success rates in
+  percent with their intervals, medians of error and time.
   """
   setup, encoder = setup_lib.load_setup(workdir), _encoder(config)
   _check_encoder(setup, encoder)
-  records = {}
-  for place in data.places(questions.between_drives):
-    path = pathlib.Path(workdir) / 'maps' / f'{place.name}.json'
-    objects = landmarks.load_map(path)
+  places, records = data.places(questions.between_drives), {}
+  for place in places:
+    objects = landmarks.load_map(_file(workdir, place.name))
     observer = observer_lib.Observer(place, encoder, config.leave_out)
     rows = _evenly(len(place.queries.names), config.evaluation.num_queries)
     records[place.name] = [
@@ -208,20 +200,18 @@ def evaluate(config, data, workdir: str) -> dict[str, float]:
     ]
     print(f'{place.name}: {len(records[place.name])} queries', flush=True)
   results = poses.summary(records)
-  _save_queries(config, data.places(questions.between_drives), records, workdir)
-  files_lib.save_json(pathlib.Path(workdir) / 'results.json', results)
+  _save_queries(config, places, records, workdir)
   content = {
     'radius': config.search.radius,
     'image_size': list(setup.image_size),
     'tracks': {
       place.name: np.round(place.mapping.position[:, :2], 2).tolist()
-      for place in data.places(questions.between_drives)
+      for place in places
     },
     'places': records,
   }
-  files_lib.save_json(pathlib.Path(workdir) / 'objects.json', content)
-  print('\n'.join(poses.table(results)))
-  return results
+  files.save_json(workdir / 'objects.json', content)
+  return task_lib.Evaluation(results, poses.table(results))
 
 
 def _check_encoder(setup, encoder):
@@ -239,30 +229,37 @@ def _query(config, setup, place, objects, observer, row) -> dict[str, Any]:
   sight = observer.look(shots, row)
   some = place_map.near(objects, sight.position, config.search.radius)
   start = time.perf_counter()
-  answer = ask(
-    config,
-    some,
+  answer = objects_lib.localize(
     sight.detections,
+    some,
     shots.lens.intrinsics,
     shots.image_size,
-    setup.calibration[place.name],
+    calibration=setup.calibration[place.name],
+    place=place.name,
+    **search_options(config),
   )
   seconds = time.perf_counter() - start
   pose = np.linalg.inv(shots.world_from_camera[row])
   true = rigid.Rigid(pose[:3, :3], pose[:3, 3])
-  metres, degrees = poses.pose_error(answer.camera_from_map, true)
+  metres, degrees = poses.pose_error(
+    objects_lib.camera_from_world(answer), true
+  )
+  answer = objects_lib.drawn(
+    answer, some, sight.detections.box, shots.lens.intrinsics
+  )
+  shown = ('score', 'rival', 'draws', 'landmarks', 'boxes', 'outlines')
   return {
     'image': shots.names[row],
     'row': row,
     'block': int(shots.blocks[row]),
-    'landmarks': some.num_landmarks,
-    'position': sight.position.tolist(),
-    'metres': metres if answer.localizable else None,
-    'degrees': degrees if answer.localizable else None,
+    'position': sight.position,
+    'metres': metres if np.isfinite(metres) else None,
+    'degrees': degrees if np.isfinite(metres) else None,
     'milliseconds': 1e3 * seconds,
-    **answer_lib.picture(
-      answer, some, sight.detections.box, shots.lens.intrinsics
-    ),
+    'reason': answer.reason,
+    'confidence': answer.confidence,
+    'found': answer.evidence['position'],
+    **{name: answer.evidence[name] for name in shown},
   }
 
 
@@ -272,7 +269,7 @@ def _badness(record) -> float:
 
 def _save_queries(config, places, records, workdir):
   """Pictures of some queries, the worst first, and the boxes in them."""
-  folder, frames = pathlib.Path(workdir) / 'queries', {}
+  folder, frames = workdir / 'queries', {}
   folder.mkdir(parents=True, exist_ok=True)
   count = -(-config.evaluation.num_examples // len(places))
   for place in places:
@@ -284,96 +281,25 @@ def _save_queries(config, places, records, workdir):
       if place.queries.has_image[one['row']]:
         image = place.queries.read(one['row'])
         Image.fromarray(image).save(folder / one['image'])
-  objects_files.save_detections(frames, folder / DETECTION_FILES[0])
-
-
-def localize(
-  config, data, workdir: str, paths: Sequence[str], camera: Sequence[float]
-) -> None:
-  """Answers image files; prints JSON lines and writes answers.jsonl.
-
-  Every map of the workdir is asked; the most confident answer comes first.
-
-  Args:
-    config: with `clip` and `search`.
-    data: not read.
-    workdir: with maps.
-    paths: image files, or patterns of them; boxes lie beside them.
-    camera: fx, fy, cx, cy of the image files in pixels; empty for the map's.
-
-  Raises:
-    MissingFileError: no such image, no boxes beside it, or no maps.
-    InputError: no query, or boxes that do not name the image.
-  """
-  del data
-  setup, encoder = setup_lib.load_setup(workdir), _encoder(config)
-  _check_encoder(setup, encoder)
-  maps = {
-    name: landmarks.load_map(pathlib.Path(workdir) / 'maps' / f'{name}.json')
-    for name in setup.calibration
-  }
-  if not paths:
-    raise InputError('No query: give image files with --query=PATH.')
-  lens = setup.lens
-  if camera:
-    if len(camera) != 4:
-      raise InputError(f'intrinsics={camera}: expected fx,fy,cx,cy.')
-    fx, fy, cx, cy = camera
-    matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
-    lens = lens_lib.Lens('pinhole', matrix)
-  numbers = {name: i for i, name in enumerate(setup.categories)}
-  # Images of a folder share a file of boxes.
-  read = functools.cache(objects_files.load_detections)
-  lines = []
-  for path in [p for q in paths for p in sorted(glob.glob(q)) or [q]]:
-    seen, image = _beside(pathlib.Path(path), read)
-    seen = observer_lib.without(seen, config.leave_out, numbers)
-    if encoder is not None:
-      descriptors = encoder.encode_boxes(image, seen.box)
-      seen = seen._replace(embedding=descriptors)
-    if np.size(lens.distortion):
-      seen = detections_lib.undistort(seen, lens)
-    answers = [
-      (
-        name,
-        ask(
-          config,
-          objects,
-          seen,
-          lens.intrinsics,
-          image.shape[:2],
-          setup.calibration[name],
-        ),
-      )
-      for name, objects in maps.items()
-    ]
-    answers.sort(key=lambda pair: -pair[1].confidence)
-    lines.append(json.dumps(answer_lib.line(path, answers)))
-    print(lines[-1], flush=True)
-  files_lib.save_text(
-    pathlib.Path(workdir) / 'answers.jsonl', '\n'.join(lines) + '\n'
+  detection_files.save_detections(
+    frames, folder / query_files.DETECTION_FILES[0]
   )
 
 
-def _beside(path, read):
-  """Detections in an image file, by a reader of their file, and the image."""
-  if not path.is_file():
-    raise MissingFileError(f'{path}: no such image file.')
-  try:
-    with Image.open(path) as picture:
-      image = np.asarray(picture.convert('RGB'))
-  except (OSError, SyntaxError) as error:
-    raise InputError(f'{path} is not a readable image: {error}') from error
-  files = [path.with_name(name) for name in DETECTION_FILES]
-  file = next((file for file in files if file.is_file()), None)
-  if file is None:
-    raise MissingFileError(
-      f'{path}: no boxes; put {" or ".join(DETECTION_FILES)} beside it (COCO,'
-      ' OA-SLAM or npz, see i2ploc.objects.files).'
-    )
-  frames = read(file, image.shape[:2]).frames
-  if path.name not in frames:
-    raise InputError(
-      f'{file} does not name {path.name}; it has {sorted(frames)[:3]}.'
-    )
-  return frames[path.name], image
+def _localizer(config, workdir) -> task_lib.Localizer:
+  """Asks every map of the workdir."""
+  setup, encoder = setup_lib.load_setup(workdir), _encoder(config)
+  _check_encoder(setup, encoder)
+  stage = objects_lib.make_stage(
+    {
+      name: landmarks.load_map(_file(workdir, name))
+      for name in setup.calibration
+    },
+    setup.calibration,
+    categories=setup.categories,
+    leave_out=config.leave_out,
+    encode=encoder.encode_boxes if encoder else None,
+    **search_options(config),
+  )
+  camera = query_files.Camera(setup.lens, setup.image_size)
+  return task_lib.Localizer((stage,), camera, with_boxes=True)

@@ -1,33 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs: train, evaluate, index, localize.
+"""Where in a map was this taken? Answered by descriptors of both sides.
 
-Each joins a config, the data of an experiment and a workdir, and leaves files
-that the next verb reads:
+A config names the side that asks and the side that is mapped: a camera image
+and LiDAR scans, two images, or whatever the towers of its model describe.
 
-  train     checkpoints/  metrics.jsonl  events/  and what evaluate writes
-  evaluate  results.json  predictions.npz  examples.npz  descriptors/  queries/
-            overview*
+  evaluate  predictions.npz  descriptors/  queries/  overview*, and of images
+            against scans examples.npz
   index     index.npz
-  localize  answers.jsonl
-
-`config` is a ConfigDict, `data` a `sources.drives.Source` or anything
-with its methods. All raise ValueError or FileNotFoundError for bad input.
 """
 
-from collections.abc import Sequence
 import functools
 import hashlib
 import json
 import math
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
 
 from i2ploc import factory
 from i2ploc import files
-from i2ploc import fitting
+from i2ploc.errors import InputError
 from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import pictures
 from i2ploc.evaluation import predictions
@@ -35,44 +30,106 @@ from i2ploc.evaluation import questions as questions_lib
 from i2ploc.evaluation import retrieval
 from i2ploc.evaluation import saliency
 from i2ploc.evaluation import tables
+from i2ploc.localization import query_files
 from i2ploc.localization import retrieve
 from i2ploc.losses import contrastive
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
 from i2ploc.retrieval import index as index_lib
+from i2ploc.tasks import task as task_lib
 from i2ploc.training import checkpoint
+from i2ploc.training import provenance as provenance_lib
 from i2ploc.training import serialization
 
 # Rows of one partial file of an index that is being built.
 PART_ROWS = 256
-IDS = ('image_index', 'points_index')
 AHEAD, BACK = (0.0,), math.pi
 ANY_HEADING = '_any_heading'
+FILE = 'index.npz'
 
 
-def make_towers(config, data) -> towers_lib.CompiledTowers:
-  """The towers of a config; no parameter exists yet."""
+def make_task(config: Any, data: Any) -> task_lib.Task:
+  """The task; the model is built, and no data is read.
+
+  Args:
+    config: with query_side and map_side, of the model's sides.
+    data: a `sources.drives.Source`, or anything with its methods.
+
+  Raises:
+    InputError: a model, loss or optimizer that cannot be, or a side that the
+      model does not have.
+  """
+  towers = make_towers(config, data)
+  bound = (config, data, towers)
+  return task_lib.Task(
+    training=None if config.checkpoint else _training(*bound),
+    evaluate=functools.partial(_evaluate, *bound),
+    index=functools.partial(_index, *bound),
+    localizer=functools.partial(_localizer, config, towers),
+  )
+
+
+def make_towers(config: Any, data: Any) -> towers_lib.CompiledTowers:
+  """The towers of a config; no parameter exists yet.
+
+  Raises:
+    InputError: a model that cannot be, or a side that it does not have.
+  """
   model = factory.make_model(
     **config.model.to_dict(), image_size=data.image_size
   )
-  return towers_lib.CompiledTowers(model, 'points', tuple(config.index.views))
-
-
-def train(config, data, workdir: str) -> None:
-  """Trains, chooses the checkpoint on validation, evaluates on test."""
-  batches = data.train_batches(config.train.batch_size, config.seed)
-  towers = make_towers(config, data)
-  variables = towers.init(jax.random.key(config.seed))
-  if config.train.pretrained:
-    variables = published.with_encoders(
-      config.train.pretrained, towers.model, dict(variables)
+  if config.query_side not in model.towers:
+    raise InputError(
+      f'{config.name}: {config.query_side!r} asks, and the model has'
+      f' {list(model.towers)}.'
     )
-  roles = ('validation',) if data.has('validation') else ()
-  fitting.fit(
-    config,
-    workdir,
-    variables=variables,
-    batches=batches,
+  return towers_lib.CompiledTowers(
+    model, config.map_side, tuple(config.index.views)
+  )
+
+
+def restore(
+  config: Any, towers: towers_lib.CompiledTowers, workdir: str | pathlib.Path
+) -> checkpoint.Restored:
+  """The best checkpoint of a workdir, of a model as the config says.
+
+  Or published weights, where the config names some.
+
+  Raises:
+    MissingFileError: no checkpoint, or no file of published weights.
+    InputError: weights of another model.
+  """
+  if config.checkpoint:
+    variables = published.load_variables(config.checkpoint, towers.model)
+    return checkpoint.Restored(variables, 0, None, {}, {}, '')
+  shapes = jax.eval_shape(towers.init, jax.random.key(0))
+  checkpoints = checkpoint.open_checkpoints(config, workdir)
+  try:
+    restored = checkpoints.restore_best(shapes)
+    provenance_lib.check_model(checkpoints, config)
+    return restored
+  finally:
+    checkpoints.close()
+
+
+def _training(config, data, towers) -> task_lib.Training:
+  def init(key):
+    variables = towers.init(key)
+    if config.train.pretrained:
+      variables = published.with_encoders(
+        config.train.pretrained, towers.model, dict(variables)
+      )
+    return variables
+
+  def evaluators():
+    roles = ('validation',) if data.has('validation') else ()
+    return [_evaluator(config, data, towers, role) for role in roles]
+
+  return task_lib.Training(
+    init=init,
+    batches=functools.partial(
+      data.train_batches, config.train.batch_size, config.seed
+    ),
     embed=factory.make_embed(
       towers.model,
       color_jitter=config.train.color_jitter,
@@ -81,122 +138,55 @@ def train(config, data, workdir: str) -> None:
       cutout=config.train.cutout,
     ),
     loss=factory.make_loss(**config.loss.to_dict()),
-    evaluators=[_evaluator(config, data, towers, role) for role in roles],
-    id_keys=IDS,
+    optimizer=factory.make_optimizer(
+      config.train.num_steps, **config.optimizer.to_dict()
+    ),
+    evaluators=evaluators,
+    id_keys=tuple(f'{side}_index' for side in towers.sides),
   )
-  if data.has('test'):
-    evaluate(config, data, workdir)
 
 
-def evaluate(config, data, workdir: str) -> dict[str, float]:
-  """Measures the best checkpoint on the test split; writes results.json."""
-  towers, restored = restore(config, data, workdir)
+def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
+  """Measures the best checkpoint on the test split."""
+  restored = restore(config, towers, workdir)
   evaluator = _evaluator(config, data, towers, 'test')
-  results = {k: float(v) for k, v in evaluator.run(restored.value)}
+  results = dict(evaluator.run(restored.value))
   results['step'] = float(restored.step)
+  split = data.split('test')
+  questions = _questions(config, split)
   describe = {
     side: functools.partial(towers.out(side), restored.value)
     for side in towers.sides
   }
-  split = data.split('test')
-  results |= dict(
-    saliency.saliency_shares(split, _questions(split, config), describe, 'test')
-  )
-  folder = pathlib.Path(workdir)
+  results |= dict(saliency.saliency_shares(split, questions, describe, 'test'))
   predictions.save_predictions(
-    evaluator.predictions, folder / 'predictions.npz'
+    evaluator.predictions, workdir / 'predictions.npz'
   )
   descriptor_files.save_descriptors(
-    folder / 'descriptors', split.frames, evaluator.embedded
+    workdir / 'descriptors', split.frames, evaluator.embedded
   )
-  pictures.save_examples(
-    split,
-    describe,
-    evaluator.predictions,
-    folder / 'examples.npz',
-    projection=towers.model.towers['image'].view.projection,
-    count=config.evaluation.num_examples,
-    radius=config.index.radius,
-  )
-  asked = _questions(split, config)
-  names = [question.name for question in asked]
-  name = next(name for name in pictures.PREFERRED if name in names)
-  data.save_pictures(
-    folder,
-    np.concatenate([q.query_rows for q in asked if q.name == name]),
-  )
-  files.save_json(folder / 'results.json', results)
-  print('\n'.join(tables.text(results, 'test', config.index.radius)))
-  return results
-
-
-def index(config, data, workdir: str) -> None:
-  """Embeds the map drives of the test split; writes index.npz.
-
-  Finished parts survive a kill: the next run embeds only what is missing.
-  """
-  towers, restored = restore(config, data, workdir)
-  provenance = _provenance(config, data, towers, restored.value)
-  split = data.split('test')
-  rows = np.unique(
-    np.concatenate([q.map_rows for q in _questions(split, config)])
-  )
-  # Parts of another model, config or map are never mixed in.
-  digest = hashlib.sha256(json.dumps(provenance).encode())
-  digest.update(split.frames.world_from_body[rows].tobytes())
-  folder = pathlib.Path(workdir) / 'index_parts' / digest.hexdigest()[:16]
-  embed = functools.partial(
-    towers.embed('points', towers.views), restored.value
-  )
-  parts, size = [], config.evaluation.batch_size
-  for start in range(0, len(rows), PART_ROWS):
-    part = rows[start : start + PART_ROWS]
-    batches = functools.partial(
-      split.batches, part, ('points',), size, len(towers.views) > 1
-    )
-    path = folder / f'{start:08d}.npz'
-    parts.append(_embed_part(embed, batches, path))
-    print(f'indexed {start + len(part)} of {len(rows)} scans', flush=True)
-  found = _index(split, rows, np.concatenate(parts), towers, provenance)
-  index_lib.save_index(found, pathlib.Path(workdir) / 'index.npz')
-  shutil.rmtree(folder.parent)
-  print(f'{found.num_places} places in {workdir}/index.npz')
-
-
-def localize(
-  config, data, workdir: str, paths: Sequence[str], camera: Sequence[float]
-) -> None:
-  """Answers image files; prints JSON lines and writes answers.jsonl.
-
-  Args:
-    config: of the model that made the index.
-    data: prepares the image files; no reading of the dataset is needed.
-    workdir: with checkpoints and index.npz.
-    paths: image files.
-    camera: fx, fy, cx, cy of the image files in pixels, the centre of the
-      top-left pixel at (0.5, 0.5); empty for the map's own camera.
-  """
-  towers, restored = restore(config, data, workdir)
-  params = restored.value['params']
-  found = index_lib.load_index(
-    pathlib.Path(workdir) / 'index.npz',
-    expected_fingerprint=serialization.fingerprint(params),
-  )
-  lines = []
-  for path, batch in data.queries(paths, camera, found.rig.intrinsics):
-    answers = retrieve.localize(
-      np.asarray(towers.embed('image')(restored.value, batch)),
-      found,
-      scale=float(contrastive.clamped_scale(params['log_scale'])),
+  if config.query_side == 'image':
+    pictures.save_examples(
+      split,
+      describe,
+      evaluator.predictions,
+      workdir / 'examples.npz',
+      projection=towers.model.towers[config.query_side].view.projection,
+      count=config.evaluation.num_examples,
       radius=config.index.radius,
-      k=config.index.num_answers,
     )
-    record = retrieve.record_from_answers(str(path), answers[0])
-    lines.append(json.dumps(record))
-    print(lines[-1], flush=True)
-  files.save_text(
-    pathlib.Path(workdir) / 'answers.jsonl', '\n'.join(lines) + '\n'
+  data.save_pictures(workdir, _shown(questions))
+  return task_lib.Evaluation(
+    results, tables.text(results, 'test', config.index.radius)
   )
+
+
+def _shown(questions) -> np.ndarray:
+  """Rows of the queries of the question that means localization."""
+  known = {name: i for i, name in enumerate(pictures.PREFERRED)}
+  names = [question.name for question in questions]
+  name = min(names, key=lambda name: known.get(name, len(known)))
+  return np.concatenate([q.query_rows for q in questions if q.name == name])
 
 
 def _evaluator(config, data, towers, role):
@@ -206,7 +196,7 @@ def _evaluator(config, data, towers, role):
   back. `..._any_heading` asks a map with all views of the index.
   """
   split, size = data.split(role), config.evaluation.batch_size
-  questions, views = _questions(split, config), AHEAD
+  questions, views = _questions(config, split), AHEAD
   if len(towers.views) > 1 and any(q.name == 'opposite' for q in questions):
     views = (
       *AHEAD,
@@ -218,18 +208,19 @@ def _evaluator(config, data, towers, role):
   known = {q.name: [0] for q in questions if not q.name.endswith(ANY_HEADING)}
   if BACK in views:
     known['opposite'] = [1]
+
+  def batches(side):
+    around = side == config.map_side and len(views) > 1
+    return lambda rows: split.batches(rows, (side,), size, around)
+
+  sides = dict.fromkeys((config.query_side, config.map_side))
   return retrieval.RetrievalEvaluator(
     role,
     embed={
-      'image': towers.embed('image'),
-      'points': towers.embed('points', views),
+      side: towers.embed(side, views if side == config.map_side else None)
+      for side in sides
     },
-    batches={
-      'image': lambda rows: split.batches(rows, ('image',), size),
-      'points': lambda rows: split.batches(
-        rows, ('points',), size, len(views) > 1
-      ),
-    },
+    batches={side: batches(side) for side in sides},
     frames=split.frames,
     questions=questions,
     sequence_stride=config.evaluation.sequence_stride,
@@ -237,31 +228,66 @@ def _evaluator(config, data, towers, role):
   )
 
 
-def _questions(split, config):
+def _questions(config, split) -> list[questions_lib.Question]:
   """Who asks whom in a split, and what counts as right."""
+  frames, fields = split.frames, config.evaluation
+  if not np.isfinite(frames.timestamp).any():  # in no order: photos of folders
+    return questions_lib.within_photos(
+      frames,
+      split.queries,
+      side=config.map_side,
+      radii=tuple(fields.radii),
+    )
   return questions_lib.between_drives(
-    split.frames,
+    frames,
     split.queries,
-    radii=tuple(config.evaluation.radii),
-    exclude_self=config.evaluation.exclude_self,
+    query_side=config.query_side,
+    map_side=config.map_side,
+    radii=tuple(fields.radii),
+    exclude_self=fields.exclude_self,
   )
 
 
-def restore(config, data, workdir):
-  """The towers of a config and the best checkpoint of a workdir.
+def _scale(config, towers, variables) -> float | None:
+  """The learned inverse temperature of similarities; None if there is none.
 
-  Or the weights of the authors, where the config names a checkpoint of theirs.
+  Published encoders of one side were not trained to be compared by a softmax.
   """
-  towers = make_towers(config, data)
-  if config.checkpoint:
-    variables = published.load_variables(config.checkpoint, towers.model)
-    return towers, checkpoint.Restored(variables, 0, None, {}, {}, '')
-  shapes = jax.eval_shape(towers.init, jax.random.key(0))
-  checkpoints = checkpoint.open_checkpoints(config, workdir)
-  try:
-    return towers, checkpoints.restore_best(shapes)
-  finally:
-    checkpoints.close()
+  if config.checkpoint and len(towers.sides) == 1:
+    return None
+  return float(contrastive.clamped_scale(variables['params']['log_scale']))
+
+
+def _index(config, data, towers, workdir) -> str:
+  """Embeds the map drives of the test split; writes index.npz.
+
+  Finished parts survive a kill: the next run embeds only what is missing.
+  """
+  restored = restore(config, towers, workdir)
+  provenance = _provenance(config, data, towers, restored.value)
+  split = data.split('test')
+  questions = _questions(config, split)
+  rows = np.unique(np.concatenate([q.map_rows for q in questions]))
+  # Parts of another model, config or map are never mixed in.
+  digest = hashlib.sha256(json.dumps(provenance).encode())
+  digest.update(split.frames.world_from_body[rows].tobytes())
+  folder = workdir / 'index_parts' / digest.hexdigest()[:16]
+  embed = functools.partial(
+    towers.embed(config.map_side, towers.views), restored.value
+  )
+  parts, size = [], config.evaluation.batch_size
+  for start in range(0, len(rows), PART_ROWS):
+    part = rows[start : start + PART_ROWS]
+    batches = functools.partial(
+      split.batches, part, (config.map_side,), size, len(towers.views) > 1
+    )
+    path = folder / f'{start:08d}.npz'
+    parts.append(_embed_part(embed, batches, path))
+    print(f'indexed {start + len(part)} of {len(rows)} readings', flush=True)
+  found = _index_of(split, rows, np.concatenate(parts), towers, provenance)
+  index_lib.save_index(found, workdir / FILE)
+  shutil.rmtree(folder.parent)
+  return f'{found.num_places} places in {workdir / FILE}'
 
 
 def _provenance(config, data, towers, variables):
@@ -279,31 +305,53 @@ def _provenance(config, data, towers, variables):
 def _embed_part(embed, batches, path):
   """Descriptors [N, V, D] of one part of a map, from disk if finished."""
   if path.exists():
-    with np.load(path) as saved:
-      return saved['descriptors']
+    return files.load_arrays(path, 'delete it')['descriptors']
   parts = []
   for batch in batches():
     parts.append(np.asarray(embed(batch), np.float32)[batch['mask']])
   descriptors = np.concatenate(parts)
-  path.parent.mkdir(parents=True, exist_ok=True)
   files.save_arrays(path, {'descriptors': descriptors})
   return descriptors
 
 
-def _index(split, rows, descriptors, towers, provenance):
-  """One row of the index per scan and view."""
+def _index_of(split, rows, descriptors, towers, provenance):
+  """One row of the index per reading and view."""
   num_views = len(towers.views)
   frames = split.frames.take(np.repeat(rows, num_views))
-  sensors = split.rig(rows[0])
   return index_lib.Index(
     descriptors=descriptors.reshape(len(rows) * num_views, -1),
     keys=np.repeat(np.arange(len(rows)), num_views),
     poses=frames.world_from_body,
     towns=frames.town,
     frames=frames.frame,
+    names=frames.name,
     views=np.tile(np.asarray(towers.views), len(rows)),
     provenance=provenance,
-    rig=index_lib.Rig(
-      sensors.lens.intrinsics, sensors.image_size, sensors.camera_from_body
-    ),
+    rig=index_lib.Rig(*split.rig(rows[0])),
   )
+
+
+def _localizer(config, towers, workdir) -> task_lib.Localizer:
+  """Retrieval in index.npz."""
+  if config.query_side != 'image':
+    raise InputError(
+      f'{config.name} asks with {config.query_side!r}, and localize reads image'
+      ' files.'
+    )
+  restored = restore(config, towers, workdir)
+  index = index_lib.load_index(
+    workdir / FILE,
+    expected_fingerprint=serialization.fingerprint(restored.value['params']),
+  )
+  embed = functools.partial(towers.embed(config.query_side), restored.value)
+  stage = retrieve.make_stage(
+    index,
+    embed,
+    towers.model.towers[config.query_side].view.size,
+    scale=_scale(config, towers, restored.value),
+    radius=config.index.radius,
+    k=config.index.num_answers,
+  )
+  lens, image_size, _ = index.rig
+  camera = query_files.Camera(lens, image_size) if lens is not None else None
+  return task_lib.Localizer((stage,), camera)

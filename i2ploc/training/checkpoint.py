@@ -6,7 +6,8 @@
 writes both under a temporary name and renames them when they are complete, so
 a killed save leaves the previous checkpoint as the newest one. Each carries a
 sha256 of every array, which is checked on reading: a damaged checkpoint is
-passed over in favour of the one before it, never read as zeros.
+passed over in favour of the one before it, never read as zeros. The config of
+the run goes along, see `provenance`.
 """
 
 import base64
@@ -93,6 +94,7 @@ class Checkpoints:
     self._managers = {}
     self._unreadable = set()
     self._swept = set()
+    self._best = {}
 
   def save(
     self,
@@ -133,18 +135,41 @@ class Checkpoints:
     tree = {'step': state.step, 'ema_params': state.ema_params}
     tree['model_state'] = state.model_state
     self._save('best', tree, None, metrics, best_value=float(value))
+    self._best = {int(state.step): float(value)}
     return True
 
   def best_value(self) -> float | None:
-    """Returns the best validation value so far, None before the first."""
+    """Returns the best validation value so far, None before the first.
+
+    The checkpoint is read once, to know that it is whole; what was read or
+    saved since is remembered.
+    """
     steps = self._steps('best')
     if not steps:
       return None
-    try:
-      return self._read('best', steps[-1])[0]['best_value']
-    except Exception as error:  # noqa: BLE001
-      self._warn_damaged('best', steps[-1], error)
-      return None
+    if steps[-1] not in self._best:
+      try:
+        value = self._read('best', steps[-1])[0]['best_value']
+      except Exception as error:  # noqa: BLE001
+        self._warn_damaged('best', steps[-1], error)
+        value = None
+      self._best = {steps[-1]: value}
+    return self._best[steps[-1]]
+
+  def provenance(self) -> dict[str, Any] | None:
+    """Returns the provenance of the newest checkpoint; None if there is none.
+
+    No array is read. One whose description is damaged is passed over.
+    """
+    for kind in ('steps', 'best'):
+      for step in reversed(self._steps(kind)):
+        args = ocp.args.Composite(info=ocp.args.JsonRestore())
+        try:
+          items = self._manager(kind).restore(step, args=args)
+          return items['info']['provenance']
+        except Exception as error:  # noqa: BLE001
+          self._warn_damaged(kind, step, error)
+    return None
 
   def steps(self) -> list[int]:
     """Returns the steps that can be continued from, ascending."""

@@ -7,7 +7,9 @@ import numpy as np
 
 from benchmarks import object_worlds
 from i2ploc.evaluation import poses
+from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import rigid
+from i2ploc.localization import answer as answer_lib
 from i2ploc.localization import objects
 from i2ploc.objects import association
 from i2ploc.objects import detections as detections_lib
@@ -41,7 +43,7 @@ def _localize(found, object_map, **options):
 
 
 def _metres(answer, pose):
-  return poses.pose_error(answer.camera_from_map, pose)[0]
+  return poses.pose_error(objects.camera_from_world(answer), pose)[0]
 
 
 class PlantedTest(absltest.TestCase):
@@ -49,13 +51,15 @@ class PlantedTest(absltest.TestCase):
     for seed in range(3):
       object_map, found, pose, rows = _image(seed)
       answer = _localize(found, object_map)
-      self.assertTrue(answer.localizable, answer.reason)
+      self.assertEqual(answer.reason, '')
       self.assertLess(_metres(answer, pose), 0.01)
-      self.assertGreater(answer.score, 0.95)
-      self.assertGreater(answer.score, answer.rival)
-      np.testing.assert_array_equal(answer.pairs[:, 0], np.arange(len(rows)))
-      np.testing.assert_array_equal(answer.pairs[:, 1], rows)
-      turn = answer.camera_from_map.rotation
+      evidence = answer.evidence
+      self.assertGreater(answer.similarity, 0.95)
+      self.assertEqual(answer.similarity, evidence['score'])
+      self.assertGreater(evidence['score'], evidence['rival'])
+      pairs = np.stack([np.arange(len(rows)), rows], axis=-1)
+      np.testing.assert_array_equal(evidence['pairs'], pairs)
+      turn = answer.world_from_camera[:3, :3]
       np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-9)
 
   def test_it_does_not_depend_on_where_the_map_lies(self):
@@ -73,13 +77,11 @@ class PlantedTest(absltest.TestCase):
     box = found.box.copy()
     box[0, 2], box[2, 0] = np.nan, box[2, 2] + 5
     answer = _localize(found._replace(box=box), object_map)
-    self.assertEqual(answer.num_left_out, 2)
+    self.assertEqual(answer.evidence['left_out'], 2)
     self.assertLess(_metres(answer, pose), 0.01)
     # Rows are the caller's.
-    np.testing.assert_array_equal(
-      answer.pairs[:, 0], [1, 3, *range(4, len(order))]
-    )
-    np.testing.assert_array_equal(answer.pairs[:, 1], rows)
+    pairs = np.stack([[1, 3, *range(4, len(order))], rows], axis=-1)
+    np.testing.assert_array_equal(answer.evidence['pairs'], pairs)
 
   def test_language_names_what_categories_do_not(self):
     rng = np.random.default_rng(0)
@@ -90,14 +92,14 @@ class PlantedTest(absltest.TestCase):
     similarity[:2] = rng.normal(0, 0.05, (2, _NUM_LANDMARKS))
     category = np.append(found.category[:2], np.full(len(rows) - 2, 99))
     blind = found._replace(category=category)
-    self.assertFalse(_localize(blind, object_map).localizable)
+    self.assertIsNone(_localize(blind, object_map).world_from_camera)
     explained = {}
     for method in ('clip', 'hybrid'):
       answer = _localize(
         blind, object_map, method=method, similarity=similarity
       )
       self.assertLess(_metres(answer, pose), 0.05)
-      explained[method] = len(answer.pairs)
+      explained[method] = len(answer.evidence['pairs'])
     self.assertEqual(explained['hybrid'], len(rows))
     self.assertLess(explained['clip'], len(rows))
 
@@ -154,25 +156,25 @@ class PlantedTest(absltest.TestCase):
       answer = _localize(
         found, object_map, method=method, similarity=similarity, k=2
       )
-      metres[method] = _metres(answer, pose) if answer.localizable else np.inf
+      metres[method] = _metres(answer, pose)
     self.assertLess(metres['hybrid'], 0.05)
     self.assertGreater(metres['paper'], 0.05)
 
   def test_what_is_known_of_the_camera_rules_poses_out(self):
     object_map, found, pose, _ = _image()
     height = float((-pose.rotation.T @ pose.translation)[2])
-    prior = objects.Prior(
+    prior = answer_lib.Prior(
       down=-3 * pose.rotation[:, 2], height=(height - 0.2, height + 0.2)
     )
     self.assertLess(
       _metres(_localize(found, object_map, prior=prior), pose), 0.01
     )
     for wrong in (
-      objects.Prior(height=(height + 1.0, height + 9.0)),
-      objects.Prior(down=pose.rotation[:, 2]),
+      answer_lib.Prior(height=(height + 1.0, height + 9.0)),
+      answer_lib.Prior(down=pose.rotation[:, 2]),
     ):
       answer = _localize(found, object_map, prior=wrong)
-      self.assertTrue(not answer.localizable or _metres(answer, pose) > 0.5)
+      self.assertGreater(_metres(answer, pose), 0.5)
 
   def test_the_covariance_is_the_scatter(self):
     object_map, exact, pose, _ = _image(noise=0.0, fewest=9)
@@ -183,7 +185,7 @@ class PlantedTest(absltest.TestCase):
       noise = 0.02 * sides * rng.normal(size=sides.shape)
       noise[detections_lib.cut_edges(exact, object_worlds.IMAGE_SIZE)] = 0
       answer = _localize(exact._replace(box=exact.box + noise), object_map)
-      motion = answer.camera_from_map
+      motion = objects.camera_from_world(answer)
       turn = motion.rotation @ pose.rotation.T
       errors.append(motion.translation - turn @ pose.translation)
       predicted.append(answer.covariance[3:, 3:])
@@ -214,9 +216,10 @@ class PlantedTest(absltest.TestCase):
 class UnlocalizableTest(parameterized.TestCase):
   def _reason(self, found, object_map, **options):
     answer = _localize(found, object_map, **options)
-    self.assertFalse(answer.localizable)
-    self.assertIsNone(answer.camera_from_map)
+    self.assertIsNone(answer.world_from_camera)
+    self.assertIsNone(answer.covariance)
     self.assertEqual(answer.confidence, 0)
+    self.assertNotEqual(answer.reason, '')
     return answer.reason
 
   def _few(self, object_map, rows):
@@ -269,7 +272,7 @@ class UnlocalizableTest(parameterized.TestCase):
     broken = found._replace(box=np.full_like(found.box, np.nan))
     answer = _localize(broken, object_map)
     self.assertIn(f'all {len(rows)} boxes are broken', answer.reason)
-    self.assertEqual(answer.num_left_out, len(rows))
+    self.assertEqual(answer.evidence['left_out'], len(rows))
 
   def test_nan_landmarks(self):
     object_map, found, _, _ = _image()
@@ -285,9 +288,9 @@ class UnlocalizableTest(parameterized.TestCase):
     axes[-1] = 50.0
     room = object_map._replace(semi_axes=axes)
     answer = _localize(found, room)
-    self.assertTrue(answer.localizable)
+    self.assertEqual(answer.reason, '')
     self.assertLess(_metres(answer, pose), 0.05)
-    self.assertNotIn(_NUM_LANDMARKS - 1, answer.pairs[:, 1])
+    self.assertNotIn(_NUM_LANDMARKS - 1, answer.evidence['pairs'][:, 1])
     inside = object_map._replace(semi_axes=np.full_like(axes, 50.0))
     self._reason(found, inside)
 
@@ -311,6 +314,113 @@ class UnlocalizableTest(parameterized.TestCase):
       _localize(found, object_map, draws=0)
 
 
+class StageTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.object_map, found, self.pose, self.rows = _image()
+    other = _image(seed=5)[0]
+    self.maps = {'elsewhere': other, 'here': self.object_map}
+    self.calibration = dict.fromkeys(self.maps, association.UNCALIBRATED)
+    self.query = answer_lib.Query(
+      'a.png',
+      np.zeros((*object_worlds.IMAGE_SIZE, 3), np.uint8),
+      lens_lib.Lens('pinhole', object_worlds.INTRINSICS),
+      detections=found,
+    )
+
+  def ask(self, query, **options):
+    options = {'method': 'category'} | options
+    stage = objects.make_stage(self.maps, self.calibration, **options)
+    return stage(query, [])
+
+  def test_the_map_that_explains_the_boxes_comes_first(self):
+    first, second = self.ask(self.query)
+    self.assertEqual((first.rank, first.place), (1, 'here'))
+    self.assertEqual((second.rank, second.place), (2, 'elsewhere'))
+    self.assertLess(_metres(first, self.pose), 0.01)
+    self.assertGreater(first.confidence, second.confidence)
+
+  def test_evidence_can_be_drawn(self):
+    evidence = self.ask(self.query)[0].evidence
+    camera = -self.pose.rotation.T @ self.pose.translation
+    np.testing.assert_allclose(evidence['position'], camera, atol=0.01)
+    ahead = self.pose.rotation[2]
+    heading = np.arctan2(ahead[1], ahead[0])
+    self.assertAlmostEqual(evidence['heading'], heading, 2)
+    self.assertEqual(evidence['landmarks'], _NUM_LANDMARKS)
+    boxes = self.query.detections.box
+    np.testing.assert_allclose(evidence['boxes'], boxes, atol=0.06)
+    names = self.object_map.names()
+    for outline, (box, row) in zip(
+      evidence['outlines'], evidence['pairs'], strict=True
+    ):
+      self.assertEqual(outline['box'], box)
+      self.assertEqual(outline['name'], names[row])
+      # An outline fills its box, where the image does not cut it.
+      if not self.query.detections.cut[box]:
+        points = outline['points']
+        around = [*points.min(0), *points.max(0)]
+        np.testing.assert_allclose(around, boxes[box], rtol=0.05, atol=2)
+
+  def test_a_map_without_an_answer_says_why_and_comes_last(self):
+    self.maps['elsewhere'] = self.object_map.take(np.arange(2))
+    first, last = self.ask(self.query)
+    self.assertEqual(first.place, 'here')
+    self.assertIn('landmarks are candidates', last.reason)
+    self.assertIsNone(last.evidence['position'])
+    self.assertEqual(last.evidence['outlines'], [])
+
+  def test_boxes_of_a_lens_are_undistorted_once(self):
+    lens = lens_lib.Lens(
+      'opencv', object_worlds.INTRINSICS, np.array([-0.2, 0.05, 0, 0])
+    )
+    plane, _ = lens_lib.plane_from_pixels(
+      self.query.lens,
+      self.query.detections.box.reshape(-1, 2),
+    )
+    square = (plane**2).sum(-1, keepdims=True)
+    seen = plane * (1 - 0.2 * square + 0.05 * square**2)
+    pixels = seen @ lens.intrinsics[:2, :2].T + lens.intrinsics[:2, 2]
+    bent = self.query.detections._replace(box=pixels.reshape(-1, 4))
+    asked = self.query._replace(lens=lens, detections=bent)
+    straight = asked._replace(lens=self.query.lens)
+    self.assertLess(_metres(self.ask(asked)[0], self.pose), 0.1)
+    self.assertLess(
+      _metres(self.ask(asked)[0], self.pose),
+      _metres(self.ask(straight)[0], self.pose),
+    )
+
+  def test_descriptors_are_of_the_image_and_its_boxes(self):
+    seen = []
+
+    def encode(image, box):
+      seen.append((image, box))
+      return np.eye(32, dtype=np.float32)[self.rows]
+
+    embedding = np.eye(_NUM_LANDMARKS, 32, dtype=np.float32)
+    self.maps = {'here': self.object_map._replace(embedding=embedding)}
+    (answer,) = self.ask(self.query, method='clip', encode=encode, k=1)
+    self.assertLess(_metres(answer, self.pose), 0.01)
+    ((image, box),) = seen
+    self.assertIs(image, self.query.image)
+    np.testing.assert_array_equal(box, self.query.detections.box)
+
+  def test_what_is_left_out_is_not_looked_at(self):
+    category = self.query.detections.category
+    names = [f'kind {i}' for i in range(category.max() + 1)]
+    gone = int(category[0])
+    answer = self.ask(
+      self.query, categories=names, leave_out=(names[gone], 'unheard of')
+    )[0]
+    self.assertLen(answer.evidence['boxes'], np.sum(category != gone))
+
+  def test_a_query_without_boxes_or_lens_is_an_error(self):
+    with self.assertRaisesRegex(ValueError, 'a.png: .*no boxes'):
+      self.ask(self.query._replace(detections=None))
+    with self.assertRaisesRegex(ValueError, 'a.png: .*no lens'):
+      self.ask(self.query._replace(lens=None))
+
+
 class RealTest(absltest.TestCase):
   def test_a_desk_is_recognized(self):
     path = shared.require('data/objects/tum_fr2_desk/fixture.npz')
@@ -331,8 +441,10 @@ class RealTest(absltest.TestCase):
       answer = objects.localize(
         found, object_map, data['K'], size, method='category', draws=64
       )
-      center = answer.camera_in_map if answer.localizable else np.inf
-      errors.append(np.linalg.norm(center - data['C_w'][frame]))
+      errors.append(np.inf)
+      if answer.world_from_camera is not None:
+        center = answer.world_from_camera[:3, 3]
+        errors[-1] = np.linalg.norm(center - data['C_w'][frame])
     errors = np.asarray(errors)
     self.assertLen(errors, 31)
     self.assertGreaterEqual(np.mean(errors < 0.1), 0.7)

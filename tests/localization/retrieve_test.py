@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers stand where the map stood, and know how sure they are."""
 
-import json
+import dataclasses
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+from PIL import Image
 
+from i2ploc.geometry import lens as lens_lib
+from i2ploc.localization import answer as answer_lib
 from i2ploc.localization import retrieve
 from i2ploc.retrieval import index as index_lib
 
@@ -14,6 +17,7 @@ from i2ploc.retrieval import index as index_lib
 CAMERA_FROM_LIDAR = np.array(
   [[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, -0.3], [0, 0, 0, 1.0]]
 )
+LENS = lens_lib.Lens('pinhole', np.eye(3))
 
 
 def make_index(num_places=30, views=(0.0, np.pi), seed=0, spacing=2.5):
@@ -33,9 +37,10 @@ def make_index(num_places=30, views=(0.0, np.pi), seed=0, spacing=2.5):
     poses=poses,
     towns=np.full(size, 'town_007'),
     frames=1000 + keys,
+    names=np.full(size, ''),
     views=np.tile(views, num_places),
     provenance=dict.fromkeys(index_lib.PROVENANCE, 'x'),
-    rig=index_lib.Rig(np.eye(3), (64, 208), CAMERA_FROM_LIDAR),
+    rig=index_lib.Rig(LENS, (64, 208), CAMERA_FROM_LIDAR),
   )
 
 
@@ -50,15 +55,17 @@ class LocalizeTest(parameterized.TestCase):
     for answer, view in zip(
       (answers[0][0], answers[1][0]), (0, np.pi), strict=True
     ):
-      self.assertEqual((answer.rank, answer.key, answer.frame), (1, 7, 1007))
-      self.assertEqual(answer.town, 'town_007')
+      evidence = answer.evidence
+      self.assertEqual(answer.rank, 1)
+      self.assertEqual((evidence['key'], evidence['frame']), (7, 1007))
+      self.assertEqual(answer.place, 'town_007')
       self.assertAlmostEqual(answer.similarity, 1, 5)
-      self.assertEqual(answer.distance_from_best, 0)
-      self.assertEqual(answer.view, view)
-      np.testing.assert_allclose(answer.position, [0, 17.5, 1.7])
+      self.assertEqual(evidence['distance_from_best'], 0)
+      self.assertEqual(evidence['view'], view)
+      np.testing.assert_allclose(evidence['position'], [0, 17.5, 1.7])
     ahead, behind = answers[0][0], answers[1][0]
-    self.assertAlmostEqual(ahead.heading, np.pi / 2)
-    self.assertAlmostEqual(behind.heading, -np.pi / 2)
+    self.assertAlmostEqual(ahead.evidence['heading'], np.pi / 2)
+    self.assertAlmostEqual(behind.evidence['heading'], -np.pi / 2)
     # The camera is 0.3 m in front of the LiDAR, wherever front is.
     np.testing.assert_allclose(
       ahead.world_from_camera[:3, 3], [0, 17.8, 1.7], atol=1e-9
@@ -74,13 +81,15 @@ class LocalizeTest(parameterized.TestCase):
   def test_answers_are_distinct_places_in_order(self):
     index = make_index()
     for answers in localize(index, index.descriptors[:4], k=10):
-      self.assertLen({answer.key for answer in answers}, 10)
+      self.assertLen({answer.evidence['key'] for answer in answers}, 10)
       self.assertEqual([answer.rank for answer in answers], list(range(1, 11)))
       values = [answer.similarity for answer in answers]
       self.assertEqual(values, sorted(values, reverse=True))
+      best = answers[0].evidence['position']
       for answer in answers:
-        apart = abs(answer.position[1] - answers[0].position[1])
-        self.assertAlmostEqual(answer.distance_from_best, apart)
+        apart = abs(answer.evidence['position'][1] - best[1])
+        found = answer.evidence['distance_from_best']
+        self.assertAlmostEqual(found, apart)
 
   @parameterized.parameters((1.0, 6.0), (20.0, 6.0), (100.0, 0.1))
   def test_confidence_agrees_with_the_loop_over_places(self, scale, radius):
@@ -94,7 +103,8 @@ class LocalizeTest(parameterized.TestCase):
     weights = {key: np.exp(scale * value) for key, value in best.items()}
     total = sum(weights.values())
     for answer in localize(index, query, scale, radius)[0]:
-      near = [k for k in weights if 2.5 * abs(k - answer.key) <= radius]
+      key = answer.evidence['key']
+      near = [k for k in weights if 2.5 * abs(k - key) <= radius]
       expected = sum(weights[k] for k in near) / total
       self.assertAlmostEqual(answer.confidence, expected, 5)
 
@@ -115,33 +125,64 @@ class LocalizeTest(parameterized.TestCase):
     query = index.descriptors[:1]
     same = localize(index, query, scale=1e-6)[0]
     self.assertAlmostEqual(same[0].confidence, 1)
-    apart = index._replace(towns=np.array(['town_007', 'town_008']))
+    towns = np.array(['town_007', 'town_008'])
+    apart = dataclasses.replace(index, towns=towns)
     answers = localize(apart, query, scale=1e-6)[0]
     self.assertAlmostEqual(answers[0].confidence, 0.5, 5)
-    self.assertEqual(answers[1].distance_from_best, np.inf)
-    record = retrieve.record_from_answers('a.png', answers)
-    self.assertIsNone(record['answers'][1]['distance_from_best'])
-    json.dumps(record, allow_nan=False)
+    self.assertEqual(answers[1].evidence['distance_from_best'], np.inf)
 
   def test_a_map_smaller_than_k_gives_all_of_it(self):
     index = make_index(num_places=3)
     self.assertLen(localize(index, index.descriptors[:1], k=20)[0], 3)
 
-  def test_the_record_is_one_line_of_json_with_the_pose_row_by_row(self):
-    index = make_index()
-    answers = localize(index, index.descriptors[:1])[0]
-    record = retrieve.record_from_answers('dir/a.png', answers)
-    line = json.dumps(record, allow_nan=False)
-    self.assertNotIn('\n', line)
-    read = json.loads(line)
-    self.assertEqual(read['query'], 'dir/a.png')
-    self.assertLen(read['answers'], 5)
-    first = read['answers'][0]
-    np.testing.assert_allclose(
-      np.reshape(first['world_from_camera'], (4, 4)),
-      answers[0].world_from_camera,
+  def test_dot_products_are_reported_as_they_are(self):
+    index = make_index(num_places=4, views=(0.0,))
+    descriptors = 5 * index.descriptors
+    origin = dict(index.provenance, similarity='dot')
+    dots = dataclasses.replace(
+      index, descriptors=descriptors, provenance=origin
     )
-    self.assertEqual(set(first), set(retrieve.Answer._fields))
+    first = localize(dots, descriptors[:1], scale=0.1)[0][0]
+    self.assertAlmostEqual(first.similarity, 25.0, 4)
+    self.assertBetween(first.confidence, 0.5, 1.0)
+    # A cosine is one, even where rounding says 1.0000001.
+    cosine = localize(index, index.descriptors)
+    self.assertLessEqual(max(one[0].similarity for one in cosine), 1.0)
+
+  def test_a_model_without_a_temperature_has_no_confidence(self):
+    index = make_index()
+    answers = localize(index, index.descriptors[:1], scale=None)[0]
+    self.assertEqual({answer.confidence for answer in answers}, {None})
+    self.assertEqual(answers[0].evidence['key'], 0)
+
+  def test_readings_without_a_pose_are_answers_by_name(self):
+    index = make_index(num_places=3, views=(0.0,))
+    poses = index.poses.copy()
+    poses[0] = np.nan
+    poses[1, :3, :3] = np.nan
+    photos = dataclasses.replace(
+      index,
+      poses=poses,
+      names=np.array(['a.jpg', 'b.jpg', 'c.jpg']),
+      rig=index_lib.Rig(None, None, np.eye(4)),
+    )
+    answers = localize(photos, index.descriptors[:1], scale=1e-6, radius=4.0)[0]
+    by_name = {answer.evidence['name']: answer for answer in answers}
+    nowhere, somewhere, posed = (by_name[f'{n}.jpg'] for n in 'abc')
+    for answer in (nowhere, somewhere):
+      self.assertIsNone(answer.world_from_camera)
+      self.assertIsNone(answer.evidence['heading'])
+    self.assertIsNone(nowhere.evidence['position'])
+    np.testing.assert_array_equal(somewhere.evidence['position'], [0, 2.5, 1.7])
+    self.assertIsNotNone(posed.world_from_camera)
+    # What is nowhere has its own share only, neighbours share theirs.
+    self.assertAlmostEqual(nowhere.confidence, 1 / 3, 5)
+    self.assertAlmostEqual(somewhere.confidence, 2 / 3, 5)
+    query = answer_lib.Query('q.jpg', np.zeros((4, 4, 3), np.uint8))
+    line = answer_lib.record(query, answers)
+    found = {a['evidence']['name']: a for a in line['answers']}['a.jpg']
+    self.assertIsNone(found['evidence']['distance_from_best'])
+    self.assertIsNone(found['world_from_camera'])
 
   @parameterized.parameters(
     (np.zeros((0, 32)), {}, 'at least one query'),
@@ -155,6 +196,47 @@ class LocalizeTest(parameterized.TestCase):
   def test_what_cannot_be_answered_is_an_error(self, queries, change, message):
     with self.assertRaisesRegex(ValueError, message):
       localize(make_index(), queries, **change)
+
+
+class StageTest(absltest.TestCase):
+  def test_the_image_is_resized_together_with_its_lens(self):
+    index, seen = make_index(), []
+
+    def embed(batch):
+      seen.append(batch)
+      return index.descriptors[6:7]
+
+    stage = retrieve.make_stage(
+      index, embed, (64, 208), scale=20.0, radius=6.0, k=3
+    )
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (128, 416, 3), np.uint8)
+    matrix = np.array([[200.0, 0, 208], [0, 220, 64], [0, 0, 1]])
+    query = answer_lib.Query('a.png', image, lens_lib.Lens('pinhole', matrix))
+    answers = stage(query, [])
+    self.assertLen(answers, 3)
+    self.assertEqual(answers[0].evidence['key'], 3)
+    (batch,) = seen
+    self.assertEqual(batch['image'].shape, (1, 64, 208, 3))
+    self.assertEqual(batch['image'].dtype, np.uint8)
+    expected = [[100, 0, 104], [0, 110, 32], [0, 0, 1]]
+    np.testing.assert_allclose(batch['intrinsics'], [expected])
+    # Antialiased and bicubic, as images are for training.
+    bicubic = Image.fromarray(image).resize((208, 64), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(batch['image'][0], np.asarray(bicubic))
+
+  def test_a_query_without_a_lens_has_no_intrinsics(self):
+    index, seen = make_index(), []
+
+    def embed(batch):
+      seen.append(batch)
+      return index.descriptors[:1]
+
+    stage = retrieve.make_stage(
+      index, embed, (8, 8), scale=None, radius=6.0, k=1
+    )
+    stage(answer_lib.Query('a.png', np.zeros((16, 16, 3), np.uint8)), [])
+    self.assertEqual(set(seen[0]), {'image'})
 
 
 if __name__ == '__main__':

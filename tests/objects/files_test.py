@@ -194,7 +194,9 @@ class FaultTest(_FileTest):
     twice = coco(BOXES)
     twice['images'] *= 2
     self.assert_refused(twice, r'images\[2\] repeats the id 100')
-    with self.assertRaisesRegex(FileNotFoundError, 'no detections .*missing'):
+    with self.assertRaisesRegex(
+      FileNotFoundError, 'no .*missing.json: give detections'
+    ):
       files.load_detections(self.folder / 'missing.json', SIZE)
 
   def test_damaged_npz_are_refused(self):

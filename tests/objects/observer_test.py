@@ -58,7 +58,7 @@ class ObserverTest(absltest.TestCase):
     seen = detections_lib.make_detections(
       [[0.0, 0, 9, 9]] * 3, [0, 1, 7], np.ones(3), (80, 100)
     )
-    kept = observer_lib.without(seen, ('car', 'dog'), {'bin': 0, 'car': 1})
+    kept = observer_lib.without(seen, ('car', 'dog'), ('bin', 'car'))
     self.assertEqual(kept.category.tolist(), [0, 7])
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A map answers exactly, survives the disk, and refuses what is not its own."""
 
+import dataclasses
+import json
 import os
 import pathlib
 import tempfile
@@ -11,7 +13,11 @@ from absl.testing import parameterized
 import numpy as np
 
 from i2ploc import files
+from i2ploc.geometry import lens as lens_lib
 from i2ploc.retrieval import index as index_lib
+
+COLUMNS = ('descriptors', 'keys', 'poses', 'towns', 'frames', 'names', 'views')
+LENS = lens_lib.Lens('pinhole', np.diag([100.0, 110.0, 1.0]))
 
 
 def unit(rng, *shape):
@@ -29,6 +35,7 @@ def make_index(descriptors, keys=None, views=None):
     poses=poses,
     towns=np.full(size, 'town_007'),
     frames=np.arange(100, 100 + size),
+    names=np.full(size, ''),
     views=np.zeros(size) if views is None else np.asarray(views),
     provenance={
       'model': 'abc',
@@ -36,7 +43,7 @@ def make_index(descriptors, keys=None, views=None):
       'dataset': 'synthetic_city',
       'software': 'jax 0',
     },
-    rig=index_lib.Rig(np.eye(3), (64, 208), np.eye(4)),
+    rig=index_lib.Rig(LENS, (64, 208), np.eye(4)),
   )
 
 
@@ -67,7 +74,7 @@ class SearchTest(parameterized.TestCase):
     rng = np.random.default_rng(k)
     index = make_index(unit(rng, len(keys), 12), keys)
     queries = unit(rng, 21, 12)
-    similarities, rows = index.search(queries, k)
+    similarities, rows, _ = index.search(queries, k)
     expected_similarities, expected_rows = search_by_loop(index, queries, k)
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_allclose(similarities, expected_similarities, atol=1e-6)
@@ -80,15 +87,15 @@ class SearchTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'do not have unit norm'):
       index_lib.check_index(cosine)
     origin = dict(cosine.provenance, similarity='dot')
-    index = cosine._replace(provenance=origin)
+    index = dataclasses.replace(cosine, provenance=origin)
     index_lib.check_index(index)
-    similarities, rows = index.search(queries, 3)
+    similarities, rows, _ = index.search(queries, 3)
     expected_similarities, expected_rows = search_by_loop(index, queries, 3)
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_allclose(similarities, expected_similarities, rtol=1e-5)
     unknown = dict(origin, similarity='euclidean')
     with self.assertRaisesRegex(ValueError, "'euclidean'; known: "):
-      index_lib.check_index(index._replace(provenance=unknown))
+      index_lib.check_index(dataclasses.replace(index, provenance=unknown))
 
   def test_repeated_keys_are_answered_once_unlike_plain_top_k(self):
     rng = np.random.default_rng(0)
@@ -98,20 +105,20 @@ class SearchTest(parameterized.TestCase):
     index = make_index(
       np.concatenate([near, unit(rng, 3, 8)]), [4] * 4 + [1, 2, 3]
     )
-    _, rows = index.search(place, 3)
+    rows = index.search(place, 3).rows
     self.assertLen(set(index.keys[rows[0]]), 3)
     plain = np.argsort(-(index.descriptors @ place[0]))[:3]
     self.assertLen(set(index.keys[plain]), 1)
 
   def test_ties_go_to_the_first_key_of_the_map_and_its_first_row(self):
     index = make_index(np.tile([[1.0, 0.0]], (5, 1)), [9, 2, 9, 2, 4])
-    similarities, rows = index.search(np.array([[1.0, 0.0]]), 3)
+    similarities, rows, _ = index.search(np.array([[1.0, 0.0]]), 3)
     np.testing.assert_array_equal(rows, [[0, 1, 4]])
     np.testing.assert_array_equal(similarities, [[1, 1, 1]])
 
   def test_a_small_map_gives_all_its_places(self):
     index = make_index(unit(np.random.default_rng(0), 4, 8), [0, 0, 1, 1])
-    similarities, rows = index.search(index.descriptors[:1], 20)
+    similarities, rows, _ = index.search(index.descriptors[:1], 20)
     self.assertEqual(rows.shape, (1, 2))
     self.assertEqual(index.num_places, 2)
     self.assertEqual(rows[0, 0], 0)
@@ -126,6 +133,55 @@ class SearchTest(parameterized.TestCase):
       blocked = index.search(queries, 5)
     np.testing.assert_array_equal(whole[1], blocked[1])
     np.testing.assert_allclose(whole[0], blocked[0], atol=1e-6)
+
+  @parameterized.parameters(0.5, 20.0, 100.0)
+  def test_the_sum_over_all_places_agrees_with_the_loop(self, scale):
+    rng = np.random.default_rng(5)
+    index = make_index(unit(rng, 60, 12), [i // 3 for i in range(60)])
+    queries = unit(rng, 5, 12)
+    few = index.search(queries, 4, scale)
+    every, _ = search_by_loop(index, queries, 20)
+    expected = np.log(np.exp(scale * (every - every[:, :1])).sum(1))
+    rounding = 1e-6 * scale  # of two ways to multiply float32
+    np.testing.assert_allclose(few.log_sum, expected, atol=rounding)
+    # The places that were not asked for count, and by their best view only.
+    first = np.log(np.exp(scale * (every - every[:, :1]))[:, :4].sum(1))
+    self.assertTrue((few.log_sum >= first - rounding).all())
+    if scale < 1:
+      self.assertTrue((few.log_sum > first + 1.0).all())
+
+  def test_places_around_a_row_and_their_similarities(self):
+    rng = np.random.default_rng(6)
+    index = make_index(unit(rng, 12, 8), [i // 2 for i in range(12)])
+    towns = index.towns.copy()
+    towns[:2] = 'another'
+    # Rows are 2.5 m apart, places 5 m; place 0 is in another town.
+    index = dataclasses.replace(index, towns=towns)
+    np.testing.assert_array_equal(index.near(4, 6.0), [1, 2, 3])
+    np.testing.assert_array_equal(index.near(0, 60.0), [0])
+    query = unit(rng, 8)
+    found = index.similarities_to(query, np.array([1, 3]))
+    views = (index.descriptors @ query).reshape(6, 2).max(1)
+    np.testing.assert_allclose(found, views[[1, 3]], atol=1e-6)
+    np.testing.assert_allclose(
+      index.distances(4, np.array([0, 4, 7])), [np.inf, 0, 7.5]
+    )
+
+  def test_a_place_without_a_pose_is_near_itself_only(self):
+    index = make_index(np.eye(4))
+    index.poses[2] = np.nan
+    np.testing.assert_array_equal(index.near(2, 1e6), [2])
+    np.testing.assert_array_equal(index.near(0, 1e6), [0, 1, 3])
+
+  def test_the_map_is_prepared_once(self):
+    rng = np.random.default_rng(7)
+    index = make_index(unit(rng, 30, 8))
+    made = mock.Mock(side_effect=index_lib._rows_of_places)
+    with mock.patch.object(index_lib, '_rows_of_places', made):
+      for _ in range(3):
+        index.search(index.descriptors[:2], 3)
+    self.assertEqual(made.call_count, 1)
+    self.assertIs(index._on_device, index._on_device)
 
   def test_compiles_once_for_query_counts_of_one_bucket(self):
     rng = np.random.default_rng(4)
@@ -180,7 +236,7 @@ class FileTest(parameterized.TestCase):
   def test_round_trip_keeps_every_field(self):
     index_lib.save_index(self.index, self.path)
     loaded = index_lib.load_index(self.path, 'abc')
-    for name in index_lib.Index._fields[:-2]:
+    for name in COLUMNS:
       found, saved = getattr(loaded, name), getattr(self.index, name)
       np.testing.assert_array_equal(found, saved, err_msg=name)
     self.assertEqual(loaded.descriptors.dtype, np.float32)
@@ -192,6 +248,60 @@ class FileTest(parameterized.TestCase):
       loaded.search(queries, 2), self.index.search(queries, 2), strict=True
     ):
       np.testing.assert_array_equal(a, b)
+
+  def test_photos_need_no_lens_and_no_pose(self):
+    poses = self.index.poses.copy()
+    poses[0] = np.nan
+    photos = dataclasses.replace(
+      self.index,
+      poses=poses,
+      names=np.array([f'database/{i}.jpg' for i in range(6)]),
+      rig=index_lib.Rig(None, (224, 224), np.eye(4)),
+    )
+    index_lib.save_index(photos, self.path)
+    loaded = index_lib.load_index(self.path, 'abc')
+    np.testing.assert_array_equal(loaded.poses, poses)
+    self.assertEqual(loaded.names[5], 'database/5.jpg')
+    self.assertIsNone(loaded.rig.lens)
+    self.assertEqual(loaded.rig.image_size, (224, 224))
+
+  def test_a_lens_keeps_its_model_and_distortion(self):
+    lens = lens_lib.Lens('opencv', LENS.intrinsics, np.array([0.1, 0, 0, 0.2]))
+    rig = index_lib.Rig(lens, (64, 208), np.eye(4))
+    index_lib.save_index(dataclasses.replace(self.index, rig=rig), self.path)
+    loaded = index_lib.load_index(self.path).rig.lens
+    self.assertEqual(loaded.model, 'opencv')
+    np.testing.assert_array_equal(loaded.intrinsics, lens.intrinsics)
+    np.testing.assert_array_equal(loaded.distortion, lens.distortion)
+
+  def test_a_file_of_the_first_format_still_answers(self):
+    columns = {
+      name: getattr(self.index, name) for name in COLUMNS if name != 'names'
+    }
+    old = columns | {
+      'provenance': np.array(json.dumps(self.index.provenance)),
+      'intrinsics': LENS.intrinsics,
+      'image_size': np.array([64, 208]),
+      'camera_from_lidar': np.diag([1.0, -1, -1, 1]),
+    }
+    files.save_arrays(self.path, old, 'i2ploc.index.1')
+    loaded = index_lib.load_index(self.path, 'abc')
+    np.testing.assert_array_equal(loaded.names, [''] * 6)
+    self.assertEqual(loaded.rig.lens.model, 'pinhole')
+    np.testing.assert_array_equal(loaded.rig.lens.intrinsics, LENS.intrinsics)
+    np.testing.assert_array_equal(
+      loaded.rig.camera_from_body, old['camera_from_lidar']
+    )
+    np.testing.assert_array_equal(
+      loaded.search(self.index.descriptors[:1], 2).rows,
+      self.index.search(self.index.descriptors[:1], 2).rows,
+    )
+    index_lib.save_index(loaded, self.path)
+    index_lib.load_index(self.path)
+    del old['camera_from_lidar']
+    files.save_arrays(self.path, old, 'i2ploc.index.1')
+    with self.assertRaisesRegex(ValueError, 'lacks.*camera_from_body'):
+      index_lib.load_index(self.path)
 
   def test_another_model_is_refused_and_both_are_named(self):
     index_lib.save_index(self.index, self.path)
@@ -247,14 +357,23 @@ class FileTest(parameterized.TestCase):
     ({'poses': np.zeros((6, 3, 4))}, 'poses has shape'),
     ({'views': np.full(6, np.nan)}, 'views holds'),
     ({'provenance': {'model': 'abc'}}, 'provenance lacks.*config'),
-    ({'rig': index_lib.Rig(np.eye(4), (1, 1), np.eye(4))}, 'rig has'),
     (
-      {'rig': index_lib.Rig(np.eye(3), (1, 1), np.eye(4) * np.nan)},
+      {'rig': index_lib.Rig(LENS._replace(model='fish'), (1, 1), np.eye(4))},
+      "rig: unknown camera model 'fish'",
+    ),
+    ({'rig': index_lib.Rig(LENS, (0, 9), np.eye(4))}, 'rig has images'),
+    (
+      {'rig': index_lib.Rig(None, None, np.eye(3))},
+      'rig has no lens, .*mounting',
+    ),
+    ({'names': np.full(5, '')}, 'names has shape'),
+    (
+      {'rig': index_lib.Rig(LENS, (1, 1), np.eye(4) * np.nan)},
       'rig holds',
     ),
   )
   def test_a_broken_index_is_neither_saved_nor_loaded(self, change, message):
-    broken = self.index._replace(**change)
+    broken = dataclasses.replace(self.index, **change)
     with self.assertRaisesRegex(ValueError, message):
       index_lib.save_index(broken, self.path)
     self.assertFalse(self.path.exists())
@@ -263,9 +382,16 @@ class FileTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, f'map.npz: .*{message}'):
       index_lib.load_index(self.path)
 
+  def test_a_lens_goes_with_a_size(self):
+    rig = index_lib.Rig(LENS, None, np.eye(4))
+    with self.assertRaisesRegex(
+      ValueError, 'rig has a lens.*images of some size'
+    ):
+      index_lib.check_index(dataclasses.replace(self.index, rig=rig))
+
   def test_dying_while_writing_leaves_the_old_index(self):
     index_lib.save_index(self.index, self.path)
-    other = self.index._replace(frames=self.index.frames + 1)
+    other = dataclasses.replace(self.index, frames=self.index.frames + 1)
     with mock.patch.object(os, 'fsync', side_effect=KeyboardInterrupt):
       with self.assertRaises(KeyboardInterrupt):
         index_lib.save_index(other, self.path)

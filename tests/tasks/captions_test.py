@@ -21,6 +21,8 @@ from i2ploc.geometry import cropping
 from i2ploc.losses import contrastive
 from i2ploc.retrieval import relations
 from i2ploc.tasks import captions
+from i2ploc.training import checkpoint
+from i2ploc.training import state as state_lib
 from input_pipeline.sources import crops
 from tests import configs_test
 from tests import shared
@@ -65,7 +67,7 @@ def _small_config():
   return config
 
 
-class CaptionCommandsTest(absltest.TestCase):
+class CaptionsTaskTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -75,7 +77,7 @@ class CaptionCommandsTest(absltest.TestCase):
     recorder = Recorder(cls.config, cls.read)
     cls.data = Data(cls.config.data.crops)
     with contextlib.redirect_stdout(io.StringIO()) as cls.printed:
-      verbs.verb(recorder, 'train')(recorder, cls.data, cls.workdir)
+      verbs.train(recorder, cls.data, cls.workdir)
 
   @classmethod
   def tearDownClass(cls):
@@ -118,17 +120,44 @@ class CaptionCommandsTest(absltest.TestCase):
 
   def test_a_folder_without_a_run_is_named(self):
     with tempfile.TemporaryDirectory() as folder:
-      with self.assertRaisesRegex(FileNotFoundError, 'config.json'):
-        captions.load_encoder(folder)
       (pathlib.Path(folder) / 'checkpoints').mkdir()
       with self.assertRaisesRegex(FileNotFoundError, 'train into'):
+        captions.load_encoder(folder)
+
+  def test_the_checkpoint_says_what_model_it_is(self):
+    with tempfile.TemporaryDirectory() as folder:
+      copied = pathlib.Path(folder) / 'run'
+      shutil.copytree(self.workdir, copied)
+      # Whatever became of the config beside it.
+      (copied / 'config.json').write_text('{"model": {"features": 99}}')
+      encoder = captions.load_encoder(str(copied))
+      self.assertEqual(encoder.encode_texts(['a red van']).shape, (1, 8))
+
+  def test_a_config_of_another_model_is_refused(self):
+    config = _small_config()
+    config.model.image_mean = (0.5, 0.5, 0.5)
+    with self.assertRaisesRegex(ValueError, 'model.image_mean: .*0.45.*0.5'):
+      verbs.evaluate(config, self.data, self.workdir)
+
+  def test_a_run_of_another_task_is_no_encoder(self):
+    with tempfile.TemporaryDirectory() as folder:
+      other = checkpoint.Checkpoints(
+        pathlib.Path(folder) / 'checkpoints',
+        provenance={'config': {'task': 'places'}},
+      )
+      state = state_lib.init_state(
+        {'w': jnp.ones(2)}, {}, lambda _: (), jax.random.key(0)
+      )
+      other.save(state, None, {})
+      other.close()
+      with self.assertRaisesRegex(ValueError, "the task 'places', not of a"):
         captions.load_encoder(folder)
 
   def test_verbs_that_it_has_not_are_refused(self):
     with self.assertRaisesRegex(
       ValueError, "no 'index'; it has .'train', 'eva"
     ):
-      verbs.verb(self.config, 'index')
+      verbs.index(self.config, self.data, self.workdir)
 
 
 class CaptionFactoryTest(parameterized.TestCase):

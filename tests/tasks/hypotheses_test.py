@@ -23,11 +23,11 @@ from tests.tasks import places_test
 def _evaluate(config, workdir):
   """The verb, silently; what it printed, by lines."""
   with contextlib.redirect_stdout(io.StringIO()) as printed:
-    verbs.verb(config, 'evaluate')(config, None, workdir)
+    verbs.evaluate(config, None, workdir)
   return printed.getvalue().splitlines()
 
 
-class HypothesisCommandsTest(absltest.TestCase):
+class HypothesesTaskTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -107,7 +107,7 @@ class HypothesisCommandsTest(absltest.TestCase):
   def test_there_is_no_data_and_nothing_to_train(self):
     self.assertIsNone(opening.open_source(self.config, None))
     with self.assertRaisesRegex(ValueError, "no 'train'; it has .'evaluate'"):
-      verbs.verb(self.config, 'train')
+      verbs.train(self.config, None, self.workdir)
 
   def test_the_report_shows_curves_and_cells(self):
     page = pathlib.Path(html.write_report(self._copy())).read_text()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five verbs in a row on the tiny town, as a user runs them."""
+"""The verbs in a row on the tiny town, as a user runs them."""
 
 import contextlib
 import io
@@ -60,7 +60,7 @@ class Recorder:
     return self._config.to_dict()
 
 
-class CommandsTest(absltest.TestCase):
+class PlacesTaskTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -71,12 +71,11 @@ class CommandsTest(absltest.TestCase):
     cls.recorder = Recorder(cls.config, cls.read)
     data_dir = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
     cls.data = drives.Source(data_dir=str(data_dir), **cls.recorder.data)
-    train = verbs.verb(cls.recorder, 'train')
-    train(cls.recorder, cls.data, cls.workdir)
-    places_lib.index(cls.recorder, cls.data, cls.workdir)
+    verbs.train(cls.recorder, cls.data, cls.workdir)
+    verbs.index(cls.recorder, cls.data, cls.workdir)
     queries = sorted(map(str, (cls.workdir / 'queries').glob('*.png')))
     with contextlib.redirect_stdout(io.StringIO()) as cls.printed:
-      places_lib.localize(cls.recorder, cls.data, cls.workdir, queries[:2], ())
+      verbs.localize(cls.recorder, cls.data, cls.workdir, queries[:2])
 
   @classmethod
   def tearDownClass(cls):
@@ -104,7 +103,7 @@ class CommandsTest(absltest.TestCase):
   def test_evaluating_again_gives_the_same_numbers(self):
     before = json.loads((self.workdir / 'results.json').read_text())
     self.assertEqual(
-      places_lib.evaluate(self.config, self.data, self.workdir), before
+      verbs.evaluate(self.config, self.data, self.workdir), before
     )
 
   def test_answers_are_json_lines_with_ranked_poses(self):
@@ -136,8 +135,42 @@ class CommandsTest(absltest.TestCase):
     checkpoints.save_best(state, 1.0, {})
     checkpoints.close()
     shutil.copy(self.workdir / 'index.npz', other / 'index.npz')
-    with self.assertRaisesRegex(ValueError, 'another model|made by'):
-      places_lib.localize(self.config, self.data, other, ['query.png'], ())
+    with self.assertRaisesRegex(ValueError, 'made by model'):
+      verbs.localize(self.config, self.data, other, ['query.png'])
+
+  def test_a_workdir_of_another_config_is_refused_and_left_alone(self):
+    before = (self.workdir / 'config.json').read_bytes()
+    config = self.config.copy_and_resolve_references()
+    config.loss.ignore_radius = 3.0
+    config.model.saliency = 'none'
+    with self.assertRaisesRegex(
+      ValueError, 'another config.*loss.ignore_radius: 8.0 before, 3.0 now.*mod'
+    ):
+      verbs.train(config, self.data, self.workdir)
+    self.assertEqual((self.workdir / 'config.json').read_bytes(), before)
+
+  def test_a_longer_run_continues_and_says_so(self):
+    longer = self.root / 'longer'
+    shutil.copytree(self.workdir, longer)
+    config = self.config.copy_and_resolve_references()
+    config.train.num_steps = config.train.eval_every = 3
+    config.data.test = ''
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+      verbs.train(config, self.data_without_test(), longer)
+    self.assertIn('train.num_steps: 2 before, 3 now', printed.getvalue())
+    lines = (longer / 'metrics.jsonl').read_text().splitlines()
+    self.assertEqual(json.loads(lines[-1])['step'], 3)
+
+  def data_without_test(self):
+    data = mock.Mock(wraps=self.data, image_size=self.data.image_size)
+    data.has = lambda role: role == 'validation'
+    return data
+
+  def test_an_option_without_parameters_makes_another_model(self):
+    config = self.config.copy_and_resolve_references()
+    config.model.num_points = 512
+    with self.assertRaisesRegex(ValueError, 'another model.*num_points: 1024'):
+      verbs.evaluate(config, self.data, self.workdir)
 
   def test_the_report_shows_the_run(self):
     page = pathlib.Path(html.write_report(self.workdir)).read_text()
@@ -165,22 +198,25 @@ class PublishedTest(absltest.TestCase):
     config.data.image_size = released.SIZE
     config.checkpoint = str(path)
     data = mock.Mock(image_size=released.SIZE)
-    towers, restored = places_lib.restore(config, data, 'nowhere')
+    towers = places_lib.make_towers(config, data)
+    restored = places_lib.restore(config, towers, 'nowhere')
     batch = released.stored_batch(golden)
-    for embed, name in (
-      (towers.embed('image'), 'img'),
-      (towers.embed('points'), 'pts'),
-    ):
+    for side, name in (('image', 'img'), ('points', 'pts')):
+      found = towers.embed(side)(restored.value, batch)
       np.testing.assert_allclose(
-        embed(restored.value, batch), golden[f'eval_w/{name}_desc'], atol=1e-4
+        found, golden[f'eval_w/{name}_desc'], atol=1e-4
       )
+    # There is nothing to train where the weights are published.
+    with self.assertRaisesRegex(ValueError, "no 'train'; it has .'evaluate'"):
+      verbs.train(config, data, 'nowhere')
 
   def test_a_published_file_that_is_not_there_is_named(self):
     config = common.smoke(saliency_i2ploc.get_config())
     config.checkpoint = 'nowhere.pth'
     data = mock.Mock(image_size=tuple(config.data.image_size))
     with self.assertRaisesRegex((ValueError, FileNotFoundError), 'nowhere.pth'):
-      places_lib.restore(config, data, 'nowhere')
+      towers = places_lib.make_towers(config, data)
+      places_lib.restore(config, towers, 'nowhere')
 
 
 class PanoramaTest(absltest.TestCase):
@@ -191,19 +227,20 @@ class PanoramaTest(absltest.TestCase):
     workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     data_dir = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
     data = drives.Source(data_dir=str(data_dir), **config.data)
-    places_lib.train(config, data, workdir)
-    places_lib.index(config, data, workdir)
+    verbs.train(config, data, workdir)
+    verbs.index(config, data, workdir)
     queries = sorted(map(str, (workdir / 'queries').glob('*.png')))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-      places_lib.localize(config, data, workdir, queries[:1], ())
+      verbs.localize(config, data, workdir, queries[:1])
     best = json.loads(printed.getvalue())['answers'][0]
     found = index_lib.load_index(workdir / 'index.npz')
-    row = np.flatnonzero(found.keys == best['key'])[0]
+    row = np.flatnonzero(found.keys == best['evidence']['key'])[0]
     ahead = math.atan2(found.poses[row, 1, 0], found.poses[row, 0, 0])
-    turned = (best['heading'] - ahead) / (math.pi / 26)
+    turned = (best['evidence']['heading'] - ahead) / (math.pi / 26)
     self.assertAlmostEqual(turned, round(turned), places=2)
     # Views are one embedding turned, not embeddings of turned clouds.
-    towers, restored = places_lib.restore(config, data, workdir)
+    towers = places_lib.make_towers(config, data)
+    restored = places_lib.restore(config, towers, workdir)
     (asked, *_) = questions.between_drives(data.split('test').frames)
     rows = asked.map_rows[:1]
     batch = next(data.split('test').batches(rows, ('points',), 1, True))
@@ -223,8 +260,25 @@ class PanoramaTest(absltest.TestCase):
   def test_views_between_sectors_fail_before_the_training(self):
     config = common.smoke(saliency_i2ploc.get_config('camera=panorama'))
     config.index.views = (0.0, 0.3)
+    data = mock.Mock(image_size=tuple(config.data.image_size))
     with self.assertRaisesRegex(ValueError, 'turned by 0.3 radians.*52'):
-      places_lib.Towers(config, tuple(config.data.image_size))
+      verbs.train(config, data, 'nowhere')
+    data.train_batches.assert_not_called()
+
+  def test_a_model_that_cannot_be_fails_before_data_is_made(self):
+    config = common.smoke(saliency_i2ploc.get_config())
+    data = mock.Mock(image_size=(50, 200))
+    with self.assertRaisesRegex(ValueError, '50 x 200'):
+      verbs.train(config, data, 'nowhere')
+    data.train_batches.assert_not_called()
+    self.assertFalse(pathlib.Path('nowhere').exists())
+
+  def test_a_side_that_the_model_lacks_is_named(self):
+    config = common.smoke(saliency_i2ploc.get_config())
+    config.map_side = 'text'
+    data = mock.Mock(image_size=tuple(config.data.image_size))
+    with self.assertRaisesRegex(ValueError, "the map is of 'text'"):
+      verbs.index(config, data, 'nowhere')
 
 
 class OptionsTest(absltest.TestCase):
@@ -238,7 +292,7 @@ class OptionsTest(absltest.TestCase):
     data_dir = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
     data = drives.Source(data_dir=str(data_dir), **config.data)
     with tempfile.TemporaryDirectory() as workdir:
-      places_lib.train(config, data, workdir)
+      verbs.train(config, data, workdir)
       lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text()
     trained = [json.loads(x) for x in lines.splitlines() if '"loss"' in x]
     self.assertTrue(trained)

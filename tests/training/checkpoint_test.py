@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import tempfile
 import time
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -181,6 +182,36 @@ class CheckpointsTest(parameterized.TestCase):
       self.assertTrue(checkpoints.save_best(_state(2), 0.1, {}))
     checkpoints.wait()
     self.assertEqual(self.open().best_value(), 0.1)
+
+  def test_the_best_checkpoint_is_read_once_and_not_at_every_evaluation(self):
+    self.checkpoints.save_best(_state(1), 0.5, {})
+    self.checkpoints.wait()
+    checkpoints = self.open()
+    read = mock.Mock(side_effect=checkpoints._read)
+    with mock.patch.object(checkpoints, '_read', read):
+      for step, value in ((2, 0.4), (3, 0.6), (4, 0.5), (5, 0.7)):
+        checkpoints.save_best(_state(step), value, {})
+      self.assertEqual(checkpoints.best_value(), 0.7)
+    self.assertEqual(read.call_count, 1)
+
+  @parameterized.parameters(('steps', 2), ('best', 1))
+  def test_the_provenance_is_read_without_the_arrays(self, kind, newest):
+    for value in range(1, newest + 1):
+      made = self.open(provenance={'config': {'number': value}})
+      if kind == 'best':
+        made.save_best(_state(value), value, {})
+      else:
+        made.save(_state(value), None, {})
+      made.wait()
+    checkpoints = self.open()
+    with mock.patch.object(checkpoints, '_read') as read:
+      found = checkpoints.provenance()
+    self.assertEqual(found, {'config': {'number': newest}})
+    read.assert_not_called()
+
+  def test_nothing_has_no_provenance(self):
+    self.assertIsNone(self.checkpoints.provenance())
+    self.assertFalse(self.directory.exists())
 
   def test_only_damaged_checkpoints_are_an_error(self):
     self.save(1, 2)

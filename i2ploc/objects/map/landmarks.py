@@ -11,7 +11,6 @@ import os
 import pathlib
 from typing import Any
 from typing import NamedTuple
-import zipfile
 
 import numpy as np
 import yaml
@@ -22,6 +21,10 @@ from i2ploc.errors import MissingFileError
 from i2ploc.geometry import ellipsoid as ellipsoid_lib
 
 FORMAT = 'i2ploc.object_map.1'
+_REMEDY = (
+  'make an object map from posed boxes with --mode=index, or import one with'
+  ' import_quadrics'
+)
 UNKNOWN = -1  # category of a landmark that has none
 # Printed digits leave 1e-6; a transposed or scaled matrix leaves 1e-1.
 _ROTATION_TOLERANCE = 1e-3
@@ -213,11 +216,6 @@ def load_map(path: str | os.PathLike) -> ObjectMap:
       that cannot be (see `check_map`).
   """
   path = pathlib.Path(path)
-  if not path.is_file():
-    raise MissingFileError(
-      f'There is no object map {path}; build one from posed detections, or '
-      'import one with import_quadrics.'
-    )
   read = _read_npz if path.suffix == '.npz' else _read_json
   columns = read(path)
   if not len(columns['center']):
@@ -229,32 +227,25 @@ def load_map(path: str | os.PathLike) -> ObjectMap:
 
 
 def _read_npz(path):
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      columns = dict(file)
-  except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-    raise InputError(f'{path} is truncated or not an npz: {error}.') from None
-  _check_format(path, str(columns.pop('format', 'none')))
+  columns = files.load_arrays(path, _REMEDY, FORMAT)
   optional = ('embedding', 'covariance')
   wanted = set(ObjectMap._fields) - set(optional)
   if missing := sorted(wanted - set(columns)):
     raise InputError(f'{path} lacks {missing}.')
-  columns['labels'] = json.loads(str(columns['labels']))
+  try:
+    columns['labels'] = json.loads(str(columns['labels']))
+  except ValueError as error:
+    raise InputError(f'{path}: labels are not JSON ({error}).') from None
   return columns
 
 
-def _check_format(path, found):
+def _read_json(path):
+  content = files.load_json(path, _REMEDY)
+  found = content.get('format', 'none') if isinstance(content, dict) else 'none'
   if found != FORMAT:
     raise InputError(
-      f'{path} is not an object map of this program: its format is {found!r}, '
-      f'expected {FORMAT!r}.'
+      f'{path} has format {found!r}, expected {FORMAT!r}: {_REMEDY}.'
     )
-
-
-def _read_json(path):
-  content = _parse(path, json.loads)
-  found = content.get('format', 'none') if isinstance(content, dict) else 'none'
-  _check_format(path, str(found))
   records = content.get('landmarks')
   if not isinstance(records, list):
     raise InputError(f'{path}: expected a list "landmarks".')
@@ -284,13 +275,6 @@ def _read_json(path):
     if any(given):
       columns[name] = [one[name] for one in records]
   return columns
-
-
-def _parse(path, parser):
-  try:
-    return parser(path.read_text('utf-8'))
-  except (UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
-    raise InputError(f'{path} is truncated or damaged: {error}') from None
 
 
 def _value(path, i, record, keys, shape, default=None):
@@ -334,11 +318,8 @@ def import_quadrics(
       is not among `categories`.
   """
   path = pathlib.Path(path)
-  if not path.is_file():
-    raise MissingFileError(f'There is no file {path} to import a map from.')
-  content = _parse(
-    path, json.loads if path.suffix == '.json' else yaml.safe_load
-  )
+  read = files.load_json if path.suffix == '.json' else _load_yaml
+  content = read(path, 'give a list of ellipsoids as .json or .yaml')
   if isinstance(content, dict):
     lists = [value for value in content.values() if isinstance(value, list)]
     content = lists[0] if len(lists) == 1 else None
@@ -360,6 +341,17 @@ def import_quadrics(
     return make_map(*columns[1:], ids=columns[0], labels=labels)
   except ValueError as error:
     raise InputError(f'{path}: {error}') from None
+
+
+def _load_yaml(path, remedy):
+  if not path.is_file():
+    raise MissingFileError(f'There is no {path}: {remedy}.')
+  try:
+    return yaml.safe_load(path.read_text('utf-8'))
+  except (UnicodeDecodeError, yaml.YAMLError) as error:
+    raise InputError(
+      f'{path} is truncated or not YAML ({error}): {remedy}.'
+    ) from None
 
 
 def _category(path, i, value, categories):

@@ -144,8 +144,8 @@ class RefusalTest(_FileTest):
       landmarks.load_map(self._edited(edit))
 
   @parameterized.parameters(
-    ('map.json', '{"format"', 'truncated or damaged'),
-    ('map.json', '[]', "format is 'none'"),
+    ('map.json', '{"format"', 'truncated or not JSON'),
+    ('map.json', '[]', "has format 'none'"),
     ('map.json', '{"format": "i2ploc.object_map.9"}', 'object_map.9'),
     ('map.json', f'{{"format": "{landmarks.FORMAT}"}}', 'a list "landmarks"'),
     ('map.npz', 'no zip', 'truncated or not an npz'),
@@ -156,7 +156,9 @@ class RefusalTest(_FileTest):
       landmarks.load_map(self.folder / name)
 
   def test_no_file_and_no_format(self):
-    with self.assertRaisesRegex(FileNotFoundError, 'There is no object map'):
+    with self.assertRaisesRegex(
+      FileNotFoundError, 'There is no .*map.json: make an object map'
+    ):
       landmarks.load_map(self.folder / 'map.json')
     with self.assertRaisesRegex(ValueError, 'a .json or an .npz'):
       landmarks.save_map(make(), self.folder / 'map.txt')
@@ -197,7 +199,7 @@ objects:
     (YAML.replace('id: 7', 'id: 0'), r'ids \[0\] occur'),
     (YAML.replace('[0.1, 0.2, 0.3]', '[0.1, 0.2, -0.3]'), 'positive'),
     (YAML.replace('center: [1, 2, 3], ', ''), 'landmark 0 has no center'),
-    ('- [', 'truncated or damaged'),
+    ('- [', 'truncated or not YAML'),
     ('objects: []', 'expected a list'),
     ('3', 'expected a list'),
   )

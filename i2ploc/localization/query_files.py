@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image files as queries, for all tasks.
+
+A query without a camera of its own is taken for one of the map's camera, whose
+intrinsics are scaled to the size of the file; an image of another shape cannot
+be one. Boxes of a detector lie in a file beside the images.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+import functools
+import glob
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from i2ploc import image_files
+from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
+from i2ploc.geometry import lens as lens_lib
+from i2ploc.geometry import resizing
+from i2ploc.localization import answer
+from i2ploc.objects import detections as detections_lib
+from i2ploc.objects import files as detection_files
+
+# Where the boxes of a folder's images are looked for.
+DETECTION_FILES = ('detections.npz', 'detections.json')
+# A query of another shape than the map's camera was taken by another camera.
+ASPECT_TOLERANCE = 0.05
+
+
+class Camera(NamedTuple):
+  """The camera that queries come from unless they bring their own.
+
+  Attributes:
+    lens: of images of `image_size`.
+    image_size: (height, width), pixels.
+  """
+
+  lens: lens_lib.Lens
+  image_size: tuple[int, int]
+
+
+def read_queries(
+  patterns: Sequence[str],
+  *,
+  intrinsics: Sequence[str | float] = (),
+  camera: Camera | None = None,
+  with_boxes: bool = False,
+) -> Iterator[answer.Query]:
+  """Reads image files one by one.
+
+  Args:
+    patterns: image files, or patterns of them.
+    intrinsics: fx, fy, cx, cy in pixels of the files as one sees them, the
+      centre of the top-left pixel at (0.5, 0.5); () if `camera` took them.
+    camera: of the map; None where no calibration is needed.
+    with_boxes: whether boxes are needed, from `DETECTION_FILES` beside the
+      image; see `objects.files` for their formats.
+
+  Yields:
+    Queries, in order.
+
+  Raises:
+    MissingFileError: no file of this name, or no boxes beside it.
+    InputError: no query, a file that is no image (see `image_files`), one of
+      another shape than the map's camera without intrinsics of its own, or
+      boxes that do not name the image.
+  """
+  if not patterns:
+    raise InputError('No query: give image files with --query=PATH.')
+  own = _lens(intrinsics, camera)
+  # Images of a folder share a file of boxes.
+  load = functools.cache(detection_files.load_detections)
+  for path in [p for q in patterns for p in sorted(glob.glob(q)) or [q]]:
+    image = image_files.read_image(path)
+    lens = own
+    if lens is None and camera is not None:
+      lens = _scaled(path, camera, image.shape[:2])
+    detections = (
+      _beside(pathlib.Path(path), image, load) if with_boxes else None
+    )
+    yield answer.Query(path, image, lens, detections=detections)
+
+
+def _lens(intrinsics, camera) -> lens_lib.Lens | None:
+  """The queries' own camera, of the map camera's kind; None if not given."""
+  if not intrinsics:
+    return None
+  try:
+    fx, fy, cx, cy = map(float, intrinsics)
+  except ValueError:
+    raise InputError(
+      f'intrinsics={",".join(map(str, intrinsics))}: expected fx,fy,cx,cy.'
+    ) from None
+  around = camera is not None and camera.lens.model == 'equirectangular'
+  lens = lens_lib.Lens(
+    'equirectangular' if around else 'pinhole',
+    np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]),
+  )
+  lens_lib.check_lens(lens)
+  return lens
+
+
+def _scaled(path, camera: Camera, size: tuple[int, int]) -> lens_lib.Lens:
+  """The map's lens for an image (height, width) that it took."""
+  height, width = camera.image_size
+  aspect = (size[1] / size[0]) / (width / height)
+  if abs(aspect - 1) > ASPECT_TOLERANCE:
+    raise InputError(
+      f"{path} is {size[1]} x {size[0]} pixels, not of the shape of the map's"
+      f' camera ({width} : {height}): give its own camera with'
+      ' --intrinsics=fx,fy,cx,cy.'
+    )
+  return resizing.resize_lens(camera.lens, camera.image_size, size)
+
+
+def _beside(path, image, load) -> detections_lib.Detections:
+  """The boxes of an image, from the file in its folder."""
+  candidates = [path.with_name(name) for name in DETECTION_FILES]
+  file = next((file for file in candidates if file.is_file()), None)
+  if file is None:
+    raise MissingFileError(
+      f'{path}: no boxes; put {" or ".join(DETECTION_FILES)} beside it (COCO,'
+      ' OA-SLAM or npz, see i2ploc.objects.files).'
+    )
+  frames = load(file, image.shape[:2]).frames
+  if path.name not in frames:
+    raise InputError(
+      f'{file} does not name {path.name}; it has {sorted(frames)[:3]}.'
+    )
+  return frames[path.name]

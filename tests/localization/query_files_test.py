@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image files are read upright, with a lens and boxes, or refused by name."""
+
+import pathlib
+import shutil
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+from PIL import Image
+
+from i2ploc.geometry import lens as lens_lib
+from i2ploc.localization import query_files
+from i2ploc.objects import detections as detections_lib
+from i2ploc.objects import files as detection_files
+
+LENS = lens_lib.Lens(
+  'opencv',
+  np.array([[100.0, 0, 104], [0, 110, 32], [0, 0, 1]]),
+  np.array([0.1, 0, 0, 0]),
+)
+CAMERA = query_files.Camera(LENS, (64, 208))
+
+
+class QueryFilesTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.root = pathlib.Path(tempfile.mkdtemp())
+    self.addCleanup(shutil.rmtree, self.root)
+
+  def save(self, height, width, name='', **options):
+    path = self.root / (name or f'{width}x{height}.png')
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (height, width, 3), np.uint8)
+    Image.fromarray(image).save(path, **options)
+    return str(path), image
+
+  def read(self, *paths, **options):
+    return list(query_files.read_queries(paths, **options))
+
+  def refuse(self, message, *paths, error=ValueError, **options):
+    options = {'camera': CAMERA} | options
+    with self.assertRaisesRegex(error, message):
+      self.read(*map(str, paths), **options)
+
+  def test_an_image_comes_as_it_is_in_the_file(self):
+    path, image = self.save(30, 40)
+    (query,) = self.read(path)
+    self.assertEqual(query.name, path)
+    np.testing.assert_array_equal(query.image, image)
+    self.assertIsNone(query.lens)
+    self.assertIsNone(query.detections)
+
+  def test_patterns_give_their_files_in_order(self):
+    for name in ('b.png', 'a.png', 'c.jpg'):
+      self.save(20, 20, name)
+    found = self.read(f'{self.root}/*.png', f'{self.root}/c.jpg')
+    names = [pathlib.Path(query.name).name for query in found]
+    self.assertEqual(names, ['a.png', 'b.png', 'c.jpg'])
+
+  def test_a_picture_taken_with_the_phone_on_its_side_is_turned_upright(self):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to see it upright
+    path, image = self.save(20, 40, exif=exif)
+    (query,) = self.read(path)
+    np.testing.assert_array_equal(query.image, np.rot90(image, -1))
+
+  def test_the_lens_of_the_map_is_scaled_to_the_file(self):
+    path, _ = self.save(128, 416)
+    (query,) = self.read(path, camera=CAMERA)
+    self.assertEqual(query.lens.model, 'opencv')
+    expected = [[200, 0, 208], [0, 220, 64], [0, 0, 1]]
+    np.testing.assert_allclose(query.lens.intrinsics, expected)
+    np.testing.assert_array_equal(query.lens.distortion, LENS.distortion)
+    same, _ = self.save(64, 208)
+    (query,) = self.read(same, camera=CAMERA)
+    np.testing.assert_array_equal(query.lens.intrinsics, LENS.intrinsics)
+
+  def test_a_camera_of_its_own_is_not_scaled(self):
+    path, _ = self.save(300, 400)  # nor does its shape matter
+    (query,) = self.read(
+      path, camera=CAMERA, intrinsics=('50', '60.5', '200', '150')
+    )
+    self.assertEqual(query.lens.model, 'pinhole')
+    expected = [[50, 0, 200], [0, 60.5, 150], [0, 0, 1]]
+    np.testing.assert_array_equal(query.lens.intrinsics, expected)
+    self.assertEqual(np.size(query.lens.distortion), 0)
+
+  def test_panoramas_are_asked_with_panoramas(self):
+    around = lens_lib.Lens('equirectangular', LENS.intrinsics)
+    path, _ = self.save(300, 400)
+    (query,) = self.read(
+      path,
+      camera=query_files.Camera(around, (64, 208)),
+      intrinsics=(50, 50, 200, 150),
+    )
+    self.assertEqual(query.lens.model, 'equirectangular')
+
+  def boxes(self, *names):
+    """Boxes that tell the images apart, in a file beside them."""
+    frames = {
+      name: detections_lib.make_detections(
+        [[1.0 + i, 2, 9, 9]], [i], [0.5], (30, 40)
+      )
+      for i, name in enumerate(names)
+    }
+    detection_files.save_detections(frames, self.root / 'detections.npz')
+
+  def test_boxes_lie_beside_the_image(self):
+    paths = [self.save(30, 40, name)[0] for name in ('a.png', 'b.png')]
+    self.boxes('a.png', 'b.png')
+    first, second = self.read(*paths, with_boxes=True)
+    np.testing.assert_array_equal(first.detections.box, [[1, 2, 9, 9]])
+    np.testing.assert_array_equal(second.detections.box, [[2, 2, 9, 9]])
+    self.assertIsNone(self.read(paths[0])[0].detections)
+
+  def test_an_image_without_boxes_is_named(self):
+    path, _ = self.save(30, 40, 'a.png')
+    self.refuse(
+      r'a\.png: no boxes; put',
+      path,
+      error=FileNotFoundError,
+      camera=None,
+      with_boxes=True,
+    )
+    self.boxes('b.png')
+    self.refuse(
+      r'does not name .*a\.png; it has', path, camera=None, with_boxes=True
+    )
+
+  def test_no_query(self):
+    self.refuse('No query')
+
+  def test_a_missing_file(self):
+    self.refuse('gone.png', self.root / 'gone.png', error=FileNotFoundError)
+
+  def test_a_file_that_is_no_image(self):
+    path = self.root / 'text.png'
+    path.write_text('hello')
+    self.refuse('text.png is not a readable image', path)
+
+  def test_a_truncated_image(self):
+    path = pathlib.Path(self.save(64, 208)[0])
+    path.write_bytes(path.read_bytes()[:200])
+    self.refuse('64.png is not a readable image', path)
+
+  def test_one_pixel(self):
+    self.refuse('1x1.png is not .* 1 x 1 pixels', self.save(1, 1)[0])
+
+  def test_an_image_of_another_camera(self):
+    self.refuse('400 x 300 pixels, not of the shape', self.save(300, 400)[0])
+
+  @parameterized.parameters(
+    (('100', '100'), 'intrinsics=100,100: expected fx,fy,cx,cy'),
+    (('100', '100', '1', 'x'), 'intrinsics=100,100,1,x: expected fx,fy,cx,cy'),
+    (('100', '-5', '1', '1'), 'focal lengths 100 and -5 must be positive'),
+    (('nan', '5', '1', '1'), 'must be finite'),
+  )
+  def test_half_a_camera(self, intrinsics, message):
+    self.refuse(message, self.save(64, 208)[0], intrinsics=intrinsics)
+
+
+if __name__ == '__main__':
+  absltest.main()
