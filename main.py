@@ -18,11 +18,13 @@ from input_pipeline.sources import opening
 VERBS = ('train', 'evaluate', 'index', 'localize', 'report')
 MODE = flags.DEFINE_enum('mode', 'train', VERBS, 'What to do.')
 CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
-WORKDIR = flags.DEFINE_string('workdir', None, 'Checkpoints and results.')
+WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Checkpoints and results.', required=True
+)
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the sensor data lies.')
 QUERY = flags.DEFINE_multi_string('query', [], 'Image files or patterns.')
 INTRINSICS = flags.DEFINE_list('intrinsics', [], 'fx,fy,cx,cy of the queries.')
-flags.mark_flags_as_required(['config', 'workdir'])
+flags.mark_flag_as_required('config')
 
 
 def parse(argv: list[str]) -> list[str]:

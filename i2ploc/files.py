@@ -6,7 +6,7 @@ leaves what was there before, and readers never see half a file. This is the
 only module that writes results.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from collections.abc import Mapping
 import contextlib
 import json
@@ -26,7 +26,7 @@ Path = str | os.PathLike
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[pathlib.Path]:
+def replacing(path: Path) -> Generator[pathlib.Path]:
   """Gives the path of a draft that takes the place of `path` at the end.
 
   Folders are made. The draft keeps the suffix of `path`, is hidden and unique
@@ -85,10 +85,11 @@ def save_arrays(
     format: name and version of the content, such as 'i2ploc.index.1', kept as
       the entry `format`; None for files that other programs write too.
   """
+  columns: dict[str, Any] = dict(arrays)
   if format is not None:
-    arrays = {'format': np.array(format), **arrays}
+    columns = {'format': np.array(format), **columns}
   with replacing(path) as draft, draft.open('wb') as file:
-    np.savez(file, **arrays)
+    np.savez(file, **columns)
 
 
 def load_arrays(

@@ -241,7 +241,9 @@ def localize(
   ellipsoids = object_map.ellipsoid
   cut = detections_lib.cut_edges(seen, image_size)
   triples = proposals.propose(
-    proposals.sightings(scene.plane_boxes(seen.box, intrinsics), cut.any(-1)),
+    proposals.sightings(
+      scene.plane_boxes(seen.box, intrinsics), np.asarray(cut.any(-1))
+    ),
     ellipsoids,
     pairs[0],
     num_draws=_MOST_TRIPLES if draws is None else draws,
@@ -406,16 +408,15 @@ def drawn(
     'outlines': [],
   }
   overlaps = evidence.pop('overlaps')
-  pose = camera_from_world(answer)
-  if pose is None:
+  pose, camera = camera_from_world(answer), answer.world_from_camera
+  if pose is None or camera is None:
     return answer._replace(evidence=evidence)
   rows, names = evidence['pairs'][:, 1], object_map.names()
   shapes = ellipsoid_lib.Ellipsoid(*(x[rows] for x in object_map.ellipsoid))
   plane = ellipsoid_lib.outline_points(shapes, pose)
   pixels = np.asarray(plane) * np.diagonal(intrinsics)[:2] + intrinsics[:2, 2]
-  evidence['position'] = answer.world_from_camera[:3, 3]
-  ahead = answer.world_from_camera[:3, 2]
-  evidence['heading'] = float(np.arctan2(ahead[1], ahead[0]))
+  evidence['position'] = camera[:3, 3]
+  evidence['heading'] = float(np.arctan2(camera[1, 2], camera[0, 2]))
   evidence['outlines'] = [
     {
       'box': one,
@@ -463,7 +464,7 @@ def make_stage(
     seen = observer.prepare(
       observer.without(query.detections, leave_out, categories),
       query.lens,
-      encode and functools.partial(encode, query.image),
+      None if encode is None else functools.partial(encode, query.image),
     )
     matrix = np.asarray(query.lens.intrinsics, np.float64)
     found = []
@@ -479,7 +480,7 @@ def make_stage(
         **options,
       )
       found.append(drawn(one, object_map, seen.box, matrix))
-    found.sort(key=lambda one: -one.confidence)
+    found.sort(key=lambda one: -(one.confidence or 0.0))
     return [one._replace(rank=rank) for rank, one in enumerate(found, 1)]
 
   return objects

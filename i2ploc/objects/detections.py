@@ -7,10 +7,11 @@ images are (height, width).
 """
 
 from collections.abc import Callable
+import importlib
 from typing import NamedTuple
 
 import numpy as np
-import PIL.Image
+import numpy.typing as npt
 
 from i2ploc.errors import InputError
 from i2ploc.geometry import lens as lens_lib
@@ -44,8 +45,14 @@ class Detections(NamedTuple):
 
   def take(self, rows: np.ndarray) -> 'Detections':
     """The detections of these rows."""
+    embedding = None if self.embedding is None else self.embedding[rows]
     return Detections(
-      *(None if column is None else column[rows] for column in self)
+      self.box[rows],
+      self.category[rows],
+      self.score[rows],
+      self.cut[rows],
+      self.small[rows],
+      embedding,
     )
 
 
@@ -61,12 +68,12 @@ def box_fault(box: np.ndarray) -> np.ndarray:
 
 
 def make_detections(
-  box: np.ndarray,
-  category: np.ndarray,
-  score: np.ndarray,
+  box: npt.ArrayLike,
+  category: npt.ArrayLike,
+  score: npt.ArrayLike,
   image_size: tuple[int, int],
   *,
-  embedding: np.ndarray | None = None,
+  embedding: npt.ArrayLike | None = None,
 ) -> Detections:
   """Detections with their flags.
 
@@ -99,7 +106,8 @@ def make_detections(
       f'{score[first]:g}. Expected finite left < right, top < bottom.'
     )
   bounds = _bounds(image_size)
-  cut = ((box[:, :2] < BORDER) | (box[:, 2:] > bounds[2:] - BORDER)).any(-1)
+  low, high = box[:, :2] < BORDER, box[:, 2:] > bounds[2:] - BORDER
+  cut = np.asarray(np.any(low | high, axis=-1))
   small = (box[:, 2:] - box[:, :2]).min(-1, initial=np.inf) < SMALL
   return Detections(box, category, score, cut, small, embedding)
 
@@ -159,49 +167,6 @@ def undistort(detections: Detections, lens: lens_lib.Lens) -> Detections:
   return detections._replace(box=np.stack(edges, axis=-1))
 
 
-def crops(
-  image: np.ndarray,
-  detections: Detections,
-  size: int,
-  context: float = 0.1,
-) -> np.ndarray:
-  """Square pictures of the detections, for an image encoder.
-
-  The square around a box keeps its proportions; beyond the border of the image
-  it has the image's mean colour.
-
-  Args:
-    image: uint8 [H, W, 3].
-    detections: in this image.
-    size: of the pictures, pixels.
-    context: added on every side, relative to the longer side of the box.
-
-  Returns:
-    uint8 [M, size, size, 3].
-  """
-  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-    raise InputError(
-      f'expected an image uint8 [H, W, 3], not {image.dtype} '
-      f'{list(image.shape)}'
-    )
-  pictures = np.empty((len(detections.box), size, size, 3), np.uint8)
-  mean = image.reshape(-1, 3).mean(0).round().astype(np.uint8)
-  for picture, box in zip(pictures, detections.box, strict=True):
-    side = max(1, round((box[2:] - box[:2]).max() * (1 + 2 * context)))
-    corner = np.round((box[:2] + box[2:] - side) / 2).astype(int)
-    canvas = np.full((side, side, 3), mean, np.uint8)
-    low = np.maximum(corner, 0)
-    high = np.minimum(corner + side, [image.shape[1], image.shape[0]])
-    if (high > low).all():
-      (x0, y0), (x1, y1) = low - corner, high - corner
-      canvas[y0:y1, x0:x1] = image[low[1] : high[1], low[0] : high[0]]
-    resized = PIL.Image.fromarray(canvas).resize(
-      (size, size), PIL.Image.Resampling.BICUBIC
-    )
-    picture[:] = np.asarray(resized)
-  return pictures
-
-
 def detect(detector: Detector, image: np.ndarray) -> Detections:
   """Runs any detector on an image and believes nothing it says.
 
@@ -238,7 +203,7 @@ def ultralytics_detector(weights: str, min_score: float = 0.25) -> Detector:
     ImportError: the package is not installed.
   """
   try:
-    import ultralytics
+    ultralytics = importlib.import_module('ultralytics')
   except ImportError as error:
     raise ImportError(
       'ultralytics is not installed. `pip install ultralytics` brings it (mind '

@@ -448,7 +448,8 @@ def _index_from_arrays(
     raise InputError(f'{path} lacks {missing}; build it again.')
   lens = size = None
   if 'image_size' in arrays:
-    size = tuple(int(x) for x in arrays['image_size'])
+    height, width = arrays['image_size'].tolist()
+    size = height, width
   if 'lens_model' in arrays:
     lens = lens_lib.Lens(
       str(arrays['lens_model']), arrays['intrinsics'], arrays['distortion']

@@ -8,6 +8,7 @@ do not tell places apart here, and a dataset in another frame (KITTI odometry's
 camera frame has y down) must be re-anchored before it comes here.
 """
 
+from typing import Any
 from typing import TypeVar
 
 import jax
@@ -63,7 +64,7 @@ def from_positions(
   """
   _check(query_position, map_position, positive_radius, ignore_radius, paired)
   arrays = (query_position, map_position, query_town, map_town)
-  xp = jnp if any(isinstance(a, jax.Array) for a in arrays) else np
+  xp: Any = jnp if any(isinstance(a, jax.Array) for a in arrays) else np
   east, north = (
     query_position[:, None, axis] - map_position[None, :, axis]
     for axis in (0, 1)
@@ -105,7 +106,7 @@ def from_texts(
     [Q, M] int8 in {+1, 0, -1}.
   """
   arrays = query_tokens, query_mask, map_tokens, map_mask
-  xp = jnp if any(isinstance(a, jax.Array) for a in arrays) else np
+  xp: Any = jnp if any(isinstance(a, jax.Array) for a in arrays) else np
   equal = (query_tokens[:, None] == map_tokens[None]).all(-1)
   real = query_mask[:, None] & map_mask[None]
   related = xp.where(equal, POSITIVE, NEGATIVE)

@@ -29,6 +29,7 @@ from i2ploc.evaluation import predictions
 from i2ploc.evaluation import questions as questions_lib
 from i2ploc.evaluation import retrieval
 from i2ploc.evaluation import saliency
+from i2ploc.evaluation import scores
 from i2ploc.evaluation import tables
 from i2ploc.localization import query_files
 from i2ploc.localization import retrieve
@@ -225,6 +226,7 @@ def _evaluator(config, data, towers, role):
     questions=questions,
     sequence_stride=config.evaluation.sequence_stride,
     views=known,
+    temperature=functools.partial(_temperature, config, towers),
   )
 
 
@@ -245,6 +247,13 @@ def _questions(config, split) -> list[questions_lib.Question]:
     map_side=config.map_side,
     radii=tuple(fields.radii),
     exclude_self=fields.exclude_self,
+  )
+
+
+def _temperature(config, towers, variables) -> scores.Temperature | None:
+  scale = _scale(config, towers, variables)
+  return (
+    None if scale is None else scores.Temperature(scale, config.index.radius)
   )
 
 
@@ -353,5 +362,7 @@ def _localizer(config, towers, workdir) -> task_lib.Localizer:
     k=config.index.num_answers,
   )
   lens, image_size, _ = index.rig
-  camera = query_files.Camera(lens, image_size) if lens is not None else None
+  camera = None
+  if lens is not None and image_size is not None:
+    camera = query_files.Camera(lens, image_size)
   return task_lib.Localizer((stage,), camera)

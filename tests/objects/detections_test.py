@@ -134,41 +134,6 @@ class UndistortTest(absltest.TestCase):
       detections_lib.undistort(detections([[1, 1, 9, 9]]), lens)
 
 
-class CropsTest(absltest.TestCase):
-  def test_a_crop_is_centred_with_context(self):
-    image = np.zeros((*SIZE, 3), np.uint8)
-    image[100:140, 200:280] = 255
-    (crop,) = detections_lib.crops(
-      image, detections([[200, 100, 280, 140]]), 96, context=0.1
-    )
-    self.assertEqual(crop.shape, (96, 96, 3))
-    # 96 pixels show the 96 around the box: 8 of context, and 28 above.
-    rows = np.flatnonzero(crop[:, 48, 0] > 128)
-    columns = np.flatnonzero(crop[48, :, 0] > 128)
-    self.assertEqual((rows[0], rows[-1] + 1), (28, 68))
-    self.assertEqual((columns[0], columns[-1] + 1), (8, 88))
-
-  def test_beyond_the_border_is_the_mean_colour(self):
-    image = np.full((*SIZE, 3), [10, 200, 30], np.uint8)
-    (crop,) = detections_lib.crops(image, detections([[0, 0, 60, 40]]), 32)
-    np.testing.assert_array_equal(
-      crop, np.broadcast_to([10, 200, 30], (32, 32, 3))
-    )
-    image[:20] = 255
-    (crop,) = detections_lib.crops(image, detections([[0, 0, 60, 40]]), 32)
-    self.assertLess(crop[0, 16, 0], 60)  # above the image
-    self.assertEqual(crop[12, 16, 0], 255)
-
-  def test_no_detections_give_no_crops(self):
-    image = np.zeros((*SIZE, 3), np.uint8)
-    crops = detections_lib.crops(image, detections(np.zeros((0, 4))), 32)
-    self.assertEqual(crops.shape, (0, 32, 32, 3))
-
-  def test_an_image_of_floats_is_refused(self):
-    with self.assertRaisesRegex(ValueError, 'uint8'):
-      detections_lib.crops(np.zeros((4, 4, 3)), detections([[0, 0, 2, 2]]), 8)
-
-
 class DetectorTest(absltest.TestCase):
   def test_any_function_is_a_detector(self):
     image = np.zeros((*SIZE, 3), np.uint8)

@@ -13,6 +13,7 @@ from typing import Any
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from i2ploc import files
@@ -67,7 +68,7 @@ class ObjectMap(NamedTuple):
 
   def take(self, rows: np.ndarray) -> 'ObjectMap':
     """The landmarks of these rows."""
-    columns = {
+    columns: dict[str, Any] = {
       name: None if column is None else column[rows]
       for name, column in self._asdict().items()
       if name != 'labels'
@@ -83,16 +84,16 @@ class ObjectMap(NamedTuple):
 
 
 def make_map(
-  center: np.ndarray,
-  semi_axes: np.ndarray,
-  rotation: np.ndarray,
-  category: np.ndarray,
+  center: Sequence[Any] | np.ndarray,
+  semi_axes: npt.ArrayLike,
+  rotation: npt.ArrayLike,
+  category: npt.ArrayLike,
   *,
-  ids: np.ndarray | None = None,
+  ids: npt.ArrayLike | None = None,
   labels: Sequence[Sequence[str]] | None = None,
-  embedding: np.ndarray | None = None,
-  covariance: np.ndarray | None = None,
-  num_views: np.ndarray | None = None,
+  embedding: npt.ArrayLike | None = None,
+  covariance: npt.ArrayLike | None = None,
+  num_views: npt.ArrayLike | None = None,
 ) -> ObjectMap:
   """A sound map; see `ObjectMap` for the arguments. It may be empty.
 

@@ -59,7 +59,7 @@ def build(
     settings: what makes a landmark.
 
   Raises:
-    InputError: see `map_construction.build_map`.
+    InputError: see `construction.build_map`.
   """
   frames = [one.detections for one in sightings]
   if any(one.texts is None for one in sightings):
@@ -68,20 +68,25 @@ def build(
       frames, poses, intrinsics, image_size, names=names, settings=settings
     )
   kinds, category = {}, []
-  for one in sightings:
-    for text, number in zip(one.texts, one.detections.category, strict=True):
+  texts = [one.texts or () for one in sightings]
+  for one, names in zip(sightings, texts, strict=True):
+    for text, number in zip(names, one.detections.category, strict=True):
       if text not in kinds:
         kinds[text] = len(kinds)
         category.append(int(number))
   frames = [
     one.detections._replace(
-      category=np.array([kinds[text] for text in one.texts], np.int64)
+      category=np.array([kinds[text] for text in names], np.int64)
     )
-    for one in sightings
+    for one, names in zip(sightings, texts, strict=True)
   ]
-  texts = {number: text for text, number in kinds.items()}
   built = construction.build_map(
-    frames, poses, intrinsics, image_size, names=texts, settings=settings
+    frames,
+    poses,
+    intrinsics,
+    image_size,
+    names={number: text for text, number in kinds.items()},
+    settings=settings,
   )
   return built._replace(category=np.asarray(category, np.int64)[built.category])
 
@@ -180,20 +185,21 @@ def calibrate(
   for i, one in enumerate(sightings):
     own = overlap[:, start[i] : start[i + 1]]
     some = near(objects._replace(ids=np.arange(len(own))), one.position, radius)
-    if not own.size or not some.num_landmarks:
+    seen, known = one.detections.embedding, some.embedding
+    if not own.size or not some.num_landmarks or seen is None or known is None:
       continue
-    similarity = association.cosines(one.detections.embedding, some.embedding)
+    similarity = association.cosines(seen, known)
     found = association.nearest(similarity, k)
     right = own.argmax(0)[found.observation] == some.ids[found.landmark]
-    known = own.max(0)[found.observation] >= _SAME
-    judged.append((found.rank, found.similarity, right, known))
+    shown = own.max(0)[found.observation] >= _SAME
+    judged.append((found.rank, found.similarity, right, shown))
   if not judged:
     return association.UNCALIBRATED
-  rank, similarity, right, known = map(
+  rank, similarity, right, shown = map(
     np.concatenate, zip(*judged, strict=True)
   )
-  if not known.any():
+  if not shown.any():
     return association.UNCALIBRATED
   return association.fit_calibration(
-    rank[known], similarity[known], right[known], k
+    rank[shown], similarity[shown], right[shown], k
   )
