@@ -9,6 +9,10 @@ folder, which ask each other; see `input_pipeline.readers.photos` for where
 positions come from. --mode=index makes a map of the database, --mode=localize
 --query=PATH asks it, --mode=report shows both.
 
+Expect R@1 of 83 % within 25 m (chance 21 %) of the 29 photos of Lund that come
+with OpenSfM, by encoder=focus_vit_s14,pooling=cls, 10 seconds on two cores
+after compiling. Measured 2026-11-30.
+
 Arguments after the colon:
   encoder=dinov2_small: a name of `i2ploc.models.weights.sources` (dinov2_base,
     resnet50, ...), a folder or file of weights, or a repository of the Hugging

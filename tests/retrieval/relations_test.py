@@ -152,6 +152,16 @@ class RelationsTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(there, back.T)
 
+  @parameterized.parameters(np, jnp)
+  def test_equal_texts_are_right_answers_and_padding_is_ignored(self, library):
+    tokens = library.array([[0, 4, 1], [0, 5, 1], [0, 4, 1], [0, 4, 1]])
+    mask = library.array([True, True, True, False])
+    found = relations.from_texts(tokens, mask, tokens[:3], mask[:3])
+    expected = [[1, -1, 1], [-1, 1, -1], [1, -1, 1], [0, 0, 0]]
+    np.testing.assert_array_equal(found, expected)
+    self.assertEqual(found.dtype, np.int8)
+    self.assertIsInstance(found, jax.Array if library is jnp else np.ndarray)
+
   def test_errors_say_what_to_do(self):
     here, town = np.zeros((2, 3)), np.zeros(2, int)
     with self.assertRaisesRegex(ValueError, 'positive_radius <= ignore_radius'):
