@@ -48,6 +48,7 @@ from i2ploc.robust import absolute_pose
 from i2ploc.robust import consensus
 from i2ploc.robust import refine
 from i2ploc.robust import scoring
+from i2ploc.robust import search
 
 PARTS = ('cells', 'ceiling', 'batch', 'solver', 'scoring')
 PART = flags.DEFINE_multi_enum('part', PARTS, PARTS, 'Which parts.')
@@ -182,6 +183,7 @@ def show_ceiling() -> dict:
   """Success of the best of all samples, on the problems of the cells."""
   size = min(SIZES.value)
   settings = consensus.DEFAULT._replace(max_draws=math.comb(size, 3))
+  everything = search.Search('exhaustive', settings=settings)
   if settings.max_draws > _MOST_SAMPLES:
     print(f'ceiling: {settings.max_draws} samples of {size} are too many')
     return {}
@@ -196,8 +198,7 @@ def show_ceiling() -> dict:
         scene.pixels,
         peers.LENS,
         peers.THRESHOLD,
-        sampler='exhaustive',
-        settings=settings,
+        search=everything,
       )
       errors = peers.errors(peers.pose_from_found(found), scene)
       right.append(peers.is_success(errors))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sampler, a score and a budget are worth: robust estimation, measured.
+"""Success of robust estimation by sampler, score and budget, measured.
 
 Every cell of a grid is a number of planted problems, the same for every sampler
 and score, solved on device by one call.
@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 
 
 class Method(NamedTuple):
-  """What is compiled once.
+  """What is measured by one compiled program.
 
   Attributes:
     problem: of `planted_problems.KINDS`.
@@ -50,11 +50,11 @@ class Method(NamedTuple):
 
 
 class Cell(NamedTuple):
-  """What it is given.
+  """The data and the budget of a measurement.
 
   Attributes:
     outliers: share of the data.
-    noise: pixels, or centimetres.
+    noise: standard deviation, pixels or centimetres.
     budget: samples, at most.
   """
 
@@ -64,7 +64,7 @@ class Cell(NamedTuple):
 
 
 class Grid(NamedTuple):
-  """Everything with everything.
+  """All combinations of methods and cells.
 
   Attributes:
     problem: see `Method`.
@@ -85,16 +85,16 @@ class Grid(NamedTuple):
   budget: Sequence[int]
 
   def methods(self) -> Iterator[Method]:
-    """All of them."""
+    """All methods."""
     return itertools.starmap(Method, itertools.product(*self[:4]))
 
   def cells(self) -> Iterator[Cell]:
-    """All that each method is given."""
+    """The cells of each method."""
     return itertools.starmap(Cell, itertools.product(*self[4:]))
 
   @property
   def num_cells(self) -> int:
-    """Of all methods together."""
+    """Number of cells of all methods together."""
     return math.prod(map(len, self))
 
 
@@ -102,7 +102,7 @@ class Trials(NamedTuple):
   """How every cell is measured.
 
   Attributes:
-    threshold: of inliers, pixels or centimetres.
+    threshold: residual of an inlier, at most, pixels or centimetres.
     num_problems: B, planted per cell.
     seed: of problems and samples.
   """
@@ -113,11 +113,11 @@ class Trials(NamedTuple):
 
 
 class Limited(NamedTuple):
-  """The first samples of a sampler; a limit does not compile anew.
+  """The first samples of a sampler; another limit does not compile anew.
 
   Attributes:
-    sampler: whose samples.
-    num_samples: int32 scalar, how many of them.
+    sampler: of the samples.
+    num_samples: int32 scalar, the limit.
   """
 
   sampler: samplers.Sampler
@@ -125,21 +125,27 @@ class Limited(NamedTuple):
 
   @property
   def num_data(self) -> jax.Array:
-    """Of the sampler."""
+    """See `samplers.Sampler`."""
     return self.sampler.num_data
-
-  @property
-  def growth(self) -> jax.Array:
-    """Of the sampler, where it has one."""
-    return self.sampler.growth
 
   def draw(
     self, key: jax.Array, start: jax.Array, count: int, size: int
   ) -> tuple[jax.Array, jax.Array]:
-    """See `samplers.Uniform.draw`."""
+    """See `samplers.Sampler.draw`."""
     indices, valid = self.sampler.draw(key, start, count, size)
     number = start + jnp.arange(count, dtype=jnp.int32)
     return indices, valid & (number < self.num_samples)
+
+  def needed(
+    self,
+    inliers: jax.Array,
+    draws: jax.Array,
+    size: int,
+    confidence: float,
+    chance: float,
+  ) -> jax.Array:
+    """See `samplers.Sampler.needed`."""
+    return self.sampler.needed(inliers, draws, size, confidence, chance)
 
 
 def _identity(row):
@@ -196,10 +202,10 @@ def rows(
   """Measures cell after cell.
 
   Args:
-    grid: what to try.
-    trials: how often, and how problems are solved.
-    settings: of the search; the grid says score and draws.
-    saved: rows that need not be measured again.
+    grid: what to measure.
+    trials: problems per cell, their threshold and seed.
+    settings: of the search; score and draws are those of the grid.
+    saved: rows that are not measured again.
 
   Yields:
     A row of plain values: the cell (the fields of Method and Cell), `success`,
@@ -209,10 +215,10 @@ def rows(
     `milliseconds` per problem and `compile_seconds`, once per method.
 
   Raises:
-    InputError: unknown names, or what cannot be sampled.
+    InputError: unknown names, or fewer data than a sample holds.
   """
   known = {_identity(row): row for row in saved}
-  # What is wrong with the last method shall not come out after an hour.
+  # All methods are checked first: an error must not appear after an hour.
   _check(grid, trials)
   methods = [
     (method, _prepared(method, grid, settings)) for method in grid.methods()
@@ -320,7 +326,7 @@ def _wilson(count, total):
 
 
 def _median(values, seed):
-  """The median and its 95 % bootstrap interval; None of nothing."""
+  """The median and its 95 % bootstrap interval; three None without values."""
   if not len(values):
     return None, None, None
   rng = np.random.default_rng(seed)

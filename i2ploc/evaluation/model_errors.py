@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far models that were found are from those that were planted.
+"""Differences between models that were found and models that were planted.
 
-All functions take B models of each, pytrees of arrays [B, ...], and give [B]
-numbers by name, in the unit that `UNITS` says.
+All functions take B models of either, pytrees of arrays [B, ...], and return
+[B] errors by name, in the units of `UNITS`.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ Errors = Mapping[str, np.ndarray]
 
 
 def camera_errors(found: Any, true: Any) -> Errors:
-  """Of `camera_from_map`: where the camera is, and how it is turned."""
+  """Errors of `camera_from_map`: the camera's position and its rotation."""
 
   def centers(pose):
     return -np.einsum('nji,nj->ni', pose.rotation, pose.translation)
@@ -37,7 +37,7 @@ def camera_errors(found: Any, true: Any) -> Errors:
 
 
 def relative_errors(found: Any, true: Any) -> Errors:
-  """Of motions whose translation has length 1."""
+  """Errors of relative poses, whose translation has length 1."""
   apart = np.linalg.norm(found.translation - true.translation, axis=1)
   return {
     'direction': _degrees(apart / 2),
@@ -46,7 +46,7 @@ def relative_errors(found: Any, true: Any) -> Errors:
 
 
 def motion_errors(found: Any, true: Any) -> Errors:
-  """Of `a_from_b`, with or without scale."""
+  """Errors of `a_from_b`, with or without scale."""
   errors = {
     'translation': np.linalg.norm(found.translation - true.translation, axis=1),
     'rotation': _turn(found.rotation, true.rotation),
@@ -57,7 +57,7 @@ def motion_errors(found: Any, true: Any) -> Errors:
 
 
 def surface_errors(found: Any, true: Any) -> Errors:
-  """Of planes or lines, with normals of either sign."""
+  """Errors of planes or lines, whose normals may have either sign."""
   side = np.sign(np.sum(found.normal * true.normal, axis=1))
   apart = np.linalg.norm(side[:, None] * found.normal - true.normal, axis=1)
   return {
@@ -69,11 +69,11 @@ def surface_errors(found: Any, true: Any) -> Errors:
 def corner_errors(
   found: np.ndarray, true: np.ndarray, *, corners: np.ndarray, focal: float
 ) -> Errors:
-  """Of homographies [B, 3, 3]: how far corners are mapped apart, on average.
+  """Errors of homographies: the mean distance between mapped corners.
 
   Args:
-    found: any multiples.
-    true: any multiples.
+    found: [B, 3, 3], of any scale.
+    true: [B, 3, 3], of any scale.
     corners: [4, 2].
     focal: pixels per unit of the corners.
   """
@@ -85,13 +85,13 @@ def mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
   """Points [N, 2] as homographies [..., 3, 3] map them, [..., N, 2]."""
   points = np.concatenate([points, np.ones((len(points), 1))], axis=1)
   moved = points @ np.swapaxes(homography, -1, -2)
-  # Of a wrong model a corner may be at infinity.
+  # A wrong model may map a corner to infinity.
   depth = np.where(moved[..., 2:] == 0, np.finfo(float).tiny, moved[..., 2:])
   return moved[..., :2] / depth
 
 
 def _degrees(half_chord):
-  """The angle of a chord of the unit circle."""
+  """The angle of a chord of the unit circle, from half the chord."""
   return np.degrees(2 * np.arcsin(np.clip(half_chord, 0, 1)))
 
 

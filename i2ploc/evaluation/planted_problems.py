@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Robust estimation with a known answer.
+"""Problems of robust estimation with a known answer.
 
-Of N data a share are outliers, drawn evenly from all that a sensor may say.
-Every datum has a score: N(1, 1) of inliers, N(0, 1) of outliers. Data come in
-the order of their scores, which only some samplers make use of.
+A share of the N data are outliers, drawn evenly from all values that the sensor
+can give. Every datum has a score, drawn from N(1, 1) for inliers and N(0, 1)
+for outliers. Data are in the order of their scores, which only some samplers
+use.
 
-Cameras have 640 x 480 pixels and f = 500; what they see is on the plane z = 1.
+Cameras have 640 x 480 pixels and f = 500; image points are on the plane z = 1.
 Noise and thresholds are in pixels there, and in centimetres for points.
 """
 
@@ -41,12 +42,12 @@ _PIXEL, _CENTIMETRE = 1 / FOCAL, 0.01
 
 
 class Draw(NamedTuple):
-  """What a generator needs to know.
+  """What a generator is given.
 
   Attributes:
     rng: of one problem.
     inliers: [N] bool.
-    noise: deviation, in the unit of the data.
+    noise: standard deviation, in the unit of the data.
   """
 
   rng: np.random.Generator
@@ -58,7 +59,7 @@ class Draw(NamedTuple):
     return self.rng.uniform(low, high, (len(self.inliers), *shape))
 
   def spoilt(self, values: np.ndarray, low, high) -> np.ndarray:
-    """Values [N, D] with noise; those of outliers are anywhere."""
+    """Values [N, D] with noise; outliers are drawn between the bounds."""
     noisy = values + self.noise * self.rng.normal(size=values.shape)
     anywhere = self.uniform(low, high, values.shape[1])
     return np.where(self.inliers[:, None], noisy, anywhere)
@@ -69,14 +70,14 @@ class Draw(NamedTuple):
 
 
 class Kind(NamedTuple):
-  """One sort of problem.
+  """A kind of problem.
 
   Attributes:
     problem: how it is solved.
     plant: `draw -> data, truth`: pytree of [N], and the model behind it.
-    errors: `models, truths -> name: [B]`, of [B] models each; the first is the
-      one to be told.
-    limits: by name, what each error of a success is below.
+    errors: `models, truths -> name: [B]`, of B models; the first error is the
+      one reported.
+    limits: by name, the upper limit of each error of a success.
     unit: one pixel or centimetre in the unit of the data.
   """
 
@@ -115,17 +116,17 @@ def plant(
     kind: what to plant.
     num_data: N.
     outliers: share of the data.
-    noise: deviation, pixels or centimetres.
+    noise: standard deviation, pixels or centimetres.
     num_problems: B.
     seed: of all of them.
 
   Raises:
-    InputError: a share or a noise that cannot be.
+    InputError: a share outside [0, 1], or a negative noise.
   """
   if not 0 <= outliers <= 1 or noise < 0:
     raise InputError(
-      f'outliers={outliers} is no share of the data, or noise={noise} no '
-      'deviation'
+      f'outliers={outliers} must be a share of the data, from 0 to 1, and '
+      f'noise={noise} not negative'
     )
   problems = []
   for number in range(num_problems):
@@ -205,7 +206,7 @@ def _similarity(draw):
 def _on_surface(draw, normal):
   """Points [N, D] of a plane or line, and its offset along the normal."""
   half = _ROOM / 2
-  # Through the middle third of the room, so that it cuts much of it.
+  # Through the middle third of the room, so that much of it is inside.
   offset = draw.rng.uniform(-half / 3, half / 3)
   points = draw.uniform(-half, half, len(normal))
   points -= (points @ normal - offset)[:, None] * normal
@@ -281,7 +282,7 @@ KINDS = {
 
 
 def kind_of(name: str) -> Kind:
-  """The sort of problem that goes by a name.
+  """The kind of problem with this name.
 
   Raises:
     InputError: an unknown name.
@@ -292,11 +293,11 @@ def kind_of(name: str) -> Kind:
 
 
 def describe(name: str) -> dict[str, str]:
-  """What the measures of a problem mean, for tables.
+  """What the numbers of a problem mean, for tables.
 
   Returns:
-    'error', the one that is told, its 'unit', that of noise and thresholds,
-    'noise_unit', and what a 'success' is.
+    'error', the name of the reported error; 'unit', of that error;
+    'noise_unit', of noise and thresholds; 'success', its definition.
   """
   kind = kind_of(name)
   error = next(iter(kind.limits))
@@ -314,12 +315,12 @@ def describe(name: str) -> dict[str, str]:
 def success(
   kind: Kind, models: Any, truths: Any, valid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Which of [B] models are right, and the error to be told of each.
+  """Which of B models are right, and the reported error of each.
 
   Args:
     kind: of the problems.
     models: pytree of [B, ...].
-    truths: likewise.
+    truths: pytree of [B, ...], the planted models.
     valid: [B] bool, whether there is a model.
 
   Returns:

@@ -10,19 +10,19 @@ is the dual conic M M^T - y y^T; its tangents of constant x are the roots of
   (y_2^2 - m_2.m_2) x^2 - 2 (y_0 y_2 - m_0.m_2) x + y_0^2 - m_0.m_0 = 0.
 
 Divided by the depth y_2, with p = y_0 / y_2, n = m_2 / y_2 and
-v = m_0 / y_2 - p n, their discriminant loses all terms that cancel:
+v = m_0 / y_2 - p n, all terms of their discriminant that cancel are gone:
 
   x = p + (-v.n +- sqrt((1 - n.n) v.v + (v.n)^2)) / (1 - n.n).
 
 So a box is not centred on the projected centre p but off by -v.n / (1 - n.n),
-about (size / depth)^2; and float32 keeps all its digits. The ellipsoid is all
-in front of the camera's plane z = 0 iff y_2 > 0 and n.n < 1; a camera inside it
-is one of the other cases.
+about (size / depth)^2; and float32 loses no digits. The ellipsoid is entirely
+in front of the camera's plane z = 0 iff y_2 > 0 and n.n < 1, which excludes a
+camera inside it.
 
 Everything is elementwise and broadcasts over leading axes: for poses [S] and
 ellipsoids [L] expand the poses to [S, 1]. Boxes are (left, top, right, bottom),
-on the plane z = 1 unless pixels are said. Cameras without skew: a box of the
-plane is a box of the image.
+on the plane z = 1 unless they are said to be in pixels. Cameras have no skew:
+a box of the plane is a box of the image.
 """
 
 from typing import NamedTuple
@@ -33,13 +33,13 @@ import jax.numpy as jnp
 
 from i2ploc.geometry import rigid
 
-# 1 - n.n below which rounding decides on which side of the camera's plane the
-# nearest point lies; such a box would be a thousand times wider than far away.
+# Least 1 - n.n: below it rounding decides on which side of the camera's plane
+# the nearest point lies, and the box is a thousand times wider than from afar.
 MIN_ROOM = 1e-6
 
 
 class Ellipsoid(NamedTuple):
-  """Ellipsoids of one frame, the map's unless said otherwise.
+  """Ellipsoids in one frame, the map's unless another one is named.
 
   Attributes:
     center: [..., 3], metres.
@@ -56,9 +56,10 @@ class Outline(NamedTuple):
   """What a camera sees of ellipsoids, on the plane z = 1.
 
   Attributes:
-    box: [..., 4], the smallest around the outline.
-    point: [..., 2], where the centre of the ellipsoid appears: not the box's.
-    valid: [...] bool, all in front of the camera; else both are zero.
+    box: [..., 4], the smallest box around the outline.
+    point: [..., 2], image of the ellipsoid's centre, which is not the box's.
+    valid: [...] bool, entirely in front of the camera; else box and point are
+      zero.
   """
 
   box: jax.Array
@@ -71,26 +72,8 @@ def _factor(ellipsoid):
   return ellipsoid.rotation * ellipsoid.semi_axes[..., None, :]
 
 
-def shape_matrix(ellipsoid: Ellipsoid) -> jax.Array:
-  """[..., 3, 3], square metres; R diag(a)^2 R^T."""
-  factor = _factor(ellipsoid)
-  return jnp.einsum('...ik,...jk->...ij', factor, factor, precision=rigid.EXACT)
-
-
-def radius_squared(ellipsoid: Ellipsoid, points: jax.Array) -> jax.Array:
-  """(x - c)^T A^-1 (x - c) [...] of points [..., 3]: below 1 inside."""
-  chex.assert_axis_dimension(points, -1, 3)
-  away = jnp.einsum(
-    '...ij,...i->...j',
-    ellipsoid.rotation,
-    points - ellipsoid.center,
-    precision=rigid.EXACT,
-  )
-  return jnp.sum((away / ellipsoid.semi_axes) ** 2, axis=-1)
-
-
 def _finite(tree, fallback):
-  """The leaves with one fallback where any of them is not finite; and [...]."""
+  """The tree, or the fallback where a leaf is not finite; and where it is."""
   checks = [
     jnp.isfinite(leaf).all(tuple(range(-jnp.ndim(like), 0)))
     for leaf, like in zip(tree, fallback, strict=True)
@@ -144,11 +127,11 @@ def project(ellipsoid: Ellipsoid, camera_from_map: rigid.Rigid) -> Outline:
   """The boxes around ellipsoids in a camera.
 
   Args:
-    ellipsoid: of leading axes [...].
-    camera_from_map: leading axes broadcast against these.
+    ellipsoid: leading axes [...].
+    camera_from_map: leading axes that broadcast with these.
 
   Returns:
-    Finite, with finite gradients, whatever is given.
+    The outlines, finite and with finite gradients for any input.
   """
   chex.assert_axis_dimension(ellipsoid.center, -1, 3)
   chex.assert_axis_dimension(camera_from_map.translation, -1, 3)
@@ -188,9 +171,9 @@ def dual_conic(ellipsoid: Ellipsoid, camera_from_map: rigid.Rigid) -> jax.Array:
 def outline_points(
   ellipsoid: Ellipsoid, camera_from_map: rigid.Rigid, count: int = 48
 ) -> jax.Array:
-  """Points [..., count, 2] of the outlines, around them, on the plane z = 1.
+  """Points [..., count, 2] around the outlines, on the plane z = 1.
 
-  Of what is not all in front of the camera (see `project`) they mean nothing.
+  Meaningless for ellipsoids not entirely in front of the camera, see `project`.
   """
   conic = dual_conic(ellipsoid, camera_from_map)
   last = conic[..., 2:, 2:]
@@ -210,62 +193,18 @@ def outline_points(
 
 def pixel_box(intrinsics: jax.Array, box: jax.Array) -> jax.Array:
   """Boxes [..., 4] in pixels, of boxes on the plane z = 1."""
-  scale, offset = _scale_and_offset(intrinsics)
-  return box * scale + offset
-
-
-def plane_box(intrinsics: jax.Array, box: jax.Array) -> jax.Array:
-  """Boxes [..., 4] on the plane z = 1, of boxes in pixels."""
-  scale, offset = _scale_and_offset(intrinsics)
-  return (box - offset) / scale
-
-
-def _scale_and_offset(intrinsics):
   fx, fy = intrinsics[..., 0, 0], intrinsics[..., 1, 1]
   cx, cy = intrinsics[..., 0, 2], intrinsics[..., 1, 2]
-  return (
-    jnp.stack([fx, fy, fx, fy], axis=-1),
-    jnp.stack([cx, cy, cx, cy], axis=-1),
-  )
+  scale = jnp.stack([fx, fy, fx, fy], axis=-1)
+  return box * scale + jnp.stack([cx, cy, cx, cy], axis=-1)
 
 
 def clip_box(box: jax.Array, bounds: jax.Array) -> jax.Array:
-  """The part of boxes [..., 4] inside bounds [..., 4]; what is outside: flat.
+  """The part of boxes [..., 4] inside bounds [..., 4]; flat if there is none.
 
-  The image's own bounds in pixels are (0, 0, width, height).
+  The bounds of an image, in pixels, are (0, 0, width, height).
   """
   low, high = bounds[..., :2], bounds[..., 2:]
   return jnp.concatenate(
     [jnp.clip(box[..., :2], low, high), jnp.clip(box[..., 2:], low, high)], -1
   )
-
-
-def _area(width, height):
-  return jnp.maximum(width, 0) * jnp.maximum(height, 0)
-
-
-def box_iou(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Intersection over union [...] of boxes [..., 4], in [0, 1].
-
-  Flat, inverted and NaN boxes overlap nothing.
-  """
-  a0, a1, a2, a3 = (a[..., i] for i in range(4))
-  b0, b1, b2, b3 = (b[..., i] for i in range(4))
-  width = jnp.minimum(a2, b2) - jnp.maximum(a0, b0)
-  height = jnp.minimum(a3, b3) - jnp.maximum(a1, b1)
-  both = _area(width, height)
-  either = _area(a2 - a0, a3 - a1) + _area(b2 - b0, b3 - b1) - both
-  some = both > 0
-  return jnp.where(some, both / jnp.where(some, either, 1.0), 0.0)
-
-
-def box_distance_squared(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Squared 2-Wasserstein distance [...] of boxes [..., 4].
-
-  Of the ellipses inscribed in them, as Gaussians whose standard deviations are
-  the semi-axes: |difference of centres|^2 + (dw^2 + dh^2) / 4. Unlike the
-  intersection it has a slope where boxes do not meet.
-  """
-  low, high = a[..., :2] - b[..., :2], a[..., 2:] - b[..., 2:]
-  center, half = (low + high) / 2, (high - low) / 2
-  return jnp.sum(center**2 + half**2, axis=-1)

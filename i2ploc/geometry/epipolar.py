@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What two cameras see of the same points: x1^T F x0 = 0.
+"""The equation between two images of the same points: x1^T F x0 = 0.
 
-Image points are homogeneous: pixels with 1 appended, for fundamental matrices,
-or directions in the camera frame, of any length, for essential ones E = [t] R,
-with x_camera1 = R x_camera0 + t. Neither t's length nor its sign, nor those of
-F and E, leave a trace in the equation.
+Image points are homogeneous: for fundamental matrices pixels with 1 appended;
+for essential matrices E = [t] R, with x_camera1 = R x_camera0 + t, directions
+in the camera frame, of any length. The length and the sign of t, F and E do not
+change the equation.
 """
 
 import chex
@@ -15,7 +15,7 @@ _TINY = 1e-12
 
 
 def equations(rays0: jax.Array, rays1: jax.Array) -> jax.Array:
-  """Rows [N, 9] that are orthogonal to F; of [N, 3], each of length 1."""
+  """Unit rows [N, 9] that are orthogonal to F, from rays [N, 3]."""
   chex.assert_equal_shape([rays0, rays1])
   rows = (rays1[:, :, None] * rays0[:, None, :]).reshape(-1, 9)
   squared = jnp.sum(rows**2, axis=-1, keepdims=True)
@@ -23,7 +23,7 @@ def equations(rays0: jax.Array, rays1: jax.Array) -> jax.Array:
 
 
 def complement(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """What is orthogonal to a few vectors.
+  """A basis of the orthogonal complement of a few vectors.
 
   The last columns of Q in a QR decomposition by reflections (Householder).
 
@@ -33,7 +33,7 @@ def complement(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
   Returns:
     basis: [n - m, n], orthonormal.
     smallest: the least length that a row has beside those before it; about 0
-      if the rows are dependent, and the basis is one of many.
+      if the rows are dependent, so that the basis is one of many.
   """
   m, n = rows.shape
   axes = jnp.eye(n, dtype=rows.dtype)
@@ -71,18 +71,19 @@ def sampson(
   *,
   sphere: bool = False,
 ) -> jax.Array:
-  """Distance of pairs of points from agreeing with F or E, signed.
+  """Signed distance of pairs of points from agreement with F or E.
 
   To first order the least movement, of both points together, that makes them
-  agree: x1^T F x0 divided by its gradient (Sampson, 1982; Hartley and
-  Zisserman, 2003, section 11.4.3). It is times sqrt(2) what moves one of them.
+  agree: x1^T F x0 divided by the length of its gradient (Sampson, 1982; Hartley
+  and Zisserman, 2003, section 11.4.3). Moving one point only would take sqrt(2)
+  times as much.
 
   Args:
     matrix: [3, 3].
     points0: three arrays [N], coordinates in image 0.
     points1: of the same points in image 1.
-    sphere: points are unit vectors and move on the sphere, by radians; else
-      they move on the plane where the third coordinate is 1.
+    sphere: whether points are unit vectors and move on the sphere, in radians;
+      else they move on the plane where the third coordinate is 1.
 
   Returns:
     [N]; 0 where the gradient vanishes, at both epipoles.
@@ -97,6 +98,6 @@ def sampson(
   squared = a * a + b * b + d * d + e * e
   if sphere:
     g = f[0, 2] * x1 + f[1, 2] * y1 + f[2, 2] * z1
-    # Less what points along the vectors, where they cannot move.
+    # Minus the part along the vectors, in which they cannot move.
     squared = squared + c * c + g * g - 2 * value * value
   return value * jax.lax.rsqrt(jnp.maximum(squared, _TINY))

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Essential matrices E = [t] R, and the relative poses behind them.
+"""Essential matrices E = [t] R, and the relative poses that they come from.
 
-x_camera1 = R x_camera0 + t, of which the length of t is unknown and here 1.
+x_camera1 = R x_camera0 + t; the length of t is unknown and set to 1.
 Conventions in `epipolar`.
 """
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -42,7 +41,7 @@ def motions(
       vectors.total(a, vectors.scaled(tuple(b), sign))
       for a, b in zip(cofactors, crossed, strict=True)
     )
-    # Of what is nearly essential: two axes, made orthogonal.
+    # If E is only nearly essential, the axes must be made orthogonal.
     first = vectors.unit(first)
     third = vectors.unit(vectors.cross(first, second))
     rotations.append((first, vectors.cross(third, first), third))
@@ -96,27 +95,6 @@ def choose(
   return rotation, vectors.scaled(translation, jnp.where(opposite, -1.0, 1.0))
 
 
-def decompose(
-  essential: jax.Array, rays0: jax.Array, rays1: jax.Array
-) -> rigid.Rigid:
-  """Of the four poses of E, the one with most points ahead of both cameras.
-
-  Args:
-    essential: [3, 3], of any length and sign; nearly essential is enough.
-    rays0: [N, 3].
-    rays1: [N, 3].
-
-  Returns:
-    camera1_from_camera0; the translation of length 1.
-  """
-  chex.assert_equal_shape([rays0, rays1])
-  squared = jnp.maximum(jnp.sum(essential**2), vectors.TINY)
-  flat = (essential * jnp.sqrt(2 / squared)).reshape(9, 1)
-  rays0, rays1 = (tuple(r.T[:, :, None]) for r in (rays0, rays1))
-  poses = stacked(*choose(vectors.rows(tuple(flat)), rays0, rays1))
-  return jax.tree.map(lambda leaf: leaf[0], poses)
-
-
 def stacked(
   rotation: vectors.Matrix, translation: vectors.Vector
 ) -> rigid.Rigid:
@@ -130,14 +108,14 @@ def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
 
   Args:
     pose: camera1_from_camera0, with a translation of length 1.
-    step: [5], rotation vector in camera 1, radians, then of the translation
-      along its `vectors.tangents`, radians.
+    step: [5], rotation vector in camera 1, radians, then the turn of the
+      translation along its `vectors.tangents`, radians.
   """
   turn = rigid.rotation_from_vector(step[:3])
   first, second = vectors.tangents(tuple(pose.translation))
   moved = pose.translation + step[3] * jnp.stack(first)
   moved = moved + step[4] * jnp.stack(second)
   moved = moved / jnp.sqrt(jnp.sum(moved**2))
-  # What float32 leaves of a rotation would bound the accuracy in float64.
+  # The error of a rotation found in float32 would remain in float64.
   rotation = rigid.orthonormalized(_exact(turn, pose.rotation))
   return rigid.Rigid(rotation, moved)

@@ -5,13 +5,13 @@ Five epipolar equations leave E = x X + y Y + z Z + w W, and E is essential if
 
   det E = 0,   2 E E^T E - trace(E E^T) E = 0,
 
-ten cubics in the unknowns. Sorted by powers of x and y they eliminate these,
-but for three equations that are linear in (x, y, 1) with coefficients of degree
-3, 3 and 4 in (z, w): their determinant, of degree 10, is zero (Nister, An
-efficient solution to the five-point relative pose problem, PAMI 2004). It is
-never expanded: its values at eleven angles of (z, w) are enough, see
-`polynomial`. Roots start Newton's method on the pose itself, which restores
-the digits that float32 lost, and through which gradients pass.
+ten cubics in the unknowns. Elimination of the products with the highest powers
+of x and y leaves three equations that are linear in (x, y, 1), with
+coefficients of degree 3, 3 and 4 in (z, w): their determinant, of degree 10, is
+zero (Nister, An efficient solution to the five-point relative pose problem,
+PAMI 2004). It is never expanded: its values at eleven angles of (z, w) are
+enough, see `polynomial`. Each root is the start of Newton's method on the pose
+itself, which restores the digits that float32 lost and carries the gradient.
 
 Conventions in `epipolar`. Written for one sample and vmapped by the caller.
 """
@@ -31,14 +31,15 @@ from i2ploc.geometry import vectors
 
 NUM_SOLUTIONS = 10
 NUM_POLISH = 3
-# Of unit rows: what one of them has beside the others, at least.
+# Length that a unit row has beside those before it, below which the rows are
+# dependent.
 _DEPENDENT = 1e-5
-# Of unit vectors: how far an epipolar equation may be from zero.
+# Largest residual of the epipolar equations, of unit vectors, at a solution.
 _SOLVED = 1e-5
-# Of Newton's method, radians.
+# Longest step of Newton's method, radians.
 _LONGEST_STEP = 0.2
-# Products of unknowns: what is eliminated, and what is kept, which belongs to
-# x, to y or to neither.
+# Products of three unknowns: those that are eliminated, and those that are
+# kept, which are linear in x, linear in y, or have neither.
 _ELIMINATED = ['xxx', 'xxy', 'xyy', 'yyy', 'xxz', 'xxw', 'xyz', 'xyw']
 _ELIMINATED += ['yyz', 'yyw']
 _KEPT = ['xzz', 'xzw', 'xww', 'yzz', 'yzw', 'yww', 'zzz', 'zzw', 'zww', 'www']
@@ -48,8 +49,8 @@ _FIRST_USED = _ELIMINATED.index('xxz')
 def _expansion():
   """Mixtures [4, 32] of X, Y, Z, W, and the coefficients [32, 20] of a cubic.
 
-  The coefficients are a product of its values there. Of random mixtures these
-  lose the fewest digits, less than one.
+  The coefficients are linear in the values of the cubic at the mixtures. Of
+  several random mixtures these lose the fewest digits, less than one.
   """
   mixtures = np.random.default_rng(102).normal(size=(32, 4))
   mixtures /= np.linalg.norm(mixtures, axis=1, keepdims=True)
@@ -61,7 +62,8 @@ def _expansion():
 
 
 _MIXTURES, _COEFFICIENTS = _expansion()
-# Where a real camera looks is no reason for an unknown to vanish.
+# A random rotation of the basis: a common camera motion must not be a special
+# case in which an unknown vanishes.
 _MIX = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
 _exact = functools.partial(jnp.matmul, precision=rigid.EXACT)
 
@@ -82,9 +84,9 @@ def _cubics(basis):
 
 
 def _reduced(cubics):
-  """[6, 10]: what the last six of the eliminated products are, negated.
+  """[6, 10]: the last six eliminated products by those kept, negated.
 
-  Gauss and Jordan's elimination, every time with the largest row that is left.
+  Gauss and Jordan's elimination, each time with the largest remaining row.
   """
   size = len(_ELIMINATED)
 
@@ -188,7 +190,7 @@ def _solve(columns, right):
 
 
 def _errors(rotation, translation, rays0, rays1):
-  """Epipolar equations [N, V], and what their gradients are made of."""
+  """Epipolar equations [N, V], and the vectors in their gradients."""
   turned = vectors.apply(rotation, rays0)
   normals = vectors.cross(turned, rays1)
   return vectors.dot(normals, translation), normals, turned
@@ -222,16 +224,16 @@ def _polish(rotation, translation, rays0, rays1):
 
 
 def _poses(essential, rays0, rays1):
-  """Poses of [V] essential matrices, exactly, and whether they are ones."""
+  """Exact poses of [V] essential matrices, and whether they are solutions."""
   fixed0, fixed1 = jax.lax.stop_gradient((rays0, rays1))
-  # Of one pair of rays one of the four poses is ahead.
+  # One pair of rays is ahead of both cameras in one of the four poses only.
   pose = essential_lib.choose(
     essential, *([x[:1] for x in r] for r in (fixed0, fixed1))
   )
   pose = jax.lax.fori_loop(
     0,
     NUM_POLISH,
-    # The last step alone carries the gradient, and all of it.
+    # The last step alone carries the whole gradient.
     lambda _, pose: _polish(*jax.lax.stop_gradient(pose), rays0, rays1),
     pose,
   )
@@ -244,15 +246,15 @@ def _poses(essential, rays0, rays1):
 def from_five(
   rays0: jax.Array, rays1: jax.Array
 ) -> tuple[rigid.Rigid, jax.Array]:
-  """Relative poses that see five points in given directions, ahead.
+  """Relative poses with five points ahead of both cameras, in given directions.
 
   Args:
     rays0: [5, 3] unit directions in camera 0.
     rays1: [5, 3] of the same points in camera 1.
 
   Returns:
-    camera1_from_camera0: [10] poses, translations of length 1; finite numbers
-      of no meaning where not valid.
+    camera1_from_camera0: [10] poses, translations of length 1; finite and
+      meaningless where not valid.
     valid: [10] bool.
   """
   chex.assert_shape([rays0, rays1], (5, 3))

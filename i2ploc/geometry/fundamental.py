@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fundamental matrices from seven points, and from many.
+"""Fundamental matrices from seven points.
 
 Conventions in `epipolar`. Written for one sample and vmapped by the caller.
 """
@@ -11,14 +11,25 @@ import jax
 import jax.numpy as jnp
 
 from i2ploc.geometry import epipolar
-from i2ploc.geometry import homography
 from i2ploc.geometry import polynomial
-from i2ploc.geometry import rigid
 
 NUM_SOLUTIONS = 3
-# Of unit rows: what one of them has beside the others, at least.
+# Length that a unit row has beside those before it, below which the rows are
+# dependent.
 _DEPENDENT = 1e-5
 _WHERE = polynomial.angles(NUM_SOLUTIONS)
+
+
+def _frame(points):
+  """Origin [2] and unit of coordinates in which points [N, 2] are around 1.
+
+  The mean point, and the mean distance from it divided by sqrt(2) (Hartley, In
+  defense of the eight-point algorithm, PAMI 1997).
+  """
+  center = points.mean(0)
+  squared = jnp.sum((points - center) ** 2, axis=-1)
+  extent = jnp.sqrt(jnp.maximum(squared, 1e-30)).mean() / jnp.sqrt(2.0)
+  return center, jnp.where(extent > 1e-12, extent, 1.0)
 
 
 def _homogeneous(points, frame):
@@ -54,13 +65,12 @@ def from_seven(
 
   Returns:
     matrices: [3, 3, 3]; of norm 1.
-    valid: [3] bool; one or three, or none if the pairs are dependent.
+    valid: [3] bool; one or three are, or none if the pairs are dependent.
   """
   chex.assert_shape([points0, points1], (7, 2))
   finite = jnp.isfinite(points0).all() & jnp.isfinite(points1).all()
   points0, points1 = (jnp.where(finite, p, 0.0) for p in (points0, points1))
-  ones = jnp.ones_like(points0[:, 0])
-  frame0, frame1 = (homography.frame(p, ones) for p in (points0, points1))
+  frame0, frame1 = _frame(points0), _frame(points1)
   basis, smallest = epipolar.complement(
     epipolar.equations(
       _homogeneous(points0, frame0), _homogeneous(points1, frame1)
@@ -72,7 +82,7 @@ def from_seven(
   where = jnp.asarray(_WHERE, basis.dtype)
   where, valid = polynomial.roots(determinant(where))
   for _ in range(2):
-    # Of the last step alone the gradient is that of the root.
+    # The gradient of the last step alone is that of the root.
     where = jax.lax.stop_gradient(where)
     value, slope = jax.jvp(determinant, (where,), (jnp.ones_like(where),))
     steep = jnp.abs(slope) > 1e-6
@@ -90,36 +100,3 @@ def _mixed(where, basis):
   """Matrices [V, 3, 3] that are mixtures of [2, 9], by angles [V]."""
   first, second = jnp.sin(where)[:, None], jnp.cos(where)[:, None]
   return (first * basis[0] + second * basis[1]).reshape(-1, 3, 3)
-
-
-def fit(
-  points0: jax.Array, points1: jax.Array, weights: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """The fundamental matrix of eight pairs or more, by a linear system.
-
-  The normalised eight-point algorithm (Hartley, PAMI 1997): the least squares
-  solution, less what keeps it from having rank 2.
-
-  Args:
-    points0: [N, 2].
-    points1: [N, 2].
-    weights: [N], not negative; 0 leaves a pair out.
-
-  Returns:
-    matrix: [3, 3], of norm 1; zero where there is none.
-    valid: bool; False if the pairs determine none.
-  """
-  chex.assert_equal_shape([points0, points1])
-  real = weights[:, None] > 0
-  points0, points1 = (jnp.where(real, p, 0.0) for p in (points0, points1))
-  frame0, frame1 = (homography.frame(p, weights) for p in (points0, points1))
-  a, b = _homogeneous(points0, frame0), _homogeneous(points1, frame1)
-  rows = (b[:, :, None] * a[:, None, :]).reshape(-1, 9)
-  root = jnp.sqrt(jnp.where(weights > 0, weights, 1.0)) * (weights > 0)
-  core, valid = homography.least_vector(root[:, None] * rows)
-  core = core.reshape(3, 3)
-  right, _ = homography.least_vector(core)
-  flat = jnp.matmul(core, right, precision=rigid.EXACT)
-  found = _restore(core - jnp.outer(flat, right), frame0, frame1)
-  valid &= jnp.isfinite(found).all()
-  return jnp.where(valid, found, 0.0), valid

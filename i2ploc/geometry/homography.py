@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Homographies: what a plane, or a camera that only turns, does to an image.
+"""Homographies: the map between two images of a plane, or of a turning camera.
 
-A homography [3, 3] maps image 0 to image 1, (x1, y1, 1) ~ H (x0, y0, 1). It is
-kept with Frobenius norm 1 and the sign for which points that are seen have a
-positive third coordinate; beyond the line where that vanishes nothing is seen.
+A homography [3, 3] maps image 0 to image 1, (x1, y1, 1) ~ H (x0, y0, 1). It has
+Frobenius norm 1 and the sign for which points in front of both cameras have a
+positive third coordinate; the vanishing line, where that is zero, is the limit
+of what the second camera can see.
 
 Written for one sample and vmapped by the caller; nothing branches.
 """
@@ -12,23 +13,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from i2ploc.geometry import rigid
-
 # Twice the area of three points, in squares of the sample's extent, below
 # which they are on a line.
 _FLAT = 1e-6
-# What is solved, to no effect, in the place of what cannot be.
+# Dummy input for degenerate samples.
 _EXAMPLE = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
-# Of a linear system, relative to its largest eigenvalue: what rounding leaves.
-_NOISE = 1e-5
-
-
-def apply(homography: jax.Array, points: jax.Array) -> jax.Array:
-  """Points [N, 2] of image 0 in image 1; far away where they are not seen."""
-  chex.assert_axis_dimension(points, -1, 2)
-  seen = jnp.matmul(points, homography[:, :2].T, precision=rigid.EXACT)
-  seen = seen + homography[:, 2]
-  return seen[:, :2] / jnp.maximum(seen[:, 2:], 1e-12)
 
 
 def _cross(a, b):
@@ -50,10 +39,10 @@ def _corner(points):
 
 
 def _usable(points0, points1):
-  """Whether four pairs determine a homography that a camera could see.
+  """Whether four pairs determine a homography of points in front of cameras.
 
-  No three are on a line, and the triangles keep their orientations, all of
-  them or none: else the vanishing line passes between the points.
+  No three are on a line, and either all triangles keep their orientation or
+  none does: else the vanishing line passes between the points.
   """
   areas0, areas1 = _corner(points0)[2], _corner(points1)[2]
   smallest = jnp.minimum(jnp.abs(areas0).min(), jnp.abs(areas1).min())
@@ -71,7 +60,7 @@ def from_four(
   image 1, H = sum of m_i l_j l_k q_i r_i^T maps all p_i to q_i, where r_i are
   the rows of the adjugate of (p_0 p_1 p_2): products and sums alone (Hartley
   and Zisserman, Multiple View Geometry, 2003, section 2.4). The origin is p_3,
-  of which no digits are lost however small the quadrangle is.
+  so that small quadrangles lose no digits.
 
   Args:
     points0: [4, 2].
@@ -117,87 +106,3 @@ def _unit(matrix):
   squared = jnp.sum(matrix**2)
   some = squared > 0
   return matrix / jnp.sqrt(jnp.where(some, squared, 1.0))
-
-
-def frame(points: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Where to put the origin and the unit for a linear system of points.
-
-  Hartley, In defense of the eight-point algorithm, PAMI 1997.
-
-  Args:
-    points: [N, 2].
-    weights: [N], not negative; 0 leaves a point out.
-
-  Returns:
-    center: [2], of the weighted points.
-    extent: their mean distance from it, divided by sqrt(2).
-  """
-  total = jnp.maximum(weights.sum(), 1e-12)
-  points = jnp.where(weights[:, None] > 0, points, 0.0)
-  center = (weights[:, None] * points).sum(0) / total
-  offsets = jnp.where(weights[:, None] > 0, points - center, 1.0)
-  distances = jnp.sqrt(jnp.maximum(jnp.sum(offsets**2, axis=-1), 1e-30))
-  extent = (weights * distances).sum() / total / jnp.sqrt(2.0)
-  return center, jnp.where(extent > 1e-12, extent, 1.0)
-
-
-def least_vector(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The unit vector that rows map closest to zero.
-
-  Args:
-    rows: [N, D].
-
-  Returns:
-    vector: [D].
-    valid: bool; False where rounding alone would choose among several.
-  """
-  matrix = jnp.matmul(rows.T, rows, precision=rigid.EXACT)
-  values = jnp.linalg.eigvalsh(jax.lax.stop_gradient(matrix))
-  valid = (values[1] > _NOISE * values[-1]) & jnp.isfinite(values).all()
-  # Eigenvectors of equal eigenvalues have no gradient.
-  example = jnp.diag(jnp.arange(len(matrix), dtype=matrix.dtype))
-  matrix = jnp.where(valid, matrix, example)
-  return jnp.linalg.eigh(matrix)[1][:, 0], valid
-
-
-def fit(
-  points0: jax.Array, points1: jax.Array, weights: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """The homography of many pairs, by a linear system.
-
-  Of (x1, y1, 1) x H (x0, y0, 1) = 0 two equations per pair, in frames in which
-  the points are around 1 (the normalised direct linear transformation; Hartley
-  and Zisserman, 2003, algorithm 4.2).
-
-  Args:
-    points0: [N, 2].
-    points1: [N, 2].
-    weights: [N], not negative; 0 leaves a pair out.
-
-  Returns:
-    homography: [3, 3]; the identity where there is none.
-    valid: bool; False if the pairs determine none.
-  """
-  chex.assert_equal_shape([points0, points1])
-  frame0, frame1 = frame(points0, weights), frame(points1, weights)
-  real = weights[:, None] > 0
-  a = jnp.where(real, (points0 - frame0[0]) / frame0[1], 0.0)
-  b = jnp.where(real, (points1 - frame1[0]) / frame1[1], 0.0)
-  a = jnp.concatenate([a, jnp.ones_like(a[:, :1])], axis=-1)
-  root = jnp.sqrt(jnp.where(weights > 0, weights, 1.0)) * (weights > 0)
-  a = root[:, None] * a
-  zero = jnp.zeros_like(a)
-  rows = jnp.concatenate(
-    [
-      jnp.concatenate([zero, -a, b[:, 1:] * a], axis=-1),
-      jnp.concatenate([a, zero, -b[:, :1] * a], axis=-1),
-    ]
-  )
-  core, valid = least_vector(rows)
-  core = core.reshape(3, 3)
-  # Most points are in front.
-  sides = jnp.sign((a * core[2]).sum(-1)) * root
-  core = jnp.where(sides.sum() < 0, -core, core)
-  found = _unit(_restore(core, frame0, frame1))
-  valid &= jnp.isfinite(found).all()
-  return jnp.where(valid, found, _unit(jnp.eye(3))), valid

@@ -31,13 +31,15 @@ NUM_SOLUTIONS = 4
 _TINY = 1e-30
 _NUM_POLISH = 2
 _NUM_ROOT_STEPS = 3
-# Squared sine and squared chord below which points are on a line, rays one.
+# Squared sine below which points are on a line, and squared chord below which
+# rays coincide.
 _FLAT = 1e-12
-# What is solved, to no effect, in the place of what cannot be.
+# Dummy input for degenerate samples.
 _EXAMPLE = ((1.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, -1.0, 1.0))
-# Relative error of a discriminant, and a ratio of distances beyond reason.
+# Relative rounding error of a discriminant, and the largest ratio of distances.
 _NOISE, _FAR = 1e-5, 1e4
-# Sides away, a triangle is a point (see _FLAT), and no product overflows yet.
+# Largest distance, in sides of the triangle: beyond it the triangle is a point
+# (see _FLAT), and below it no product overflows.
 _FARTHEST = 1e6
 
 
@@ -47,7 +49,7 @@ class Poses(NamedTuple):
   Attributes:
     rotation: [4, 3, 3].
     translation: [4, 3], in the unit of the points.
-    valid: [4] bool; the others hold finite numbers of no meaning.
+    valid: [4] bool; the others are finite and meaningless.
   """
 
   rotation: jax.Array
@@ -94,7 +96,7 @@ class _Conic(NamedTuple):
 
 
 def _sides(corners):
-  """Differences of three vectors, each opposite the one of its number."""
+  """Differences of three vectors, each opposite the vector of its number."""
   a, b, c = corners
   return vectors.minus(b, c), vectors.minus(c, a), vectors.minus(a, b)
 
@@ -129,7 +131,7 @@ def _safe(value):
 
 
 def _root(value):
-  """sqrt of what is positive, else 0; with a finite gradient."""
+  """sqrt of positive values, else 0; with a finite gradient."""
   positive = value > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1.0)), 0.0)
 
@@ -144,12 +146,12 @@ def _real_root(c3, c2, c1, c0):
   # s = t - a / 3: t^3 + p t + q = 0.
   half, discriminant = -q / 2, q * q / 4 + p**3 / 27
   cube = half + jnp.where(half < 0, -1.0, 1.0) * _root(discriminant)
-  # Starts for Newton's method: powers and angles are slow to be exact in.
+  # Starts for Newton's method: exact powers and angles would be slow.
   u = jnp.sign(cube) * jnp.exp(jnp.log(jnp.maximum(jnp.abs(cube), _TINY)) / 3)
   single = u - p / (3 * _safe(u))
   radius = _root(-p / 3)
   cosine = half / _safe(radius**3)
-  # 2 cos(arccos(c) / 3) is 1 + sqrt((1 + c) / 2), but for 1.5 %.
+  # 2 cos(arccos(c) / 3) is 1 + sqrt((1 + c) / 2) to within 1.5 %.
   triple = radius * (1 + _root((1 + cosine) / 2))
 
   def newton(_, s):
@@ -157,7 +159,7 @@ def _real_root(c3, c2, c1, c0):
     slope = (3 * s + 2 * a) * s + b
     return s - jnp.where(jnp.abs(slope) > _TINY, value / _safe(slope), 0.0)
 
-  # Also what keeps XLA from computing all this anew for every use of the root.
+  # The loop also keeps XLA from computing all this again for each use of it.
   start = jnp.where(discriminant > 0, single, triple) - third
   return jax.lax.fori_loop(0, _NUM_ROOT_STEPS, newton, start)
 
@@ -206,7 +208,7 @@ def _ratios(line, conic):
   linear = vectors.dot(along, conic.times(foot))
   constant = vectors.dot(foot, conic.times(foot))
   discriminant = linear**2 - square * constant
-  # Of a double root rounding leaves a discriminant on either side of zero.
+  # Rounding may make the discriminant of a double root negative.
   noise = _NOISE * (linear**2 + jnp.abs(square * constant))
   q = -(linear + jnp.where(linear < 0, -1.0, 1.0) * _root(discriminant))
   found = []
@@ -219,7 +221,7 @@ def _ratios(line, conic):
 
 
 def _newton(distances, chords, residuals):
-  """What to take from three distances for residuals of the laws of cosines."""
+  """Newton's step, to subtract from three distances, by the residuals."""
   x, y, z = distances
   h12, h02, h01 = chords
   r12, r02, r01 = residuals
@@ -239,7 +241,7 @@ def _polish(distances, chords, squares):
   """One Newton step on the three laws of cosines, for three distances.
 
   With the chord h = |r_i - r_j|^2 = 2 - 2 m, d_i^2 + d_j^2 - 2 m d_i d_j is
-  (d_i - d_j)^2 + h d_i d_j, of which rounding leaves more where rays are close.
+  (d_i - d_j)^2 + h d_i d_j, which loses fewer digits where rays are close.
   """
   x, y, z = distances
   residuals = [
@@ -258,9 +260,9 @@ def _polish(distances, chords, squares):
 
 @jax.custom_jvp
 def _polished(distances, chords, squares):
-  """Distances that fulfil the laws of cosines, from nearly right ones.
+  """Distances that fulfil the laws of cosines, from nearly correct ones.
 
-  Their derivative is that of the laws, not of the way to the solution.
+  Their derivative is that of the laws, not of the iteration.
   """
 
   def polish(_, distances):
@@ -330,12 +332,14 @@ def p3p(rays: jax.Array, points: jax.Array) -> Poses:
     points: [3, 3] positions in the map frame.
 
   Returns:
-    Poses, with which `rotation @ point + translation` lies on the ray, ahead of
-    the camera. None is valid of points on a line or rays that coincide.
+    Poses with which each `rotation @ point + translation` lies on its ray,
+    ahead of the camera. None is valid for points on a line or rays that
+    coincide.
   """
   chex.assert_shape([rays, points], (3, 3))
   rays, points = _rows(rays), _rows(points)
-  # Of lengths around 1 no power overflows, and the map's origin may be far.
+  # Scaled to lengths around 1 and centred: no power overflows, however far the
+  # map's origin is.
   center = vectors.scaled(vectors.total(*points), 1 / 3)
   near = tuple(vectors.minus(point, center) for point in points)
   lengths = [jnp.abs(value) for point in near for value in point]
@@ -372,7 +376,7 @@ def _solve(rays, points):
   start = _turned(jnp.where(first == 0, 0, 3 - first), start)
   nearest = functools.reduce(jnp.minimum, start)
   met = (nearest > 0) & (functools.reduce(jnp.maximum, start) < _FARTHEST)
-  # What is not real becomes finite, which all that follows keeps.
+  # Distances that are not real become finite, and stay so in all that follows.
   start = tuple(jnp.where(met, distance, 1.0) for distance in start)
   distances = _polished(start, chords, squares)
   seen = [

@@ -3,9 +3,9 @@
 
 A homogeneous polynomial of degree n in (sin t, cos t) is a trigonometric
 polynomial of t with the frequencies n, n - 2, ..., and its values at n + 1
-angles, even over half a circle, determine it by an orthogonal transformation.
-No root is at infinity, and none drowns in the rounding of coefficients of
-powers, which in float32 have no digits left for degree 10.
+angles, evenly spaced over half a circle, determine it by an orthogonal
+transformation. No root is at infinity, and none is lost to rounding: in float32
+the coefficients of powers would have no correct digits at degree 10.
 """
 
 import functools
@@ -16,13 +16,13 @@ import numpy as np
 
 from i2ploc.geometry import rigid
 
-# Extrema this close to zero, of the largest value, may be two roots.
+# An extremum this close to zero, relative to the largest value, is two roots.
 _NOISE = 1e-4
 _NUM_STEPS = 3
 
 
 def angles(degree: int) -> np.ndarray:
-  """Where values [degree + 1] are taken, radians."""
+  """Angles [degree + 1] at which values determine a polynomial, radians."""
   return np.arange(degree + 1) * (np.pi / (degree + 1))
 
 
@@ -48,7 +48,7 @@ def _tables(degree, num_cells):
 
 
 def _newton(cubic, where, low, high):
-  """Roots of cubics in a cell, between bounds, from starts near by."""
+  """Roots of cubics in a cell, between bounds, from nearby starts."""
   c0, c1, c2, c3 = cubic
   for _ in range(_NUM_STEPS):
     value = ((c3 * where + c2) * where + c1) * where + c0
@@ -96,24 +96,24 @@ def roots(
 ) -> tuple[jax.Array, jax.Array]:
   """Angles at which a homogeneous polynomial vanishes.
 
-  Half a circle is divided into cells, of which every one may have a root, where
-  the sign changes, or two, around an extremum. Two that rounding has made none
-  are still found. More than two in a cell are not.
+  Half a circle is divided into cells. Each may have one root, where the sign
+  changes, or two, around an extremum; also two that rounding has removed are
+  found. More than two in a cell are not.
 
   Args:
     values: [n + 1] at `angles(n)`.
-    num_cells: into which half a circle is divided.
+    num_cells: cells of half a circle.
 
   Returns:
     angles: [n], from 0 to pi; good starts, without a gradient.
-    valid: [n] bool; roots come first, by size.
+    valid: [n] bool; roots come first, in ascending order.
   """
   degree, values = len(values) - 1, jax.lax.stop_gradient(values)
   exact = functools.partial(jnp.matmul, precision=rigid.EXACT)
   tables = (jnp.asarray(t, values.dtype) for t in _tables(degree, num_cells))
   first, second, count = _in_cells(*(exact(table, values) for table in tables))
-  # Products, of which XLA computes the factors once; sums it would fuse with
-  # all of the above, and compute that for every slot.
+  # As matrix products, whose factors XLA computes once; it would fuse sums with
+  # all of the above, and compute that again for every slot.
   both = [np.triu(np.ones((num_cells, num_cells)), k) for k in (0, 1)]
   both = jnp.asarray(np.concatenate(both, axis=1), values.dtype)
   until, before = jnp.split(exact(count.astype(values.dtype), both), 2)

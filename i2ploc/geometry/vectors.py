@@ -2,9 +2,9 @@
 """Vectors and matrices whose coordinates are arrays of their own.
 
 A vector is a tuple of its three coordinates, a matrix a tuple of its rows. Each
-coordinate is an array over whatever there are many of, of any shape that
-broadcasts. Of arrays whose last axis is 3 XLA makes loops of length 3, at a
-tenth of the speed.
+coordinate is an array over many vectors, of any shape that broadcasts. Arrays
+whose last axis is 3 would be ten times slower: XLA makes loops of length 3 of
+them.
 """
 
 from collections.abc import Sequence
@@ -69,8 +69,8 @@ def longest(vectors: Sequence[Vector]) -> Vector:
 def tangents(direction: Vector) -> tuple[Vector, Vector]:
   """Two unit vectors orthogonal to one, and to each other.
 
-  The x and y axes in the mirror that moves the z axis to the direction, or to
-  the opposite where that is further (Householder).
+  The x and y axes, reflected by the mirror that moves the z axis to the
+  direction or to its opposite, whichever is further (Householder).
   """
   x, y, z = direction
   side = jnp.where(z < 0, -1.0, 1.0)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize
 from scipy import special
 
 from i2ploc.errors import InputError
@@ -194,7 +193,7 @@ def same_category(
 
 
 def all_pairs(num_detections: int, num_landmarks: int) -> Candidates:
-  """Every detection with every landmark: what knowing nothing means."""
+  """Every detection with every landmark, where nothing else is known."""
   return from_mask(np.ones((num_detections, num_landmarks), bool))
 
 
@@ -207,36 +206,3 @@ def union(first: Candidates, second: Candidates) -> Candidates:
   return Candidates(
     *(np.concatenate([a, b]) for a, b in zip(first, second, strict=True))
   )
-
-
-def assign_greedily(scores: np.ndarray) -> np.ndarray:
-  """One-to-one: the best pair first, then the best of what it leaves.
-
-  Args:
-    scores: [M, L]; pairs of score 0 and below are not assigned.
-
-  Returns:
-    int [A, 2], rows (detection, landmark), best first.
-  """
-  left = np.array(scores, np.float64)
-  pairs = []
-  while left.size and left.max() > 0:
-    row, column = np.unravel_index(np.argmax(left), left.shape)
-    pairs.append((row, column))
-    left[row], left[:, column] = 0, 0
-  return np.asarray(pairs, np.int64).reshape(-1, 2)
-
-
-def assign_best(scores: np.ndarray) -> np.ndarray:
-  """One-to-one with the largest sum of scores (the Hungarian problem).
-
-  Args:
-    scores: [M, L]; pairs of score 0 and below are not assigned.
-
-  Returns:
-    int [A, 2], rows (detection, landmark), in the order of the detections.
-  """
-  positive = np.maximum(np.asarray(scores, np.float64), 0)
-  rows, columns = optimize.linear_sum_assignment(positive, maximize=True)
-  kept = positive[rows, columns] > 0
-  return np.stack([rows[kept], columns[kept]], axis=-1)

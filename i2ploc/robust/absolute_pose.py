@@ -2,13 +2,12 @@
 """Pose of a calibrated camera from points of a map.
 
 A model is `camera_from_map`. `PLANE` is for cameras that look ahead: image
-points are on the plane z = 1, residuals are distances there. `SPHERE` is for
-those that look all around: directions, whose residuals are chords of the unit
-sphere. Focal lengths turn a threshold in pixels into either.
+points are on the plane z = 1, and residuals are distances there. `SPHERE` is
+for cameras that look all around: residuals are chords between unit vectors.
+Divided by the focal length, a threshold in pixels is a threshold in either.
 """
 
 from collections.abc import Sequence
-from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -19,14 +18,15 @@ from i2ploc.errors import InputError
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import p3p
 from i2ploc.geometry import rigid
-from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
-from i2ploc.robust import search
+from i2ploc.robust import result
+from i2ploc.robust import search as search_lib
 
-# Distance on the image plane of what is behind the camera, squared.
+# Squared residual of a point behind the camera, larger than any threshold.
 _BEHIND = 1e6
 _MIN_DEPTH = 1e-3
-# Rays that leave a lens further off its axis do not belong on a plane: tan 80.
+# Rays further off the lens's axis than 80 degrees (the tangent of that) are not
+# projected to a plane.
 _MAX_SLOPE = 5.67
 
 
@@ -55,9 +55,9 @@ class Sightings(NamedTuple):
     x: map frame, metres.
     y: metres.
     z: metres.
-    right: of a unit vector in the camera frame.
-    down: of the same.
-    ahead: of the same.
+    right: component of a unit vector in the camera frame.
+    down: component of it.
+    ahead: component of it.
   """
 
   x: jax.Array
@@ -137,14 +137,14 @@ def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
       metres.
   """
   turn = rigid.rotation_from_vector(step[:3])
-  # What float32 leaves of a rotation would bound the accuracy in float64.
+  # The error of a rotation found in float32 would remain in float64.
   moved = rigid.compose(rigid.Rigid(turn, step[3:]), pose)
   return moved._replace(rotation=rigid.orthonormalized(moved.rotation))
 
 
 PLANE = problem_lib.Problem(
   sample_size=3,
-  num_solutions=p3p.NUM_SOLUTIONS,
+  models_per_sample=2,  # of four slots 1.8 are filled where noise is small
   dof=6,
   solve=_solve,
   residual=_residual,
@@ -156,32 +156,24 @@ SPHERE = PLANE._replace(
 )
 
 
-class AbsolutePose(NamedTuple):
-  """Where a camera is.
+class AbsolutePose(result.Result[rigid.Rigid]):
+  """Where a camera is: `model` is `camera_from_map`.
 
-  Attributes:
-    camera_from_map: float64 motion; None unless `valid`.
-    inliers: [N] bool, correspondences within the threshold.
-    num_inliers: their number.
-    covariance: [6, 6] of a small motion of the camera frame, rotation vector
-      in radians, then metres, from the inliers' own residuals.
-    num_draws: minimal samples drawn.
-    valid: whether there is a pose.
-    reason: why not; empty if valid.
+  The covariance [6, 6] is of a small motion of the camera frame: rotation
+  vector, radians, then translation, metres.
   """
 
-  camera_from_map: Any
-  inliers: np.ndarray
-  num_inliers: int
-  covariance: np.ndarray
-  num_draws: int
-  valid: bool
-  reason: str
+  __slots__ = ()
+
+  @property
+  def camera_from_map(self) -> rigid.Rigid | None:
+    """The motion, float64; None unless `valid`."""
+    return self.model
 
   @property
   def camera_in_map(self) -> np.ndarray:
-    """Position [3] of the camera, metres."""
-    motion = self.camera_from_map
+    """Position [3] of the camera, metres, where there is a pose."""
+    motion = self.model
     return -motion.rotation.T @ motion.translation
 
 
@@ -192,9 +184,7 @@ def absolute_pose(
   threshold: float = 3.0,
   *,
   scores: np.ndarray | None = None,
-  sampler: str = 'auto',
-  seed: int = 0,
-  settings: consensus.Settings = consensus.DEFAULT,
+  search: search_lib.Search = search_lib.DEFAULT,
 ) -> AbsolutePose:
   """Pose of a camera from points of a map and where it sees them.
 
@@ -204,9 +194,7 @@ def absolute_pose(
     lens: the camera.
     threshold: reprojection error of an inlier, at most, pixels.
     scores: [N], higher is better: draws samples in that order (PROSAC).
-    sampler: of `search.SAMPLERS`.
-    seed: of the samples.
-    settings: how to search.
+    search: sampler, seed and settings.
 
   Returns:
     The pose; too few or degenerate correspondences give `valid=False` and a
@@ -215,6 +203,24 @@ def absolute_pose(
   Raises:
     InputError: shapes that do not fit, values that are not finite, an
       impossible lens.
+
+  Example:
+    A camera at the origin; 20 of 60 matches are wrong.
+
+    >>> import numpy as np
+    >>> from i2ploc.geometry import lens
+    >>> from i2ploc.robust import absolute_pose
+    >>> matrix = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+    >>> camera = lens.Lens('pinhole', matrix)
+    >>> rng = np.random.default_rng(0)
+    >>> points = rng.uniform([-2, -1, 4], [2, 1, 8], (60, 3))
+    >>> pixels = 500 * points[:, :2] / points[:, 2:] + [320, 240]
+    >>> pixels[:20] = rng.uniform(0, 480, (20, 2))
+    >>> found = absolute_pose.absolute_pose(points, pixels, camera, 3.0)
+    >>> found.valid, found.num_inliers
+    (True, 40)
+    >>> bool(np.linalg.norm(found.camera_in_map) < 1e-6)
+    True
   """
   (found,) = absolute_poses(
     [points],
@@ -222,9 +228,7 @@ def absolute_pose(
     lens,
     threshold,
     scores=None if scores is None else [scores],
-    sampler=sampler,
-    seed=seed,
-    settings=settings,
+    search=search,
   )
   return found
 
@@ -236,42 +240,60 @@ def absolute_poses(
   threshold: float = 3.0,
   *,
   scores: Sequence[np.ndarray] | None = None,
-  sampler: str = 'auto',
-  seed: int = 0,
-  settings: consensus.Settings = consensus.DEFAULT,
+  search: search_lib.Search = search_lib.DEFAULT,
 ) -> list[AbsolutePose]:
   """`absolute_pose` of many images of a camera in one call.
 
   Args:
     points: B arrays [N, 3]; N may differ.
     pixels: B arrays [N, 2].
-    lens: see `absolute_pose`, as all others.
-    threshold: pixels.
-    scores: B arrays [N].
-    sampler: of `search.SAMPLERS`.
-    seed: of the samples.
-    settings: how to search.
+    lens: the camera of all of them.
+    threshold: reprojection error of an inlier, at most, pixels.
+    scores: B arrays [N], higher is better.
+    search: sampler, seed and settings.
+
+  Returns:
+    B poses, see `absolute_pose`.
+
+  Raises:
+    InputError: see `absolute_pose`.
+
+  Example:
+    Of the second image half the matches are wrong.
+
+    >>> import numpy as np
+    >>> from i2ploc.geometry import lens
+    >>> from i2ploc.robust import absolute_pose
+    >>> matrix = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+    >>> camera = lens.Lens('pinhole', matrix)
+    >>> rng = np.random.default_rng(0)
+    >>> points = rng.uniform([-2, -1, 4], [2, 1, 8], (60, 3))
+    >>> pixels = 500 * points[:, :2] / points[:, 2:] + [320, 240]
+    >>> others = pixels.copy()
+    >>> others[:30] = rng.uniform(0, 480, (30, 2))
+    >>> found = absolute_pose.absolute_poses(
+    ...   [points] * 2, [pixels, others], camera
+    ... )
+    >>> [one.num_inliers for one in found]
+    [60, 30]
   """
   scores = [None] * len(points) if scores is None else scores
-  asked = [
-    _question(*one, lens) for one in zip(points, pixels, scores, strict=True)
+  checked = [
+    _measured(*one, lens) for one in zip(points, pixels, scores, strict=True)
   ]
-  found = search.search_each(
+  found = search.find_each(
     SPHERE if lens.model == 'equirectangular' else PLANE,
-    [question for question, _ in asked],
+    [measurements for measurements, _ in checked],
     threshold / lens.focal_length,
-    sampler=sampler,
-    seed=seed,
-    settings=settings,
   )
   return [
-    _pose_from_found(one, center)
-    for one, (_, center) in zip(found, asked, strict=True)
+    _in_map(one, center)
+    for one, (_, center) in zip(found, checked, strict=True)
   ]
 
 
-def _question(points, pixels, scores, lens):
-  """What to search, about the points' centre, and that centre [3]."""
+def _measured(points, pixels, scores, lens):
+  """Measurements with points about their centre, and that centre [3]."""
   points = np.asarray(points, np.float64)
   if points.ndim != 2 or points.shape != (len(pixels), 3):
     raise InputError(
@@ -284,7 +306,7 @@ def _question(points, pixels, scores, lens):
       f'{(~finite).sum()} correspondences are not finite, first row '
       f'{np.flatnonzero(~finite)[0]}; leave them out'
     )
-  # Far from the origin float32 has no centimetres left.
+  # Far from the origin float32 does not resolve centimetres.
   center = points.mean(axis=0) if len(points) else np.zeros(3)
   near = points - center
   if lens.model == 'equirectangular':
@@ -294,20 +316,13 @@ def _question(points, pixels, scores, lens):
     plane, usable = lens_lib.plane_from_pixels(lens, pixels)
     usable &= np.abs(plane).max(axis=-1, initial=0.0) < _MAX_SLOPE
     data = Correspondences(*near.T, *plane.T)
-  return search.Question(data, usable, scores), center
+  return search_lib.Measurements(data, usable, scores), center
 
 
-def _pose_from_found(found, center):
+def _in_map(found, center):
+  """The pose in the map's own coordinates."""
   pose = found.model
   if found.valid:
     shift = pose.rotation @ center
     pose = rigid.Rigid(pose.rotation, pose.translation - shift)
-  return AbsolutePose(
-    pose,
-    found.inliers,
-    found.num_inliers,
-    found.covariance,
-    found.num_draws,
-    found.valid,
-    found.reason,
-  )
+  return AbsolutePose(*found._replace(model=pose))

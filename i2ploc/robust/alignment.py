@@ -5,7 +5,6 @@ A model is `a_from_b`. Residuals are distances in frame a, metres. `PROBLEM`
 has a rigid motion, `SIMILARITY` a scale too.
 """
 
-from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -15,11 +14,11 @@ import numpy as np
 from i2ploc.errors import InputError
 from i2ploc.geometry import alignment as alignment_lib
 from i2ploc.geometry import rigid
-from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
-from i2ploc.robust import search
+from i2ploc.robust import result
+from i2ploc.robust import search as search_lib
 
-# A scale that makes a point of everything agrees with all that is near it.
+# A tiny scale maps everything to one point, which agrees with all points near.
 _SMALLEST_SCALE, _LARGEST_SCALE = 1e-3, 1e3
 
 
@@ -27,12 +26,12 @@ class Pairs(NamedTuple):
   """Points in two frames; every leaf is [N], metres.
 
   Attributes:
-    xa: frame a.
-    ya: of the same.
-    za: of the same.
-    xb: frame b.
-    yb: of the same.
-    zb: of the same.
+    xa: x in frame a.
+    ya: y in frame a.
+    za: z in frame a.
+    xb: x in frame b.
+    yb: y in frame b.
+    zb: z in frame b.
   """
 
   xa: jax.Array
@@ -66,7 +65,7 @@ def _solve_similarity(
 
 
 def _differences(turn, shift, data: Pairs):
-  """Coordinates [N] of moved points less those seen in a, an array each."""
+  """Coordinates [N] of moved points minus those seen in a, one array each."""
   # Written out: a matrix product of three columns does not vectorise on CPU.
   return tuple(
     turn[i, 0] * data.xb
@@ -88,7 +87,7 @@ def _residual(motion: rigid.Rigid, data: Pairs) -> jax.Array:
 
 
 def _without_scale(motion: alignment_lib.Similarity) -> rigid.Rigid:
-  """What moves alike, of a matrix that is no rotation."""
+  """The same map, with the scale as part of a matrix that is no rotation."""
   return rigid.Rigid(motion.scale * motion.rotation, motion.translation)
 
 
@@ -106,11 +105,11 @@ def retract(motion: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
 def retract_similarity(
   motion: alignment_lib.Similarity, step: jax.Array
 ) -> alignment_lib.Similarity:
-  """`motion` followed by a small one of frame a, and a growth about its origin.
+  """`motion` followed by a small one of frame a and a scaling about its origin.
 
   Args:
     motion: a_from_b.
-    step: [7], as `retract`, then the logarithm of the growth.
+    step: [7], as `retract`, then the logarithm of the scaling.
   """
   grown = jnp.exp(step[6])
   moved = retract(
@@ -123,7 +122,7 @@ def retract_similarity(
 
 PROBLEM = problem_lib.Problem(
   sample_size=3,
-  num_solutions=1,
+  models_per_sample=1,
   dof=6,
   solve=_solve,
   residual=_residual,
@@ -132,7 +131,7 @@ PROBLEM = problem_lib.Problem(
 )
 SIMILARITY = problem_lib.Problem(
   sample_size=3,
-  num_solutions=1,
+  models_per_sample=1,
   dof=7,
   solve=_solve_similarity,
   residual=lambda motion, data: _residual(_without_scale(motion), data),
@@ -141,30 +140,27 @@ SIMILARITY = problem_lib.Problem(
 )
 
 
-class Alignment(NamedTuple):
-  """How one frame lies in another.
+class Alignment(result.Result[alignment_lib.Similarity]):
+  """How one frame lies in another: x_a = scale * rotation @ x_b + translation.
 
-  Attributes:
-    a_from_b: float64 motion; None unless `valid`.
-    scale: metres of frame a per metre of frame b, x_a = scale * rotation @ x_b
-      + translation; 1 unless it was asked for.
-    inliers: [N] bool, pairs within the threshold.
-    num_inliers: their number.
-    covariance: [6, 6], [7, 7] with scale, of the step of `retract`, from the
-      inliers' own residuals.
-    num_draws: minimal samples drawn.
-    valid: whether there is a motion.
-    reason: why not; empty if valid.
+  `model` is the similarity; its scale is 1 unless it was asked for. The
+  covariance, [6, 6], with scale [7, 7], is of the step of `retract` or
+  `retract_similarity`.
   """
 
-  a_from_b: Any
-  scale: float
-  inliers: np.ndarray
-  num_inliers: int
-  covariance: np.ndarray
-  num_draws: int
-  valid: bool
-  reason: str
+  __slots__ = ()
+
+  @property
+  def a_from_b(self) -> rigid.Rigid | None:
+    """Rotation and translation, float64; None unless `valid`."""
+    if self.model is None:
+      return None
+    return rigid.Rigid(self.model.rotation, self.model.translation)
+
+  @property
+  def scale(self) -> float:
+    """Metres of frame a per metre of frame b; 1 unless `valid`."""
+    return 1.0 if self.model is None else float(self.model.scale)
 
 
 def alignment(
@@ -174,9 +170,7 @@ def alignment(
   *,
   scores: np.ndarray | None = None,
   with_scale: bool = False,
-  sampler: str = 'auto',
-  seed: int = 0,
-  settings: consensus.Settings = consensus.DEFAULT,
+  search: search_lib.Search = search_lib.DEFAULT,
 ) -> Alignment:
   """The motion that most pairs of points agree with.
 
@@ -186,15 +180,28 @@ def alignment(
     threshold: distance of an inlier, at most, metres of frame a.
     scores: [N], higher is better: draws samples in that order (PROSAC).
     with_scale: whether the frames may differ in scale.
-    sampler: of `search.SAMPLERS`.
-    seed: of the samples.
-    settings: how to search.
+    search: sampler, seed and settings.
 
   Returns:
     The motion; too few or degenerate pairs give `valid=False` and a reason.
 
   Raises:
     InputError: shapes that do not fit, or values that are not finite.
+
+  Example:
+    Frame a is frame b moved by (1, 2, 3); 20 of 60 pairs are wrong.
+
+    >>> import numpy as np
+    >>> from i2ploc.robust import alignment
+    >>> rng = np.random.default_rng(0)
+    >>> points_b = rng.uniform(-5, 5, (60, 3))
+    >>> points_a = points_b + [1, 2, 3]
+    >>> points_a[:20] = rng.uniform(-5, 5, (20, 3))
+    >>> found = alignment.alignment(points_a, points_b, threshold=0.1)
+    >>> found.num_inliers
+    40
+    >>> bool(np.allclose(found.a_from_b.translation, [1, 2, 3], atol=1e-6))
+    True
   """
   points_a, points_b = (np.asarray(p, np.float64) for p in (points_a, points_b))
   if points_a.shape != points_b.shape or points_a.shape[1:] != (3,):
@@ -202,42 +209,31 @@ def alignment(
       f'points must be [N, 3] in both frames: {list(points_a.shape)} beside '
       f'{list(points_b.shape)}'
     )
-  # Far from the origin float32 has no centimetres left.
+  # Far from the origin float32 does not resolve centimetres.
   center_a, center_b = (
     np.nanmedian(p, axis=0) if len(p) else np.zeros(3)
     for p in (points_a, points_b)
   )
-  found = search.search(
+  found = search.find(
     SIMILARITY if with_scale else PROBLEM,
     Pairs(*(points_a - center_a).T, *(points_b - center_b).T),
     threshold,
     scores=scores,
-    sampler=sampler,
-    seed=seed,
-    settings=settings,
   )
-  motion, scale = found.model, 1.0
+  motion = found.model
   if found.valid:
     scale = float(motion.scale) if with_scale else 1.0
     u, _, v = np.linalg.svd(motion.rotation)
     shift = motion.translation + center_a - scale * (u @ v) @ center_b
-    motion = rigid.Rigid(u @ v, shift)
-  return Alignment(
-    motion,
-    scale,
-    found.inliers,
-    found.num_inliers,
-    _about_origin(found.covariance, center_a),
-    found.num_draws,
-    found.valid,
-    found.reason,
-  )
+    motion = alignment_lib.Similarity(u @ v, shift, np.asarray(scale))
+  covariance = _about_origin(found.covariance, center_a)
+  return Alignment(*found._replace(model=motion, covariance=covariance))
 
 
 def _about_origin(covariance, center):
-  """The covariance of steps about a center, of steps about the origin.
+  """The covariance of steps about the origin, from one of steps about a center.
 
-  A turn w about c moves the origin by c x w, a growth g by -g c.
+  A turn w about c moves the origin by c x w, a scaling g by -g c.
   """
   if not np.isfinite(covariance).all():
     return covariance

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one loop of this library: samples, models, scores, refinement, stop.
+"""Hypothesise and verify: samples, models, scores, refinement, stopping.
 
-Every turn takes a batch of minimal samples, solves them all, scores all models
-on some of the data and the best of them on all (preemption; Nister, 2003),
-refines the few that remain if one of them is a new best, and asks whether a
-better one is to be expected. Refinement of several models is no luxury: a
-minimal sample of noisy data is rarely within reach of all inliers, and at a
-fixed budget it decides between success and failure (LO-RANSAC; Chum et al.,
-2003).
+Every turn
+
+1. draws a batch of minimal samples and solves them;
+2. scores all models on a part of the data, and the best of them, the finalists,
+   on all data (preemption; Nister, 2003);
+3. refines the best finalists if one of them is a new best;
+4. stops if no better model is to be expected.
+
+Several models are refined because a minimal sample of noisy data seldom gives a
+model that all inliers agree with: at a fixed number of samples this decides
+between success and failure (LO-RANSAC; Chum et al., 2003).
 
 Shapes are static, data are padded, and a batch of problems is a vmap.
 """
@@ -23,26 +27,26 @@ from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import refine as refine_lib
 from i2ploc.robust import samplers
 from i2ploc.robust import scoring
-from i2ploc.robust import stopping
+from i2ploc.robust import solutions
 
 
 class Settings(NamedTuple):
-  """How `estimate` searches; static, a change compiles anew.
+  """How `estimate` searches; static, another value compiles anew.
 
   Attributes:
-    first_batch: samples of the first turn, which is all that most need.
+    first_batch: samples of the first turn; easy problems need no second one.
     batch: samples of every other turn.
-    max_draws: of samples, at most; whole turns are taken.
-    min_draws: at least.
-    confidence: with which no better model is left, see `stopping`.
-    score: of `scoring.COSTS`.
-    subset: data of the first scores; 0 for all.
+    max_draws: samples after which no further turn begins.
+    min_draws: samples before which the search does not stop.
+    confidence: probability that no better model is left, see `stopping`.
+    score: name of a cost in `scoring.COSTS`.
+    subset: data that all models are scored on; 0 for all data.
     finalists: models of a turn that are scored on all data.
-    refined: of these, models that are refined.
-    refine_steps: of Levenberg and Marquardt, for each of these.
-    refine_data: data that refinement looks at; 0 for all.
-    chance: probability with which a datum agrees with a wrong model; used to
-      stop PROSAC.
+    refined: finalists that are refined.
+    refine_steps: steps of `refine.refine`.
+    refine_data: data that a refinement looks at; 0 for all data.
+    chance: probability that a datum agrees with a wrong model; used to stop
+      PROSAC.
   """
 
   first_batch: int = 128
@@ -60,20 +64,19 @@ class Settings(NamedTuple):
 
 
 DEFAULT = Settings()
-# Data of the problems whose first turns a CPU takes at once.
+# Data, over all problems, whose first turns a CPU computes together.
 _STARTED_TOGETHER = 1024
 
 
 class Estimate(NamedTuple):
-  """What was found.
+  """The best model of a search, on device and in float32; see also `result`.
 
   Attributes:
-    model: the best model.
+    model: the best model; finite, and without meaning unless `valid`.
     inliers: [N] bool, data within the threshold.
-    cost: of the model, see `scoring`.
-    num_draws: int32, samples drawn.
-    valid: bool; False where no sample gave a model with more inliers than a
-      sample holds. Degenerate data end here.
+    cost: of the model, see `scoring`; infinite if no sample gave a model.
+    num_draws: int32, samples that were drawn and whose models were all scored.
+    valid: bool, whether more data agree with the model than a sample holds.
   """
 
   model: problem_lib.Model
@@ -105,15 +108,15 @@ def estimate(
 
   Args:
     problem: what to solve.
-    sampler: which samples to draw; its `num_data` says how many data are real,
-      which come first, the best of them first where it asks for quality.
+    sampler: which samples to draw, from its first `num_data` data; in order of
+      decreasing quality if it needs that.
     data: pytree of [N].
     threshold: residual of an inlier, at most.
-    key: of the samples, and of the data that are looked at first.
+    key: of the samples, and of the data that models are scored on first.
     settings: how to search.
 
   Returns:
-    The estimate; `valid` is False where there is none.
+    The estimate; degenerate data give `valid=False`.
   """
   asked = _Asked(sampler, data, threshold, key)
   return _finish(problem, settings, asked, *_start(problem, settings, asked))
@@ -127,7 +130,7 @@ class _Asked(NamedTuple):
 
 
 class _Views(NamedTuple):
-  """Which data are real, and parts of all data with their masks."""
+  """Which data are real, and two parts of the data with their masks."""
 
   mask: jax.Array
   scored_first: Any
@@ -135,7 +138,7 @@ class _Views(NamedTuple):
 
 
 def _start(problem, settings, asked):
-  """The search after its first turn, and what every turn looks at."""
+  """The search after its first turn, and the data that every turn uses."""
   sampler, data, _, key = asked
   mask = jnp.arange(len(jax.tree.leaves(data)[0])) < sampler.num_data
   key, other = jax.random.split(jax.random.split(key)[1])
@@ -146,13 +149,13 @@ def _start(problem, settings, asked):
   )
   search = _first(problem, data)
   if settings.first_batch == settings.batch:
-    return search, views  # one program less to compile
+    return search, views  # leaves the only turn to `_finish`
   search = _turn(problem, settings, asked, views, search, settings.first_batch)
   return search, views
 
 
 def _finish(problem, settings, asked, search, views):
-  """What is found when the search has come to its end."""
+  """The estimate at the end of a search."""
 
   def goes_on(search):
     left = search.draws < settings.max_draws
@@ -171,7 +174,7 @@ def _finish(problem, settings, asked, search, views):
   )
 
 
-# A GPU's TF32 would lose a pixel.
+# In TF32, a GPU's default, residuals would be a pixel off.
 @jax.default_matmul_precision('highest')
 def _turn(problem, settings, asked, views, search, count):
   """The search after `count` more samples."""
@@ -185,8 +188,8 @@ def _turn(problem, settings, asked, views, search, count):
   indices, drawn = sampler.draw(
     jax.random.split(key)[0], search.draws, count, problem.sample_size
   )
-  models, valid = _solve(problem, data, indices, drawn)
-  models, valid = _finalists(problem, settings, models, valid, views, cost)
+  solved = _solve(problem, data, indices, drawn)
+  models, valid = _finalists(settings, solved, views, cost)
   model, found = _best(
     problem,
     settings,
@@ -202,14 +205,16 @@ def _turn(problem, settings, asked, views, search, count):
     lambda a, b: jnp.where(better, a, b), model, search.model
   )
   inliers = views.mask & (problem.residual(model, data) < threshold**2)
-  draws = search.draws + count
-  return _Search(
-    model,
-    jnp.where(better, found, search.cost),
+  draws = search.draws + solved.num_samples
+  needed = sampler.needed(
     inliers,
     draws,
-    _needed(problem, sampler, settings, inliers, draws),
+    problem.sample_size,
+    settings.confidence,
+    settings.chance,
   )
+  cost = jnp.where(better, found, search.cost)
+  return _Search(model, cost, inliers, draws, needed)
 
 
 def estimate_each(
@@ -220,14 +225,15 @@ def estimate_each(
   key: jax.Array,
   settings: Settings = DEFAULT,
 ) -> Estimate:
-  """`estimate` of many problems in one call; all but two gain an axis B.
+  """`estimate` of B problems in one call.
 
-  An accelerator takes a turn of all problems at once, until the last is done.
-  A CPU takes one problem after the other: its data stay in the cache, and an
-  easy problem does not wait for a hard one. Only the first turns of small
-  problems, which all need, are taken together: calls cost more than numbers.
+  All arguments but `problem` and `settings` gain a leading axis B. An
+  accelerator computes a turn of all problems at once, until the last one is
+  done. A CPU solves one problem after the other: its data stay in the cache,
+  and an easy problem does not wait for a hard one. Only the first turns of
+  small problems are computed together, which saves the overhead of many small
+  operations.
   """
-
   asked = _Asked(sampler, data, threshold, key)
   if jax.default_backend() != 'cpu':
     return jax.vmap(lambda one: estimate(problem, *one, settings))(asked)
@@ -244,7 +250,7 @@ def estimate_each(
 
 
 def _best(problem, settings, models, valid, few, total, known, threshold):
-  """The best of the models and its cost; refined if better than is known."""
+  """The best model and its cost; refined only if it beats the known cost."""
   costs = jnp.where(valid, total(models), jnp.inf)
   rows = jax.lax.top_k(-costs, min(settings.refined, costs.size))[1]
   models, costs = _take(models, rows), costs[rows]
@@ -267,26 +273,12 @@ def _best(problem, settings, models, valid, few, total, known, threshold):
   return jax.lax.cond(costs[0] < known, refined, as_they_are, models, costs)
 
 
-def _needed(problem, sampler, settings, inliers, draws):
-  """Draws after which the search may end."""
-  if isinstance(sampler, samplers.Exhaustive):
-    return jnp.asarray(jnp.inf, jnp.float32)  # whoever asks for all gets all
-  m, confidence = problem.sample_size, settings.confidence
-  needed = stopping.ransac_draws(inliers.sum(), sampler.num_data, m, confidence)
-  if not hasattr(sampler, 'growth'):
-    return needed
-  early = stopping.prosac_draws(
-    inliers, sampler.growth, draws, m, confidence, settings.chance
-  )
-  return jnp.minimum(needed, early)
-
-
 def _subset(key, num_data, size, data):
-  """`size` of the data, spread evenly over the real ones, and their mask."""
+  """`size` data, spread evenly over the real ones, and their mask."""
   capacity = len(jax.tree.leaves(data)[0])
   if not size or size >= capacity:
     return data, jnp.arange(capacity) < num_data
-  # One from every stretch: no sort, and all qualities have a say.
+  # One of every stretch: that needs no sort and covers all qualities.
   stretch = jnp.maximum(num_data / size, 1.0)
   place = jnp.arange(size) + jax.random.uniform(key, (size,))
   rows = (place * stretch).astype(jnp.int32)
@@ -294,7 +286,7 @@ def _subset(key, num_data, size, data):
 
 
 def _first(problem, data):
-  """Before the first turn: no model."""
+  """The state before the first turn: no model."""
   sample = jax.tree.map(lambda leaf: leaf[: problem.sample_size], data)
   shape = jax.eval_shape(problem.solve, sample)[0]
   model = jax.tree.map(
@@ -311,26 +303,20 @@ def _first(problem, data):
 
 
 def _solve(problem, data, indices, drawn):
-  """Models [S V] of samples [S, m], and which are valid."""
+  """The models of samples [S, m], and how many samples count."""
   samples = jax.tree.map(lambda leaf: leaf[indices], data)
   models, valid = jax.vmap(problem.solve)(samples)
   valid &= drawn[:, None]
-  flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), models)
-  return flat, valid.reshape(-1)
+  return solutions.gather(models, valid, problem.models_per_sample)
 
 
 def _take(models, rows):
   return jax.tree.map(lambda leaf: leaf[rows], models)
 
 
-def _finalists(problem, settings, models, valid, views, cost):
-  """The models that explain a subset of the data best, and whether valid."""
-  # A solver has fewer solutions than slots: half of them are enough, for all
-  # but a batch that has no inliers anyway.
-  if problem.num_solutions > 2:
-    (rows,) = jnp.nonzero(valid, size=valid.size // 2, fill_value=0)
-    models, valid = _take(models, rows), valid[rows]
-  costs = cost(models, *views.scored_first)
-  costs = jnp.where(valid, costs, jnp.inf)
+def _finalists(settings, solved, views, cost):
+  """The models that explain a part of the data best, and whether valid."""
+  costs = cost(solved.models, *views.scored_first)
+  costs = jnp.where(solved.valid, costs, jnp.inf)
   best, rows = jax.lax.top_k(-costs, min(settings.finalists, costs.size))
-  return _take(models, rows), jnp.isfinite(best)
+  return _take(solved.models, rows), jnp.isfinite(best)

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fundamental matrices, from pairs of points of which many are wrong.
+"""Fundamental matrices, from pairs of points with many outliers.
 
-For cameras of which nothing is known. Residuals are Sampson distances, see
+For cameras without a calibration. Residuals are Sampson distances, see
 `epipolar.sampson`.
 """
-
-from typing import Any
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +13,9 @@ from i2ploc.geometry import epipolar
 from i2ploc.geometry import fundamental as fundamental_lib
 from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
-from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
-from i2ploc.robust import search
+from i2ploc.robust import result
+from i2ploc.robust import search as search_lib
 from i2ploc.robust import two_views
 
 _PLANE_STEPS = 10
@@ -43,14 +40,14 @@ def retract(matrix: jax.Array, step: jax.Array) -> jax.Array:
   """A fundamental matrix near another.
 
   F is a 2 x 2 matrix between the planes orthogonal to its epipoles. The step
-  turns both planes and moves that matrix along the sphere on which it is. (Of
-  F = U diag(1, s, 0) V^T, turning U and V and moving s, two of the turns are
-  the same where s = 1: wherever F is essential.)
+  turns both planes and moves that matrix on the sphere of matrices of its norm.
+  (Turning U and V of F = U diag(1, s, 0) V^T and moving s would not do: two of
+  these turns are the same where s = 1, which is where F is essential.)
 
   Args:
     matrix: [3, 3], of rank 2.
-    step: [7], radians: of the epipoles of image 1 and of image 0, two each,
-      and three for the rest.
+    step: [7], radians: two for the epipole of image 1, two for that of image
+      0, three for the 2 x 2 matrix.
   """
   cofactors = vectors.cofactors(tuple(matrix))
   epipole1 = vectors.unit(vectors.longest(vectors.transposed(cofactors)))
@@ -84,7 +81,7 @@ def _product(a, b):
 
 PROBLEM = problem_lib.Problem(
   sample_size=7,
-  num_solutions=fundamental_lib.NUM_SOLUTIONS,
+  models_per_sample=fundamental_lib.NUM_SOLUTIONS,  # five in six are filled
   dof=7,
   solve=_solve,
   residual=lambda model, data: _distances(model, data) ** 2,
@@ -93,27 +90,20 @@ PROBLEM = problem_lib.Problem(
 )
 
 
-class Fundamental(NamedTuple):
-  """What is common to all points of two images.
+class Fundamental(result.Result[np.ndarray]):
+  """The epipolar geometry of two images: `model` is `matrix`.
 
-  Attributes:
-    matrix: float64 [3, 3] of norm 1, pixels; None unless `valid`.
-    inliers: [N] bool, pairs within the threshold.
-    num_inliers: their number; without `valid`, of what is no more than chance.
-    covariance: [7, 7] of the step of `retract` before pixels, in coordinates
-      around the mean points, from the inliers' own residuals.
-    num_draws: minimal samples drawn.
-    valid: whether there is a matrix that means something.
-    reason: why not; empty if valid.
+  Without `valid` the inliers are those of a matrix that chance explains, or
+  that is undetermined. The covariance [7, 7] is of the step of `retract`, in
+  coordinates around the mean points.
   """
 
-  matrix: Any
-  inliers: np.ndarray
-  num_inliers: int
-  covariance: np.ndarray
-  num_draws: int
-  valid: bool
-  reason: str
+  __slots__ = ()
+
+  @property
+  def matrix(self) -> np.ndarray | None:
+    """F [3, 3], float64, pixels, of norm 1; None unless `valid`."""
+    return self.model
 
 
 def fundamental(
@@ -122,41 +112,49 @@ def fundamental(
   threshold: float = 1.5,
   *,
   scores: np.ndarray | None = None,
-  sampler: str = 'auto',
-  seed: int = 0,
-  settings: consensus.Settings = consensus.DEFAULT,
+  search: search_lib.Search = search_lib.DEFAULT,
 ) -> Fundamental:
   """The fundamental matrix that most pairs of points agree with.
 
   Args:
     points0: [N, 2] (column, row) in image 0.
-    points1: [N, 2] of the same points, perhaps, in image 1.
+    points1: [N, 2] of their partners in image 1; many may be wrong.
     threshold: Sampson distance of an inlier, at most, pixels.
     scores: [N], higher is better: draws samples in that order (PROSAC).
-    sampler: of `search.SAMPLERS`.
-    seed: of the samples.
-    settings: how to search.
+    search: sampler, seed and settings.
 
   Returns:
-    The matrix; `valid` is False, with a reason, of too few pairs, of no more
-    that agree than strangers would, and where a homography explains the images:
-    of a plane, or of a camera that only turns.
+    The matrix. `valid` is False, with a reason, for too few pairs, where no
+    more agree than points paired at random would, and where a homography
+    explains the images: those of a plane, or of a camera that only turns.
 
   Raises:
     InputError: shapes that do not fit, values that are not finite.
+
+  Example:
+    Camera 1 is a metre to the right of camera 0, so that points keep their
+    rows; 20 of 60 pairs are wrong.
+
+    >>> import numpy as np
+    >>> from i2ploc.robust import fundamental
+    >>> rng = np.random.default_rng(0)
+    >>> points = rng.uniform([-2, -1, 4], [2, 1, 8], (60, 3))
+    >>> points0, points1 = (
+    ...   500 * seen[:, :2] / seen[:, 2:] + [320, 240]
+    ...   for seen in (points, points - [1, 0, 0])
+    ... )
+    >>> points1[:20] = rng.uniform(0, 480, (20, 2))
+    >>> found = fundamental.fundamental(points0, points1)
+    >>> found.num_inliers >= 40
+    True
+    >>> rows = np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0]]) / np.sqrt(2)
+    >>> bool(np.allclose(np.abs(found.matrix), np.abs(rows), atol=1e-4))
+    True
   """
   points0, points1 = two_views.checked(points0, points1)
   frame = two_views.frame(points0, points1)
   data, limit = frame.matches(points0, points1), threshold / frame.extent
-  found = search.search(
-    PROBLEM,
-    data,
-    limit,
-    scores=scores,
-    sampler=sampler,
-    seed=seed,
-    settings=settings,
-  )
+  found = search.find(PROBLEM, data, limit, scores=scores)
   matrix, covariance, reason = None, found.covariance, found.reason
   if found.valid:
     reason = _doubt(found, data, limit)
@@ -167,26 +165,23 @@ def fundamental(
     matrix = after.T @ found.model @ before
     matrix = matrix / np.linalg.norm(matrix)
   return Fundamental(
-    matrix,
-    found.inliers,
-    found.num_inliers,
-    covariance,
-    found.num_draws,
-    not reason,
-    reason,
+    *found._replace(
+      model=matrix, covariance=covariance, valid=not reason, reason=reason
+    )
   )
 
 
 def _doubt(found, data, limit):
-  """Why the matrix may mean nothing; '' if it does mean something.
+  """Why the matrix may be meaningless; '' if it is not.
 
-  What a homography leaves must agree with F more often than strangers do.
+  Of the pairs that a homography does not explain, more must agree with F than
+  of points paired at random.
   """
   inliers = found.inliers
   reason = two_views.doubt(PROBLEM, found.model, data, inliers, limit)
   if reason:
     return reason
-  # Sampson's distance moves both points: sqrt(2) times less than one of them.
+  # Sampson's distance moves both points; moving one takes sqrt(2) times that.
   rest = _off_plane(data, inliers, np.sqrt(2) * limit)
   share = two_views.chance(PROBLEM, found.model, data, limit)
   total = two_views.distinct(data, rest, limit)
@@ -203,8 +198,8 @@ def _doubt(found, data, limit):
 def _off_plane(data, inliers, reach):
   """[N] bool, pairs out of reach of the homography of the nearest inliers.
 
-  Where there is one plane alone, least squares find it without a search, and
-  only then it matters.
+  Least squares find it without a search where there is a single plane, which is
+  the only case that matters here.
   """
   points0, points1 = (np.stack(part, axis=-1) for part in (data[:2], data[2:]))
   a, b = (np.insert(p, 2, 1.0, axis=1) for p in (points0, points1))
@@ -220,6 +215,6 @@ def _off_plane(data, inliers, reach):
     mapped = a @ v[-1].reshape(3, 3).T
     mapped = mapped[:, :2] / np.where(mapped[:, 2:] == 0, 1.0, mapped[:, 2:])
     away = np.linalg.norm(mapped - points1, axis=1)
-    # At first what is nearest, at last what is near.
+    # The nearest half first, at last all within reach.
     near = inliers & (away <= max(np.quantile(away[inliers], 0.5), reach))
   return away > reach

@@ -1,29 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Homographies between two images, from pairs of points, of which many wrong.
+"""Homographies between two images, from pairs of points with many outliers.
 
-Residuals are distances by which a point of image 1 and, together, one of image
-0 miss each other, to first order and as if both had the same noise; where a
-homography keeps lengths it is the distance in either image.
+A residual is the distance, to first order, by which the points of both images
+together must move to agree (Sampson's), times sqrt(2): where a homography keeps
+lengths, that is the distance between a point and its partner in either image.
 """
 
 from collections.abc import Sequence
-from typing import Any
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.geometry import homography as homography_lib
-from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
-from i2ploc.robust import search
+from i2ploc.robust import result
+from i2ploc.robust import search as search_lib
 from i2ploc.robust import two_views
 
-# Squared distance of what is seen by one camera only.
+# Squared residual of a point that only one camera sees: beyond any threshold.
 _UNSEEN = 1e6
 _LEAST_DEPTH = 1e-3
-# Magnification in either direction beyond which everything is the same point.
+# Magnification of an area beyond which, in either direction, a homography maps
+# nearly everything to one point.
 _LARGEST_AREA = 1e3
 
 
@@ -59,10 +58,10 @@ def _determinant(derivative):
 
 
 def _residual(model: jax.Array, data: two_views.Matches) -> jax.Array:
-  """2 f^T (I + A A^T)^-1 f, by which both points together move to agree.
+  """2 f^T (I + A A^T)^-1 f of differences f and the derivative A.
 
-  Sampson's approximation (Hartley and Zisserman, Multiple View Geometry, 2003,
-  section 4.2.6), twice: |f|^2 where A is a rotation.
+  Twice Sampson's squared distance (Hartley and Zisserman, Multiple View
+  Geometry, 2003, section 4.2.6): |f|^2 where A is a rotation.
   """
   (x, y), derivative, seen = _misses(model, data)
   a, b, c, d = derivative
@@ -72,7 +71,7 @@ def _residual(model: jax.Array, data: two_views.Matches) -> jax.Array:
 
 
 def _errors(model: jax.Array, data: two_views.Matches) -> jax.Array:
-  """[2, N], of which the squared length is the residual."""
+  """[2, N], whose squared length is the residual."""
   (x, y), derivative, _ = _misses(model, data)
   a, b, c, d = derivative
   # I + A A^T = L L^T.
@@ -100,7 +99,7 @@ def retract(homography: jax.Array, step: jax.Array) -> jax.Array:
 
 PROBLEM = problem_lib.Problem(
   sample_size=4,
-  num_solutions=1,
+  models_per_sample=1,
   dof=8,
   solve=_solve,
   residual=_residual,
@@ -109,28 +108,22 @@ PROBLEM = problem_lib.Problem(
 )
 
 
-class Homography(NamedTuple):
-  """How one image looks in another.
+class Homography(result.Result[np.ndarray]):
+  """How one image looks in another: `model` is `image1_from_image0`.
 
-  Attributes:
-    image1_from_image0: float64 [3, 3], pixels, last entry 1 unless that is a
-      point at infinity; None unless `valid`.
-    inliers: [N] bool, pairs within the threshold.
-    num_inliers: their number; without `valid`, of what is no more than chance.
-    covariance: [8, 8] of the step of `retract` at it, in pixels, from the
-      inliers' own residuals.
-    num_draws: minimal samples drawn.
-    valid: whether there is a homography that means something.
-    reason: why not; empty if valid.
+  Without `valid` the inliers are those of a homography that chance explains.
+  The covariance [8, 8] is of the step of `retract` at the model, in pixels.
   """
 
-  image1_from_image0: Any
-  inliers: np.ndarray
-  num_inliers: int
-  covariance: np.ndarray
-  num_draws: int
-  valid: bool
-  reason: str
+  __slots__ = ()
+
+  @property
+  def image1_from_image0(self) -> np.ndarray | None:
+    """[3, 3], pixels, float64; None unless `valid`.
+
+    The last entry is 1, unless it is 0: then the origin is mapped to infinity.
+    """
+    return self.model
 
 
 def homography(
@@ -139,37 +132,47 @@ def homography(
   threshold: float = 3.0,
   *,
   scores: np.ndarray | None = None,
-  sampler: str = 'auto',
-  seed: int = 0,
-  settings: consensus.Settings = consensus.DEFAULT,
+  search: search_lib.Search = search_lib.DEFAULT,
 ) -> Homography:
   """The homography that most pairs of points agree with.
 
   Args:
     points0: [N, 2] (column, row) in image 0.
-    points1: [N, 2] of the same points, perhaps, in image 1.
+    points1: [N, 2] of their partners in image 1; many may be wrong.
     threshold: residual of an inlier, at most, pixels.
     scores: [N], higher is better: draws samples in that order (PROSAC).
-    sampler: of `search.SAMPLERS`.
-    seed: of the samples.
-    settings: how to search.
+    search: sampler, seed and settings.
 
   Returns:
-    The homography; `valid` is False, with a reason, of too few pairs, of points
-    in one place or on a line, and where no more pairs agree than strangers
-    would: two images of different places.
+    The homography. `valid` is False, with a reason, for too few pairs, for
+    points in one place or on a line, and where no more pairs agree than points
+    paired at random would: two images of different places.
 
   Raises:
     InputError: shapes that do not fit, values that are not finite.
+
+  Example:
+    Image 1 is image 0 moved by (30, -10) pixels; 20 of 60 pairs are wrong.
+
+    >>> import numpy as np
+    >>> from i2ploc.robust import homography
+    >>> rng = np.random.default_rng(0)
+    >>> points0 = rng.uniform(0, 480, (60, 2))
+    >>> points1 = points0 + [30, -10]
+    >>> points1[:20] = rng.uniform(0, 480, (20, 2))
+    >>> found = homography.homography(points0, points1, threshold=3.0)
+    >>> found.num_inliers
+    40
+    >>> moved = np.array([[1, 0, 30], [0, 1, -10], [0, 0, 1]])
+    >>> bool(np.allclose(found.image1_from_image0, moved, atol=1e-6))
+    True
   """
   (found,) = homographies(
     [points0],
     [points1],
     threshold,
     scores=None if scores is None else [scores],
-    sampler=sampler,
-    seed=seed,
-    settings=settings,
+    search=search,
   )
   return found
 
@@ -180,49 +183,52 @@ def homographies(
   threshold: float = 3.0,
   *,
   scores: Sequence[np.ndarray] | None = None,
-  sampler: str = 'auto',
-  seed: int = 0,
-  settings: consensus.Settings = consensus.DEFAULT,
+  search: search_lib.Search = search_lib.DEFAULT,
 ) -> list[Homography]:
   """`homography` of many pairs of images in one call.
 
   Args:
     points0: B arrays [N, 2]; N may differ.
     points1: B arrays [N, 2].
-    threshold: see `homography`, as all others.
-    scores: B arrays [N].
-    sampler: of `search.SAMPLERS`.
-    seed: of the samples.
-    settings: how to search.
+    threshold: residual of an inlier, at most, pixels.
+    scores: B arrays [N], higher is better.
+    search: sampler, seed and settings.
+
+  Returns:
+    B homographies, see `homography`.
+
+  Raises:
+    InputError: see `homography`.
+
+  Example:
+    >>> import numpy as np
+    >>> from i2ploc.robust import homography
+    >>> points0 = np.random.default_rng(0).uniform(0, 480, (60, 2))
+    >>> found = homography.homographies([points0] * 2, [points0, 2 * points0])
+    >>> [one.image1_from_image0[0, 0].round(3).item() for one in found]
+    [1.0, 2.0]
   """
   scores = [None] * len(points0) if scores is None else scores
   pairs = [
     two_views.checked(*pair) for pair in zip(points0, points1, strict=True)
   ]
   frames = [two_views.frame(*pair) for pair in pairs]
-  # One threshold for all: one unit for all.
+  # They share a threshold, hence a unit.
   extent = float(np.median([frame.extent for frame in frames]))
   frames = [frame._replace(extent=extent) for frame in frames]
-  asked = [
-    search.Question(frame.matches(*pair), None, score)
+  measurements = [
+    search_lib.Measurements(frame.matches(*pair), None, score)
     for frame, pair, score in zip(frames, pairs, scores, strict=True)
   ]
-  found = search.search_each(
-    PROBLEM,
-    asked,
-    threshold / extent,
-    sampler=sampler,
-    seed=seed,
-    settings=settings,
-  )
+  found = search.find_each(PROBLEM, measurements, threshold / extent)
   return [
-    _homography_from_found(one, question.data, frame, threshold)
-    for one, question, frame in zip(found, asked, frames, strict=True)
+    _in_pixels(one, measured.data, frame, threshold)
+    for one, measured, frame in zip(found, measurements, frames, strict=True)
   ]
 
 
-def _homography_from_found(found, data, frame, threshold):
-  """The answer in pixels, or the reason why there is none."""
+def _in_pixels(found, data, frame, threshold):
+  """The homography in pixels, or the reason why there is none."""
   model, covariance, reason = None, found.covariance, found.reason
   if found.valid:
     reason = _doubt(found, data, threshold / frame.extent)
@@ -232,17 +238,13 @@ def _homography_from_found(found, data, frame, threshold):
     before, after = frame.matrices()
     model = np.linalg.inv(after) @ found.model @ before
     model = model / (model[2, 2] if abs(model[2, 2]) > 1e-12 else 1.0)
-    covariance = _in_pixels(covariance, after)
+    covariance = _covariance_in_pixels(covariance, after)
   else:
     covariance = np.full_like(covariance, np.inf)
   return Homography(
-    model,
-    found.inliers,
-    found.num_inliers,
-    covariance,
-    found.num_draws,
-    not reason,
-    reason,
+    *found._replace(
+      model=model, covariance=covariance, valid=not reason, reason=reason
+    )
   )
 
 
@@ -261,7 +263,7 @@ def _doubt(found, data, threshold):
   return two_views.doubt(PROBLEM, found.model, data, found.inliers, threshold)
 
 
-def _in_pixels(covariance, after):
+def _covariance_in_pixels(covariance, after):
   """Covariance of steps in pixels; `after` maps pixels to the unit of image 1.
 
   X becomes after^-1 X after.

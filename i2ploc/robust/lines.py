@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The line that most points of a plane are on: RANSAC as it is taught."""
+"""The line that most points of a plane lie on: the textbook's problem."""
 
 from typing import NamedTuple
 
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.errors import InputError
-from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
-from i2ploc.robust import search
+from i2ploc.robust import result
+from i2ploc.robust import search as search_lib
 
 
 class Line(NamedTuple):
@@ -18,7 +18,7 @@ class Line(NamedTuple):
 
   Attributes:
     normal: [2], of length 1.
-    offset: of the line from the origin along the normal.
+    offset: distance of the line from the origin along the normal.
   """
 
   normal: jax.Array
@@ -30,7 +30,7 @@ class Points(NamedTuple):
 
   Attributes:
     x: in any unit.
-    y: in the same.
+    y: in the unit of x.
   """
 
   x: jax.Array
@@ -61,7 +61,8 @@ def retract(line: Line, step: jax.Array) -> Line:
 
   Args:
     line: where to start.
-    step: [2], angle of the normal from x to y, radians, then of the offset.
+    step: [2], turn of the normal from x to y, radians, then the change of the
+      offset.
   """
   (x, y), (cos, sin) = line.normal, (jnp.cos(step[0]), jnp.sin(step[0]))
   normal = jnp.stack([cos * x - sin * y, sin * x + cos * y])
@@ -70,7 +71,7 @@ def retract(line: Line, step: jax.Array) -> Line:
 
 PROBLEM = problem_lib.Problem(
   sample_size=2,
-  num_solutions=1,
+  models_per_sample=1,
   dof=2,
   solve=_solve,
   residual=lambda model, data: _distance(model, data) ** 2,
@@ -84,40 +85,45 @@ def line(
   threshold: float,
   *,
   scores: np.ndarray | None = None,
-  sampler: str = 'auto',
-  seed: int = 0,
-  settings: consensus.Settings = consensus.DEFAULT,
-) -> search.Found:
-  """The line that most points are on.
+  search: search_lib.Search = search_lib.DEFAULT,
+) -> result.Result[Line]:
+  """The line that most points lie on.
 
   Args:
     points: [N, 2]; any distance from the origin.
     threshold: distance of an inlier from the line, at most.
     scores: [N], higher is better: draws samples in that order (PROSAC).
-    sampler: of `search.SAMPLERS`.
-    seed: of the samples.
-    settings: how to search.
+    search: sampler, seed and settings.
 
   Returns:
-    A `Line` whose normal points away from the origin, and what speaks for it;
-    too few points or points that coincide give `valid=False` and a reason.
+    The result, whose `model` is a `Line` with a normal that points away from
+    the origin; too few points or points that coincide give `valid=False` and a
+    reason. The covariance [2, 2] is of the step of `retract`.
 
   Raises:
     InputError: another shape, or values that are not finite.
+
+  Example:
+    The line y = 2; 20 of 60 points are not on it.
+
+    >>> import numpy as np
+    >>> from i2ploc.robust import lines
+    >>> rng = np.random.default_rng(0)
+    >>> points = rng.uniform(-5, 5, (60, 2))
+    >>> points[20:, 1] = 2.0
+    >>> found = lines.line(points, threshold=0.01)
+    >>> found.num_inliers
+    40
+    >>> bool(np.allclose(found.model.normal, [0, 1], atol=1e-6))
+    True
   """
   points = np.asarray(points, np.float64)
   if points.ndim != 2 or points.shape[1] != 2:
     raise InputError(f'points must be [N, 2], not {list(points.shape)}')
   # Far from the origin float32 has few digits left.
   center = np.nanmedian(points, axis=0) if len(points) else np.zeros(2)
-  found = search.search(
-    PROBLEM,
-    Points(*(points - center).T),
-    threshold,
-    scores=scores,
-    sampler=sampler,
-    seed=seed,
-    settings=settings,
+  found = search.find(
+    PROBLEM, Points(*(points - center).T), threshold, scores=scores
   )
   return _about_origin(found, center) if found.valid else found
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plane that most points of a cloud are on: the simplest of problems."""
+"""The plane that most points of a cloud lie on."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from i2ploc.errors import InputError
 from i2ploc.geometry import vectors
-from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
-from i2ploc.robust import search
+from i2ploc.robust import result
+from i2ploc.robust import search as search_lib
 
 # Squared sine of a corner below which three points are on a line.
 _FLAT = 1e-10
@@ -22,7 +22,7 @@ class Plane(NamedTuple):
 
   Attributes:
     normal: [3], of length 1.
-    offset: metres, of the plane from the origin along the normal.
+    offset: distance of the plane from the origin along the normal, metres.
   """
 
   normal: jax.Array
@@ -33,9 +33,9 @@ class Points(NamedTuple):
   """Points; every leaf is [N], metres.
 
   Attributes:
-    x: of the frame of the cloud.
-    y: of the same.
-    z: of the same.
+    x: in the frame of the cloud.
+    y: in the frame of the cloud.
+    z: in the frame of the cloud.
   """
 
   x: jax.Array
@@ -67,8 +67,8 @@ def retract(plane: Plane, step: jax.Array) -> Plane:
 
   Args:
     plane: where to start.
-    step: [3], of the normal along its `vectors.tangents`, radians, then of the
-      offset, metres.
+    step: [3], tilts of the normal towards its `vectors.tangents`, radians, then
+      the change of the offset, metres.
   """
   first, second = map(jnp.stack, vectors.tangents(plane.normal))
   normal = plane.normal + step[0] * first + step[1] * second
@@ -78,7 +78,7 @@ def retract(plane: Plane, step: jax.Array) -> Plane:
 
 PROBLEM = problem_lib.Problem(
   sample_size=3,
-  num_solutions=1,
+  models_per_sample=1,
   dof=3,
   solve=_solve,
   residual=lambda model, data: _distance(model, data) ** 2,
@@ -92,40 +92,47 @@ def plane(
   threshold: float,
   *,
   scores: np.ndarray | None = None,
-  sampler: str = 'auto',
-  seed: int = 0,
-  settings: consensus.Settings = consensus.DEFAULT,
-) -> search.Found:
-  """The plane that most points are on.
+  search: search_lib.Search = search_lib.DEFAULT,
+) -> result.Result[Plane]:
+  """The plane that most points lie on.
 
   Args:
     points: [N, 3], metres; any distance from the origin.
     threshold: distance of an inlier from the plane, at most, metres.
     scores: [N], higher is better: draws samples in that order (PROSAC).
-    sampler: of `search.SAMPLERS`.
-    seed: of the samples.
-    settings: how to search.
+    search: sampler, seed and settings.
 
   Returns:
-    A `Plane` whose normal points away from the origin, and what speaks for it;
-    too few points or points on a line give `valid=False` and a reason.
+    The result, whose `model` is a `Plane` with a normal that points away from
+    the origin; too few points or points on a line give `valid=False` and a
+    reason. The covariance [3, 3] is of the step of `retract`.
 
   Raises:
     InputError: another shape, or values that are not finite.
+
+  Example:
+    The plane z = 2; 20 of 60 points are not on it.
+
+    >>> import numpy as np
+    >>> from i2ploc.robust import planes
+    >>> rng = np.random.default_rng(0)
+    >>> points = rng.uniform(-5, 5, (60, 3))
+    >>> points[20:, 2] = 2.0
+    >>> found = planes.plane(points, threshold=0.01)
+    >>> found.num_inliers
+    40
+    >>> bool(np.allclose(found.model.normal, [0, 0, 1], atol=1e-6))
+    True
+    >>> round(float(found.model.offset), 6)
+    2.0
   """
   points = np.asarray(points, np.float64)
   if points.ndim != 2 or points.shape[1] != 3:
     raise InputError(f'points must be [N, 3], not {list(points.shape)}')
-  # Far from the origin float32 has no centimetres left.
+  # Far from the origin float32 does not resolve centimetres.
   center = np.nanmedian(points, axis=0) if len(points) else np.zeros(3)
-  found = search.search(
-    PROBLEM,
-    Points(*(points - center).T),
-    threshold,
-    scores=scores,
-    sampler=sampler,
-    seed=seed,
-    settings=settings,
+  found = search.find(
+    PROBLEM, Points(*(points - center).T), threshold, scores=scores
   )
   return _about_origin(found, center) if found.valid else found
 

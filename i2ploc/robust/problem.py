@@ -21,20 +21,26 @@ class Problem(NamedTuple):
 
   Attributes:
     sample_size: m, data of a minimal sample.
-    num_solutions: V, at most, of the solver.
+    models_per_sample: models that a batch of samples has room for, divided by
+      its samples. At most the V slots of `solve`; less where a solver leaves
+      most of them empty, because empty slots cost as much as models.
     dof: degrees of freedom of a model.
     solve: `sample -> models, valid`: a pytree like the data with leaves [m],
-      to models with leading axis V and [V] bool. Never NaN.
-    residual: `model, data -> [N]`: squared residuals; infinite where the model
-      cannot have made the datum (a point behind the camera).
-    errors: `model, data -> [E, N]`: what `residual` is the squared length of,
-      differentiable; for least squares.
-    retract: `model, step [dof] -> model`: a model near by; zero changes
-      nothing but rounding errors, of a rotation for one.
+      to models with leading axis V and [V] bool. Models are finite, valid or
+      not.
+    residual: `model, data -> [N]`: squared residuals, finite. Where the model
+      cannot have made the datum (a point behind the camera) they are larger
+      than any squared threshold.
+    errors: `model, data -> [E, N]`, differentiable, for least squares: the sum
+      of their squares over E is the residual wherever the model can have made
+      the datum.
+    retract: `model, step [dof] -> model`: a nearby model. A zero step leaves
+      the model as it is, except that rounding errors may be removed: a rotation
+      is made orthonormal again.
   """
 
   sample_size: int
-  num_solutions: int
+  models_per_sample: int
   dof: int
   solve: Callable[[Data], tuple[Model, jax.Array]]
   residual: Callable[[Model, Data], jax.Array]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RANSAC and PROSAC as they are printed: one sample at a time, to be read.
+"""RANSAC and PROSAC as in their papers, one sample at a time.
 
-What `consensus` does in batches on device, a loop does here, on the host, in
-numpy and without refinement. Tests compare the two; nothing else needs this.
+This is `consensus` as a plain loop in numpy, on the host and without
+refinement: to be read, and for tests to compare with.
 """
 
 from collections.abc import Callable
@@ -11,39 +11,23 @@ from collections.abc import Iterator
 import itertools
 import math
 from typing import Any
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from scipy import stats
 
 from i2ploc import compilation
+from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
 
-# Of the paper: chance explains so many inliers in one case of twenty.
+# Level of the paper's test: chance gives as many inliers in one case of twenty.
 _CHANCE_LEVEL = 0.05
-
-
-class Answer(NamedTuple):
-  """The best model of a loop.
-
-  Attributes:
-    model: None if no sample gave one.
-    inliers: [N] bool.
-    cost: sum of min(r^2, t^2) / t^2.
-    num_draws: samples that were tried.
-  """
-
-  model: Any
-  inliers: np.ndarray
-  cost: float
-  num_draws: int
 
 
 def uniform_samples(
   rng: np.random.Generator, num_data: int, sample_size: int
 ) -> Iterator[np.ndarray]:
-  """Samples without end, every one with the same probability."""
+  """Endless samples, each subset with the same probability."""
   while True:
     yield rng.choice(num_data, sample_size, replace=False)
 
@@ -78,16 +62,16 @@ def prosac_samples(
   sample_size: int,
   num_draws: int = 200_000,
 ) -> Iterator[np.ndarray]:
-  """Samples of ordered data without end, from a pool that grows.
+  """Endless samples of ordered data, from a pool that grows.
 
   Args:
-    rng: draws them.
+    rng: of the samples.
     num_data: N, in order of decreasing quality.
     sample_size: m.
     num_draws: T_N, after which PROSAC equals RANSAC.
 
   Yields:
-    [m] indices; while the pool of the n best is new, the n-th is among them.
+    [m] indices; while a pool of the n best lasts, the n-th is among them.
   """
   m, n = sample_size, sample_size
   last = prosac_growth(num_data, m, num_draws)
@@ -103,7 +87,7 @@ def prosac_samples(
 def ransac_needed(
   inliers: np.ndarray, sample_size: int, confidence: float
 ) -> float:
-  """Draws of which one is of inliers only, with the given probability."""
+  """Draws of which one consists of inliers, with the given probability."""
   right = 1.0
   for j in range(sample_size):
     right *= max(inliers.sum() - j, 0) / (len(inliers) - j)
@@ -119,9 +103,9 @@ def is_random(
   chance: float,
   level: float = _CHANCE_LEVEL,
 ) -> bool:
-  """Whether a wrong model has so many inliers too, more often than `level`.
+  """Whether a wrong model has as many inliers more often than `level`.
 
-  It has m of its own; each other datum agrees with probability `chance`.
+  Its own m data agree, and each other datum with probability `chance`.
   """
   others = num_data - sample_size
   tail = stats.binom.sf(num_inliers - sample_size - 1, others, chance)
@@ -135,10 +119,10 @@ def prosac_needed(
   chance: float,
   level: float = _CHANCE_LEVEL,
 ) -> float:
-  """Draws after which some pool of the best data leaves nothing to hope for.
+  """Draws after which the inliers of some pool of the best data suffice.
 
-  Samples have come from all of it, its inliers are more than chance gives
-  (non-randomness), and one more sample is hardly better (maximality).
+  Samples have come from all of the pool, its inliers are more than chance gives
+  (non-randomness), and no better sample is to be expected (maximality).
   """
   m, found = sample_size, math.inf
   last = prosac_growth(len(inliers), m)
@@ -155,7 +139,7 @@ def search(
   threshold: float,
   samples: Iterable[np.ndarray],
   needed: Callable[[np.ndarray], float] | None = None,
-) -> Answer:
+) -> consensus.Estimate:
   """Hypothesise and verify.
 
   Args:
@@ -167,7 +151,7 @@ def search(
       tries them all.
 
   Returns:
-    The model of the least cost.
+    The model of the least cost, in numpy; None if no sample gave one.
   """
   solve, residual = (
     compilation.jit(problem.solve),
@@ -175,7 +159,8 @@ def search(
   )
   data = jax.tree.map(np.asarray, data)
   none = np.zeros(len(jax.tree.leaves(data)[0]), bool)
-  best, enough = Answer(None, none, math.inf, 0), math.inf
+  best = consensus.Estimate(None, none, math.inf, 0, False)
+  enough = math.inf
   for num_draws, sample in enumerate(samples, 1):
     models, valid = solve(_rows(data, sample))
     for i in np.flatnonzero(valid):
@@ -183,7 +168,9 @@ def search(
       squared = np.asarray(residual(model, data), np.float64) / threshold**2
       cost = np.minimum(squared, 1).sum()
       if cost < best.cost:
-        best = Answer(model, squared < 1, cost, num_draws)
+        inliers = squared < 1
+        valid = bool(inliers.sum() > problem.sample_size)
+        best = consensus.Estimate(model, inliers, cost, num_draws, valid)
         enough = needed(best.inliers) if needed else math.inf
     best = best._replace(num_draws=num_draws)
     if num_draws >= enough:
@@ -203,16 +190,16 @@ def ransac(
   *,
   max_draws: int = 10_000,
   confidence: float = 0.9999,
-) -> Answer:
+) -> consensus.Estimate:
   """Random sample consensus (Fischler and Bolles, CACM 1981).
 
   Args:
     problem: what to solve.
     data: pytree of [N].
     threshold: residual of an inlier, at most.
-    rng: draws the samples.
-    max_draws: of samples, at most.
-    confidence: of having tried a sample of inliers when it stops.
+    rng: of the samples.
+    max_draws: samples, at most.
+    confidence: probability of having tried a sample of inliers at the end.
   """
   m, num_data = problem.sample_size, len(jax.tree.leaves(data)[0])
   return search(
@@ -233,17 +220,17 @@ def prosac(
   max_draws: int = 10_000,
   confidence: float = 0.9999,
   chance: float = 0.05,
-) -> Answer:
+) -> consensus.Estimate:
   """Progressive sample consensus (Chum and Matas, CVPR 2005).
 
   Args:
     problem: what to solve.
     data: pytree of [N], in order of decreasing quality.
     threshold: residual of an inlier, at most.
-    rng: draws the samples.
-    max_draws: of samples, at most.
-    confidence: of having tried a sample of inliers when it stops.
-    chance: probability with which a datum agrees with a wrong model.
+    rng: of the samples.
+    max_draws: samples, at most.
+    confidence: probability of having tried a sample of inliers at the end.
+    chance: probability that a datum agrees with a wrong model.
   """
   m, num_data = problem.sample_size, len(jax.tree.leaves(data)[0])
   return search(

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nonlinear least squares on what agrees with a model, and its covariance.
+"""Nonlinear least squares, for any model, and the covariance of a fit.
 
-Levenberg-Marquardt on the truncated quadratic sum of min(r^2, t^2): data beyond
-the threshold have no say, and which those are is decided anew in every step
-(as LO-RANSAC does; Chum et al., 2003). The number of steps is fixed: all models
-of a batch take them together.
+`minimize` is Levenberg and Marquardt's method on any cost that can be
+linearized. `refine` applies it to a `Problem`: it minimises the truncated sum
+of min(r^2, t^2), so that data beyond the threshold have no influence, and which
+these are is decided again at every step (as in LO-RANSAC; Chum et al., 2003).
+The number of steps is fixed: all models of a batch take them together.
 """
 
-import functools
+from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -15,40 +17,121 @@ import jax.numpy as jnp
 
 from i2ploc.robust import problem as problem_lib
 
-_FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-3, 1e-8, 1e6
 
+class Equations(NamedTuple):
+  """A cost at a model, and the normal equations of a step from there.
 
-class _Fit(NamedTuple):
-  model: problem_lib.Model
+  Attributes:
+    cost: what is minimised; an infinite or undefined cost is never accepted.
+    matrix: [dof, dof], J^T J, weighted.
+    gradient: [dof], J^T e, weighted.
+    rest: pytree of what else the caller wants to know of the best model.
+  """
+
   cost: jax.Array
+  matrix: jax.Array
+  gradient: jax.Array
+  rest: Any = ()
+
+
+class Damping(NamedTuple):
+  """How the damping of steps changes.
+
+  Each diagonal entry d of the matrix grows by damping * max(d, floor * largest
+  d): small damping gives Gauss and Newton's step, large damping a short step
+  along the gradient.
+
+  Attributes:
+    first: damping of the first step.
+    least: damping, at least.
+    most: damping, at most.
+    easier: factor after a step that lowers the cost.
+    harder: factor after any other step.
+    floor: share of the largest diagonal entry that the others count as.
+  """
+
+  first: float = 1e-3
+  least: float = 1e-8
+  most: float = 1e6
+  easier: float = 0.1
+  harder: float = 10.0
+  floor: float = 1e-12
+
+
+DAMPING = Damping()
+
+
+class _State(NamedTuple):
+  """The best model so far, its equations, and the next model to try."""
+
+  model: problem_lib.Model
+  equations: Equations
   damping: jax.Array
+  trial: problem_lib.Model
 
 
-def _normal_equations(problem, model, data, mask, limit):
-  """J^T J, J^T e and the cost over what is within the limit."""
-  zero = jnp.zeros(problem.dof, jax.tree.leaves(data)[0].dtype)
+def minimize(
+  linearize: Callable[[problem_lib.Model], Equations],
+  retract: Callable[[problem_lib.Model, jax.Array], problem_lib.Model],
+  model: problem_lib.Model,
+  num_steps: int | jax.Array,
+  damping: Damping = DAMPING,
+) -> tuple[problem_lib.Model, Equations]:
+  """The model of least cost near a given one (Levenberg and Marquardt).
 
-  def errors(step):
-    return problem.errors(problem.retract(model, step), data)
+  Every model is linearized once: the equations that decide whether a step is
+  accepted are those of the next step.
 
-  value, push = jax.linearize(errors, zero)
-  jacobian = jax.vmap(push)(jnp.eye(problem.dof, dtype=zero.dtype))
-  squared = problem.residual(model, data)
-  counts = mask & (squared < limit)
-  # One product per component: joined, they would be copied number by number.
-  parts = [
-    jnp.where(counts, rows, 0.0) for rows in jnp.unstack(jacobian, axis=1)
-  ]
-  matrix = sum(rows @ rows.T for rows in parts)
-  value = jnp.where(counts, value, 0.0)
-  vector = sum(rows @ errors for rows, errors in zip(parts, value, strict=True))
-  return matrix, vector
+  Args:
+    linearize: `model -> equations`.
+    retract: `model, step [dof] -> model`, a nearby model.
+    model: where to start; it is linearized as it is.
+    num_steps: steps to try.
+    damping: how far steps go.
+
+  Returns:
+    model: the best one, the given one if no step lowers its cost.
+    equations: at this model.
+  """
+
+  def turn(_, state):
+    found = linearize(state.trial)
+    better = (found.cost < state.equations.cost) & _finite(state.trial)
+    model, equations = jax.tree.map(
+      lambda a, b: jnp.where(better, a, b),
+      (state.trial, found),
+      (state.model, state.equations),
+    )
+    strength = jnp.clip(
+      state.damping * jnp.where(better, damping.easier, damping.harder),
+      damping.least,
+      damping.most,
+    )
+    diagonal = jnp.diagonal(equations.matrix)
+    least = damping.floor * diagonal.max() + 1e-30
+    ridge = jnp.diag(strength * jnp.maximum(diagonal, least))
+    step = -_solve(equations.matrix + ridge, equations.gradient)
+    return _State(model, equations, strength, retract(model, step))
+
+  nothing = jax.tree.map(
+    lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+    jax.eval_shape(linearize, model),
+  )
+  # Any finite cost is less: the first turn accepts the start.
+  nothing = nothing._replace(cost=jnp.full_like(nothing.cost, jnp.inf))
+  strength = jnp.full_like(nothing.cost, damping.first / damping.easier)
+  with jax.default_matmul_precision('highest'):
+    state = jax.lax.fori_loop(
+      0, num_steps + 1, turn, _State(model, nothing, strength, model)
+    )
+  return state.model, state.equations
 
 
 def _solve(matrix, vector):
-  """x of A x = b for a small positive definite A; zero where it is not that.
+  """x of A x = b for a small positive definite A; zero if A is not.
 
-  Cholesky's method written out: LAPACK costs more in calls than in numbers.
+  Cholesky's method written out: a call of LAPACK takes longer than these few
+  operations.
   """
   size = len(vector)
   low, x = {}, []
@@ -66,14 +149,31 @@ def _solve(matrix, vector):
   return jnp.where(jnp.isfinite(x).all(), x, 0.0)
 
 
-def _cost(problem, model, data, mask, limit):
-  squared = problem.residual(model, data)
-  return jnp.sum(jnp.where(mask, jnp.minimum(squared, limit), 0.0))
-
-
 def _finite(model):
   leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(model)]
   return jnp.stack(leaves).all()
+
+
+def _linearize(problem, model, data, mask, limit):
+  """The equations of the data within the limit, a squared threshold."""
+  zero = jnp.zeros(problem.dof, jax.tree.leaves(data)[0].dtype)
+
+  def errors(step):
+    return problem.errors(problem.retract(model, step), data)
+
+  value, push = jax.linearize(errors, zero)
+  jacobian = jax.vmap(push)(jnp.eye(problem.dof, dtype=zero.dtype))
+  squared = problem.residual(model, data)
+  counts = mask & (squared < limit)
+  # One product per component: joined, they would be copied number by number.
+  parts = [
+    jnp.where(counts, rows, 0.0) for rows in jnp.unstack(jacobian, axis=1)
+  ]
+  matrix = sum(rows @ rows.T for rows in parts)
+  value = jnp.where(counts, value, 0.0)
+  vector = sum(rows @ errors for rows, errors in zip(parts, value, strict=True))
+  cost = jnp.sum(jnp.where(mask, jnp.minimum(squared, limit), 0.0))
+  return Equations(cost, matrix, vector)
 
 
 def refine(
@@ -91,36 +191,21 @@ def refine(
     model: where to start.
     data: pytree of [N].
     mask: [N] bool, data that may count.
-    threshold: residual beyond which a datum has no say.
-    num_steps: of Levenberg and Marquardt.
+    threshold: residual beyond which a datum has no influence.
+    num_steps: steps to try.
 
   Returns:
-    The model, never worse than the given one, and its cost, the sum of
-    min(r^2, threshold^2).
+    model: never of a higher cost than the given one.
+    cost: its sum of min(r^2, threshold^2) over the mask.
   """
   limit = jnp.asarray(threshold) ** 2
-  cost = functools.partial(_cost, problem, data=data, mask=mask, limit=limit)
-
-  def step(_, fit):
-    matrix, gradient = _normal_equations(problem, fit.model, data, mask, limit)
-    diagonal = jnp.diagonal(matrix)
-    ridge = fit.damping * jnp.maximum(diagonal, 1e-12 * diagonal.max() + 1e-30)
-    change = _solve(matrix + jnp.diag(ridge), gradient)
-    model = problem.retract(fit.model, -change)
-    found = cost(model)
-    better = (found < fit.cost) & _finite(model)
-    damping = fit.damping * jnp.where(better, 0.1, 10.0)
-    return _Fit(
-      jax.tree.map(lambda a, b: jnp.where(better, a, b), model, fit.model),
-      jnp.where(better, found, fit.cost),
-      jnp.clip(damping, _LEAST_DAMPING, _MOST_DAMPING),
-    )
-
-  first = cost(model)
-  fit = _Fit(model, first, jnp.full_like(first, _FIRST_DAMPING))
-  with jax.default_matmul_precision('highest'):
-    fit = jax.lax.fori_loop(0, num_steps, step, fit)
-  return fit.model, fit.cost
+  model, equations = minimize(
+    lambda model: _linearize(problem, model, data, mask, limit),
+    problem.retract,
+    model,
+    num_steps,
+  )
+  return model, equations.cost
 
 
 def covariance(
@@ -134,7 +219,7 @@ def covariance(
   s^2 (J^T J)^-1 with s^2 the residuals' own variance, over the inliers.
   Infinite where these do not determine the model.
   """
-  matrix, _ = _normal_equations(problem, model, data, inliers, jnp.inf)
+  matrix = _linearize(problem, model, data, inliers, jnp.inf).matrix
   errors = problem.errors(model, data)
   count = inliers.sum() * len(errors)
   squared = jnp.sum(jnp.where(inliers, errors**2, 0.0))

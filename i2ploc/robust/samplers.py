@@ -1,29 +1,83 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which minimal samples a consensus tries, in which order.
+"""Which minimal samples a consensus tries, in which order, and how many.
 
-A sampler is a pytree of arrays whose `draw` gives any run of its sequence of
-samples at once: draw t does not depend on draws before it, so that samples are
-made in batches, on device, and a batch of problems is a vmap. What differs
-between RANSAC, PROSAC and B-PROSAC is the sampler alone.
-
-Data are in the order of decreasing quality where a sampler asks for quality.
-All samplers have `num_data`, `num_samples` (draws after which nothing new
-comes) and `draw`.
+A sampler is a pytree of arrays. Its `draw` gives a batch of its sequence of
+samples at once, on device, from the number of the first draw and a key: no draw
+depends on earlier ones, and a batch of problems is a vmap. RANSAC, PROSAC and
+B-PROSAC differ in the sampler alone. Where a sampler needs qualities, the data
+are in the order of decreasing quality.
 """
 
 import itertools
 import math
 from typing import NamedTuple
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.robust import stopping
 
 _ENDLESS = np.iinfo(np.int32).max
-# Other draws of a sample that repeats a group, until one does not.
+# Draws of each sample, of which the first is taken that repeats no part.
 _ATTEMPTS = 4
+
+
+class Sampler(Protocol):
+  """What a consensus asks of a sampler.
+
+  Attributes:
+    num_data: int32 scalar, N; of padded data the real ones, which come first.
+    num_samples: int32, draws after which nothing new comes.
+  """
+
+  @property
+  def num_data(self) -> jax.Array:
+    """See above."""
+
+  @property
+  def num_samples(self) -> jax.Array | int:
+    """See above."""
+
+  def draw(
+    self, key: jax.Array, start: jax.Array, count: int, size: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """Samples `start`, ..., `start + count - 1` of the sequence.
+
+    Args:
+      key: of the whole sequence.
+      start: int32, number of the first draw, from 0.
+      count: S.
+      size: m, data of a sample.
+
+    Returns:
+      indices: [S, m] int32.
+      valid: [S] bool.
+    """
+
+  def needed(
+    self,
+    inliers: jax.Array,
+    draws: jax.Array,
+    size: int,
+    confidence: float,
+    chance: float,
+  ) -> jax.Array:
+    """Draws after which no better model is to be expected.
+
+    Args:
+      inliers: bool, of the best model; the first N are real, in the sampler's
+        order.
+      draws: int32, draws so far.
+      size: m, data of a sample.
+      confidence: probability of having missed nothing.
+      chance: probability that a datum agrees with a wrong model.
+
+    Returns:
+      float32; the search may end once `draws` reaches it.
+    """
 
 
 def distinct(key: jax.Array, pool: jax.Array, size: int) -> jax.Array:
@@ -60,10 +114,10 @@ def _ascending(arrays: list[jax.Array]) -> list[jax.Array]:
 
 
 class Uniform(NamedTuple):
-  """Every subset of the data with the same probability.
+  """Every subset of the data with the same probability: RANSAC's samples.
 
   Attributes:
-    num_data: int32 scalar; of padded data, the real ones, which come first.
+    num_data: int32 scalar.
   """
 
   num_data: jax.Array
@@ -72,21 +126,23 @@ class Uniform(NamedTuple):
   def draw(
     self, key: jax.Array, start: jax.Array, count: int, size: int
   ) -> tuple[jax.Array, jax.Array]:
-    """Samples `start`, ..., `start + count - 1` of the sequence.
-
-    Args:
-      key: of the whole sequence.
-      start: int32, number of the first draw, from 0.
-      count: S.
-      size: m.
-
-    Returns:
-      indices: [S, m] int32.
-      valid: [S] bool.
-    """
+    """See `Sampler.draw`."""
     pool = jnp.full(count, self.num_data, jnp.int32)
     indices = distinct(jax.random.fold_in(key, start), pool, size)
     return indices, pool >= size
+
+  def needed(
+    self,
+    inliers: jax.Array,
+    draws: jax.Array,
+    size: int,
+    confidence: float,
+    chance: float,
+  ) -> jax.Array:
+    """See `Sampler.needed`: one sample of inliers alone."""
+    del draws, chance
+    count = inliers.sum()
+    return stopping.ransac_draws(count, self.num_data, size, confidence)
 
 
 def prosac_growth(
@@ -131,14 +187,14 @@ def prosac_growth(
 class Prosac(NamedTuple):
   """Progressive sampling: the best data first (Chum and Matas, CVPR 2005).
 
-  While draw t belongs to the pool of the n best, n = min {n: T'_n >= t}, it is
-  the n-th datum and m - 1 others of the pool; after the last pool it is
+  Draw t comes from the pool of the n best data, n = min {n: T'_n >= t}: it is
+  the n-th datum and m - 1 others of the pool. After the last pool draws are
   uniform.
 
   Attributes:
     num_data: int32 scalar.
-    growth: int32 [N + 1] of `prosac_growth`; entries beyond `num_data` are not
-      read.
+    growth: int32 [capacity + 1], `prosac_growth` of `num_data` data; padded
+      with values that no draw reaches, so that no pool is larger.
   """
 
   num_data: jax.Array
@@ -153,7 +209,7 @@ class Prosac(NamedTuple):
   def draw(
     self, key: jax.Array, start: jax.Array, count: int, size: int
   ) -> tuple[jax.Array, jax.Array]:
-    """See `Uniform.draw`."""
+    """See `Sampler.draw`."""
     n = self.pool(start + jnp.arange(count, dtype=jnp.int32))
     grows = n <= self.num_data
     pool = jnp.where(grows, n - 1, self.num_data)
@@ -161,6 +217,23 @@ class Prosac(NamedTuple):
     newest = jnp.where(grows, n - 1, indices[:, -1])
     indices = indices.at[:, -1].set(newest)
     return indices, jnp.full(count, self.num_data >= size)
+
+  def needed(
+    self,
+    inliers: jax.Array,
+    draws: jax.Array,
+    size: int,
+    confidence: float,
+    chance: float,
+  ) -> jax.Array:
+    """See `Sampler.needed`: uniform samples', or earlier by the best data."""
+    count = inliers.sum()
+    return jnp.minimum(
+      stopping.ransac_draws(count, self.num_data, size, confidence),
+      stopping.prosac_draws(
+        inliers, self.growth, draws, size, confidence, chance
+      ),
+    )
 
 
 def make_prosac(
@@ -177,12 +250,12 @@ def make_prosac(
 def balanced_order(rank: np.ndarray, similarity: np.ndarray) -> np.ndarray:
   """Order of B-PROSAC: all first candidates, then all second ones, and so on.
 
-  One order by similarity alone would let the few large and clear objects fill
-  its head (Matsuzaki et al., CLIP-Loc, ICRA 2024).
+  In an order by similarity alone the first pairs would all be of the few large
+  and clear objects (Matsuzaki et al., CLIP-Loc, ICRA 2024).
 
   Args:
     rank: [N] int, which candidate of its observation a pair is, from 0.
-    similarity: [N].
+    similarity: [N], higher is better.
 
   Returns:
     [N] indices into the pairs.
@@ -191,10 +264,10 @@ def balanced_order(rank: np.ndarray, similarity: np.ndarray) -> np.ndarray:
 
 
 class BalancedProsac(NamedTuple):
-  """PROSAC over pairs in `balanced_order`, none of whose parts come twice.
+  """PROSAC over pairs in `balanced_order`, each part at most once in a sample.
 
-  A sample that names an observation or a landmark twice cannot be right; such
-  draws are repeated, and invalid where that does not help.
+  A sample that names an observation or a landmark twice cannot be right. Such
+  draws are repeated a few times, and invalid if all of them do.
 
   Attributes:
     progressive: draws of the ordered pairs.
@@ -212,15 +285,10 @@ class BalancedProsac(NamedTuple):
     """Real pairs."""
     return self.progressive.num_data
 
-  @property
-  def growth(self) -> jax.Array:
-    """See `Prosac`."""
-    return self.progressive.growth
-
   def draw(
     self, key: jax.Array, start: jax.Array, count: int, size: int
   ) -> tuple[jax.Array, jax.Array]:
-    """See `Uniform.draw`."""
+    """See `Sampler.draw`."""
     keys = jax.random.split(key, _ATTEMPTS)
     indices, valid = jax.vmap(
       lambda k: self.progressive.draw(k, start, count, size)
@@ -231,6 +299,17 @@ class BalancedProsac(NamedTuple):
     indices = jnp.take_along_axis(indices, first[None, :, None], axis=0)[0]
     return indices, valid.any(axis=0)
 
+  def needed(
+    self,
+    inliers: jax.Array,
+    draws: jax.Array,
+    size: int,
+    confidence: float,
+    chance: float,
+  ) -> jax.Array:
+    """See `Prosac.needed`."""
+    return self.progressive.needed(inliers, draws, size, confidence, chance)
+
 
 def _repeats(values: jax.Array) -> jax.Array:
   """[...] bool, whether any two of [..., m] are equal."""
@@ -240,12 +319,12 @@ def _repeats(values: jax.Array) -> jax.Array:
 
 
 class Exhaustive(NamedTuple):
-  """Given samples one after another, each once.
+  """A list of samples, each drawn once, in its order.
 
   Attributes:
     num_data: int32 scalar.
     samples: int32 [T, m].
-    num_samples: int32 scalar, the real ones, which come first.
+    num_samples: int32 scalar, the real samples, which come first.
   """
 
   num_data: jax.Array
@@ -255,11 +334,23 @@ class Exhaustive(NamedTuple):
   def draw(
     self, key: jax.Array, start: jax.Array, count: int, size: int
   ) -> tuple[jax.Array, jax.Array]:
-    """See `Uniform.draw`; nothing is random."""
+    """See `Sampler.draw`; nothing is random."""
     del key, size
     number = start + jnp.arange(count, dtype=jnp.int32)
     indices = self.samples.at[number].get(mode='clip')
     return indices, number < self.num_samples
+
+  def needed(
+    self,
+    inliers: jax.Array,
+    draws: jax.Array,
+    size: int,
+    confidence: float,
+    chance: float,
+  ) -> jax.Array:
+    """See `Sampler.needed`: all samples, whatever the best model is."""
+    del inliers, draws, size, confidence, chance
+    return jnp.asarray(jnp.inf, jnp.float32)
 
 
 def make_exhaustive(
@@ -286,6 +377,3 @@ def make_exhaustive(
     jnp.asarray(samples),
     jnp.asarray(count, jnp.int32),
   )
-
-
-Sampler = Uniform | Prosac | BalancedProsac | Exhaustive

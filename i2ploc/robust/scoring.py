@@ -5,9 +5,9 @@ Costs, lower is better, of squared residuals r^2 and a squared threshold t^2:
 
 - 'inliers': 1 unless r^2 < t^2 (Fischler and Bolles, 1981).
 - 'msac': min(r^2, t^2) / t^2 (Torr and Zisserman, 2000).
-- 'gaussian_uniform': -log of the mixture of a Gaussian, of which t is the 95 %
-  quantile for two dimensions, and of a uniform distribution that outweighs it
-  beyond t; 1 at most. MAGSAC++ is numerically of this form.
+- 'gaussian_uniform': -log of a mixture of a Gaussian, whose 95 % quantile in
+  two dimensions is t, and a uniform distribution as dense as it at t; scaled to
+  [0, 1]. MAGSAC++ is numerically of this form.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,9 @@ import jax.numpy as jnp
 
 from i2ploc.errors import InputError
 
-# Of a Gaussian in two dimensions 95 % lie within sqrt(5.99) deviations.
+# 95 % of a Gaussian in two dimensions lie within sqrt(5.99) deviations.
 _QUANTILE = 5.99
-# Numbers that a block's residuals may be: what stays in a core's cache, and
-# what fills a GPU.
+# Residuals of a block: as many as stay in a core's cache, or fill a GPU.
 _BLOCK = {'cpu': 1 << 17}
 _LARGE_BLOCK = 1 << 25
 
@@ -37,7 +36,7 @@ def _msac(squared, limit):
 def _gaussian_uniform(squared, limit):
   level = jnp.exp(-_QUANTILE / 2)
   likelihood = jnp.exp(-_QUANTILE / 2 * squared / limit)
-  # The uniform part has the Gaussian's density at t; 0 best, 1 without bound.
+  # The uniform part has the Gaussian's density at t: 0 at best, 1 far away.
   scale = jnp.log1p(1 / level)
   return 1 - jnp.log1p(likelihood / level) / scale
 
@@ -50,7 +49,7 @@ COSTS: dict[str, Callable] = {
 
 
 def check_score(name: str) -> None:
-  """Raises ValueError for an unknown cost."""
+  """Raises InputError for an unknown cost."""
   if name not in COSTS:
     raise InputError(f'unknown score {name!r}; known: {sorted(COSTS)}')
 
@@ -71,8 +70,8 @@ def total_costs(
 ) -> jax.Array:
   """Costs of many models.
 
-  XLA does not fuse a reduction over a large intermediate on CPU: all models at
-  once run at a tenth of the speed of blocks.
+  On CPU, XLA does not fuse a reduction over a large intermediate: all models at
+  once are ten times slower than blocks of them.
 
   Args:
     residual: see `Problem.residual`.
@@ -83,8 +82,8 @@ def total_costs(
     score: of COSTS.
 
   Returns:
-    [S] sums over the data; infinite where a residual is no number, which would
-    otherwise pass for the least.
+    [S] sums over the data; infinite where a residual is NaN, so that such a
+    model is never the best.
   """
   cost = COSTS[score]
   limit = jnp.asarray(threshold) ** 2

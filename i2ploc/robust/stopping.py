@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""After how many draws a better model is no longer to be expected."""
+"""The number of draws after which no better model is to be expected."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 
-# Probability of taking chance for a model, per pool: there are many pools.
+# Probability that chance passes for a model, per pool; there are many pools.
 _CHANCE_LEVEL = 1e-3
 
 
 def _draws(inliers, total, sample_size, confidence):
-  """Draws after which a sample of inliers alone has come; [...]."""
+  """Draws of which one consists of inliers, with the given probability."""
   success = jnp.ones_like(inliers)
   for j in range(sample_size):
     share = (inliers - j) / jnp.maximum(total - j, 1.0)
     success = success * jnp.clip(share, 0.0, 1.0)
-  # log1p: a success of 1e-9 is not lost to rounding.
+  # log1p keeps a success rate of 1e-9, which 1 - x would round away.
   miss = jnp.log1p(-jnp.minimum(success, 1 - 1e-7))
   needed = jnp.log1p(-jnp.asarray(confidence, inliers.dtype)) / miss
   return jnp.where(success > 0, needed, jnp.inf)
@@ -57,20 +57,21 @@ def prosac_draws(
 ) -> jax.Array:
   """Draws after which PROSAC may stop; one expression over all pools.
 
-  The n best data end the search if their inliers are too many for chance
-  (non-randomness) and if there were enough samples for them (maximality). The
+  The n best data end the search if they have more inliers than chance explains
+  (non-randomness) and if enough samples were drawn for these (maximality). The
   binomial tail is bounded by Chernoff's exp(-n KL(share | chance)): the usual
-  Gaussian takes four inliers of five data for a model. Samples of smaller
-  pools are better than even ones, and once pools are larger, what they add can
-  only be found there: as in the paper all draws count once pool n was reached.
+  Gaussian approximation would accept four inliers of five data. As in the
+  paper all draws count once pool n is reached: samples of smaller pools are
+  better than uniform samples of pool n, and later samples are of pools that
+  include it.
 
   Args:
-    inliers: [N] bool of the best model, in order of quality.
+    inliers: [N] bool, of the best model, in order of quality.
     growth: int32 [N + 1] of `samplers.prosac_growth`.
-    num_draws: so far.
+    num_draws: draws so far.
     sample_size: m.
-    confidence: of maximality, p.
-    chance: probability with which a datum agrees with a wrong model.
+    confidence: p, of maximality.
+    chance: probability that a datum agrees with a wrong model.
 
   Returns:
     float32: at most `num_draws` if the search may stop, else infinite.

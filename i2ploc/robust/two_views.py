@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairs of points of two images, and whether a model of them means anything.
 
-Any data agree with some model. What tells a model from chance is that points
-agree with their partners and not with those of others: partners are exchanged
-at random, and the share that still agrees is what a pair contributes by
-chance. Wherever the points crowd, that share knows. The number of models that
-could have been tried times the probability of so many agreements, at most, is
-the number of false alarms to be expected (Moisan and Stival, A probabilistic
-criterion to detect rigid point matches, IJCV 2004, with a measured background).
+Some model agrees with part of any data. A model is more than chance if points
+agree with their own partners and not with those of others. So partners are
+exchanged at random, and the share of these random pairs that still agree is
+the probability that a wrong pair agrees by chance; this share accounts for
+clustered points. The number of models that could have been tried, times a bound
+of the probability of so many agreements, is the expected number of false alarms
+(Moisan and Stival, A probabilistic criterion to detect rigid point matches,
+IJCV 2004; here the background is measured).
 """
 
 import functools
@@ -22,19 +23,20 @@ from i2ploc import compilation
 from i2ploc.errors import InputError
 from i2ploc.robust import problem as problem_lib
 
-# Random pairs of which the share that agrees is taken.
+# Random pairs whose agreement is measured.
 _NUM_RANDOM = 8192
+# Expected number of false alarms below which a model is more than chance.
 FALSE_ALARMS = 1e-3
 
 
 class Matches(NamedTuple):
-  """Points of two images that may be the same; every leaf is [N].
+  """Pairs of points, one of either image; every leaf is [N].
 
   Attributes:
-    x0: image 0, to the right.
-    y0: down.
-    x1: image 1.
-    y1: down.
+    x0: to the right in image 0.
+    y0: down in image 0.
+    x1: to the right in image 1.
+    y1: down in image 1.
   """
 
   x0: jax.Array
@@ -44,12 +46,13 @@ class Matches(NamedTuple):
 
 
 class Frame(NamedTuple):
-  """Where coordinates have their origin, in both images, and their unit.
+  """Origin and unit of the coordinates of two images.
 
   Attributes:
-    center0: [2], pixels.
-    center1: [2], pixels.
-    extent: pixels; one for both images, so that a distance is a distance.
+    center0: [2], origin in image 0, pixels.
+    center1: [2], origin in image 1, pixels.
+    extent: the unit, pixels; the same in both images, so that distances in
+      them can be compared.
   """
 
   center0: np.ndarray
@@ -75,7 +78,7 @@ class Frame(NamedTuple):
 def checked(
   points0: np.ndarray, points1: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Both as float64 [N, 2]; ValueError if that is not what they are."""
+  """Both as float64 [N, 2]; InputError if their shapes or values are wrong."""
   points0, points1 = (np.asarray(p, np.float64) for p in (points0, points1))
   if points0.shape != points1.shape or points0.shape[1:] != (2,):
     raise InputError(
@@ -92,7 +95,7 @@ def checked(
 
 
 def frame(points0: np.ndarray, points1: np.ndarray) -> Frame:
-  """Around the mean points; the unit is what they are apart from it."""
+  """The frame around the mean points, with their spread as the unit."""
   if not len(points0):
     return Frame(np.zeros(2), np.zeros(2), 1.0)
   center0, center1 = points0.mean(0), points1.mean(0)
@@ -102,7 +105,7 @@ def frame(points0: np.ndarray, points1: np.ndarray) -> Frame:
 
 
 def narrow(points: np.ndarray, threshold: float) -> str:
-  """Why points [N, D] determine nothing: one place, or one line, or ''."""
+  """'in one place' or 'on a line' where points [N, D] are that, else ''."""
   if len(points) < 2:
     return ''
   offsets = points - points.mean(0)
@@ -129,13 +132,14 @@ def _strangers(num_data):
 def chance(
   problem: problem_lib.Problem, model: Any, data: Any, threshold: float
 ) -> float:
-  """Share of pairs of strangers that agree with a model.
+  """Share of random pairs that agree with a model.
 
   Args:
-    problem: one whose data have as many leaves of image 0, first, as of 1.
-    model: that was found.
+    problem: of two images: the first half of its data's leaves are of image 0,
+      the second half of image 1.
+    model: the one that was found.
     data: NamedTuple of numpy arrays [N].
-    threshold: residual of an inlier.
+    threshold: residual of an inlier, at most.
   """
   half = len(data) // 2
   first, second = _strangers(len(data[0]))
@@ -147,9 +151,15 @@ def chance(
 
 
 def distinct(data: Any, chosen: np.ndarray, threshold: float) -> int:
-  """How many of the chosen [N] pairs are more than copies of others.
+  """How many of the chosen pairs count as independent.
 
-  Keypoints that lie on one another agree together or not at all.
+  Keypoints on top of each other agree together or not at all, so points in the
+  same cell, two thresholds wide, count once.
+
+  Args:
+    data: NamedTuple of numpy arrays [N].
+    chosen: [N] bool.
+    threshold: residual of an inlier, at most.
   """
   counts = []
   half = len(data) // 2
@@ -162,15 +172,15 @@ def distinct(data: Any, chosen: np.ndarray, threshold: float) -> int:
 def false_alarms(
   num_data: int, num_inliers: int, sample_size: int, share: float
 ) -> float:
-  """Models as good as this one that data of strangers would be found to have.
+  """Expected number of models as good as this one among random pairs.
 
-  All samples, times the binomial tail, of which Chernoff's bound is taken.
+  The number of all samples, times Chernoff's bound of the binomial tail.
 
   Args:
     num_data: N.
-    num_inliers: of them agree.
-    sample_size: m, of which the model was made, and which prove nothing.
-    share: of strangers that agree.
+    num_inliers: data that agree with the model.
+    sample_size: m, data that the model was made of, which agree in any case.
+    share: probability that a random pair agrees.
   """
   left, agreeing = num_data - sample_size, num_inliers - sample_size
   if agreeing <= 0 or agreeing <= share * left:
@@ -190,7 +200,7 @@ def doubt(
   inliers: np.ndarray,
   threshold: float,
 ) -> str:
-  """Why a model may be chance; '' if it is not."""
+  """Why a model may be due to chance; '' if it is not."""
   share = chance(problem, model, data, threshold)
   everything = np.ones(len(inliers), bool)
   total = distinct(data, everything, threshold)

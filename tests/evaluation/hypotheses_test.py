@@ -96,7 +96,6 @@ class RowsTest(parameterized.TestCase):
 class LimitedTest(absltest.TestCase):
   def test_samples_beyond_the_limit_are_not_valid(self):
     sampler = hypotheses.Limited(samplers.Uniform(jnp.int32(50)), jnp.int32(70))
-    self.assertFalse(hasattr(sampler, 'growth'))
     key = jax.random.key(0)
     for start, count in ((0, 64), (64, 6), (128, 0)):
       indices, valid = sampler.draw(key, start, 64, 2)
@@ -105,10 +104,13 @@ class LimitedTest(absltest.TestCase):
       plain, _ = sampler.sampler.draw(key, start, 64, 2)
       np.testing.assert_array_equal(indices, plain)
 
-  def test_an_ordered_sampler_keeps_its_growth(self):
+  def test_the_sampler_says_when_to_stop(self):
     prosac = samplers.make_prosac(50, 2, 50)
     sampler = hypotheses.Limited(prosac, jnp.int32(70))
-    np.testing.assert_array_equal(sampler.growth, prosac.growth)
+    asked = jnp.arange(50) < 30, jnp.int32(40), 2, 0.99, 0.01
+    self.assertEqual(sampler.needed(*asked), prosac.needed(*asked))
+    uniform = samplers.Uniform(jnp.int32(50))
+    self.assertLess(sampler.needed(*asked), uniform.needed(*asked))
 
 
 if __name__ == '__main__':

@@ -38,7 +38,7 @@ class PlantedProblemsTest(parameterized.TestCase):
     planted = planted_problems.plant(kind, problem.sample_size, 0.0, 0.0, 40)
     models, valid = jax.jit(jax.vmap(problem.solve))(planted.data)
     right = np.zeros(40, bool)
-    for i in range(problem.num_solutions):
+    for i in range(valid.shape[1]):
       solution = jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[:, i], models)
       found, errors = planted_problems.success(
         kind, solution, planted.truth, np.asarray(valid)[:, i]

@@ -13,7 +13,15 @@ from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
 from tests.geometry import two_views
 
-_decompose = jax.jit(jax.vmap(essential.decompose))
+
+@jax.jit
+@jax.vmap
+def _decompose(matrix, rays0, rays1):
+  """The pose of an essential matrix of any length and sign."""
+  flat = (matrix * jnp.sqrt(2 / jnp.sum(matrix**2))).reshape(9, 1)
+  rays0, rays1 = (tuple(r.T[:, :, None]) for r in (rays0, rays1))
+  pose = essential.choose(vectors.rows(tuple(flat)), rays0, rays1)
+  return jax.tree.map(lambda leaf: leaf[0], essential.stacked(*pose))
 
 
 def _scene(size=50, num_points=20, seed=0, motion='any'):

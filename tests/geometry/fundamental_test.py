@@ -20,7 +20,6 @@ def _total(points0, points1):
 
 
 _run = jax.jit(jax.vmap(jax.value_and_grad(_total, has_aux=True)))
-_fit = jax.jit(jax.vmap(fundamental.fit))
 
 
 def _problems(size=_SIZE, num_points=7, points_seed=0):
@@ -107,39 +106,6 @@ class FromSevenTest(parameterized.TestCase):
     away = np.abs(given - expected) / np.abs(expected)
     self.assertLess(np.median(away), 1e-2)
     self.assertLess(np.quantile(away, 0.8), 0.1)
-
-
-class FitTest(absltest.TestCase):
-  def test_many_points_give_the_matrix_that_made_them(self):
-    points0, points1, _ = _problems(200, 40)
-    weights = np.ones((200, 40), np.float32)
-    found, valid = _fit(np.float32(points0), np.float32(points1), weights)
-    self.assertGreater(np.mean(valid), 0.95)
-    away = _off_lines(np.float64(found), points0, points1).max(-1)
-    self.assertLess(np.median(away[valid]), 0.1)
-    size = np.linalg.svd(np.float64(found), compute_uv=False)
-    self.assertLess(np.median(size[:, 2] / size[:, 1]), 1e-2)
-
-  def test_points_of_weight_zero_have_no_say_even_if_not_finite(self):
-    points0, points1, _ = _problems(200, 40)
-    weights = np.ones((200, 40), np.float32)
-    weights[:, 25:] = 0
-    spoilt0, spoilt1 = np.float32(points0), np.float32(points1)
-    spoilt0[:, 25:], spoilt1[:, 30:] = np.nan, 1e6
-    found, valid = _fit(spoilt0, spoilt1, weights)
-    away = _off_lines(np.float64(found), points0, points1)[:, :25].max(-1)
-    self.assertLess(np.median(away[valid]), 0.1)
-
-  def test_seven_points_and_a_plane_are_invalid(self):
-    points0, points1, _ = _problems(200, 40)
-    weights = np.ones((200, 40), np.float32)
-    weights[:, 7:] = 0
-    found, valid = _fit(np.float32(points0), np.float32(points1), weights)
-    self.assertFalse(valid.any())
-    self.assertTrue(np.isfinite(found).all())
-    shrunk = np.float32(points0 * 0.5 + 10)
-    _, valid = _fit(np.float32(points0), shrunk, np.ones_like(weights))
-    self.assertFalse(valid.any())
 
 
 if __name__ == '__main__':

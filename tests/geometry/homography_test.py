@@ -11,7 +11,6 @@ from i2ploc.geometry import homography
 from tests.geometry import two_views
 
 _from_four = jax.jit(jax.vmap(homography.from_four))
-_fit = jax.jit(jax.vmap(homography.fit))
 _gradient = jax.jit(
   jax.vmap(jax.grad(lambda a, b: homography.from_four(a, b)[0][0].sum()))
 )
@@ -119,47 +118,6 @@ class FromFourTest(parameterized.TestCase):
 
   def _gradients(self, points0, points1):
     return np.asarray(_gradient(np.float32(points0), np.float32(points1)))
-
-
-class FitTest(absltest.TestCase):
-  def test_many_points_give_the_homography_that_made_them(self):
-    points0, points1, true = two_views.homographies(_rng(), 200, 100)
-    weights = np.ones((200, 100), np.float32)
-    found, valid = _fit(np.float32(points0), np.float32(points1), weights)
-    self.assertTrue(valid.all())
-    self.assertLess(np.quantile(_distance(found, true), 0.95), 1e-3)
-
-  def test_noise_averages_out_and_four_points_are_worse(self):
-    points0, points1, true = two_views.homographies(_rng(), 200, 100)
-    points1 = points1 + 0.01 * _rng().normal(size=points1.shape)
-    weights = np.ones((200, 100), np.float32)
-    many, _ = _fit(np.float32(points0), np.float32(points1), weights)
-    # Not in place: a kernel may still be reading what it was called with.
-    weights = np.where(np.arange(100) < 4, weights, 0)
-    few, valid = _fit(np.float32(points0), np.float32(points1), weights)
-    few = np.median(_distance(few, true)[valid])
-    self.assertLess(np.median(_distance(many, true)), few / 4)
-
-  def test_points_of_weight_zero_have_no_say_even_if_not_finite(self):
-    points0, points1, true = two_views.homographies(_rng(), 200, 100)
-    points0, points1 = np.float32(points0), np.float32(points1)
-    weights = np.ones((200, 100), np.float32)
-    weights[:, 60:] = 0
-    points0[:, 60:], points1[:, 80:] = np.nan, 1e6
-    found, valid = _fit(points0, points1, weights)
-    self.assertTrue(valid.all())
-    self.assertLess(np.median(_distance(found, true)), 1e-4)
-
-  def test_a_line_and_three_points_are_invalid(self):
-    points0, points1, _ = two_views.homographies(_rng(), 200, 100)
-    line = points0[:, :1] * np.arange(1, 101)[:, None] / 50
-    weights = np.ones((200, 100), np.float32)
-    points0, points1, line = map(np.float32, (points0, points1, line))
-    self.assertFalse(_fit(line, points1, weights)[1].any())
-    weights = np.where(np.arange(100) < 3, weights, 0)
-    found, valid = _fit(points0, points1, weights)
-    self.assertFalse(valid.any())
-    self.assertTrue(np.isfinite(found).all())
 
 
 if __name__ == '__main__':

@@ -128,42 +128,5 @@ class CalibrationTest(absltest.TestCase):
       association.fit_calibration(np.zeros(0, int), np.zeros(0), np.zeros(0), 3)
 
 
-class AssignmentTest(parameterized.TestCase):
-  @parameterized.parameters((4, 4), (3, 5), (5, 2))
-  def test_the_best_sum_is_that_of_all_permutations(self, rows, columns):
-    rng = np.random.default_rng(rows)
-    scores = np.maximum(rng.normal(0.2, 1, (rows, columns)), 0)
-    pairs = association.assign_best(scores)
-    found = scores[pairs[:, 0], pairs[:, 1]].sum()
-    size = max(rows, columns)
-    square = np.zeros((size, size))
-    square[:rows, :columns] = scores
-    best = max(
-      square[np.arange(size), list(order)].sum()
-      for order in itertools.permutations(range(size))
-    )
-    self.assertAlmostEqual(found, best)
-    greedy = association.assign_greedily(scores)
-    self.assertLessEqual(scores[greedy[:, 0], greedy[:, 1]].sum(), best + 1e-9)
-    for own in (pairs, greedy):
-      self.assertLen(set(own[:, 0]), len(own))
-      self.assertLen(set(own[:, 1]), len(own))
-      self.assertTrue((scores[own[:, 0], own[:, 1]] > 0).all())
-
-  def test_greed_takes_the_best_pair_first_and_may_lose(self):
-    scores = np.array([[0.9, 0.8], [0.8, 0.1]])
-    np.testing.assert_array_equal(
-      association.assign_greedily(scores), [[0, 0], [1, 1]]
-    )
-    np.testing.assert_array_equal(
-      association.assign_best(scores), [[0, 1], [1, 0]]
-    )
-
-  def test_nothing_is_assigned_to_nothing(self):
-    for assign in (association.assign_best, association.assign_greedily):
-      self.assertEqual(assign(np.zeros((3, 2))).shape, (0, 2))
-      self.assertEqual(assign(np.zeros((0, 2))).shape, (0, 2))
-
-
 if __name__ == '__main__':
   absltest.main()

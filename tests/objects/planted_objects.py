@@ -71,6 +71,14 @@ def boxes_of(shapes, poses):
   return np.asarray(pixels, np.float64), np.asarray(outline.valid)
 
 
+def box_iou(a, b):
+  """Intersection over union [...] of boxes [..., 4]; flat ones have none."""
+  low, high = np.maximum(a, b)[..., :2], np.minimum(a, b)[..., 2:]
+  both = np.maximum(high - low, 0).prod(-1)
+  areas = [(box[..., 2:] - box[..., :2]).prod(-1) for box in (a, b)]
+  return both / np.maximum(sum(areas) - both, 1e-12)
+
+
 def make_scene(
   *,
   num_objects=7,

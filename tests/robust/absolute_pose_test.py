@@ -99,7 +99,9 @@ class AbsolutePoseTest(parameterized.TestCase):
   def test_same_seed_same_answer(self):
     points, pixels, *_ = _scene(PINHOLE, 200, 0.7, 2)
     first, again, other = (
-      absolute_pose.absolute_pose(points, pixels, PINHOLE, seed=seed)
+      absolute_pose.absolute_pose(
+        points, pixels, PINHOLE, search=search.Search(seed=seed)
+      )
       for seed in (5, 5, 6)
     )
     np.testing.assert_array_equal(first.covariance, again.covariance)
@@ -146,7 +148,9 @@ class AbsolutePoseTest(parameterized.TestCase):
       with self.subTest(message), self.assertRaisesRegex(ValueError, message):
         absolute_pose.absolute_pose(*arguments)
     with self.assertRaisesRegex(ValueError, 'unknown sampler'):
-      absolute_pose.absolute_pose(points, pixels, PINHOLE, sampler='magic')
+      absolute_pose.absolute_pose(
+        points, pixels, PINHOLE, search=search.Search('magic')
+      )
     with self.assertRaisesRegex(ValueError, 'beside 20 data'):
       absolute_pose.absolute_pose(points, pixels, PINHOLE, scores=np.ones(3))
 

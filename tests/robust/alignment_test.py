@@ -10,8 +10,11 @@ from scipy.spatial import transform
 from i2ploc.geometry import rigid
 from i2ploc.robust import alignment
 from i2ploc.robust import consensus
+from i2ploc.robust import search
 
-SETTINGS = consensus.Settings(first_batch=64, batch=64, max_draws=512)
+SEARCH = search.Search(
+  settings=consensus.Settings(first_batch=64, batch=64, max_draws=512)
+)
 FAR = np.array([4e5, -5e6, 100.0])
 
 
@@ -27,7 +30,7 @@ def _problem(seed=0, *, outliers=0.6, scale=1.0, noise=0.01, count=100):
 
 
 def _align(a, b, **options):
-  return alignment.alignment(a, b, 0.04, settings=SETTINGS, **options)
+  return alignment.alignment(a, b, 0.04, search=SEARCH, **options)
 
 
 def _spread(covariance, point):

@@ -9,15 +9,16 @@ import numpy as np
 
 from i2ploc.robust import consensus
 from i2ploc.robust import fundamental
+from i2ploc.robust import search
 from tests.robust import two_views
 
 # One number of data, one compilation.
 SIZE = 200
-SETTINGS = consensus.Settings(batch=128, max_draws=8192)
+SEARCH = search.Search(settings=consensus.Settings(batch=128, max_draws=8192))
 
 
 def _solve(points0, points1):
-  return fundamental.fundamental(points0, points1, 2.0, settings=SETTINGS)
+  return fundamental.fundamental(points0, points1, 2.0, search=SEARCH)
 
 
 def _off_lines(matrix, points0, points1):

@@ -9,18 +9,19 @@ import numpy as np
 
 from i2ploc.robust import consensus
 from i2ploc.robust import homography
+from i2ploc.robust import search
 from i2ploc.robust import two_views as two_views_lib
 from tests.geometry import two_views as planted
 from tests.robust import two_views
 
 # One good sample in 625: 99.99 % take 5,700 draws.
-SETTINGS = consensus.Settings(max_draws=8192)
+SEARCH = search.Search(settings=consensus.Settings(max_draws=8192))
 CORNERS = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * two_views.SIZE
 
 
 def _solve(points0, points1, threshold=3.0, **kwargs):
   return homography.homography(
-    points0, points1, threshold, settings=SETTINGS, **kwargs
+    points0, points1, threshold, search=SEARCH, **kwargs
   )
 
 
@@ -68,7 +69,7 @@ class HomographyTest(parameterized.TestCase):
       points1 = planted.mapped(true[None], points0[None])[0]
       pairs.append(two_views.spoilt(rng, points0, points1, 0.2, 1.0)[:2])
     found = homography.homographies(
-      [p[0] for p in pairs], [p[1] for p in pairs], 6.0, settings=SETTINGS
+      [p[0] for p in pairs], [p[1] for p in pairs], 6.0, search=SEARCH
     )
     squares = []
     for one in found:

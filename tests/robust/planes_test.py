@@ -10,8 +10,11 @@ from i2ploc.geometry import vectors
 from i2ploc.robust import consensus
 from i2ploc.robust import lines
 from i2ploc.robust import planes
+from i2ploc.robust import search
 
-SETTINGS = consensus.Settings(first_batch=64, batch=64, max_draws=512)
+SEARCH = search.Search(
+  settings=consensus.Settings(first_batch=64, batch=64, max_draws=512)
+)
 FUNCTIONS = {2: lines.line, 3: planes.plane}
 
 
@@ -30,7 +33,7 @@ def _problem(size, seed=0, *, outliers=0.5, noise=0.01, far=0.0, count=100):
 
 def _find(points, **options):
   function = FUNCTIONS[points.shape[1]]
-  return function(points, 0.04, settings=SETTINGS, **options)
+  return function(points, 0.04, search=SEARCH, **options)
 
 
 class PlanesTest(parameterized.TestCase):

@@ -66,7 +66,7 @@ def _line_errors(model, data):
 # y = slope x + offset, with residuals along y: simple enough to check by hand.
 LINE = problem_lib.Problem(
   sample_size=2,
-  num_solutions=1,
+  models_per_sample=1,
   dof=2,
   solve=_line_through,
   residual=lambda model, data: _line_errors(model, data)[0] ** 2,

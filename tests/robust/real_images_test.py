@@ -11,13 +11,14 @@ from i2ploc.geometry import lens as lens_lib
 from i2ploc.robust import consensus
 from i2ploc.robust import homography
 from i2ploc.robust import relative_pose
+from i2ploc.robust import search
 from tests import shared
 from tests.robust import keypoints
 from tests.robust import two_views
 
 # One number of data, one compilation.
 _NUM_PAIRS, _NUM_FAR_PAIRS = 120, 400
-SETTINGS = consensus.Settings(batch=128, max_draws=8192)
+SEARCH = search.Search(settings=consensus.Settings(batch=128, max_draws=8192))
 
 
 @functools.cache
@@ -43,7 +44,7 @@ class PlacesTest(parameterized.TestCase):
       [folder / file for file in files], 640, _NUM_PAIRS
     )
     return homography.homography(
-      points0, points1, 3.0 * shrink, scores=scores, settings=SETTINGS
+      points0, points1, 3.0 * shrink, scores=scores, search=SEARCH
     )
 
   # Matrices by another detector and another estimator (OpenCV's, MAGSAC++),
@@ -100,7 +101,7 @@ class KittiTest(parameterized.TestCase):
     paths = [folder / f'{number:06d}.png' for number in (before, after)]
     points0, points1, scores = _pairs(paths, 2000, _NUM_FAR_PAIRS, 0.85)
     found = relative_pose.relative_pose(
-      points0, points1, lens, lens, 1.0, scores=scores, settings=SETTINGS
+      points0, points1, lens, lens, 1.0, scores=scores, search=SEARCH
     )
     self.assertTrue(found.valid, found.reason)
     pose = found.camera1_from_camera0

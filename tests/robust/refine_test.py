@@ -5,6 +5,7 @@ from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import optimize
 
 from i2ploc.geometry import rigid
 from i2ploc.robust import absolute_pose
@@ -16,6 +17,67 @@ PIXEL = 1 / planted.FOCAL
 
 def _refine(data, pose, mask, steps=10):
   return refine.refine(absolute_pose.PLANE, pose, data, mask, 3 * PIXEL, steps)
+
+
+def _curve(x, y):
+  """`linearize` of y = a exp(b x), whose model is [a, b]."""
+
+  def errors(model):
+    return model[0] * jnp.exp(model[1] * x) - y
+
+  def linearize(model):
+    value, slope = errors(model), jax.jacfwd(errors)(model)
+    cost = jnp.sum(value**2)
+    return refine.Equations(cost, slope.T @ slope, slope.T @ value, model)
+
+  return errors, linearize
+
+
+class MinimizeTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    rng = np.random.default_rng(0)
+    self.x = np.linspace(-1, 1, 50)
+    self.y = 2 * np.exp(-0.7 * self.x) + 0.05 * rng.normal(size=50)
+    self.start = np.array([0.1, 2.0])
+
+  def test_a_curve_is_fitted_as_by_scipy(self):
+    with jax.enable_x64(True):
+      errors, linearize = _curve(self.x, self.y)
+      found, equations = refine.minimize(linearize, jnp.add, self.start, 30)
+      expected = optimize.least_squares(errors, self.start)
+      np.testing.assert_allclose(found, expected.x, atol=1e-6)
+      self.assertAlmostEqual(float(equations.cost), 2 * expected.cost, 9)
+      # The equations are those of the model that is returned.
+      np.testing.assert_array_equal(equations.rest, found)
+      np.testing.assert_allclose(equations.gradient, 0, atol=1e-6)
+
+  def test_no_step_makes_it_worse_and_none_changes_nothing(self):
+    _, linearize = _curve(jnp.float32(self.x), jnp.float32(self.y))
+    start = jnp.float32(self.start)
+    fits = [refine.minimize(linearize, jnp.add, start, n) for n in range(12)]
+    np.testing.assert_array_equal(fits[0][0], start)
+    costs = np.array([float(equations.cost) for _, equations in fits])
+    self.assertTrue((np.diff(costs) <= 0).all(), costs)
+    self.assertLess(costs[-1], 0.01 * costs[0])
+
+  def test_a_step_to_nowhere_is_not_taken(self):
+    _, linearize = _curve(jnp.float32(self.x), jnp.float32(self.y))
+    start = jnp.float32(self.start)
+
+    def lost(model, step):
+      return jnp.where(jnp.abs(step).max() > 1e-3, jnp.nan, model + step)
+
+    found, equations = refine.minimize(linearize, lost, start, 8)
+    self.assertTrue(np.isfinite(found).all())
+    self.assertLess(equations.cost, linearize(start).cost)
+
+  def test_an_undefined_start_is_returned(self):
+    _, linearize = _curve(jnp.float32(self.x), jnp.float32(self.y))
+    start = jnp.asarray([jnp.nan, 1.0])
+    found, equations = refine.minimize(linearize, jnp.add, start, 3)
+    np.testing.assert_array_equal(found, start)
+    self.assertEqual(equations.cost, np.inf)
 
 
 class RefineTest(absltest.TestCase):

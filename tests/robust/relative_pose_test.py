@@ -11,16 +11,17 @@ from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
 from i2ploc.robust import consensus
 from i2ploc.robust import relative_pose
+from i2ploc.robust import search
 from tests.robust import two_views
 
 # One number of data, one compilation.
 SIZE = 200
-SETTINGS = consensus.Settings(batch=128, max_draws=4096)
+SEARCH = search.Search(settings=consensus.Settings(batch=128, max_draws=4096))
 
 
 def _solve(points0, points1, lens=two_views.LENS, **kwargs):
   return relative_pose.relative_pose(
-    points0, points1, lens, lens, 2.0, settings=SETTINGS, **kwargs
+    points0, points1, lens, lens, 2.0, search=SEARCH, **kwargs
   )
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.robust import samplers
+from i2ploc.robust import stopping
 
 
 def _growth_by_the_paper(num_data, size, num_draws):
@@ -149,6 +150,40 @@ class ExhaustiveTest(absltest.TestCase):
   def test_more_samples_than_fit(self):
     with self.assertRaisesRegex(ValueError, '6 data have 20 samples of 3'):
       samplers.make_exhaustive(6, 3, 16)
+
+
+class NeededTest(absltest.TestCase):
+  """Each sampler says after how many draws it has given what it can."""
+
+  def setUp(self):
+    super().setUp()
+    # The better half are inliers, and of the rest a tenth.
+    self.inliers = jnp.arange(100) < 50
+    self.inliers = self.inliers.at[55::10].set(True)
+    self.rest = jnp.int32(60), 3, 0.9999, 0.01
+
+  def _needed(self, sampler):
+    return float(sampler.needed(self.inliers, *self.rest))
+
+  def test_uniform_samples_need_one_of_inliers(self):
+    expected = stopping.ransac_draws(55, 100, 3, 0.9999)
+    self.assertEqual(self._needed(samplers.Uniform(jnp.int32(100))), expected)
+
+  def test_an_order_that_means_something_ends_the_search_early(self):
+    prosac = samplers.make_prosac(100, 3, 100)
+    early = self._needed(prosac)
+    uniform = self._needed(samplers.Uniform(jnp.int32(100)))
+    self.assertLess(early, uniform / 2)
+    rows = jnp.arange(100, dtype=jnp.int32)
+    balanced = samplers.BalancedProsac(prosac, rows, rows)
+    self.assertEqual(self._needed(balanced), early)
+    # In the opposite order nothing is known any sooner.
+    late = prosac.needed(self.inliers[::-1], *self.rest)
+    self.assertEqual(float(late), uniform)
+
+  def test_all_samples_are_needed_where_all_are_asked_for(self):
+    sampler = samplers.make_exhaustive(12, 3, 220)
+    self.assertEqual(self._needed(sampler), np.inf)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ from i2ploc.robust import two_views
 # Points that stay where they are agree; a model moves all to the right.
 _SHIFT = problem_lib.Problem(
   sample_size=1,
-  num_solutions=1,
+  models_per_sample=1,
   dof=1,
   solve=lambda sample: (sample.x1 - sample.x0, jnp.ones(1, bool)),
   residual=lambda model, data: (

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ellipsoids fitted to the boxes around them in posed images.
 
-The soft-L1 norm of all edges, in their tolerances, is minimised over centre,
-log semi-axes and rotation vector: Levenberg-Marquardt with reweighting, many
-ellipsoids at once. An edge on the border of the image is open: the object may
-go on beyond it, but must not end before.
+The soft-L1 norm of the errors of all edges, in their tolerances, is minimised
+over centre, log semi-axes and rotation vector, by reweighted least squares, for
+many ellipsoids at once. An edge on the border of the image is open: the object
+may extend beyond it, but must not end before.
 """
 
 from collections.abc import Sequence
@@ -19,34 +19,45 @@ from i2ploc import compilation
 from i2ploc.geometry import ellipsoid as ellipsoid_lib
 from i2ploc.geometry import rigid
 from i2ploc.objects.map import dual_quadric
+from i2ploc.robust import refine
 
-DOF, _TURN = 9, 3  # of an ellipsoid, and of a turn of all cameras
-# Ellipsoids fitted in one call, and boxes of each, few or many of which more
-# are thinned out: two compilations for all.
+# Degrees of freedom of an ellipsoid, and of a turn of all cameras.
+DOF, _TURN = 9, 3
+# Ellipsoids fitted in one call. Their boxes are padded to one of two numbers,
+# so that two programs serve all; more boxes are thinned out.
 BATCH, FEW_VIEWS, MAX_VIEWS = 16, 64, 384
 # Cost of a spread of the log semi-axes by 1, relative to an edge off by the
-# scale of the norm: decides only what the views leave open.
+# scale of the norm: so little that it decides only what the views leave open.
 _SPREAD = 2e-3
-_FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e-7, 1e7
-# Radians: the most that one step turns cameras, and one over the square of
-# what they turn by for as much as an edge counts.
-_MAX_TURN, _TURN_STIFFNESS = 0.02, 1e4
-# Tolerances that an edge is off if the camera is not in front of it.
+_DAMPING = refine.Damping(
+  first=2e-3, least=1e-7, most=1e7, easier=0.2, harder=8.0
+)
+# Share of the largest diagonal entry of the equations that is added to all:
+# directions that no view determines stay where they are.
+_RIDGE = 1e-6
+# Largest change of a parameter in one step.
+_LONGEST_STEP = 0.5
+# Largest turn of the cameras in one step, radians.
+_MAX_TURN = 0.02
+# A turn of 0.01 radians, the inverse root of this, costs as much as an edge
+# that is off by the scale of the norm.
+_TURN_STIFFNESS = 1e4
+# Error, in tolerances, of an edge of an ellipsoid not in front of the camera.
 _NOT_SEEN = 30.0
 
 
 class Fit(NamedTuple):
-  """What was found for each of B objects.
+  """The fits of B objects.
 
   Attributes:
     ellipsoid: leaves [B, ...].
     covariance: [B, 3, 3] of the centre, square metres; infinite where the
       boxes do not determine it.
     cost: [B], mean soft-L1 cost of an edge, in squared tolerances.
-    valid: [B] bool, finite.
-    turn_matrix: [B, 3, 3] and
-    turn_gradient: [B, 3], the normal equations of a turn of all cameras if the
-      ellipsoid gives way; see `common_turn`.
+    valid: [B] bool, whether the fit is finite.
+    turn_matrix: [B, 3, 3], and
+    turn_gradient: [B, 3], the normal equations of a turn of all cameras with
+      the ellipsoid's own step eliminated; see `common_turn`.
   """
 
   ellipsoid: ellipsoid_lib.Ellipsoid
@@ -57,14 +68,13 @@ class Fit(NamedTuple):
   turn_gradient: np.ndarray
 
 
-class _Equations(NamedTuple):
-  """The cost at an ellipsoid, and normal equations of its step.
+class _Edges(NamedTuple):
+  """Normal equations of the edges alone.
 
-  Of 12 unknowns, a turn of all cameras and the 9 of the ellipsoid: `matrix`
-  and `gradient` of the edges; and of the 9, those of the spread.
+  Of 12 unknowns, a turn of all cameras and the 9 of the ellipsoid; and the
+  spread's share of those of the 9.
   """
 
-  cost: jax.Array
   matrix: jax.Array
   gradient: jax.Array
   spread_matrix: jax.Array
@@ -72,7 +82,7 @@ class _Equations(NamedTuple):
 
 
 def _moved(ellipsoid, step):
-  """An ellipsoid near by: centre in mean semi-axes, log axes, turn."""
+  """A nearby ellipsoid: centre in mean semi-axes, log semi-axes, turn."""
   size = jnp.exp(jnp.mean(jnp.log(ellipsoid.semi_axes)))
   return ellipsoid_lib.Ellipsoid(
     ellipsoid.center + size * step[:3],
@@ -102,7 +112,8 @@ def _spread(ellipsoid):
   return logs - jnp.mean(logs)
 
 
-def _equations(ellipsoid, views, scale):
+def _linearize(ellipsoid, views, scale):
+  """The equations of an ellipsoid's step; the rest are its `_Edges`."""
   zero = jnp.zeros(_TURN + DOF, views.box.dtype)
   exact = functools.partial(jnp.matmul, precision=rigid.EXACT)
 
@@ -122,49 +133,33 @@ def _equations(ellipsoid, views, scale):
   root = jnp.sqrt(1 + (error / scale) ** 2)
   stiff = _SPREAD * scale**2 * 4 * jnp.sum(views.weight)
   bend = bend[_TURN:]
-  return _Equations(
-    2 * scale**2 * jnp.sum(root - 1) + stiff * jnp.sum(spread**2),
+  edges = _Edges(
     exact(slope / root, slope.T),
     exact(slope, error / root),
     stiff * exact(bend, bend.T),
     stiff * exact(bend, spread),
   )
-
-
-def _step(equations, damping):
-  """The damped step of the 9."""
-  matrix = equations.matrix[_TURN:, _TURN:] + equations.spread_matrix
-  diagonal = jnp.diagonal(matrix)
-  ridge = damping * diagonal + 1e-6 * jnp.max(diagonal) + 1e-20
-  gradient = equations.gradient[_TURN:] + equations.spread_gradient
-  step = -jnp.linalg.solve(matrix + jnp.diag(ridge), gradient)
-  return jnp.clip(jnp.where(jnp.isfinite(step), step, 0.0), -0.5, 0.5)
+  matrix = edges.matrix[_TURN:, _TURN:] + edges.spread_matrix
+  ridge = _RIDGE * jnp.max(jnp.diagonal(matrix)) + 1e-20
+  return refine.Equations(
+    2 * scale**2 * jnp.sum(root - 1) + stiff * jnp.sum(spread**2),
+    matrix + ridge * jnp.eye(DOF),
+    edges.gradient[_TURN:] + edges.spread_gradient,
+    edges,
+  )
 
 
 def _fit_one(ellipsoid, views, scale, num_steps):
   """The fit of one object and the equations there."""
-
-  def body(_, carry):
-    best, known, damping, tried = carry
-    found = _equations(tried, views, scale)
-    better = found.cost < known.cost
-    best, known = jax.tree.map(
-      lambda a, b: jnp.where(better, a, b), (tried, found), (best, known)
-    )
-    damping = damping * jnp.where(better, 0.2, 8.0)
-    damping = jnp.clip(damping, _LEAST_DAMPING, _MOST_DAMPING)
-    return best, known, damping, _moved(best, _step(known, damping))
-
-  nothing = jax.tree.map(
-    lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-    jax.eval_shape(_equations, ellipsoid, views, scale),
+  return refine.minimize(
+    lambda ellipsoid: _linearize(ellipsoid, views, scale),
+    lambda ellipsoid, step: _moved(
+      ellipsoid, jnp.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
+    ),
+    ellipsoid,
+    num_steps,
+    _DAMPING,
   )
-  nothing = nothing._replace(cost=jnp.full_like(nothing.cost, jnp.inf))
-  damping = jnp.full_like(nothing.cost, _FIRST_DAMPING)
-  carry = ellipsoid, nothing, damping, ellipsoid
-  # The first of the rounds is the start itself.
-  best, known, _, _ = jax.lax.fori_loop(0, num_steps + 1, body, carry)
-  return best, known
 
 
 @compilation.jit
@@ -175,11 +170,11 @@ def _fit_batch(ellipsoids, views, scale, num_steps):
 
 
 def _padded(views, origin, size):
-  """At most `size` evenly picked boxes, filled up with weight 0."""
+  """At most `size` evenly picked boxes, padded with boxes of weight 0."""
   count = len(views.box)
   rows = np.linspace(0, count - 1, min(count, size)).round().astype(int)
   some = views.take(rows)
-  # Of coordinates around the object float32 keeps more.
+  # float32 is most accurate in coordinates around the object.
   shifted = some.translation + some.rotation @ origin
   some = some._replace(translation=shifted)
   fill = size - len(rows)
@@ -202,10 +197,10 @@ def fit_ellipsoids(
     starts: B ellipsoids near the solution.
     views: their boxes, at least one each.
     scale: tolerances; larger errors count linearly.
-    num_steps: of Levenberg and Marquardt.
+    num_steps: steps to try.
 
   Returns:
-    B fits; none costs more than its start.
+    B fits, none of a higher cost than its start.
   """
   fits = [
     _fitted(starts[i : i + BATCH], views[i : i + BATCH], scale, num_steps)
@@ -220,7 +215,7 @@ def fit_ellipsoids(
 
 
 def _stacked(starts, views):
-  """A batch around each object's own origin [B, 3], filled up."""
+  """A padded batch, each object around its own origin [B, 3]."""
   origins = np.stack([one.center for one in starts])
   near = [
     one._replace(center=one.center - origin)
@@ -247,8 +242,8 @@ def _fitted(starts, views, scale, num_steps):
     lambda leaf: np.asarray(leaf[:count], np.float64),
     jax.device_get(_fit_batch(near, data, scale, num_steps)),
   )
-  cost = known.cost / (4 * data.weight[:count].sum(-1))
-  own = known.matrix[:, _TURN:, _TURN:]
+  edges, cost = known.rest, known.cost / (4 * data.weight[:count].sum(-1))
+  own = edges.matrix[:, _TURN:, _TURN:]
   size = np.exp(np.log(best.semi_axes).mean(-1))
   covariance = np.stack(
     [
@@ -258,28 +253,27 @@ def _fitted(starts, views, scale, num_steps):
   )
   valid = np.isfinite(best.center).all(-1) & np.isfinite(cost)
   valid &= np.isfinite(best.semi_axes).all(-1)
-  # The ellipsoid's own step eliminated.
-  own = own + known.spread_matrix
-  ridge = 1e-6 * own.max((1, 2), keepdims=True) + 1e-20
-  own = own + ridge * np.eye(DOF)
-  mixed = known.matrix[:, _TURN:, :_TURN]
-  shared = np.swapaxes(np.linalg.solve(own, mixed), 1, 2)
-  gradient = known.gradient[:, _TURN:] + known.spread_gradient
+  # The ellipsoid's own step is eliminated (the Schur complement).
+  own = own + edges.spread_matrix
+  ridge = _RIDGE * own.max((1, 2), keepdims=True) + 1e-20
+  mixed = edges.matrix[:, _TURN:, :_TURN]
+  shared = np.linalg.solve(own + ridge * np.eye(DOF), mixed)
+  shared = np.swapaxes(shared, 1, 2)
   return Fit(
     best._replace(center=best.center + origins),
     covariance,
     cost,
     valid,
-    known.matrix[:, :_TURN, :_TURN] - shared @ mixed,
-    known.gradient[:, :_TURN] - np.einsum('bij,bj->bi', shared, gradient),
+    edges.matrix[:, :_TURN, :_TURN] - shared @ mixed,
+    edges.gradient[:, :_TURN] - np.einsum('bij,bj->bi', shared, known.gradient),
   )
 
 
 def _covariance(information, variance, size):
-  """Covariance [3, 3] of a centre from the information on all 9 numbers."""
+  """Covariance [3, 3] of a centre from the information on all 9 unknowns."""
   scale = 1 / np.sqrt(np.maximum(np.diagonal(information), 1e-30))
   values, vectors = np.linalg.eigh(information * scale[:, None] * scale)
-  # Turning a ball changes nothing: what is flat is left out, not inverted.
+  # Turning a ball changes nothing: such directions are left out.
   flat = values < 1e-5 * max(values[-1], 1e-30)
   if np.abs(vectors[:3, flat]).max(initial=0) > 0.1:
     return np.full((3, 3), np.inf)
@@ -289,15 +283,18 @@ def _covariance(information, variance, size):
 
 
 def common_turn(fit: Fit, scale: float) -> np.ndarray:
-  """A step of the rotation that all cameras lack, whatever else changes.
+  """A step of the rotation error that all cameras have in common.
 
   One step of Gauss and Newton on the turn and all ellipsoids together, of which
-  only the turn is returned: a rotation vector [3] of the cameras' own frames,
-  radians. It is not determined by views from one side, and then small.
+  only the turn is returned. Views from one side do not determine it; the step
+  is then small.
 
   Args:
-    fit: of all objects, with these cameras.
+    fit: the fits of all objects, with these cameras.
     scale: see `fit_ellipsoids`.
+
+  Returns:
+    Rotation vector [3] of the cameras' own frames, radians.
   """
   matrix = fit.turn_matrix[fit.valid].sum(0)
   matrix = matrix + _TURN_STIFFNESS * scale**2 * np.eye(_TURN)

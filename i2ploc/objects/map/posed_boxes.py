@@ -147,7 +147,7 @@ def _projected(ellipsoid, cameras, intrinsics, bounds):
 
 
 def _iou(a, b):
-  """As `ellipsoid.box_iou`, on the host: shapes differ from call to call."""
+  """Intersection over union [N] of boxes [N, 4]; in numpy, as N varies."""
   low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
   both = np.maximum(high - low, 0).prod(-1)
   either = (a[:, 2:] - a[:, :2]).prod(-1) + (b[:, 2:] - b[:, :2]).prod(-1)

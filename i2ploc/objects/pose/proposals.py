@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which three candidate pairs are worth solving for a pose.
 
-A box tells how far away a landmark is, roughly: seen along any direction n, an
-ellipsoid of shape A has a box of half sides w, h on the plane z = 1 with
+The size of a box roughly gives the distance of a landmark: seen along any
+direction n at depth z, an ellipsoid of shape A has a box of half sides w, h on
+the plane z = 1 with
 
   (w^2 + h^2) z^2 = trace(A) - n^T A n
 
-up to perspective, which lies between the sums of its two smallest and of its
-two largest squared semi-axes. Two pairs contradict each other if no distances
-within these bounds, along their rays, put the landmarks as far apart as the map
-does. What is left is a sparse graph, and triples are its triangles: of look-
-alikes all over a large map hardly any survive.
+up to perspective. The right side lies between the sum of the two smallest and
+the sum of the two largest squared semi-axes. Two pairs contradict each other if
+no distances within these bounds, along their rays, put the landmarks as far
+apart as the map does. The others are the edges of a sparse graph, and triples
+are its triangles: hardly any of the similar landmarks all over a large map
+survive.
 
-On the host, in numpy: what is counted here has no static shape.
+On the host, in numpy: the numbers of pairs and triples are not static.
 """
 
 import math
@@ -30,24 +32,26 @@ from i2ploc.robust import samplers
 
 SAMPLERS = ('auto', 'prosac', 'b_prosac', 'uniform')
 SAMPLE_SIZE = 3
-# Occluders cut boxes, detectors leave margins, ellipsoids are no books: by
-# which factors a landmark may be nearer or farther than its box says. Of real
-# boxes (TUM RGB-D, even frames) 99 % stay within 0.94 and 1.08.
+# Factors by which a landmark may be nearer or farther than its box says:
+# occluders cut boxes, detectors leave margins, boxes of thin objects fit
+# poorly. 99 % of real boxes (TUM RGB-D, even frames) are within 0.94 and 1.08.
 _NEARER, _FARTHER = 1.4, 1.25
-# A box that the border of the image cuts is of an object yet nearer.
+# Further factor if the border of the image cuts the box: the object is nearer.
 _CUT = 1.5
-# Share by which a distance between landmarks may be missed.
+# Relative error of a distance between landmarks.
 _SLACK = 0.05
-# Deviation of the logarithm of a distance that two boxes and rays predict.
+# Standard deviation of the logarithm of a distance between two landmarks, as
+# predicted from their boxes and rays.
 _DEVIATION = 0.4
-# Numbers that are looked at together; pairs of pairs whose triples are listed.
+# Numbers in memory at once.
 _CHUNK = 1 << 24
+# Edges of the graph whose triangles are listed.
 _MOST_EDGES = 1 << 15
 _DRAWS_AT_ONCE = 1024
 _MOST_TURNS = 64
-# After which PROSAC equals RANSAC, at most (Chum and Matas, 2005).
+# Draws after which PROSAC equals RANSAC, at most (Chum and Matas, 2005).
 _PROSAC_DRAWS = 200_000
-# Triples that are listed before a budget cuts them.
+# Triples that are listed, of which the best are taken.
 _MOST_LISTED = 1 << 18
 
 
@@ -66,7 +70,7 @@ class Sightings(NamedTuple):
 
 
 def sightings(box: np.ndarray, cut: np.ndarray) -> Sightings:
-  """Of boxes [M, 4] on the plane z = 1."""
+  """The directions and sizes of boxes [M, 4] on the plane z = 1."""
   box = np.asarray(box, np.float64)
   middle = (box[:, :2] + box[:, 2:]) / 2
   ray = np.concatenate([middle, np.ones((len(box), 1))], axis=-1)
@@ -80,11 +84,17 @@ def distance_bounds(
   ellipsoids: ellipsoid_lib.Ellipsoid,
   candidates: association.Candidates,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Between which distances from the camera a candidate pair can be right.
+  """Distances from the camera at which a candidate pair can be right.
+
+  Args:
+    seen: the detections.
+    ellipsoids: of the map.
+    candidates: N pairs.
 
   Returns:
-    low, high, middle: [N] metres along the ray; the last one is that of an
-      average view, with two thirds of the trace.
+    low: [N] metres along the ray, the least distance.
+    high: [N], the largest distance.
+    middle: [N], the distance for an average view, with two thirds of the trace.
   """
   squares = np.sort(np.asarray(ellipsoids.semi_axes, np.float64) ** 2, axis=-1)
   small = np.sqrt(squares[:, 0] + squares[:, 1])[candidates.landmark]
@@ -101,8 +111,9 @@ class Graph(NamedTuple):
 
   Attributes:
     allowed: bool [N, N], symmetric, False on the diagonal.
-    mismatch: float32 [N, N], |log| of the distance of two landmarks over that
-      of the points where boxes of average views put them; 0 without sizes.
+    mismatch: float32 [N, N], |log| of the ratio of two distances: between the
+      landmarks, and between the points where their boxes put them in an average
+      view; 0 without sizes.
   """
 
   allowed: np.ndarray
@@ -118,15 +129,15 @@ def compatible(
   """The graph of N candidate pairs.
 
   The distance of points at s and t along two rays is convex in (s, t) and least
-  at (0, 0). Within bounds its largest value lies at a corner, and its smallest
-  where s or t is at its lower bound.
+  at (0, 0). Within bounds it is largest at a corner, and smallest where s or t
+  is at its lower bound.
 
   Args:
     seen: the detections.
     ellipsoids: of the map.
     candidates: N pairs.
-    prune: False leaves out sizes; pairs then contradict each other only if
-      they share a detection or a landmark.
+    prune: whether sizes count; else pairs contradict each other only if they
+      share a detection or a landmark.
   """
   allowed = candidates.observation[:, None] != candidates.observation
   allowed &= candidates.landmark[:, None] != candidates.landmark
@@ -175,7 +186,7 @@ def triangles(total: int, edges: np.ndarray, limit: int) -> np.ndarray | None:
   Args:
     total: N.
     edges: int [E, 2], (i, j) with i < j < N.
-    limit: more are not listed.
+    limit: the largest number that is listed.
 
   Returns:
     int [T, 3], ascending in every row; None if there are more than `limit`.
@@ -203,13 +214,13 @@ def draw(
 ) -> np.ndarray:
   """Different allowed triples in the order of a sampler.
 
-  Draws that are not allowed or came before are drawn again: they cost no P3P.
+  Draws that are not allowed, or that came before, are replaced by further ones.
 
   Args:
     candidates: N pairs.
     allowed: bool [N, N], see `Graph`.
     sampler: 'uniform'; 'prosac', by similarity; or 'b_prosac', by rank first.
-    num_draws: triples, at most; fewer if no others turn up.
+    num_draws: triples, at most; fewer if no more are found.
     seed: of the draws.
 
   Returns:
@@ -241,7 +252,7 @@ def _draw(sampler, key, start):
 
 
 def _order(candidates, sampler):
-  """Candidates, the best first, as the sampler sees it."""
+  """Rows of the candidates in the sampler's order, best first."""
   if sampler == 'b_prosac':
     return samplers.balanced_order(candidates.rank, candidates.probability)
   return np.argsort(-candidates.probability, kind='stable')
@@ -253,7 +264,7 @@ def _make_sampler(candidates, order, sampler):
   capacity = 1 << max(total - 1, 1).bit_length()
   if sampler == 'uniform':
     return samplers.Uniform(jnp.asarray(total, jnp.int32))
-  # With as many draws as there are triples, a pool is left when all are seen.
+  # As many draws as there are triples: each pool lasts as long as its triples.
   triples = math.comb(total, SAMPLE_SIZE)
   progressive = samplers.make_prosac(
     total, SAMPLE_SIZE, capacity, max(1, min(triples, _PROSAC_DRAWS))
@@ -274,11 +285,11 @@ def promising(
   mismatch: np.ndarray,
   triples: np.ndarray,
 ) -> np.ndarray:
-  """How likely a triple is to give a good pose; [T], larger is better.
+  """How likely triples [T, 3] are to give a good pose; [T], larger is better.
 
-  The logarithms of the probability that all its pairs are right, of that of
-  their distances, and of the root of the area that it spans, in boxes: from a
-  small triangle comes a poor pose.
+  The sum of three logarithms: of the probability that all its pairs are right,
+  of the likelihood of their distances, and of the root of the triangle's area
+  in the image, in boxes: small triangles give poor poses.
   """
   i, j, k = triples.T
   probability = np.log(np.maximum(candidates.probability, 1e-6))[triples].sum(1)
@@ -290,7 +301,7 @@ def promising(
 
 
 def listed(graph: Graph) -> np.ndarray:
-  """The triangles [T, 3] of the graph, if need be only of its best edges."""
+  """The triangles [T, 3] of the graph, or of its best edges if it is large."""
   edges = np.stack(np.nonzero(np.triu(graph.allowed)), axis=-1)
   order = np.argsort(graph.mismatch[edges[:, 0], edges[:, 1]], kind='stable')
   edges = edges[order[:_MOST_EDGES]]
@@ -317,8 +328,9 @@ def propose(
 ) -> np.ndarray:
   """Triples of candidate pairs to solve, the most promising first.
 
-  'auto' lists all triples of compatible pairs, and takes the most promising of
-  them; without sizes and too many to list, it is B-PROSAC. The others draw.
+  'auto' lists all triples of compatible pairs and takes the most promising; if
+  there are too many to list and sizes do not count, it is B-PROSAC. The other
+  samplers draw triples.
 
   Args:
     seen: the detections.
@@ -333,7 +345,7 @@ def propose(
     int [S, 3] rows of the candidates.
 
   Raises:
-    InputError: an unknown sampler, or nothing to be drawn.
+    InputError: an unknown sampler, or a budget of no draws.
   """
   if sampler not in SAMPLERS:
     raise InputError(f'unknown sampler {sampler!r}; known: {SAMPLERS}')
@@ -341,7 +353,7 @@ def propose(
     raise InputError(f'{num_draws} draws give no pose; allow at least 1.')
   graph = compatible(seen, ellipsoids, candidates, prune)
   if not prune and graph.allowed.sum() > 2 * _MOST_EDGES and sampler == 'auto':
-    # Without sizes nothing tells which pairs of pairs are best.
+    # Without sizes all edges of the graph are equally good.
     sampler = 'b_prosac'
   if sampler != 'auto':
     return draw(candidates, graph.allowed, sampler, num_draws, seed)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image shows of a map, as arrays of static shape.
+"""The detections of an image and their candidates, as arrays of static shape.
 
-Boxes are on the plane z = 1. The ellipsoids are those that some detection may
-show, around an origin near them: what float32 keeps is then around the camera,
-and a map of thousands of landmarks costs what its candidates cost.
+Boxes are on the plane z = 1. Only the ellipsoids that some detection may show
+are in a scene, so that time depends on the number of candidates and not on the
+size of the map. Their coordinates have an origin near them, where float32 is
+most accurate.
 """
 
 from typing import NamedTuple
@@ -14,27 +15,27 @@ import numpy as np
 from i2ploc.geometry import ellipsoid as ellipsoid_lib
 from i2ploc.objects import association
 
-# Tolerance of an edge of a detection: shares of the image (3 pixels of 640, to
-# which detectors scale what they see) and of the box.
+# Tolerance of an edge of a detection: a share of the image (3 of 640 pixels, to
+# which detectors scale images) and a share of the box.
 EDGE_OF_IMAGE, EDGE_OF_BOX = 3 / 640, 0.05
-# Smaller scenes are padded to this: one program serves most images.
+# Smaller scenes are padded to these sizes: one program serves most images.
 _FEWEST_DETECTIONS, _FEWEST_CANDIDATES, _FEWEST_LANDMARKS = 16, 8, 32
 
 
 class Scene(NamedTuple):
-  """What an image shows and what a map says it may be; padded.
+  """The detections of an image and their candidates in a map; padded.
 
-  The coordinates are those of the map less an origin near its candidates: what
-  float32 keeps is then around the camera.
+  Coordinates are those of the map minus an origin near the candidates.
 
   Attributes:
     box: [M, 4] detections on the plane z = 1.
     weight: [M], 0 for padding.
-    open: bool [M, 4], edges on the border of the image: the object may go on.
+    open: bool [M, 4], edges on the border of the image, beyond which the object
+      may continue.
     scale: [M], 1 / tolerance of a detection's edges, on the plane z = 1.
     landmark: int32 [M, K], candidates of every detection, rows of the
       ellipsoids.
-    support: [M, K], what a candidate's overlap counts; 0 for padding.
+    support: [M, K], weight of a candidate's overlap; 0 for padding.
     ellipsoids: leading axis L.
     bounds: [4], the image on the plane z = 1.
   """
@@ -50,11 +51,11 @@ class Scene(NamedTuple):
 
 
 class Placed(NamedTuple):
-  """A scene, and where in the map it is.
+  """A scene and its place in the map.
 
   Attributes:
     scene: leading axes padded to powers of two.
-    origin: float64 [3], the scene's in the map.
+    origin: float64 [3], the scene's origin in the map.
     rows: int [L'], landmarks of the map that are in the scene, in its order.
   """
 
@@ -68,7 +69,7 @@ class Placed(NamedTuple):
 
 
 def bucket(count: int, smallest: int) -> int:
-  """`count` padded to a power of two: few programs serve all images."""
+  """`count` rounded up to a power of two: few programs serve all images."""
   return max(smallest, 1 << max(count - 1, 0).bit_length())
 
 
@@ -135,7 +136,7 @@ def _narrow(array):
 
 
 def _padded_ellipsoids(ellipsoids, rows, origin):
-  """The rows around the origin; padding is sound, and nobody's candidate."""
+  """The rows around the origin; padding is valid, and no one's candidate."""
   size = bucket(len(rows), _FEWEST_LANDMARKS)
   center, axes, rotation = (
     pad(np.asarray(leaf, np.float64)[rows], size) for leaf in ellipsoids

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From triples of pairs to the pose that explains an image best; traced.
+"""The pose that explains an image best, from triples of pairs; traced.
 
-1. P3P of all triples, in blocks; every pose is scored by the upper bound.
-2. The best of them are scored in full.
+1. P3P of all triples, in blocks; every pose is scored by an upper bound.
+2. The best poses are scored in full.
 3. Of these, the best that differ are refined on the edges of all boxes that
-   they explain, and scored again. That removes the bias of boxes' centres, too;
-   where nothing is refined, a step of its own does.
-4. The answer is the best; its rival the best of those somewhere else.
+   they explain, and scored again. This also removes the bias of the boxes'
+   centres; without refinement a step of its own does.
+4. The answer is the best pose; its rival is the best one somewhere else.
 
 Shapes are static, all inputs are padded.
 """
@@ -20,25 +20,27 @@ from i2ploc.geometry import rigid
 from i2ploc.objects.pose import refinement
 from i2ploc.objects.pose import scene as scene_lib
 from i2ploc.objects.pose import verification
+from i2ploc.robust import absolute_pose
+from i2ploc.robust import solutions
 
-# Two poses are different answers beyond either: metres and radians.
+# Two poses further apart than either are different answers: metres, radians.
 RIVAL_DISTANCE, RIVAL_ANGLE = 0.5, 10.0 * jnp.pi / 180
-# And different starts of a refinement.
+# Two poses further apart than either are refined separately.
 _START_DISTANCE, _START_ANGLE = 0.05, 2.0 * jnp.pi / 180
 
 
 class Settings(NamedTuple):
-  """How to search; static, a change compiles anew.
+  """How to search; static, another value compiles anew.
 
   Attributes:
     block: triples that are solved and scored together.
     finalists: poses that are scored in full.
-    refined: of these, poses that are refined; 0 for none.
-    rounds: of refinement and new assignment.
-    steps: of Levenberg and Marquardt in each.
+    refined: finalists that are refined; 0 for none.
+    rounds: times that poses are refined and detections assigned again.
+    steps: steps of `refinement.refine` in each round.
     least: overlap below which a pair explains nothing.
-    threshold: root of a box's cost beyond which it has no say in a refinement,
-      see `object_refinement`.
+    threshold: root of a box's cost beyond which it has no influence on a
+      refinement, see `refinement`.
   """
 
   block: int = 256
@@ -54,12 +56,12 @@ DEFAULT = Settings()
 
 
 class Found(NamedTuple):
-  """The pose, and what speaks for and against it.
+  """The pose, and the evidence for and against it.
 
   Attributes:
-    fit: camera_from_map, from the scene's origin, and the problem around it;
-      of no steps if nothing was refined.
-    assignment: which candidates explain which detections under it, [M].
+    fit: camera_from_map, from the scene's origin, and what is known around it;
+      zeros if nothing was refined.
+    assignment: which candidates explain which detections under the pose, [M].
     rival: score of the best pose that is another answer; 0 if there is none.
     valid: whether any triple gave a pose that explains anything.
   """
@@ -74,8 +76,9 @@ class Prior(NamedTuple):
   """What is known of the camera besides the image.
 
   Attributes:
-    down: [3], where the map's -z axis points in the camera frame, unit.
-    cosine: of the largest angle between this and a pose's; -1: unknown.
+    down: [3], direction of the map's -z axis in the camera frame, unit.
+    cosine: cosine of the largest angle between this and a pose's direction;
+      below -1 if nothing is known.
     height: [2], lowest and highest z of the camera, from the scene's origin.
   """
 
@@ -92,7 +95,7 @@ class Prior(NamedTuple):
 
 
 def _sample(scene, observation, landmark):
-  """Pairs as data of the refinement's problem; leading axes are theirs."""
+  """Pairs as data of the refinement, with the pairs' leading axes."""
   return refinement.SeenEllipsoids(
     jax.tree.map(lambda leaf: leaf[landmark], scene.ellipsoids),
     scene.box[observation],
@@ -106,7 +109,7 @@ def _take(tree, rows):
 
 
 class _Best(NamedTuple):
-  """The best poses so far, best first, and the triples [F] they are of."""
+  """The best poses so far, best first, and their triples [F]."""
 
   poses: rigid.Rigid
   bounds: jax.Array
@@ -118,22 +121,23 @@ def _propose(scene, triples, count, prior, settings):
   triples = jnp.stack(triples, axis=1)
   size = min(settings.block, len(triples))
 
-  def block(i, best):
-    number = i * size + jnp.arange(size)
+  def block(state):
+    start, best = state
+    number = start + jnp.arange(size)
     observation, landmark = jnp.moveaxis(triples[number % len(triples)], 1, 0)
     sample = _sample(scene, observation, landmark)
     poses, valid = jax.vmap(refinement.solve)(sample)
-    slots = valid.shape[1]
-    poses = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), poses)
-    valid &= (number < count)[:, None]
-    valid = valid.reshape(-1) & prior.allows(poses)
-    # A solver has fewer solutions than slots: half of them are enough.
-    (rows,) = jnp.nonzero(valid, size=valid.size // 2, fill_value=0)
-    poses = _take(poses, rows)
-    bounds = jnp.where(valid[rows], verification.bound(scene, poses), -1.0)
-    found = _Best(poses, bounds, number[rows // slots] % len(triples))
+    valid &= (number < count)[:, None] & prior.allows(poses)
+    solved = solutions.gather(
+      poses, valid, absolute_pose.PLANE.models_per_sample
+    )
+    bounds = verification.bound(scene, solved.models)
+    bounds = jnp.where(solved.valid, bounds, -1.0)
+    found = _Best(solved.models, bounds, number[solved.sample] % len(triples))
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), best, found)
-    return _take(both, jax.lax.top_k(both.bounds, settings.finalists)[1])
+    best = _take(both, jax.lax.top_k(both.bounds, settings.finalists)[1])
+    # The next block begins with the first triple that did not fit.
+    return start + solved.num_samples, best
 
   none = settings.finalists
   best = _Best(
@@ -143,12 +147,16 @@ def _propose(scene, triples, count, prior, settings):
     jnp.full(none, -1.0),
     jnp.zeros(none, jnp.int32),
   )
-  # As many turns as there are triples for: any number takes one program.
-  return jax.lax.fori_loop(0, (count + size - 1) // size, block, best)
+  # As many turns as it takes: one program serves any number of triples.
+  return jax.lax.while_loop(
+    lambda state: state[0] < count,
+    block,
+    (jnp.zeros_like(count), best),
+  )[1]
 
 
 def _apart(pose, poses, distance, angle):
-  """[S] bool: whether poses are farther from one than either limit."""
+  """[S] bool: whether poses are further from `pose` than either limit."""
   center = -jnp.einsum('ij,i->j', pose.rotation, pose.translation)
   centers = -jnp.einsum('sij,si->sj', poses.rotation, poses.translation)
   far = jnp.sum((centers - center) ** 2, axis=-1) > distance**2
@@ -172,13 +180,13 @@ def _starts(poses, scores, count):
 
 
 def _seen(scene, assignment):
-  """Data of the refinement: every detection with what explains it."""
+  """Data of the refinement: every detection with its assigned landmark."""
   rows = jnp.arange(len(assignment.column))
   return _sample(scene, rows, scene.landmark[rows, assignment.column])
 
 
 def _refine(scene, poses, judged, settings):
-  """Poses refined on what they explain: fits, and what these explain."""
+  """Poses refined on the boxes they explain, and what the fits explain."""
 
   def fit(pose, assignment):
     return refinement.refine(
@@ -201,16 +209,10 @@ def _refine(scene, poses, judged, settings):
 
 
 def _unfitted(poses, count):
-  """Fits without a fit: nothing is known around them."""
+  """Poses that were not refined, as fits: nothing is known around them."""
   zero = jnp.zeros(count)
-  return refinement.Fit(
-    poses,
-    jnp.zeros((count, 6, 6)),
-    jnp.zeros((count, 6)),
-    zero,
-    jnp.zeros(count, jnp.int32),
-    zero,
-  )
+  edges = jnp.zeros(count, jnp.int32)
+  return refinement.Fit(poses, jnp.zeros((count, 6, 6)), zero, edges, zero)
 
 
 def search(
@@ -225,12 +227,12 @@ def search(
   Args:
     scene: what is seen and what it may be.
     triples: int32 [S, 3] detections and [S, 3] landmarks.
-    count: how many of these are real; they come first.
-    prior: of the camera.
+    count: int32, real triples, which come first.
+    prior: what is known of the camera.
     settings: how to search.
 
   Returns:
-    What was found; finite, and of no meaning unless `valid`.
+    What was found; finite, and without meaning unless `valid`.
   """
   best = _propose(scene, triples, count, prior, settings)
   poses = best.poses
@@ -251,7 +253,7 @@ def search(
 
 
 def _answer(fits, judged, scores, others, other_scores):
-  """The best fit, and its rival among all."""
+  """The best fit, and its rival among all poses."""
   first = jnp.argmax(scores)
   fit = _take(fits, first)
   assignment = jax.tree.map(lambda leaf: leaf[..., first], judged)

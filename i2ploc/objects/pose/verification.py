@@ -2,15 +2,15 @@
 """How well poses explain the boxes of an image, by the overlap of boxes.
 
 Under a pose every ellipsoid has a box. A detection is explained by the
-candidate whose box overlaps its own best, a landmark explains one detection at
-most, and what a pose explains is the share of the detections' weight, times the
+candidate whose box overlaps its own best, and a landmark explains one detection
+at most. The score is the explained share of the detections' weight, times the
 overlap:
 
   score = sum over assigned pairs of weight * support * IoU / sum of weights.
 
-Boxes are clipped to the image, as those of a detector are. Without the limit of
+Boxes are clipped to the image, as a detector's boxes are. Without the limit of
 one detection per landmark the score is an upper bound that needs no loop:
-thousands of poses are sorted by it, and the best of them scored in full.
+thousands of poses are sorted by the bound, and the best are scored in full.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Assignment(NamedTuple):
   Attributes:
     column: int32 [M, S], of the scene's [M, K].
     overlap: [M, S], IoU of the two boxes.
-    explained: bool [M, S]; the others have column and overlap 0.
+    explained: bool [M, S]; other detections have column and overlap 0.
     score: [S] in [0, 1].
   """
 
@@ -43,7 +43,7 @@ def _edges(scene, poses):
   """Left, top, right, bottom [L, S] of all ellipsoids under poses [S]."""
 
   def last(leaf):
-    # The barrier makes it so in memory: slices of it are then contiguous.
+    # The barrier makes XLA write this layout, so that slices are contiguous.
     return jax.lax.optimization_barrier(jnp.moveaxis(leaf, 0, -1))
 
   turned = last(poses.rotation), last(poses.translation)
@@ -54,10 +54,10 @@ def _edges(scene, poses):
 
 
 def _limits(scene):
-  """Between which points [M, 2] boxes are compared with a detection.
+  """Lower and upper limits [M, 2] to which boxes are clipped per detection.
 
-  Within the image; and where the border cuts a detection, not beyond it: the
-  border of an undistorted image is not straight.
+  These are the image's, or the detection's own edges where the border cuts it:
+  the border of an undistorted image is not straight.
   """
   low = jnp.where(scene.open[:, :2], scene.box[:, :2], scene.bounds[:2])
   high = jnp.where(scene.open[:, 2:], scene.box[:, 2:], scene.bounds[2:])
@@ -104,7 +104,7 @@ def bound(scene: scene_lib.Scene, poses: rigid.Rigid) -> jax.Array:
 
 
 def _share(scene):
-  """[M, 1] of the weight of all detections."""
+  """Share [M, 1] of each detection in the total weight."""
   return (scene.weight / jnp.maximum(scene.weight.sum(), 1e-9))[:, None]
 
 

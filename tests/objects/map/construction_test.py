@@ -56,7 +56,7 @@ def mean_iou(scene, found):
   mine = ellipsoid.Ellipsoid(*(leaf[rows] for leaf in found.ellipsoid))
   boxes, valid = planted_objects.boxes_of(scene.ellipsoid, scene.poses)
   others, _ = planted_objects.boxes_of(mine, scene.poses)
-  overlap = np.asarray(ellipsoid.box_iou(boxes, others))
+  overlap = planted_objects.box_iou(boxes, others)
   return overlap[valid].mean()
 
 

@@ -39,11 +39,17 @@ def single(shapes, i):
   return jax.tree.map(lambda leaf: leaf[i], shapes)
 
 
+def shape_matrix(one):
+  """R diag(a)^2 R^T [3, 3] of an ellipsoid."""
+  factor = np.asarray(one.rotation, np.float64) * one.semi_axes
+  return factor @ factor.T
+
+
 def shape_error(found, planted):
   """Largest difference of the square roots of shapes, relative to the size."""
   roots = []
   for one in (found, planted):
-    values, vectors = np.linalg.eigh(np.asarray(ellipsoid.shape_matrix(one)))
+    values, vectors = np.linalg.eigh(shape_matrix(one))
     roots.append((vectors * np.sqrt(values)) @ vectors.T)
   return np.abs(roots[0] - roots[1]).max() / planted.semi_axes.max()
 
@@ -77,7 +83,7 @@ class ClosedFormTest(parameterized.TestCase):
     views = views_of(self.shapes, self.poses)[0]
     normals, offsets = dual_quadric.tangent_planes(views)
     planted = single(self.shapes, 0)
-    shape = np.asarray(ellipsoid.shape_matrix(planted), np.float64)
+    shape = shape_matrix(planted)
     reach = np.sqrt(np.einsum('vei,ij,vej->ve', normals, shape, normals))
     away = np.abs(normals @ planted.center + offsets)
     np.testing.assert_allclose(away, reach, rtol=1e-3)

@@ -4,7 +4,6 @@
 from absl.testing import absltest
 import numpy as np
 
-from i2ploc.geometry import ellipsoid as ellipsoid_lib
 from i2ploc.objects.map import landmarks
 from i2ploc.objects.map import refit
 from tests.objects import planted_objects
@@ -35,7 +34,7 @@ def _overlap(scene, objects):
   """IoU of all boxes of the planted and the map's objects, in the mean."""
   boxes, valid = planted_objects.boxes_of(scene.ellipsoid, scene.poses)
   own, _ = planted_objects.boxes_of(objects.ellipsoid, scene.poses)
-  return np.asarray(ellipsoid_lib.box_iou(boxes, own))[valid].mean()
+  return planted_objects.box_iou(boxes, own)[valid].mean()
 
 
 class MapRefitTest(absltest.TestCase):

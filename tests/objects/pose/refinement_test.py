@@ -138,10 +138,10 @@ class EdgeTest(absltest.TestCase):
     behind = pose._replace(
       translation=pose.translation - jnp.asarray([0, 0, 9])
     )
-    fit = refinement.linearize(behind, data, jnp.ones(5, bool), 10.0)
-    self.assertEqual(int(fit.count), 0)
-    self.assertEqual(float(fit.cost), 500.0)
-    for leaf in jax.tree.leaves(fit):
+    found = refinement.linearize(behind, data, jnp.ones(5, bool), 10.0)
+    self.assertEqual(int(found.rest[1]), 0)
+    self.assertEqual(float(found.cost), 500.0)
+    for leaf in jax.tree.leaves(found):
       self.assertTrue(np.isfinite(leaf).all())
 
 

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a robust estimate is: the same seven fields for every problem."""
+
+from typing import Generic
+from typing import NamedTuple
+from typing import TypeVar
+
+import numpy as np
+
+Model = TypeVar('Model')
+
+
+class Result(NamedTuple, Generic[Model]):
+  """A model and the evidence for it; data are in the caller's order.
+
+  The functions of a problem return subclasses, whose properties name the model
+  and its frames: `found.camera_from_map` is the `model` of an `AbsolutePose`.
+
+  Attributes:
+    model: pytree of float64 arrays; None where there is none.
+    inliers: [N] bool, data within the threshold.
+    covariance: [dof, dof] of the step of the problem's `retract` at the model,
+      from the inliers' own residuals; infinite where these do not determine
+      the model.
+    cost: sum of min(r^2, t^2) / t^2 over the usable data; infinite without a
+      model.
+    num_draws: minimal samples drawn.
+    valid: whether the model can be trusted.
+    reason: why not; empty if valid.
+  """
+
+  model: Model | None
+  inliers: np.ndarray
+  covariance: np.ndarray
+  cost: float
+  num_draws: int
+  valid: bool
+  reason: str
+
+  @property
+  def num_inliers(self) -> int:
+    """Data within the threshold."""
+    return int(np.sum(self.inliers))
+
+
+def failure(num_data: int, dof: int, reason: str, num_draws: int = 0) -> Result:
+  """The result where no model was found.
+
+  Args:
+    num_data: N.
+    dof: degrees of freedom of a model.
+    reason: why there is none.
+    num_draws: minimal samples drawn.
+  """
+  return Result(
+    model=None,
+    inliers=np.zeros(num_data, bool),
+    covariance=np.full((dof, dof), np.inf),
+    cost=np.inf,
+    num_draws=num_draws,
+    valid=False,
+    reason=reason,
+  )
