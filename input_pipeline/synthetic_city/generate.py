@@ -248,7 +248,7 @@ def _render_elsewhere(
 ) -> None:
   context = multiprocessing.get_context('spawn')
   progress, stop = context.Value('q', 0), context.Event()
-  cache = jax.config.read('jax_compilation_cache_dir')
+  cache = getattr(jax.config, 'jax_compilation_cache_dir', None)
   pool = futures.ProcessPoolExecutor(
     workers, context, _start, (make_render, size, cache, progress, stop)
   )
