@@ -143,12 +143,12 @@ def fundamental(
     ...   500 * seen[:, :2] / seen[:, 2:] + [320, 240]
     ...   for seen in (points, points - [1, 0, 0])
     ... )
-    >>> points1[:20] = rng.uniform(0, 480, (20, 2))
+    >>> points1[:20, 1] += rng.uniform(20, 200, 20)
     >>> found = fundamental.fundamental(points0, points1)
-    >>> found.num_inliers >= 40
-    True
-    >>> rows = np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0]]) / np.sqrt(2)
-    >>> bool(np.allclose(np.abs(found.matrix), np.abs(rows), atol=1e-4))
+    >>> found.num_inliers
+    40
+    >>> rows = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0]]) / np.sqrt(2)
+    >>> bool(np.allclose(np.abs(found.matrix), rows, atol=1e-6))
     True
   """
   points0, points1 = two_views.checked(points0, points1)

@@ -201,12 +201,14 @@ def homographies(
     InputError: see `homography`.
 
   Example:
+    Lists have an entry per pair of images, here one; image 1 is enlarged.
+
     >>> import numpy as np
     >>> from i2ploc.robust import homography
     >>> points0 = np.random.default_rng(0).uniform(0, 480, (60, 2))
-    >>> found = homography.homographies([points0] * 2, [points0, 2 * points0])
+    >>> found = homography.homographies([points0], [2 * points0])
     >>> [one.image1_from_image0[0, 0].round(3).item() for one in found]
-    [1.0, 2.0]
+    [2.0]
   """
   scores = [None] * len(points0) if scores is None else scores
   pairs = [

@@ -146,10 +146,10 @@ def relative_pose(
     ...   500 * seen[:, :2] / seen[:, 2:] + [320, 240]
     ...   for seen in (points, points - [1, 0, 0])
     ... )
-    >>> pixels1[:20] = rng.uniform(0, 480, (20, 2))
+    >>> pixels1[:20, 1] += rng.uniform(20, 200, 20)
     >>> found = relative_pose.relative_pose(pixels0, pixels1, camera, camera)
-    >>> found.num_inliers >= 40
-    True
+    >>> found.num_inliers
+    40
     >>> direction = found.camera1_from_camera0.translation
     >>> bool(np.allclose(direction, [-1, 0, 0], atol=1e-6))
     True

@@ -67,8 +67,9 @@ def _scene():
 
 def _proposed(scene, sides, count):
   """Upper bounds of all poses, best first, and the triples that they are of."""
-  propose = jax.jit(search._propose, static_argnums=4)
-  best = propose(scene, sides, jnp.int32(count), ANYWHERE, SETTINGS)
+  # A function of its own is traced anew: what is patched has its effect.
+  propose = jax.jit(lambda *args: search._propose(*args, SETTINGS))
+  best = propose(scene, sides, jnp.int32(count), ANYWHERE)
   kept = np.asarray(best.bounds) >= 0
   return np.asarray(best.bounds)[kept], np.asarray(best.triples)[kept]
 
