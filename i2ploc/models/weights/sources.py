@@ -134,7 +134,7 @@ def find(name: str | os.PathLike, fetch: bool = True) -> pathlib.Path:
       return folder
     return _find_on_hub(source.hub, folder, fetch)
   if _HUB_NAME.fullmatch(name):
-    return _find_on_hub(name, pathlib.Path('FOLDER'), fetch)
+    return _find_on_hub(name, 'a folder, name that folder', fetch)
   raise MissingFileError(
     f'there are no weights {name!r}: it is no file or folder, no repository of '
     f'the Hugging Face hub (OWNER/NAME), and none of {sorted(SOURCES)}'
@@ -144,9 +144,8 @@ def find(name: str | os.PathLike, fetch: bool = True) -> pathlib.Path:
 def _find_on_hub(repository, folder, fetch):
   """A repository's folder in the hub's cache."""
   remedy = (
-    f'put its config.json and model.safetensors into {folder}'
-    + (' and name that folder' if str(folder) == 'FOLDER' else '')
-    + f', or run `hf download {repository}` where there is a network'
+    f'put its config.json and model.safetensors into {folder}, or run '
+    f'`hf download {repository}` where there is a network'
   )
   if importlib.util.find_spec('huggingface_hub') is None:
     raise MissingFileError(

@@ -131,7 +131,7 @@ class SourcesTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ('dinov2_small', 'facebook/dinov2-small', 'dinov2_small, or run'),
-    ('some/encoder', 'some/encoder', 'FOLDER and name that folder, or run'),
+    ('some/encoder', 'some/encoder', 'a folder, name that folder, or run'),
   )
   def test_an_unreachable_hub_is_one_line(self, name, repository, place):
     with mock.patch.object(
