@@ -9,11 +9,12 @@ exact    value and all gradients (scale and bias included) are within 1e-5 of
          pairs, duplicated rows, scale 100. As in parity.py a difference is
          absolute, or relative to the largest value of what exceeds 1.
 devices  the same on 8 simulated devices, against one.
-memory   value and gradient of 32,768 pairs of width 256, who is near whom asked
-         of poses, add less than 400 MiB to the process, inputs included; beside
-         it what the dense loss would take, by the compiler's account (not run).
-time     value and gradient of 4,096 pairs take at most 1.3 times as long as of
-         the dense loss, by turns.
+memory   value and gradient of 32,768 pairs of width 256, their relations
+         computed from poses, add less than 400 MiB to the process, inputs
+         included; beside it what the dense loss would take as the compiler
+         counts it (not run).
+time     value and gradient of 4,096 pairs take at most 1.3 times the time of
+         the dense loss, both in turns.
 
 python benchmarks/contrastive.py --json=contrastive.json
 """

@@ -160,7 +160,7 @@ def serve_torch(kind, config, batch, samples, weights):
 
 
 def _serve(connection, make, *args):
-  """Child: builds, and then runs what it is told to."""
+  """Child process: builds a model, then runs what its parent asks for."""
   runs, temporary = make(*args)
   first = {name: run() for name, run in runs.items()}
   forward = {k: np.asarray(v) for k, v in first.items() if k in RUNS['forward']}
@@ -174,7 +174,7 @@ def _serve(connection, make, *args):
 
 
 class Process:
-  """A process that measures; `start` is a function that `_serve` calls."""
+  """A child process that measures; `_serve` calls `start` in it."""
 
   def __init__(self, *start):
     context = multiprocessing.get_context('spawn')

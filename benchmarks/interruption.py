@@ -23,7 +23,7 @@ from absl import flags
 import numpy as np
 
 KILLS = flags.DEFINE_integer('kills', 3, 'Kills of each verb.')
-SEED = flags.DEFINE_integer('seed', 0, 'Of the moments.')
+SEED = flags.DEFINE_integer('seed', 0, 'Seed of the moments of the kills.')
 STEPS = flags.DEFINE_integer('steps', 400, 'Training steps.')
 JSON = flags.DEFINE_string('json', None, 'Where to write the numbers.')
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far our modules are from the code they stand for.
+"""Parity: how far our modules are from the reference code.
 
 Compares outputs, gradients and statistics with what the reference code gave
 for the same weights and inputs, and prints the largest difference of each:

@@ -157,7 +157,7 @@ class Options(NamedTuple):
     poses: folder of KITTI pose files NN.txt.
     protocol: names of the protocols to score.
     axes: of files that do not say theirs.
-    similarity: likewise.
+    similarity: of files that do not name theirs.
     rate: frames per second of files without times; 0: unknown.
     chance: print what the poses say, and no scores.
     demo: write random descriptors first.
@@ -214,7 +214,7 @@ def define_flags() -> None:
     'protocol', names, names, 'Which to score; again for more. Default: all.'
   )
   flags.DEFINE_string('axes', '', 'Of files that do not say theirs.')
-  flags.DEFINE_string('similarity', '', 'Likewise.')
+  flags.DEFINE_string('similarity', '', 'Of files that name none.')
   flags.DEFINE_float('rate', 0.0, 'Frames per second of files without times.')
   flags.DEFINE_bool('chance', False, 'Print what poses say, and no scores.')
   flags.DEFINE_bool('demo', False, 'Write random descriptors first.')

@@ -59,7 +59,7 @@ def text_tower(path):
   text = model.towers['text'].encoder.clone(name=None)
   tokens = io['input_ids']
   hidden, out = encoders.hidden_states(text, params, tokens)
-  # Theirs of what is behind the end see less of each other.
+  # Behind the end of a text the reference masks tokens, and ours does not.
   read = io['attention_mask'][..., None]
   for i, found in enumerate(hidden):
     expected = io[f'text_hidden_{i}']

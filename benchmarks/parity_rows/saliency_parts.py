@@ -181,7 +181,7 @@ def position_embeddings(path):
 
 
 def farthest_points(path):
-  """Decisions: indices are equal or they are not."""
+  """Indices, which have to be equal."""
   golden = np.load(path)
   for case in ('uniform', 'allskipped', 'exhausted', 'grid'):
     points = golden[f'fps_{case}/points'][0]

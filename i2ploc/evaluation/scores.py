@@ -20,7 +20,7 @@ and the direction before them:
   recall@1_10m_ties_found         if equal similarities counted as found
   median_error_m                  of the first answer
   f1_max_10m                      where only revisits count
-  answerable_10m_same_heading     (and _opposite_heading) likewise
+  answerable_10m_same_heading     of those, by heading of the right answer
   recall@1_10m_same_heading
 
 A rate over no query is left out. See `metrics` for the conventions on ties and

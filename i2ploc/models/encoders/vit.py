@@ -125,7 +125,7 @@ def run_blocks(
   Args:
     blocks: alike but for their parameters.
     x: [B, N, D].
-    position: [B, N, D], added at the input of every block; None for nothing.
+    position: [B, N, D], added at the input of every block; None adds nothing.
     mask: see `attention.attend`.
     remat: keep only what lies between the blocks for the backward pass, which
       then computes each of them again.
