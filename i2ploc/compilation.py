@@ -17,6 +17,7 @@ import functools
 from typing import Any
 
 import jax
+from jax import core
 
 CPU_OPTIONS = {
   'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
@@ -35,7 +36,7 @@ def options() -> dict[str, str]:
   return CPU_OPTIONS
 
 
-class _Jitted:
+class Jitted:
   """A function that is jitted when it is first asked for anything."""
 
   def __init__(self, function, kwargs):
@@ -50,9 +51,10 @@ class _Jitted:
   def _inside(self):
     return jax.jit(self.__wrapped__, **self._kwargs)
 
-  def __call__(self, *args, **kwargs):
+  def __call__(self, *args, **kwargs) -> Any:
+    """The function's value, with `options()` unless inside of another jit."""
     leaves = jax.tree.leaves((args, kwargs))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, core.Tracer) for leaf in leaves):
       return self._inside(*args, **kwargs)
     return self._jitted(*args, **kwargs)
 
@@ -62,10 +64,10 @@ class _Jitted:
     return getattr(self._jitted, name)
 
 
-def jit(function: Callable[..., Any], **kwargs) -> Callable[..., Any]:
+def jit(function: Callable[..., Any], **kwargs) -> Jitted:
   """`jax.jit(function, **kwargs)` with `options()`.
 
   Inside of another jit, whose options hold there, it is a plain one. No device
   is looked for before the first call: modules may use it as a decorator.
   """
-  return _Jitted(function, kwargs)
+  return Jitted(function, kwargs)

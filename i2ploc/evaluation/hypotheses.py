@@ -5,7 +5,6 @@ Every cell of a grid is a number of planted problems, the same for every sampler
 and score, solved on device by one call.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -169,7 +168,7 @@ def make_solver(
   problem: problem_lib.Problem,
   sampler: samplers.Sampler,
   settings: consensus.Settings,
-) -> Callable[..., consensus.Estimate]:
+) -> compilation.Jitted:
   """A function that solves many problems in one call.
 
   Args:

@@ -182,8 +182,8 @@ def _relative_pose(draw):
   other = seen @ rotation.T + draw.rng.uniform(0.5, 1.0) * shift
   other = other[:, :2] / np.maximum(other[:, 2:], 0.1)
   other = draw.spoilt(other, -_HALF, _HALF)
-  one = np.ones(len(plane))
-  data = relative_pose.Rays(*plane.T, one, *other.T, one)
+  plane, other = (np.insert(p, 2, 1.0, axis=1) for p in (plane, other))
+  data = relative_pose.Rays(*plane.T, *other.T)
   return data, rigid.Rigid(rotation, shift)
 
 

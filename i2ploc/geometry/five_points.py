@@ -151,7 +151,8 @@ def _essentials(basis):
   coefficients = _linear(_reduced(_cubics(basis)))
   where = jnp.asarray(polynomial.angles(NUM_SOLUTIONS), basis.dtype)
   a, b, c = _at(coefficients, where)
-  where, valid = polynomial.roots(vectors.dot(a, vectors.cross(b, c)))
+  determinants = jnp.asarray(vectors.dot(a, vectors.cross(b, c)))
+  where, valid = polynomial.roots(determinants)
   x, y, one = vectors.longest(vectors.cofactors(_at(coefficients, where)))
   mix = x, y, one * jnp.sin(where), one * jnp.cos(where)
   flat = tuple(
@@ -239,7 +240,7 @@ def _poses(essential, rays0, rays1):
   )
   errors = _errors(*pose, rays0, rays1)[0]
   near, far = essential_lib.depths(*pose, rays0, rays1)
-  ahead = ((near > 0) & (far > 0)).all(0)
+  ahead = jnp.all((near > 0) & (far > 0), axis=0)
   return pose, ahead & (jnp.abs(errors).max(0) < _SOLVED)
 
 
@@ -263,8 +264,8 @@ def from_five(
   usable = (smallest > _DEPENDENT) & jnp.isfinite(basis).all()
   basis = jnp.where(usable, basis, jnp.eye(9, dtype=basis.dtype)[:4])
   essential, real = _essentials(basis)
-  rays0, rays1 = (
-    tuple(jnp.where(usable, r, 0.0).T[:, :, None]) for r in (rays0, rays1)
+  pose, solved = _poses(
+    essential,
+    *(tuple(jnp.where(usable, r, 0.0).T[:, :, None]) for r in (rays0, rays1)),
   )
-  pose, solved = _poses(essential, rays0, rays1)
   return essential_lib.stacked(*pose), solved & real & usable

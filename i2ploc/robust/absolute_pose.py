@@ -171,10 +171,11 @@ class AbsolutePose(result.Result[rigid.Rigid]):
     return self.model
 
   @property
-  def camera_in_map(self) -> np.ndarray:
-    """Position [3] of the camera, metres, where there is a pose."""
-    motion = self.model
-    return -motion.rotation.T @ motion.translation
+  def camera_in_map(self) -> np.ndarray | None:
+    """Position [3] of the camera, metres; None unless `valid`."""
+    if self.model is None:
+      return None
+    return np.asarray(-self.model.rotation.T @ self.model.translation)
 
 
 def absolute_pose(
@@ -273,9 +274,9 @@ def absolute_poses(
     >>> [one.num_inliers for one in found]
     [60]
   """
-  scores = [None] * len(points) if scores is None else scores
+  quality = [None] * len(points) if scores is None else scores
   checked = [
-    _measured(*one, lens) for one in zip(points, pixels, scores, strict=True)
+    _measured(*one, lens) for one in zip(points, pixels, quality, strict=True)
   ]
   found = search.find_each(
     SPHERE if lens.model == 'equirectangular' else PLANE,
@@ -318,7 +319,7 @@ def _measured(points, pixels, scores, lens):
 def _in_map(found, center):
   """The pose in the map's own coordinates."""
   pose = found.model
-  if found.valid:
+  if pose is not None:
     shift = pose.rotation @ center
     pose = rigid.Rigid(pose.rotation, pose.translation - shift)
   return AbsolutePose(*found._replace(model=pose))

@@ -221,7 +221,7 @@ def alignment(
     scores=scores,
   )
   motion = found.model
-  if found.valid:
+  if motion is not None:
     scale = float(motion.scale) if with_scale else 1.0
     u, _, v = np.linalg.svd(motion.rotation)
     shift = motion.translation + center_a - scale * (u @ v) @ center_b

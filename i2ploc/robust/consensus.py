@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import refine as refine_lib
@@ -80,10 +81,10 @@ class Estimate(NamedTuple):
   """
 
   model: problem_lib.Model
-  inliers: jax.Array
-  cost: jax.Array
-  num_draws: jax.Array
-  valid: jax.Array
+  inliers: jax.Array | np.ndarray
+  cost: jax.Array | float
+  num_draws: jax.Array | int
+  valid: jax.Array | bool
 
 
 class _Search(NamedTuple):
@@ -213,8 +214,8 @@ def _turn(problem, settings, asked, views, search, count):
     settings.confidence,
     settings.chance,
   )
-  cost = jnp.where(better, found, search.cost)
-  return _Search(model, cost, inliers, draws, needed)
+  least = jnp.where(better, found, search.cost)
+  return _Search(model, least, inliers, draws, needed)
 
 
 def estimate_each(

@@ -21,8 +21,8 @@ class Line(NamedTuple):
     offset: distance of the line from the origin along the normal.
   """
 
-  normal: jax.Array
-  offset: jax.Array
+  normal: jax.Array | np.ndarray
+  offset: jax.Array | np.ndarray
 
 
 class Points(NamedTuple):

@@ -25,8 +25,8 @@ class Plane(NamedTuple):
     offset: distance of the plane from the origin along the normal, metres.
   """
 
-  normal: jax.Array
-  offset: jax.Array
+  normal: jax.Array | np.ndarray
+  offset: jax.Array | np.ndarray
 
 
 class Points(NamedTuple):
@@ -70,7 +70,7 @@ def retract(plane: Plane, step: jax.Array) -> Plane:
     step: [3], tilts of the normal towards its `vectors.tangents`, radians, then
       the change of the offset, metres.
   """
-  first, second = map(jnp.stack, vectors.tangents(plane.normal))
+  first, second = map(jnp.stack, vectors.tangents(tuple(plane.normal)))
   normal = plane.normal + step[0] * first + step[1] * second
   normal = normal / jnp.sqrt(jnp.sum(normal**2))
   return Plane(normal, plane.offset + step[2])

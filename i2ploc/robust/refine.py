@@ -9,6 +9,7 @@ The number of steps is fixed: all models of a batch take them together.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 from typing import NamedTuple
 
@@ -169,11 +170,16 @@ def _linearize(problem, model, data, mask, limit):
   parts = [
     jnp.where(counts, rows, 0.0) for rows in jnp.unstack(jacobian, axis=1)
   ]
-  matrix = sum(rows @ rows.T for rows in parts)
   value = jnp.where(counts, value, 0.0)
-  vector = sum(rows @ errors for rows, errors in zip(parts, value, strict=True))
-  cost = jnp.sum(jnp.where(mask, jnp.minimum(squared, limit), 0.0))
-  return Equations(cost, matrix, vector)
+  return Equations(
+    jnp.sum(jnp.where(mask, jnp.minimum(squared, limit), 0.0)),
+    _total([rows @ rows.T for rows in parts]),
+    _total([rows @ errors for rows, errors in zip(parts, value, strict=True)]),
+  )
+
+
+def _total(arrays: list[jax.Array]) -> jax.Array:
+  return functools.reduce(jnp.add, arrays)
 
 
 def refine(

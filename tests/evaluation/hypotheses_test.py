@@ -107,7 +107,7 @@ class LimitedTest(absltest.TestCase):
   def test_the_sampler_says_when_to_stop(self):
     prosac = samplers.make_prosac(50, 2, 50)
     sampler = hypotheses.Limited(prosac, jnp.int32(70))
-    asked = jnp.arange(50) < 30, jnp.int32(40), 2, 0.99, 0.01
+    asked = jnp.arange(50) < 5, jnp.int32(30_000), 2, 0.99, 0.01
     self.assertEqual(sampler.needed(*asked), prosac.needed(*asked))
     uniform = samplers.Uniform(jnp.int32(50))
     self.assertLess(sampler.needed(*asked), uniform.needed(*asked))

@@ -124,6 +124,7 @@ def judge(
   value = jnp.where(overlap >= least, overlap * share[:, None], 0.0)
   pair = jnp.arange(num_detections * num_candidates).reshape(share.size, -1, 1)
   row = jnp.arange(num_detections)[:, None]
+  landmarks = jnp.asarray(scene.landmark).reshape(-1)
 
   def step(state):
     left, column, chosen = state
@@ -133,9 +134,7 @@ def judge(
     first = jnp.where(best > 0, first, pair.size)
     hit = row == first // num_candidates
     column = jnp.where(hit, first % num_candidates, column)
-    landmark = (
-      scene.landmark.reshape(-1).at[first].get(mode='fill', fill_value=-1)
-    )
+    landmark = landmarks.at[first].get(mode='fill', fill_value=-1)
     taken = hit[:, None] | (scene.landmark[..., None] == landmark)
     return jnp.where(taken, 0.0, left), column, chosen | hit
 
