@@ -30,9 +30,12 @@ def without(
     leave_out: names of categories.
     categories: names of the detector's numbers.
   """
-  unwanted = [i for i, name in enumerate(categories) if name in leave_out]
-  keep = ~np.isin(detections.category, unwanted)
+  keep = ~np.isin(detections.category, _numbers(leave_out, categories))
   return detections.take(np.flatnonzero(keep))
+
+
+def _numbers(names, categories) -> list[int]:
+  return [i for i, name in enumerate(categories) if name in names]
 
 
 def prepare(
@@ -106,11 +109,13 @@ class Observer:
       return without(found, self._leave_out, self._categories), None
     labels = shots.labels(row)
     keep = detections_lib.box_fault(labels.box) == ''
-    keep &= ~np.isin(labels.category, self._leave_out)
+    keep &= ~np.isin(
+      labels.category, _numbers(self._leave_out, self._categories)
+    )
     labels = labels.take(np.flatnonzero(keep))
     found = detections_lib.make_detections(
       labels.box,
-      [self._categories.index(name) for name in labels.category],
+      labels.category,
       np.ones(len(labels.category)),
       shots.image_size,
     )

@@ -91,19 +91,18 @@ def build(
   return built._replace(category=np.asarray(category, np.int64)[built.category])
 
 
-def from_labels(labels: Any, categories: Sequence[str]) -> landmarks.ObjectMap:
+def from_labels(labels: Any) -> landmarks.ObjectMap:
   """The map that labels give, as a map fitted by hand would be.
 
   Args:
-    labels: with center, semi_axes, rotation, category and text of L landmarks.
-    categories: names of the detector's numbers.
+    labels: with center, semi_axes, rotation, category (the detector's number)
+      and text of L landmarks.
   """
-  numbers = {name: i for i, name in enumerate(categories)}
   return landmarks.make_map(
     labels.center,
     labels.semi_axes,
     labels.rotation,
-    [numbers[name] for name in labels.category],
+    labels.category,
     labels=[(str(text),) for text in labels.text],
     num_views=labels.num_views,
   )
