@@ -199,9 +199,9 @@ def localize(
     place: name of the map.
 
   Returns:
-    The answer; its similarity is the score. Whatever is wrong with a map or
-    with detections, and whatever they leave open, ends in an answer without a
-    pose that has a reason. Evidence:
+    The answer; its similarity is the score. A map or detections that cannot be
+    used, or that do not determine a pose, give an answer without a pose that
+    says why in `reason`. Evidence:
 
       score: [0, 1], the share of the detections that the pose explains, see
         `objects.pose.verification`.
@@ -212,8 +212,8 @@ def localize(
       overlaps: [A] IoU of their boxes.
 
   Raises:
-    InputError: arguments that make no sense for any map: an unknown method or
-      sampler, no draws, a method that needs embeddings where there are none.
+    InputError: an unknown method or sampler, no draws, or a method that needs
+      embeddings where there are none.
   """
   try:
     landmarks_lib.check_map(object_map)
