@@ -147,7 +147,7 @@ def crowded_scene(
   category = object_map.category
   pairs = association.same_category(category[rows], category)
   placed = scene.make_scene(
-    box,
+    scene.plane_boxes(box, INTRINSICS),
     np.ones(len(rows)),
     np.zeros((len(rows), 4), bool),
     object_map.ellipsoid,

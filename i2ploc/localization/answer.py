@@ -3,7 +3,7 @@
 
 A chain of stages answers a query: each takes the query and a ranked list of
 answers and returns a better one, the first starts from []. answers.jsonl has
-one line per query, see `record`, whatever the stages were.
+one line per query, see `record`; its fields do not depend on the stages.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class Query(NamedTuple):
   Attributes:
     name: for people: a path, as given.
     image: uint8 [H, W, 3], as in the file, upright.
-    lens: of this image; None if nobody knows.
+    lens: of this image; None if unknown.
     prior: what else is known of the camera.
     detections: boxes in this image; None where nothing looked for objects.
   """
@@ -55,7 +55,7 @@ class Query(NamedTuple):
 
 
 class Answer(NamedTuple):
-  """Where a query may have been taken, or why nobody can say.
+  """Where a query may have been taken, or why there is no pose.
 
   Attributes:
     rank: 1 is the best.

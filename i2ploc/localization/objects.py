@@ -199,9 +199,9 @@ def localize(
     place: name of the map.
 
   Returns:
-    The answer; its similarity is the score. Whatever is wrong with a map or
-    with detections, and whatever they leave open, ends in an answer without a
-    pose that has a reason. Evidence:
+    The answer; its similarity is the score. A map or detections that cannot be
+    used, or that do not determine a pose, give an answer without a pose that
+    says why in `reason`. Evidence:
 
       score: [0, 1], the share of the detections that the pose explains, see
         `objects.pose.verification`.
@@ -212,8 +212,8 @@ def localize(
       overlaps: [A] IoU of their boxes.
 
   Raises:
-    InputError: arguments that make no sense for any map: an unknown method or
-      sampler, no draws, a method that needs embeddings where there are none.
+    InputError: an unknown method or sampler, no draws, or a method that needs
+      embeddings where there are none.
   """
   try:
     landmarks_lib.check_map(object_map)
@@ -240,10 +240,9 @@ def localize(
     return _unlocalizable(reason, place, left_out)
   ellipsoids = object_map.ellipsoid
   cut = detections_lib.cut_edges(seen, image_size)
+  plane = scene.plane_boxes(seen.box, intrinsics)
   triples = proposals.propose(
-    proposals.sightings(
-      scene.plane_boxes(seen.box, intrinsics), np.asarray(cut.any(-1))
-    ),
+    proposals.sightings(plane, np.asarray(cut.any(-1))),
     ellipsoids,
     pairs[0],
     num_draws=_MOST_TRIPLES if draws is None else draws,
@@ -255,7 +254,7 @@ def localize(
     reason = 'no three detections can be three landmarks, by their sizes'
     return _unlocalizable(reason, place, left_out)
   placed = scene.make_scene(
-    seen.box,
+    plane,
     seen.score,
     cut,
     ellipsoids,
@@ -279,7 +278,7 @@ def _renumbered(pairs, sound):
 
 
 def _found(placed, proposing, triples, prior, settings):
-  """`object_search.search` of triples, padded; on the host again."""
+  """`search.search` of triples, padded; on the host again."""
   size = scene.bucket(len(triples), _MOST_TRIPLES)
   sides = (
     proposing.observation[triples],

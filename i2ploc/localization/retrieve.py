@@ -41,9 +41,9 @@ def make_stage(
     embed: descriptors [1, D] of a batch of one: image uint8 [1, H, W, 3] and,
       where the query has a lens, intrinsics float32 [1, 3, 3].
     image_size: (H, W) of the model's images.
-    scale: see `localize`.
-    radius: likewise.
-    k: likewise.
+    scale: inverse temperature or None, see `localize`.
+    radius: metres that count as one place in a confidence.
+    k: answers per query.
   """
 
   def retrieve(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is seen in images of a place: boxes of a detector, descriptors of them.
 
-A place is an `input_pipeline.sources.places.Place`, or anything alike.
+A place is an `input_pipeline.sources.places.Place`.
 """
 
 from collections.abc import Callable
@@ -23,16 +23,19 @@ def without(
   leave_out: Sequence[str],
   categories: Sequence[str],
 ) -> detections_lib.Detections:
-  """The detections that are of none of some categories.
+  """The detections without those of some categories.
 
   Args:
     detections: of an image.
     leave_out: names of categories.
     categories: names of the detector's numbers.
   """
-  unwanted = [i for i, name in enumerate(categories) if name in leave_out]
-  keep = ~np.isin(detections.category, unwanted)
+  keep = ~np.isin(detections.category, _numbers(leave_out, categories))
   return detections.take(np.flatnonzero(keep))
+
+
+def _numbers(names, categories) -> list[int]:
+  return [i for i, name in enumerate(categories) if name in names]
 
 
 def prepare(
@@ -40,7 +43,7 @@ def prepare(
   lens: lens_lib.Lens,
   encode: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> detections_lib.Detections:
-  """What becomes of boxes before a map is made of them or asked.
+  """Detections as maps are made of them and asked with them.
 
   Args:
     detections: boxes in an image as it is.
@@ -48,7 +51,8 @@ def prepare(
     encode: boxes [M, 4] to descriptors [M, D]; None for none.
 
   Returns:
-    With descriptors; boxes as a pinhole with the lens's intrinsics sees them.
+    With descriptors; boxes are those that a pinhole with the lens's intrinsics
+    would see.
   """
   if encode is not None:
     detections = detections._replace(embedding=encode(detections.box))
@@ -58,7 +62,11 @@ def prepare(
 
 
 class Observer:
-  """A detector, whose boxes labels or a file hold, and possibly a CLIP."""
+  """What a detector sees in images of a place, and descriptors of it.
+
+  The detections come from a file or from labels, the descriptors from an
+  encoder, if there is one.
+  """
 
   def __init__(
     self, place: Any, encoder: Any = None, leave_out: Sequence[str] = ()
@@ -69,7 +77,7 @@ class Observer:
       place: with mapping, queries, detections and categories.
       encoder: an `image_text.ImageTextEncoder`; None where only categories
         count.
-      leave_out: categories that are not looked at: what moves is no landmark.
+      leave_out: categories that are left out: what moves is no landmark.
 
     Raises:
       MissingFileError: no such file.
@@ -106,18 +114,20 @@ class Observer:
       return without(found, self._leave_out, self._categories), None
     labels = shots.labels(row)
     keep = detections_lib.box_fault(labels.box) == ''
-    keep &= ~np.isin(labels.category, self._leave_out)
+    keep &= ~np.isin(
+      labels.category, _numbers(self._leave_out, self._categories)
+    )
     labels = labels.take(np.flatnonzero(keep))
     found = detections_lib.make_detections(
       labels.box,
-      [self._categories.index(name) for name in labels.category],
+      labels.category,
       np.ones(len(labels.category)),
       shots.image_size,
     )
     return found, tuple(labels.text.tolist())
 
   def look(self, shots: Any, row: int) -> place_map.Sighting:
-    """See `boxes`; with descriptors, and as a pinhole would see them."""
+    """The boxes of an image, prepared; see `boxes` and `prepare`."""
     found, texts = self.boxes(shots, row)
     encode = None
     if self._encoder is not None:

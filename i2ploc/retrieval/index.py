@@ -43,7 +43,7 @@ class Rig(NamedTuple):
   """The sensors that the map was recorded with.
 
   Attributes:
-    lens: of images of `image_size`; None without a camera, or if unknown.
+    lens: of images of `image_size`; None without a camera or if unknown.
     image_size: (height, width), pixels; None without images.
     camera_from_body: float64 [4, 4], metres. The body is what poses are of: the
       LiDAR where there is one, else the camera itself.
@@ -84,7 +84,7 @@ class Index:
     towns: [M] str, positions of different towns are not comparable.
     frames: int64 [M], the number in the dataset's own file names.
     names: [M] str, of the reading: the file of a photo, drive and number of a
-      frame; '' where nobody knows.
+      frame; '' if unknown.
     views: float64 [M], radians: the descriptor is what a vehicle at `poses`
       turned to the left by `views` about its own z axis would see.
     provenance: at least 'model' (fingerprint of the parameters), 'config'

@@ -2,7 +2,7 @@
 """Who is a positive of whom: one ternary matrix for losses, miners and metrics.
 
 +1: the same place, a right answer. -1: another place, a wrong answer. 0: in
-between or unknown, ignored by whoever learns or counts. Distances are
+between or unknown, ignored in losses and metrics. Distances are
 horizontal, over x and y of a world frame whose z points UP: floors and heights
 do not tell places apart here, and a dataset in another frame (KITTI odometry's
 camera frame has y down) must be re-anchored before it comes here.
@@ -39,7 +39,7 @@ def from_positions(
 
   Positive within `positive_radius` (inclusive), negative beyond
   `ignore_radius` or in another town, else ignored. So is a pair of one town
-  with a position that is not finite: nobody knows.
+  with a position that is not finite.
 
   Args:
     query_position: [Q, 3] metres, world frame, z up; numpy or jax.
@@ -54,7 +54,7 @@ def from_positions(
       further apart than this see different things of one place and are
       ignored.
     paired: entry i of both was put together on purpose, as in a training batch
-      (Q = M): the diagonal is positive whatever the poses say.
+      (Q = M): the diagonal is positive for any poses.
 
   Returns:
     [Q, M] int8 in {+1, 0, -1}.
@@ -93,8 +93,8 @@ def from_texts(
 ) -> Array:
   """Relations of things to texts, from the texts that belong to the things.
 
-  Positive for equal texts, whoever they were of, negative for different ones,
-  ignored where one of them is padding.
+  Positive for equal texts, also of different things, negative for different
+  texts, ignored where one of them is padding.
 
   Args:
     query_tokens: [Q, L] numbered words of the text of each thing; numpy or jax.

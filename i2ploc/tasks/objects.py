@@ -93,7 +93,7 @@ def _landmarks(config, place):
   every = [observer.look(shots, row) for row in range(len(shots.names))]
   if labelled:
     return refit.refit(
-      place_map.from_labels(place.landmarks(), place.categories),
+      place_map.from_labels(place.landmarks()),
       [one.detections for one in every],
       shots.world_from_camera,
       shots.lens.intrinsics,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where in a map was this taken? Answered by descriptors of both sides.
 
-A config names the side that asks and the side that is mapped: a camera image
-and LiDAR scans, two images, or whatever the towers of its model describe.
+A config names the side that asks and the side that is mapped, such as camera
+images and LiDAR scans, or photos and photos. Both are sides of its model.
 
   evaluate  predictions.npz  descriptors/  queries/  overview*, and of images
             against scans examples.npz

@@ -29,8 +29,8 @@ class Training(NamedTuple):
     init: key to fresh variables, 'params' among them.
     batches: opens the data: a resumable iterator, see `training.loop`.
     embed: see `training.step.make_train_step`.
-    loss: likewise.
-    optimizer: likewise.
+    loss: see `training.step.make_train_step`.
+    optimizer: see `training.optimizer`.
     evaluators: opens those whose numbers choose the best checkpoint.
     id_keys: fields of a batch that say which readings it holds.
   """

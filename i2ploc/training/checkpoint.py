@@ -323,7 +323,7 @@ class Checkpoints:
     )
 
   def _read(self, kind, step):
-    """Reads a checkpoint; raises whatever if it is not as it was written."""
+    """Reads a checkpoint and compares its digests; damage raises any error."""
     args = ocp.args.Composite(
       state=ocp.args.PyTreeRestore(), info=ocp.args.JsonRestore()
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint says of the config that made it, against another one."""
+"""Compares a config with the one that a checkpoint was trained with."""
 
 from collections.abc import Mapping
 import json
@@ -15,8 +15,8 @@ def config_changes(
 ) -> dict[str, tuple[Any, Any]]:
   """Fields of two configs that differ, by dotted name: (saved, now).
 
-  Fields that only one of them has are left out: programs gain and lose fields,
-  and those that matter have a value in the other config's parts too.
+  Fields that only one of them has are ignored: configs gain and lose fields
+  between versions of this program.
 
   Args:
     saved: a config as read from a checkpoint.

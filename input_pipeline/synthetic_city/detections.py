@@ -53,7 +53,7 @@ class Detections(NamedTuple):
   Attributes:
     box: [M, 4] float32, (left, top, right, bottom) pixels around what can be
       seen, the centre of the top-left pixel at (0.5, 0.5).
-    category: [M] str, such as 'building'.
+    category: [M] int64, places in CATEGORIES.
     text: [M] str, what it is: 'a tall red brick house with a gabled roof'.
     instance: [M] int64, the object's number in its drive; the town's own
       things have the same in every drive.
@@ -82,7 +82,7 @@ class Landmarks(NamedTuple):
 
   Attributes:
     instance: [L] int64, as in `Detections`.
-    category: [L] str.
+    category: [L] int64, as in `Detections`.
     text: [L] str, see `Detections`.
     center: [L, 3] float64, world frame, metres.
     semi_axes: [L, 3] float64, metres.
@@ -140,7 +140,7 @@ def detect(
   box = box[good].astype(np.float32)
   return Detections(
     box,
-    np.array([thing['category'] for thing in things], str),
+    _categories(things),
     np.array([landmark_text(thing['caption']) for thing in things], str),
     numbers[good].astype(np.int64),
     pixels[good],
@@ -148,6 +148,12 @@ def detect(
     ((box[:, :2] <= 0) | (box[:, 2:] >= size)).any(1),
     numbers[good] >= vehicles.FIRST_INSTANCE,
   )
+
+
+def _categories(things: Sequence[Mapping[str, Any]]) -> np.ndarray:
+  """Places [N] in CATEGORIES of what names an object's category."""
+  numbers = [CATEGORIES.index(thing['category']) for thing in things]
+  return np.array(numbers, np.int64)
 
 
 def _boxes(rows, columns, owner, count):
@@ -224,7 +230,7 @@ def landmarks(
 
   return Landmarks(
     np.array(numbers, np.int64),
-    np.array([thing['category'] for thing in found], str),
+    _categories(found),
     np.array([landmark_text(thing['caption']) for thing in found], str),
     column('center', (3,)),
     column('semi_axes', (3,)),

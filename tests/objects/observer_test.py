@@ -21,7 +21,7 @@ def _place():
   """One image of a bin, a car, and a box without a height."""
   labels = _Labels(
     box=np.array([[2.0, 4, 40, 60], [50, 10, 90, 40], [5, 9, 30, 9]]),
-    category=np.array(['bin', 'car', 'bin']),
+    category=np.array([0, 1, 0]),
     text=np.array(['a green bin', 'a red van', 'a bin']),
   )
   shots = types.SimpleNamespace(

@@ -112,7 +112,7 @@ class ObjectsTaskTest(parameterized.TestCase):
     self.assertIn('data:image/jpeg', page)
 
   def test_a_missing_map_is_named(self):
-    with self.assertRaisesRegex(FileNotFoundError, '--mode=index first'):
+    with self.assertRaisesRegex(FileNotFoundError, 'run --mode=index'):
       verbs.evaluate(self.config, self.data, str(self.root / 'new'))
 
   def test_a_damaged_setup_is_named(self):

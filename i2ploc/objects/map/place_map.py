@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An object map of a place, with texts, descriptors and what they are worth.
+"""An object map of a place, with texts, descriptors and a calibration.
 
-What `map_construction` makes of boxes alone gets what language adds: the texts
-that an open-vocabulary detector or a person gave, their descriptors, and the
-calibrated probability that the k-th nearest text is the right one. That is
-measured on the map's own images, whose poses say which landmark a box shows.
+`construction` makes the ellipsoids from boxes. Here they get texts, from an
+open-vocabulary detector or a person, descriptors of these texts, and the
+calibrated probability that the k-th nearest text is the right one, which is
+measured on the map's own images: their poses say which landmark a box shows.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Sighting(NamedTuple):
 
   Attributes:
     detections: boxes of a pinhole.
-    texts: of each, or None where a detector has numbers only.
+    texts: of each detection; None if the detector gives numbers only.
     position: [3] of the camera, metres.
   """
 
@@ -48,14 +48,15 @@ def build(
   categories: Sequence[str] = (),
   settings: construction.Settings = construction.DEFAULT,
 ) -> landmarks.ObjectMap:
-  """The map of what is seen; a text is a class of its own, if there are texts.
+  """The map of what is seen; boxes of different texts are different objects.
 
   Args:
     sightings: F of them.
     poses: [F, 4, 4] world_from_camera.
     intrinsics: [3, 3] of the pinhole.
     image_size: (height, width).
-    categories: names of the detector's numbers: labels where no texts are.
+    categories: names of the detector's numbers; the labels of a map without
+      texts.
     settings: what makes a landmark.
 
   Raises:
@@ -91,19 +92,18 @@ def build(
   return built._replace(category=np.asarray(category, np.int64)[built.category])
 
 
-def from_labels(labels: Any, categories: Sequence[str]) -> landmarks.ObjectMap:
-  """The map that labels give, as a map fitted by hand would be.
+def from_labels(labels: Any) -> landmarks.ObjectMap:
+  """The map that the labels of a dataset give.
 
   Args:
-    labels: with center, semi_axes, rotation, category and text of L landmarks.
-    categories: names of the detector's numbers.
+    labels: with center, semi_axes, rotation, category (the detector's number)
+      and text of L landmarks.
   """
-  numbers = {name: i for i, name in enumerate(categories)}
   return landmarks.make_map(
     labels.center,
     labels.semi_axes,
     labels.rotation,
-    [numbers[name] for name in labels.category],
+    labels.category,
     labels=[(str(text),) for text in labels.text],
     num_views=labels.num_views,
   )
@@ -114,12 +114,12 @@ def describe(
   encode: Callable[[Sequence[str]], np.ndarray],
   prompt: str = '{}',
 ) -> landmarks.ObjectMap:
-  """The map with a descriptor of each landmark: the mean of its texts'.
+  """The map with a descriptor of each landmark: the mean of those of its texts.
 
   Args:
     objects: of which every landmark has a label.
     encode: texts to unit descriptors [N, D].
-    prompt: what is said around a label, which takes the place of {}.
+    prompt: the text that is encoded, with the label in place of {}.
 
   Raises:
     InputError: a landmark without a label.
@@ -146,7 +146,7 @@ def describe(
 def near(
   objects: landmarks.ObjectMap, position: np.ndarray, radius: float
 ) -> landmarks.ObjectMap:
-  """The landmarks within a radius, metres, of a position [3]; 0 for all."""
+  """The landmarks within `radius` metres of a position [3]; all if it is 0."""
   if not radius:
     return objects
   away = np.linalg.norm(objects.center - position, axis=-1)
@@ -163,11 +163,13 @@ def calibrate(
   k: int,
   radius: float,
 ) -> association.Calibration:
-  """What ranks and similarities are worth, measured on images of known pose.
+  """The probability that a text of some rank and similarity is the right one.
+
+  Measured on images of known pose.
 
   Args:
     objects: with descriptors.
-    sightings: F, of the same descriptors.
+    sightings: of F images, with descriptors of the same encoder.
     poses: [F, 4, 4] world_from_camera.
     intrinsics: [3, 3] of the pinhole.
     image_size: (height, width).

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A map from elsewhere, as a detector sees it.
+"""A given map, fitted to the boxes of a detector.
 
-What a survey, a model or a person calls an object is not what a detector puts
-its box around: the trunk of a far tree is thinner than a pixel, a house hides
-behind a hedge, and no house is an ellipsoid. Ellipsoids are fitted again, to
-the boxes of posed images; which box shows which is decided by their overlap.
+The extent of an object in a survey or a model is not that of a detector's box:
+the trunk of a distant tree is thinner than a pixel, a hedge hides part of a
+house, and a house is not an ellipsoid. Ellipsoids are fitted again, to the
+boxes of posed images; their overlap decides which box shows which landmark.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def refit(
   intrinsics: np.ndarray,
   image_size: tuple[int, int],
 ) -> landmarks.ObjectMap:
-  """The same landmarks with ellipsoids that boxes agree with.
+  """The same landmarks with ellipsoids that agree with boxes.
 
   Args:
     objects: of L landmarks, with the detector's categories.

@@ -16,14 +16,14 @@ FILE = 'maps/setup.json'
 
 
 class Setup(NamedTuple):
-  """What a map was made with, and queries are asked with.
+  """What maps were made with, and are to be asked with.
 
   Attributes:
     lens: of the queries' camera.
     image_size: (height, width).
     categories: names of the detector's numbers.
-    calibration: by place, what ranks and similarities are worth.
-    encoder: whose weights gave the descriptors; '' for none.
+    calibration: by place, see `association.Calibration`.
+    encoder: name of the encoder of the descriptors; '' for none.
   """
 
   lens: lens_lib.Lens
@@ -34,7 +34,7 @@ class Setup(NamedTuple):
 
 
 def save_setup(setup: Setup, workdir: str) -> None:
-  """Writes maps/setup.json of a workdir, whole or not at all."""
+  """Writes maps/setup.json of a workdir."""
   content = {
     'lens': {
       'model': setup.lens.model,
@@ -59,7 +59,7 @@ def load_setup(workdir: str) -> Setup:
     InputError: the file is damaged.
   """
   path = pathlib.Path(workdir) / FILE
-  content = files.load_json(path, 'run --mode=index first')
+  content = files.load_json(path, 'run --mode=index')
   try:
     lens = lens_lib.Lens(
       content['lens']['model'],

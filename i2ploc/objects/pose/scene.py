@@ -88,7 +88,7 @@ def plane_boxes(box: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
 
 
 def make_scene(
-  box: np.ndarray,
+  plane: np.ndarray,
   weight: np.ndarray,
   cut: np.ndarray,
   ellipsoids: ellipsoid_lib.Ellipsoid,
@@ -100,7 +100,7 @@ def make_scene(
   """The scene of one image.
 
   Args:
-    box: [M, 4] pixels, sound.
+    plane: [M, 4] boxes on the plane z = 1, sound.
     weight: [M] of the detections.
     cut: bool [M, 4], edges on the border of the image.
     ellipsoids: leading axis L, the whole map.
@@ -109,9 +109,8 @@ def make_scene(
     intrinsics: [3, 3], without skew.
     image_size: (height, width).
   """
-  landmark, real = _table(judging, len(box), rows)
+  landmark, real = _table(judging, len(plane), rows)
   size = len(landmark)
-  plane = plane_boxes(box, intrinsics)
   focal = np.sqrt(intrinsics[0, 0] * intrinsics[1, 1])
   side = np.sqrt(np.prod(plane[:, 2:] - plane[:, :2], axis=-1))
   edge = EDGE_OF_IMAGE * max(image_size) / focal

@@ -69,7 +69,8 @@ class DetectTest(parameterized.TestCase):
     np.testing.assert_array_equal(found.instance, [3, 5, 6, CAR])
     boxes = [labelled_frames.THINGS[n][3] for n in found.instance]
     np.testing.assert_array_equal(found.box, boxes)
-    self.assertEqual(found.category.tolist(), ['bin', 'tree', 'tree', 'car'])
+    names = [detections.CATEGORIES[i] for i in found.category]
+    self.assertEqual(names, ['bin', 'tree', 'tree', 'car'])
     self.assertEqual(
       found.text.tolist()[2:], ['a birch-like tree', 'a red van']
     )

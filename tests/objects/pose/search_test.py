@@ -36,7 +36,7 @@ def _scene():
     found, rows = object_worlds.detect(object_map, pose, rng, 0.02)
   pairs = association.same_category(found.category, object_map.category)
   placed = scene_lib.make_scene(
-    found.box,
+    scene_lib.plane_boxes(found.box, object_worlds.INTRINSICS),
     found.score,
     np.zeros((len(rows), 4), bool),
     object_map.ellipsoid,

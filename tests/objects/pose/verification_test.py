@@ -31,7 +31,7 @@ def _image(seed=0, noise=0.02):
     found, rows = object_worlds.detect(object_map, pose, rng, noise)
   pairs = association.same_category(found.category, object_map.category)
   placed = scene_lib.make_scene(
-    found.box,
+    scene_lib.plane_boxes(found.box, object_worlds.INTRINSICS),
     found.score,
     np.zeros((len(rows), 4), bool),
     object_map.ellipsoid,
