@@ -17,6 +17,7 @@ import functools
 from typing import Any
 
 import jax
+from jax import core
 
 CPU_OPTIONS = {
   'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
@@ -52,7 +53,7 @@ class _Jitted:
 
   def __call__(self, *args, **kwargs):
     leaves = jax.tree.leaves((args, kwargs))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, core.Tracer) for leaf in leaves):
       return self._inside(*args, **kwargs)
     return self._jitted(*args, **kwargs)
 

@@ -36,9 +36,9 @@ class Similarity(NamedTuple):
     scale: [...], metres of frame a per metre of frame b.
   """
 
-  rotation: jax.Array
-  translation: jax.Array
-  scale: jax.Array
+  rotation: rigid.Array
+  translation: rigid.Array
+  scale: rigid.Array
 
 
 def _root(squared):

@@ -47,9 +47,9 @@ class Ellipsoid(NamedTuple):
     rotation: [..., 3, 3], map_from_object; columns are the axes' directions.
   """
 
-  center: jax.Array
-  semi_axes: jax.Array
-  rotation: jax.Array
+  center: rigid.Array
+  semi_axes: rigid.Array
+  rotation: rigid.Array
 
 
 class Outline(NamedTuple):

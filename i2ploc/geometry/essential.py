@@ -19,7 +19,7 @@ _exact = functools.partial(jnp.matmul, precision=rigid.EXACT)
 def from_pose(camera1_from_camera0: rigid.Rigid) -> jax.Array:
   """E [3, 3]: the cross product of t with every column of R."""
   rotation, translation = camera1_from_camera0
-  return jnp.stack(vectors.cross(translation, rotation))
+  return jnp.stack(vectors.cross(tuple(translation), tuple(rotation)))
 
 
 def motions(
@@ -38,14 +38,14 @@ def motions(
   rotations = []
   for sign in (-1, 1):
     first, second, _ = (
-      vectors.total(a, vectors.scaled(tuple(b), sign))
+      vectors.total(a, vectors.scaled(tuple(jnp.asarray(b)), sign))
       for a, b in zip(cofactors, crossed, strict=True)
     )
     # If E is only nearly essential, the axes must be made orthogonal.
     first = vectors.unit(first)
     third = vectors.unit(vectors.cross(first, second))
     rotations.append((first, vectors.cross(third, first), third))
-  return tuple(rotations), translation
+  return (rotations[0], rotations[1]), translation
 
 
 def depths(
@@ -99,8 +99,8 @@ def stacked(
   rotation: vectors.Matrix, translation: vectors.Vector
 ) -> rigid.Rigid:
   """Motions [V] of coordinates [V]."""
-  rotation = jnp.stack([jnp.stack(row, axis=-1) for row in rotation], axis=-2)
-  return rigid.Rigid(rotation, jnp.stack(translation, axis=-1))
+  rows = [jnp.stack(row, axis=-1) for row in rotation]
+  return rigid.Rigid(jnp.stack(rows, axis=-2), jnp.stack(translation, axis=-1))
 
 
 def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:

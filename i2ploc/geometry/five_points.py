@@ -263,8 +263,8 @@ def from_five(
   usable = (smallest > _DEPENDENT) & jnp.isfinite(basis).all()
   basis = jnp.where(usable, basis, jnp.eye(9, dtype=basis.dtype)[:4])
   essential, real = _essentials(basis)
-  rays0, rays1 = (
+  seen = (
     tuple(jnp.where(usable, r, 0.0).T[:, :, None]) for r in (rays0, rays1)
   )
-  pose, solved = _poses(essential, rays0, rays1)
+  pose, solved = _poses(essential, *seen)
   return essential_lib.stacked(*pose), solved & real & usable

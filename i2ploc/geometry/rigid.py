@@ -10,7 +10,10 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+# A motion of the host goes to the device with the call that takes it.
+Array = jax.Array | np.ndarray
 # TF32 and bfloat16 products would move a point at 100 m by centimetres.
 EXACT = jax.lax.Precision.HIGHEST
 
@@ -23,8 +26,8 @@ class Rigid(NamedTuple):
     translation: [..., 3], metres.
   """
 
-  rotation: jax.Array
-  translation: jax.Array
+  rotation: Array
+  translation: Array
 
 
 def identity() -> Rigid:
@@ -47,7 +50,7 @@ def inverse(a_from_b: Rigid) -> Rigid:
   return Rigid(rotation, -translation)
 
 
-def apply(a_from_b: Rigid, points: jax.Array) -> jax.Array:
+def apply(a_from_b: Rigid, points: Array) -> jax.Array:
   """Maps points [..., 3] of frame b to frame a.
 
   The leading axes of the motion broadcast against those of the points: for a
@@ -57,7 +60,7 @@ def apply(a_from_b: Rigid, points: jax.Array) -> jax.Array:
   return rotate(a_from_b.rotation, points) + a_from_b.translation
 
 
-def rotate(rotation: jax.Array, vectors: jax.Array) -> jax.Array:
+def rotate(rotation: Array, vectors: Array) -> jax.Array:
   """Rotations [..., 3, 3] times vectors [..., 3]; leading axes broadcast.
 
   Written out: a product this narrow does not vectorise on CPU, where a scan
@@ -118,7 +121,7 @@ def rotation_from_vector(vector: jax.Array) -> jax.Array:
   return jnp.eye(3, dtype=vector.dtype) + sine * cross + cosine * square
 
 
-def orthonormalized(rotation: jax.Array) -> jax.Array:
+def orthonormalized(rotation: Array) -> jax.Array:
   """The rotations next to matrices [..., 3, 3] that are nearly that.
 
   One Newton step of the polar decomposition: an error of 1e-7 becomes 1e-14.

@@ -171,10 +171,11 @@ class AbsolutePose(result.Result[rigid.Rigid]):
     return self.model
 
   @property
-  def camera_in_map(self) -> np.ndarray:
-    """Position [3] of the camera, metres, where there is a pose."""
-    motion = self.model
-    return -motion.rotation.T @ motion.translation
+  def camera_in_map(self) -> np.ndarray | None:
+    """Position [3] of the camera, metres, float64; None unless `valid`."""
+    if self.model is None:
+      return None
+    return np.asarray(-self.model.rotation.T @ self.model.translation)
 
 
 def absolute_pose(
@@ -273,9 +274,9 @@ def absolute_poses(
     >>> [one.num_inliers for one in found]
     [60]
   """
-  scores = [None] * len(points) if scores is None else scores
+  ranked = [None] * len(points) if scores is None else scores
   checked = [
-    _measured(*one, lens) for one in zip(points, pixels, scores, strict=True)
+    _measured(*one, lens) for one in zip(points, pixels, ranked, strict=True)
   ]
   found = search.find_each(
     SPHERE if lens.model == 'equirectangular' else PLANE,

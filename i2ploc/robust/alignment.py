@@ -34,12 +34,12 @@ class Pairs(NamedTuple):
     zb: z in frame b.
   """
 
-  xa: jax.Array
-  ya: jax.Array
-  za: jax.Array
-  xb: jax.Array
-  yb: jax.Array
-  zb: jax.Array
+  xa: rigid.Array
+  ya: rigid.Array
+  za: rigid.Array
+  xb: rigid.Array
+  yb: rigid.Array
+  zb: rigid.Array
 
 
 def _align(sample: Pairs, *, with_scale: bool):
@@ -221,7 +221,7 @@ def alignment(
     scores=scores,
   )
   motion = found.model
-  if found.valid:
+  if motion is not None:
     scale = float(motion.scale) if with_scale else 1.0
     u, _, v = np.linalg.svd(motion.rotation)
     shift = motion.translation + center_a - scale * (u @ v) @ center_b

@@ -210,7 +210,7 @@ def homographies(
     >>> [one.image1_from_image0[0, 0].round(3).item() for one in found]
     [2.0]
   """
-  scores = [None] * len(points0) if scores is None else scores
+  ranked = [None] * len(points0) if scores is None else scores
   pairs = [
     two_views.checked(*pair) for pair in zip(points0, points1, strict=True)
   ]
@@ -220,7 +220,7 @@ def homographies(
   frames = [frame._replace(extent=extent) for frame in frames]
   measurements = [
     search_lib.Measurements(frame.matches(*pair), None, score)
-    for frame, pair, score in zip(frames, pairs, scores, strict=True)
+    for frame, pair, score in zip(frames, pairs, ranked, strict=True)
   ]
   found = search.find_each(PROBLEM, measurements, threshold / extent)
   return [

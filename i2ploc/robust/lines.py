@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import rigid
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
@@ -21,8 +22,8 @@ class Line(NamedTuple):
     offset: distance of the line from the origin along the normal.
   """
 
-  normal: jax.Array
-  offset: jax.Array
+  normal: rigid.Array
+  offset: rigid.Array
 
 
 class Points(NamedTuple):
@@ -33,8 +34,8 @@ class Points(NamedTuple):
     y: in the unit of x.
   """
 
-  x: jax.Array
-  y: jax.Array
+  x: rigid.Array
+  y: rigid.Array
 
 
 def _solve(sample: Points) -> tuple[Line, jax.Array]:

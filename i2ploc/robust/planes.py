@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
@@ -25,8 +26,8 @@ class Plane(NamedTuple):
     offset: distance of the plane from the origin along the normal, metres.
   """
 
-  normal: jax.Array
-  offset: jax.Array
+  normal: rigid.Array
+  offset: rigid.Array
 
 
 class Points(NamedTuple):
@@ -38,9 +39,9 @@ class Points(NamedTuple):
     z: in the frame of the cloud.
   """
 
-  x: jax.Array
-  y: jax.Array
-  z: jax.Array
+  x: rigid.Array
+  y: rigid.Array
+  z: rigid.Array
 
 
 def _solve(sample: Points) -> tuple[Plane, jax.Array]:
@@ -70,7 +71,7 @@ def retract(plane: Plane, step: jax.Array) -> Plane:
     step: [3], tilts of the normal towards its `vectors.tangents`, radians, then
       the change of the offset, metres.
   """
-  first, second = map(jnp.stack, vectors.tangents(plane.normal))
+  first, second = map(jnp.stack, vectors.tangents(tuple(plane.normal)))
   normal = plane.normal + step[0] * first + step[1] * second
   normal = normal / jnp.sqrt(jnp.sum(normal**2))
   return Plane(normal, plane.offset + step[2])

@@ -171,7 +171,7 @@ def search(
         inliers = squared < 1
         valid = bool(inliers.sum() > problem.sample_size)
         best = consensus.Estimate(model, inliers, cost, num_draws, valid)
-        enough = needed(best.inliers) if needed else math.inf
+        enough = needed(inliers) if needed else math.inf
     best = best._replace(num_draws=num_draws)
     if num_draws >= enough:
       break

@@ -169,7 +169,7 @@ def _linearize(problem, model, data, mask, limit):
   parts = [
     jnp.where(counts, rows, 0.0) for rows in jnp.unstack(jacobian, axis=1)
   ]
-  matrix = sum(rows @ rows.T for rows in parts)
+  matrix = sum((rows @ rows.T for rows in parts), jnp.zeros(()))
   value = jnp.where(counts, value, 0.0)
   vector = sum(rows @ errors for rows, errors in zip(parts, value, strict=True))
   cost = jnp.sum(jnp.where(mask, jnp.minimum(squared, limit), 0.0))

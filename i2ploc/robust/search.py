@@ -278,7 +278,7 @@ def _sampler(name, num_data, size, capacity):
   elif name == 'prosac':
     made = samplers.make_prosac(num_data, size, capacity)
   else:
-    made = samplers.Uniform(np.int32(num_data))
+    made = samplers.Uniform(np.asarray(num_data, np.int32))
   return jax.tree.map(np.asarray, made)
 
 

@@ -83,7 +83,7 @@ def distance_bounds(
   seen: Sightings,
   ellipsoids: ellipsoid_lib.Ellipsoid,
   candidates: association.Candidates,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Distances from the camera at which a candidate pair can be right.
 
   Args:

@@ -9,10 +9,10 @@ most accurate.
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from i2ploc.geometry import ellipsoid as ellipsoid_lib
+from i2ploc.geometry import rigid
 from i2ploc.objects import association
 
 # Tolerance of an edge of a detection: a share of the image (3 of 640 pixels, to
@@ -40,14 +40,14 @@ class Scene(NamedTuple):
     bounds: [4], the image on the plane z = 1.
   """
 
-  box: jax.Array
-  weight: jax.Array
-  open: jax.Array
-  scale: jax.Array
-  landmark: jax.Array
-  support: jax.Array
+  box: rigid.Array
+  weight: rigid.Array
+  open: rigid.Array
+  scale: rigid.Array
+  landmark: rigid.Array
+  support: rigid.Array
   ellipsoids: ellipsoid_lib.Ellipsoid
-  bounds: jax.Array
+  bounds: rigid.Array
 
 
 class Placed(NamedTuple):

@@ -82,9 +82,9 @@ class Prior(NamedTuple):
     height: [2], lowest and highest z of the camera, from the scene's origin.
   """
 
-  down: jax.Array
-  cosine: jax.Array
-  height: jax.Array
+  down: rigid.Array
+  cosine: rigid.Array
+  height: rigid.Array
 
   def allows(self, poses: rigid.Rigid) -> jax.Array:
     """[S] bool."""

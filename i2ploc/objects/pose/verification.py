@@ -133,9 +133,8 @@ def judge(
     first = jnp.where(best > 0, first, pair.size)
     hit = row == first // num_candidates
     column = jnp.where(hit, first % num_candidates, column)
-    landmark = (
-      scene.landmark.reshape(-1).at[first].get(mode='fill', fill_value=-1)
-    )
+    landmarks = jnp.asarray(scene.landmark).reshape(-1)
+    landmark = landmarks.at[first].get(mode='fill', fill_value=-1)
     taken = hit[:, None] | (scene.landmark[..., None] == landmark)
     return jnp.where(taken, 0.0, left), column, chosen | hit
 
