@@ -139,10 +139,10 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
 
 def _experiment(arg):
   """The experiment of a recorded dataset; None for other datasets."""
-  known: tuple[str, ...] = KNOWN.get(arg.dataset, ())
+  known = KNOWN.get(arg.dataset, ())
   if not known and not arg.experiment:
     return None
-  name = arg.experiment or known[0]
+  name = arg.experiment or next(iter(known))
   if name == 'maximum_vit' and name not in known:
     raise ValueError(
       f'experiment={name} trains on all of KITTI, 08 and 09 of the test among '

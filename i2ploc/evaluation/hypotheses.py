@@ -284,8 +284,8 @@ def _arguments(kind, planted, cell, trials):
 def _compiled(kind, sampler, settings, arguments):
   """The solver of a method, and the seconds that it took to compile."""
   started = time.perf_counter()
-  solver = make_solver(kind.problem, sampler, settings)
-  solver = solver.lower(*arguments).compile()
+  jitted: Any = make_solver(kind.problem, sampler, settings)
+  solver = jitted.lower(*arguments).compile()
   seconds = time.perf_counter() - started
   jax.block_until_ready(solver(*arguments))  # a first run is slower
   return solver, seconds

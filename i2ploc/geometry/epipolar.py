@@ -7,9 +7,13 @@ in the camera frame, of any length. The length and the sign of t, F and E do not
 change the equation.
 """
 
+from collections.abc import Sequence
+
 import chex
 import jax
 import jax.numpy as jnp
+
+from i2ploc.geometry import rigid
 
 _TINY = 1e-12
 
@@ -66,8 +70,8 @@ def determinant(matrix: jax.Array) -> jax.Array:
 
 def sampson(
   matrix: jax.Array,
-  points0: tuple[jax.Array, ...],
-  points1: tuple[jax.Array, ...],
+  points0: Sequence[rigid.Array],
+  points1: Sequence[rigid.Array],
   *,
   sphere: bool = False,
 ) -> jax.Array:

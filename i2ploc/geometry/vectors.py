@@ -19,9 +19,9 @@ Vector = Sequence[Coordinate]
 Matrix = Sequence[Vector]
 
 
-def dot(a: Vector, b: Vector) -> Coordinate:
+def dot(a: Vector, b: Vector) -> jax.Array:
   """a . b."""
-  return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+  return jnp.add(a[0] * b[0] + a[1] * b[1], a[2] * b[2])
 
 
 def cross(a: Vector, b: Vector) -> Vector:
@@ -53,7 +53,7 @@ def unit(a: Vector) -> Vector:
   return scaled(a, jax.lax.rsqrt(jnp.maximum(dot(a, a), TINY)))
 
 
-def where(condition: jax.Array | bool, a: Vector, b: Vector) -> Vector:
+def where(condition: jax.Array, a: Vector, b: Vector) -> Vector:
   """`a` where the condition holds, else `b`."""
   return tuple(jnp.where(condition, x, y) for x, y in zip(a, b, strict=True))
 

@@ -34,12 +34,12 @@ class Pairs(NamedTuple):
     zb: z in frame b.
   """
 
-  xa: jax.Array
-  ya: jax.Array
-  za: jax.Array
-  xb: jax.Array
-  yb: jax.Array
-  zb: jax.Array
+  xa: rigid.Array
+  ya: rigid.Array
+  za: rigid.Array
+  xb: rigid.Array
+  yb: rigid.Array
+  zb: rigid.Array
 
 
 def _align(sample: Pairs, *, with_scale: bool):

@@ -180,7 +180,7 @@ def _finish(problem, settings, asked, search, views):
 def _turn(problem, settings, asked, views, search, count):
   """The search after `count` more samples."""
   sampler, data, threshold, key = asked
-  cost = functools.partial(
+  total = functools.partial(
     scoring.total_costs,
     problem.residual,
     threshold=threshold,
@@ -190,14 +190,14 @@ def _turn(problem, settings, asked, views, search, count):
     jax.random.split(key)[0], search.draws, count, problem.sample_size
   )
   solved = _solve(problem, data, indices, drawn)
-  models, valid = _finalists(settings, solved, views, cost)
+  models, valid = _finalists(settings, solved, views, total)
   model, found = _best(
     problem,
     settings,
     models,
     valid,
     views.refined_on,
-    lambda models: cost(models, data, views.mask),
+    lambda models: total(models, data, views.mask),
     search.cost,
     threshold,
   )

@@ -42,12 +42,12 @@ class Rays(NamedTuple):
     z1: ahead in camera 1.
   """
 
-  x0: jax.Array
-  y0: jax.Array
-  z0: jax.Array
-  x1: jax.Array
-  y1: jax.Array
-  z1: jax.Array
+  x0: rigid.Array
+  y0: rigid.Array
+  z0: rigid.Array
+  x1: rigid.Array
+  y1: rigid.Array
+  z1: rigid.Array
 
 
 def _solve(sample: Rays) -> tuple[rigid.Rigid, jax.Array]:

@@ -120,7 +120,7 @@ class Uniform(NamedTuple):
     num_data: int32 scalar.
   """
 
-  num_data: jax.Array
+  num_data: jax.Array | np.ndarray
   num_samples = _ENDLESS
 
   def draw(

@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Probability that chance passes for a model, per pool; there are many pools.
 _CHANCE_LEVEL = 1e-3
@@ -24,7 +25,7 @@ def _draws(inliers, total, sample_size, confidence):
 
 def ransac_draws(
   num_inliers: jax.Array,
-  num_data: jax.Array,
+  num_data: jax.Array | np.ndarray,
   sample_size: int,
   confidence: float,
 ) -> jax.Array:

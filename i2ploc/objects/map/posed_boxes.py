@@ -52,8 +52,8 @@ class PosedBoxes(NamedTuple):
     frame, pixels = self.frame[rows], self.pixels[rows]
     tolerance = TOLERANCE * max(self.image_size)
     return dual_quadric.Views(
-      rotation=self.cameras.rotation[frame],
-      translation=self.cameras.translation[frame],
+      rotation=np.asarray(self.cameras.rotation)[frame],
+      translation=np.asarray(self.cameras.translation)[frame],
       box=(pixels - center) / focal,
       precision=np.broadcast_to(focal / tolerance, pixels.shape),
       open=self.open[rows],
