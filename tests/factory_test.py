@@ -12,7 +12,6 @@ from i2ploc.geometry import panorama
 from i2ploc.losses import contrastive
 from i2ploc.losses import metric
 from i2ploc.losses import soft_targets
-from i2ploc.models import towers
 from i2ploc.models import views
 
 SIZE, HEIGHT, WIDTH = 6, 8, 32
@@ -23,8 +22,7 @@ class Probe:
   """Stands for a model and embeds a batch as itself."""
 
   def __init__(self, projection='equirectangular'):
-    view = views.Image((HEIGHT, WIDTH), projection)
-    self.towers = {'image': towers.Tower(view, None, None)}
+    self.image_view = views.Image((HEIGHT, WIDTH), projection)
 
   def apply(self, variables, batch, **kwargs):
     del variables

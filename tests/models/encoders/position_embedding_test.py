@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Position embeddings on another grid: laws of torch's two filters.
 
-Their parity is in `pretrained_vit_test`.
+That encoders with them agree with the originals is in the parity table.
 """
 
 from absl.testing import absltest
