@@ -52,7 +52,7 @@ def _full_size(image_size):
 class FullSizeTest(parameterized.TestCase):
   def _tensors(self, **shapes):
     """A released checkpoint of ones and nothing; and what is said of it."""
-    keys = json.loads(shared.GOLDEN / 'saliency_full_keys.json'.read_text())
+    keys = json.loads((shared.GOLDEN / 'saliency_full_keys.json').read_text())
     tensors = {}
     for name, about in keys['tensors'].items():
       shape = shapes.get(name, about['shape'])
