@@ -42,7 +42,8 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   )
   pooling = common.choice('pooling', arg.pooling, POOLING)
   config = common.defaults()
-  del config.train, config.optimizer, config.evaluation.select
+  del config.seed, config.train, config.optimizer
+  del config.evaluation.select, config.evaluation.exclude_self
   config.name = f'{arg.encoder}, {pooling}'
   config.task = 'places'
   config.query_side = config.map_side = 'image'
@@ -70,7 +71,6 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   config.evaluation.update(
     batch_size=16,
     radii=(25.0,),  # metres, as is usual for photos
-    exclude_self=True,
   )
   config.index.update(views=(0.0,), radius=25.0)
   return config

@@ -13,6 +13,8 @@ somewhere in the map, and it is only as calibrated as the model.
 from collections.abc import Callable
 from collections.abc import Mapping
 import math
+import os
+import pathlib
 
 import numpy as np
 
@@ -33,6 +35,7 @@ def make_stage(
   scale: float | None,
   radius: float,
   k: int,
+  folder: str | os.PathLike = '',
 ) -> answer_lib.Stage:
   """The stage `retrieve`; it needs no answers to start from.
 
@@ -44,6 +47,8 @@ def make_stage(
     scale: inverse temperature or None, see `localize`.
     radius: metres that count as one place in a confidence.
     k: answers per query.
+    folder: of the map's data; evidence names the files in it that answer, as
+      `image`.
   """
 
   def retrieve(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:
@@ -55,9 +60,16 @@ def make_stage(
       )
       batch['intrinsics'] = np.asarray(matrix, np.float32)[None]
     descriptors = np.asarray(embed(batch))
-    return localize(descriptors, index, scale=scale, radius=radius, k=k)[0]
+    found = localize(descriptors, index, scale=scale, radius=radius, k=k)[0]
+    return [_with_image(one, pathlib.Path(folder)) for one in found]
 
   return retrieve
+
+
+def _with_image(answer: Answer, folder: pathlib.Path) -> Answer:
+  path = folder / answer.evidence['name']
+  image = str(path) if path.is_file() else None
+  return answer._replace(evidence={**answer.evidence, 'image': image})
 
 
 def localize(
@@ -85,9 +97,9 @@ def localize(
 
   Returns:
     Q lists of min(k, places) answers, best first. Evidence: key, frame, view
-    and name of the reading (see `Index`), its position (of the body) and
-    heading, and distance_from_best: horizontal metres to the answer of rank 1,
-    infinite in another town.
+    and name of the reading (see `Index`), position of its body (the height may
+    be NaN) and heading, and distance_from_best: horizontal metres to the answer
+    of rank 1, infinite in another town.
 
   Raises:
     InputError: no query, descriptors that are not finite, not of unit norm or
@@ -145,7 +157,7 @@ def _answers(index, rows, similarities, confidences) -> list[Answer]:
       reason='',
       evidence={
         'stage': 'retrieve',
-        'position': _known(index.poses[row, :3, 3]),
+        'position': _position(index.poses[row, :3, 3]),
         'heading': float(headings[i]) if np.isfinite(headings[i]) else None,
         'key': int(index.keys[row]),
         'frame': int(index.frames[row]),
@@ -156,6 +168,11 @@ def _answers(index, rows, similarities, confidences) -> list[Answer]:
     )
     for i, row in enumerate(rows)
   ]
+
+
+def _position(position: np.ndarray) -> np.ndarray | None:
+  """None where it is unknown; the height alone may be NaN."""
+  return position if np.isfinite(position[:2]).all() else None
 
 
 def _known(numbers: np.ndarray) -> np.ndarray | None:

@@ -11,7 +11,6 @@ measures what is new.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
-import json
 import math
 from typing import Any
 
@@ -72,12 +71,12 @@ def _saved(path, setup):
   """The rows of a file, none if there is no file."""
   if not path.is_file():
     return []
+  content = files.load_json(path, 'delete it to start anew')
   try:
-    content = json.loads(path.read_text('utf-8'))
     before, rows = content['setup'], list(content['rows'])
-  except (ValueError, KeyError, TypeError) as error:
+  except (KeyError, TypeError) as error:
     raise InputError(
-      f'{path} cannot be read ({error}); delete it to start anew.'
+      f'{path} holds no experiment ({error!r}); delete it to start anew.'
     ) from error
   if before != setup:
     changed = sorted(name for name in setup if before.get(name) != setup[name])

@@ -270,7 +270,6 @@ def _badness(record) -> float:
 def _save_queries(config, places, records, workdir):
   """Pictures of some queries, the worst first, and the boxes in them."""
   folder, frames = workdir / 'queries', {}
-  folder.mkdir(parents=True, exist_ok=True)
   count = -(-config.evaluation.num_examples // len(places))
   for place in places:
     observer = observer_lib.Observer(place, None, config.leave_out)
@@ -280,7 +279,8 @@ def _save_queries(config, places, records, workdir):
       frames[one['image']] = observer.boxes(place.queries, one['row'])[0]
       if place.queries.has_image[one['row']]:
         image = place.queries.read(one['row'])
-        Image.fromarray(image).save(folder / one['image'])
+        with files.replacing(folder / one['image']) as draft:
+          Image.fromarray(image).save(draft)
   detection_files.save_detections(
     frames, folder / query_files.DETECTION_FILES[0]
   )

@@ -4,8 +4,7 @@
 A config names the side that asks and the side that is mapped, such as camera
 images and LiDAR scans, or photos and photos. Both are sides of its model.
 
-  evaluate  predictions.npz  descriptors/  queries/  overview*, and of images
-            against scans examples.npz
+  evaluate  predictions.npz  examples.npz  descriptors/  queries/  overview*
   index     index.npz
 """
 
@@ -66,7 +65,7 @@ def make_task(config: Any, data: Any) -> task_lib.Task:
     training=None if config.checkpoint else _training(*bound),
     evaluate=functools.partial(_evaluate, *bound),
     index=functools.partial(_index, *bound),
-    localizer=functools.partial(_localizer, config, towers),
+    localizer=functools.partial(_localizer, *bound),
   )
 
 
@@ -106,9 +105,8 @@ def restore(
   shapes = jax.eval_shape(towers.init, jax.random.key(0))
   checkpoints = checkpoint.open_checkpoints(config, workdir)
   try:
-    restored = checkpoints.restore_best(shapes)
     provenance_lib.check_model(checkpoints, config)
-    return restored
+    return checkpoints.restore_best(shapes)
   finally:
     checkpoints.close()
 
@@ -138,7 +136,9 @@ def _training(config, data, towers) -> task_lib.Training:
       yaw=config.train.yaw,
       cutout=config.train.cutout,
     ),
-    loss=factory.make_loss(**config.loss.to_dict()),
+    loss=factory.make_loss(
+      **config.loss.to_dict(), sides=(config.query_side, config.map_side)
+    ),
     optimizer=factory.make_optimizer(
       config.train.num_steps, **config.optimizer.to_dict()
     ),
@@ -340,7 +340,7 @@ def _index_of(split, rows, descriptors, towers, provenance):
   )
 
 
-def _localizer(config, towers, workdir) -> task_lib.Localizer:
+def _localizer(config, data, towers, workdir) -> task_lib.Localizer:
   """Retrieval in index.npz."""
   if config.query_side != 'image':
     raise InputError(
@@ -360,6 +360,7 @@ def _localizer(config, towers, workdir) -> task_lib.Localizer:
     scale=_scale(config, towers, restored.value),
     radius=config.index.radius,
     k=config.index.num_answers,
+    folder=data.folder,
   )
   lens, image_size, _ = index.rig
   camera = None

@@ -113,6 +113,7 @@ class Source:
 
   Attributes:
     name: of the dataset.
+    folder: where it lies.
     image_size: (H, W), pixels, of every image it delivers.
   """
 
@@ -154,7 +155,7 @@ class Source:
     """
     self.name = name
     self.image_size = tuple(image_size)
-    self._data_dir = os.path.expanduser(
+    self.folder = os.path.expanduser(
       data_dir or os.environ.get('TFDS_DATA_DIR', '~/.cache/i2ploc/data')
     )
     self._splits = dict(train=train, validation=validation, test=test)
@@ -188,7 +189,7 @@ class Source:
     dataset = datasets.load(
       self.name,
       split=self._splits[role],
-      data_dir=self._data_dir,
+      data_dir=self.folder,
       **self._options,
     )
     return Split(dataset, **self._form)

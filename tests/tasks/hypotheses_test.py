@@ -101,7 +101,9 @@ class HypothesesTaskTest(absltest.TestCase):
   def test_a_broken_file_is_named(self):
     workdir = self._copy()
     (workdir / 'hypotheses.json').write_text('{"rows": [')
-    with self.assertRaisesRegex(ValueError, 'hypotheses.json cannot be read'):
+    with self.assertRaisesRegex(
+      ValueError, 'hypotheses.json is truncated.*anew'
+    ):
       _evaluate(self.config, workdir)
 
   def test_there_is_no_data_and_nothing_to_train(self):
