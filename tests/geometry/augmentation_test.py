@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Augmentation keeps image, cloud and calibration one physical scene."""
 
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.geometry import augmentation
+from i2ploc.geometry import augmentation as augmentation_lib
 from i2ploc.geometry import camera
 from i2ploc.geometry import panorama
 from i2ploc.geometry import rigid
+from tests.testing import compiled
+
+augmentation = compiled.Module(augmentation_lib)
 
 HEIGHT, WIDTH, SIZE = 20, 50, 3
-
-color_jitter = jax.jit(augmentation.color_jitter)
-turn = jax.jit(augmentation.turn, static_argnames='projection')
 
 
 def _batch(seed=0):
@@ -44,6 +46,7 @@ def _batch(seed=0):
   }
 
 
+@jax.jit
 def _pixels(batch):
   motion = rigid.from_matrix(batch['camera_from_lidar'][:, None])
   in_camera = rigid.apply(motion, batch['points'][..., :3])
@@ -51,11 +54,9 @@ def _pixels(batch):
 
 
 class MirrorTest(parameterized.TestCase):
-  @parameterized.parameters(False, True)
-  def test_a_mirrored_point_projects_to_the_mirrored_pixel(self, jit):
+  def test_a_mirrored_point_projects_to_the_mirrored_pixel(self):
     batch = _batch()
-    function = jax.jit(augmentation.mirror) if jit else augmentation.mirror
-    mirrored = function(batch, jnp.ones(SIZE, bool))
+    mirrored = augmentation.mirror(batch, jnp.ones(SIZE, bool))
     before, valid = _pixels(batch)
     after, _ = _pixels(mirrored)
     self.assertTrue(np.all(valid))
@@ -126,6 +127,7 @@ class MirrorTest(parameterized.TestCase):
     np.testing.assert_allclose(azimuth(mirrored), -azimuth(batch), atol=1e-5)
 
 
+@functools.cache
 def _painted(projection, size=(64, 192)):
   """A batch whose pixels and points have the color of their direction.
 
@@ -164,17 +166,19 @@ def _painted(projection, size=(64, 192)):
     'points': jnp.concatenate([points, _pattern(directions)[..., :1]], -1),
   }
 
+  @jax.jit
   def colors(scene):
     """Colours [B, P, 3] of the image where the points are, and which are in."""
     motion = rigid.from_matrix(scene['camera_from_lidar'][:, None])
     seen = rigid.apply(motion, scene['points'][..., :3])
     at, valid = project(scene['intrinsics'][:, None], seen)
-    inside = valid & (np.abs(at[..., 0] - width / 2) < width / 2 - 12)
-    return np.asarray(jax.vmap(panorama.sample)(scene['image'], at)), inside
+    inside = valid & (jnp.abs(at[..., 0] - width / 2) < width / 2 - 12)
+    return jax.vmap(panorama.sample)(scene['image'], at), inside
 
   return batch, colors
 
 
+@jax.jit
 def _pattern(directions):
   x, y, z = jnp.moveaxis(jnp.asarray(directions, jnp.float32), -1, 0)
   waves = [jnp.sin(3 * x + y), jnp.sin(4 * z - 2 * y), jnp.cos(2 * x - 3 * z)]
@@ -189,7 +193,7 @@ class TurnTest(parameterized.TestCase):
   def test_turned_points_land_on_the_same_colours(self, projection):
     batch, colors = _painted(projection)
     angle = jnp.asarray(ANGLES[projection])
-    turned = turn(batch, angle, projection)
+    turned = augmentation.turn(batch, angle, projection)
     painted = _pattern(
       rigid.apply(
         rigid.from_matrix(batch['camera_from_lidar'][:, None]),
@@ -207,7 +211,7 @@ class TurnTest(parameterized.TestCase):
       turned['points'][..., 3], batch['points'][..., 3]
     )
     # The plausible mistakes: one of the three turns the other way.
-    back = turn(batch, -angle, projection)
+    back = augmentation.turn(batch, -angle, projection)
     for name in ('points', 'camera_from_lidar', 'image'):
       found, inside = colors(turned | {name: back[name]})
       error = np.abs(found - painted).max(-1)
@@ -217,7 +221,9 @@ class TurnTest(parameterized.TestCase):
   def test_back_again_is_the_identity(self, projection):
     batch, _ = _painted(projection)
     angle = jnp.asarray(ANGLES[projection])
-    again = turn(turn(batch, angle, projection), -angle, projection)
+    again = augmentation.turn(
+      augmentation.turn(batch, angle, projection), -angle, projection
+    )
     self.assertSetEqual(set(again), set(batch))
     for name in ('points', 'camera_from_lidar'):
       np.testing.assert_allclose(again[name], batch[name], atol=1e-5)
@@ -230,13 +236,15 @@ class TurnTest(parameterized.TestCase):
   @parameterized.parameters(*ANGLES)
   def test_no_angle_changes_nothing(self, projection):
     batch, _ = _painted(projection)
-    same = turn(batch, jnp.zeros(SIZE), projection)
+    same = augmentation.turn(batch, jnp.zeros(SIZE), projection)
     for name, value in batch.items():
       np.testing.assert_allclose(same[name], value, atol=1e-5, err_msg=name)
 
   def test_a_quarter_turn_rolls_a_quarter_of_the_columns(self):
     batch, _ = _painted('equirectangular')
-    turned = turn(batch, jnp.full(SIZE, np.pi / 2), 'equirectangular')
+    turned = augmentation.turn(
+      batch, jnp.full(SIZE, np.pi / 2), 'equirectangular'
+    )
     # What was ahead is on the right, and what was on the left is ahead.
     np.testing.assert_allclose(
       turned['image'], np.roll(batch['image'], 48, 2), atol=1e-4
@@ -248,7 +256,7 @@ class TurnTest(parameterized.TestCase):
   def test_the_camera_stays_where_it_was(self):
     batch, _ = _painted('equirectangular')
     angle = jnp.asarray(ANGLES['equirectangular'])
-    turned = turn(batch, angle, 'equirectangular')
+    turned = augmentation.turn(batch, angle, 'equirectangular')
 
     def center(scene):
       return rigid.inverse(
@@ -266,13 +274,13 @@ class TurnTest(parameterized.TestCase):
   def test_columns_are_interpolated_around_the_seam(self):
     batch, _ = _painted('equirectangular')
     half = jnp.full(SIZE, np.pi / 192)
-    image = turn(batch, half, 'equirectangular')['image']
+    image = augmentation.turn(batch, half, 'equirectangular')['image']
     expected = (batch['image'] + jnp.roll(batch['image'], 1, 2)) / 2
     np.testing.assert_allclose(image, expected, atol=1e-5)
 
   def test_images_of_bytes_keep_their_units(self):
     batch, angle = _batch(), jnp.asarray([0.05, 0.0, -0.05])
-    image = turn(batch, angle, 'pinhole')['image']
+    image = augmentation.turn(batch, angle, 'pinhole')['image']
     self.assertEqual(image.dtype, jnp.float32)
     np.testing.assert_allclose(image[1], batch['image'][1], atol=0.1)
 
@@ -289,7 +297,7 @@ class ColorJitterTest(parameterized.TestCase):
   def test_stays_in_range_and_keeps_shape(self):
     images = self._images()
     for strength in (0.0, 0.4, 1.0):
-      out = color_jitter(jax.random.key(0), images, strength)
+      out = augmentation.color_jitter(jax.random.key(0), images, strength)
       self.assertEqual(out.shape, images.shape)
       self.assertEqual(out.dtype, images.dtype)
       self.assertGreaterEqual(out.min(), 0)
@@ -297,25 +305,27 @@ class ColorJitterTest(parameterized.TestCase):
 
   def test_strength_0_changes_nothing(self):
     images = self._images()
-    out = color_jitter(jax.random.key(0), images, 0.0)
+    out = augmentation.color_jitter(jax.random.key(0), images, 0.0)
     np.testing.assert_allclose(out, images, atol=1e-6)
 
   def test_the_key_decides_and_images_differ_in_their_change(self):
     images = jnp.tile(self._images()[:1], (16, 1, 1, 1))
-    out = color_jitter(jax.random.key(1), images, 0.4)
-    again = color_jitter(jax.random.key(1), images, 0.4)
-    other = color_jitter(jax.random.key(2), images, 0.4)
+    out = augmentation.color_jitter(jax.random.key(1), images, 0.4)
+    again = augmentation.color_jitter(jax.random.key(1), images, 0.4)
+    other = augmentation.color_jitter(jax.random.key(2), images, 0.4)
     np.testing.assert_array_equal(out, again)
     self.assertGreater(np.abs(out - other).max(), 0.01)
     self.assertGreater(np.abs(out[0] - out[1]).max(), 0.01)
 
   def test_black_stays_black_without_contrast_of_its_own(self):
-    out = color_jitter(jax.random.key(3), jnp.zeros((16, 4, 6, 3)), 0.9)
+    out = augmentation.color_jitter(
+      jax.random.key(3), jnp.zeros((16, 4, 6, 3)), 0.9
+    )
     np.testing.assert_array_equal(out, 0)
 
   def test_changes_are_bounded_by_the_strength(self):
     gray = jnp.full((16, 4, 6, 3), 0.4)
-    out = color_jitter(jax.random.key(4), gray, 0.2)
+    out = augmentation.color_jitter(jax.random.key(4), gray, 0.2)
     # A uniform image has no contrast; saturation scales the cast's excess.
     self.assertLess(np.abs(out / 0.4 - 1).max(), 1.2 * 1.05 * 1.02 - 1 + 1e-2)
     self.assertGreater(np.abs(out / 0.4 - 1).max(), 0.1)

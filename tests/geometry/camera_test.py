@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.geometry import camera
+from i2ploc.geometry import camera as camera_lib
 from i2ploc.geometry import panorama
 from i2ploc.geometry import resizing
+from tests.testing import compiled
+
+camera = compiled.Module(camera_lib)
 
 HEIGHT, WIDTH = 40, 120
 INTRINSICS = np.asarray(

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from i2ploc.geometry import cropping
+from i2ploc.geometry import cropping as cropping_lib
+from tests.testing import compiled
+
+cropping = compiled.Module(cropping_lib)
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((2, 20, 30, 3)).astype(np.float32)

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.geometry import camera
-from i2ploc.geometry import fisheye
+from i2ploc.geometry import fisheye as fisheye_lib
+from tests.testing import compiled
+
+fisheye = compiled.Module(fisheye_lib)
 
 # The two fisheyes of KITTI-360, as its calibration files print them.
 LEFT = fisheye.Lens(

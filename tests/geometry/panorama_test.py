@@ -9,10 +9,13 @@ import numpy as np
 
 from i2ploc.geometry import camera
 from i2ploc.geometry import fisheye
-from i2ploc.geometry import panorama
+from i2ploc.geometry import panorama as panorama_lib
 from i2ploc.geometry import resizing
 from i2ploc.geometry import rigid
 from tests.geometry import fisheye_test
+from tests.testing import compiled
+
+panorama = compiled.Module(panorama_lib)
 
 # The fisheyes of KITTI-360 in the frame of its GPS/IMU unit (x forward, y
 # right, z down), as calib_cam_to_pose.txt prints them.

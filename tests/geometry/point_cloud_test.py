@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.geometry import camera
-from i2ploc.geometry import point_cloud
+from i2ploc.geometry import point_cloud as point_cloud_lib
+from tests.testing import compiled
+
+point_cloud = compiled.Module(point_cloud_lib)
 
 
 def _cloud(seed, num_points=60, channels=3):

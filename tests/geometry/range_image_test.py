@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.geometry import range_image
+from i2ploc.geometry import range_image as range_image_lib
+from tests.testing import compiled
+
+range_image = compiled.Module(range_image_lib)
 
 ELEVATION = (-0.4, 0.1)
 SHAPE = (8, 20)
@@ -164,7 +167,7 @@ class SphericalImageTest(parameterized.TestCase):
     np.testing.assert_array_equal(np.argwhere(valid), [[row, column]])
 
   def test_the_crop_is_the_upper_half_and_120_degrees(self):
-    rows, columns = range_image.ahead((64, 900))
+    rows, columns = range_image_lib.ahead((64, 900))
     self.assertEqual((rows.start, rows.stop), (0, 32))
     self.assertEqual((columns.start, columns.stop), (300, 600))
 

@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.geometry import rigid
+from i2ploc.geometry import rigid as rigid_lib
+from tests.testing import compiled
+
+rigid = compiled.Module(rigid_lib)
 
 BATCHES = ((), (1,), (3, 1, 2, 1))
 SAMPLERS = ('identity', 'near_identity', 'half_turn', 'anywhere', 'far_away')
