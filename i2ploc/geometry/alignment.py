@@ -146,6 +146,17 @@ def align(
     those of some weight are on a line, hold a number that is not finite, or
     are a mirror image that several turns fit alike; then it is the motion that
     moves nothing.
+
+  Example:
+    >>> import jax
+    >>> import numpy as np
+    >>> from i2ploc.geometry import alignment
+    >>> points = np.random.default_rng(0).normal(size=(9, 3))
+    >>> turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> moved = points @ turn.T + [3.0, 0.0, 5.0]
+    >>> a_from_b, valid = jax.jit(alignment.align)(moved, points)
+    >>> a_from_b.rotation.round(3).tolist() == turn.tolist(), bool(valid)
+    (True, True)
   """
   chex.assert_shape([points_a, points_b], (None, 3))
   chex.assert_equal_shape([points_a, points_b])
@@ -186,6 +197,17 @@ def align_triangles(
   Returns:
     a_from_b, and whether the points determine it: not where three of them are
     on a line; then it is the motion that moves nothing.
+
+  Example:
+    >>> import functools
+    >>> import jax
+    >>> import numpy as np
+    >>> from i2ploc.geometry import alignment
+    >>> corners = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    >>> align = functools.partial(alignment.align_triangles, with_scale=True)
+    >>> a_from_b, _ = jax.jit(align)(5.0 * corners, corners)
+    >>> round(float(a_from_b.scale), 3)
+    5.0
   """
   chex.assert_shape([corners_a, corners_b], (3, 3))
   finite = jnp.isfinite(corners_a).all() & jnp.isfinite(corners_b).all()

@@ -257,6 +257,19 @@ def from_five(
     camera1_from_camera0: [10] poses, translations of length 1; finite and
       meaningless where not valid.
     valid: [10] bool.
+
+  Example:
+    >>> import jax
+    >>> import numpy as np
+    >>> from i2ploc.geometry import five_points
+    >>> rng = np.random.default_rng(0)
+    >>> points = rng.uniform([-2, -2, 4], [2, 2, 9], (5, 3))
+    >>> rays = points / np.linalg.norm(points, axis=1, keepdims=True)
+    >>> moved = points + [1, 0, 0]
+    >>> moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+    >>> poses, valid = jax.jit(five_points.from_five)(rays, moved)
+    >>> poses.translation[valid, 0].max().round(3).item()
+    1.0
   """
   chex.assert_shape([rays0, rays1], (5, 3))
   rows = epipolar.equations(*jax.lax.stop_gradient((rays0, rays1)))

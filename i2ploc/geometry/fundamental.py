@@ -66,6 +66,21 @@ def from_seven(
   Returns:
     matrices: [3, 3, 3]; of norm 1.
     valid: [3] bool; one or three are, or none if the pairs are dependent.
+
+  Example:
+    Of a camera that moves sideways, points move along the rows.
+
+    >>> import jax
+    >>> import numpy as np
+    >>> from i2ploc.geometry import fundamental
+    >>> rng = np.random.default_rng(0)
+    >>> points0 = rng.uniform(0, 100, (7, 2))
+    >>> points1 = points0 - rng.uniform([1, 0], [9, 0], (7, 2))
+    >>> matrices, valid = jax.jit(fundamental.from_seven)(points0, points1)
+    >>> sideways = np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0]]) / 2**0.5
+    >>> aligned = np.abs((matrices[valid] * sideways).sum((1, 2)))
+    >>> aligned.max().round(3).item()
+    1.0
   """
   chex.assert_shape([points0, points1], (7, 2))
   finite = jnp.isfinite(points0).all() & jnp.isfinite(points1).all()

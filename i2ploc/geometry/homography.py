@@ -70,6 +70,16 @@ def from_four(
     homography: [3, 3]; the identity where there is none.
     valid: bool; False if three points of an image are on a line, or if not all
       can be in front of both cameras.
+
+  Example:
+    >>> import jax
+    >>> import numpy as np
+    >>> from i2ploc.geometry import homography
+    >>> square = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    >>> found, valid = jax.jit(homography.from_four)(square, 4 * square + 1)
+    >>> expected = [[4, 0, 1], [0, 4, 1], [0, 0, 1]]
+    >>> bool(np.allclose(found / found[2, 2], expected, atol=1e-5)), bool(valid)
+    (True, True)
   """
   chex.assert_shape([points0, points1], (4, 2))
   usable = _usable(points0, points1)

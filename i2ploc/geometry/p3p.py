@@ -335,6 +335,18 @@ def p3p(rays: jax.Array, points: jax.Array) -> Poses:
     Poses with which each `rotation @ point + translation` lies on its ray,
     ahead of the camera. None is valid for points on a line or rays that
     coincide.
+
+  Example:
+    >>> import jax
+    >>> import numpy as np
+    >>> from i2ploc.geometry import p3p
+    >>> points = np.array([[0.0, 0.0, 4.0], [1.0, 0.0, 5.0], [0.0, 1.0, 6.0]])
+    >>> rays = points / np.linalg.norm(points, axis=1, keepdims=True)
+    >>> poses = jax.jit(p3p.p3p)(rays, points)
+    >>> seen = points @ poses.rotation.mT + poses.translation[:, None]
+    >>> seen /= np.linalg.norm(seen, axis=2, keepdims=True)
+    >>> bool(np.allclose(seen[poses.valid], rays, atol=1e-5))
+    True
   """
   chex.assert_shape([rays, points], (3, 3))
   rays, points = _rows(rays), _rows(points)
