@@ -430,8 +430,9 @@ class TowersTest(parameterized.TestCase):
       self.assertEqual(out[side]['assignment'].shape, (2, length + 1, 2))
       # What overlays show are places, hence without CLS.
       self.assertEqual(out[side]['saliency'].shape, (2, length))
-      np.testing.assert_array_equal(
-        out[side]['saliency'], plain_out[side]['saliency']
+      # Two programs: they may round differently.
+      np.testing.assert_allclose(
+        out[side]['saliency'], plain_out[side]['saliency'], rtol=1e-5
       )
 
   def test_a_cls_token_cannot_be_aggregated_by_sectors_or_without_one(self):
