@@ -45,7 +45,7 @@ def run(paths: list[str]) -> None:
   if paths and MODE.value != 'localize':
     raise InputError(f'Unexpected arguments {paths}.')
   if MODE.value == 'report':
-    print(html.write_report(workdir))
+    print(html.write_report(workdir, DATA_DIR.value))
     return
   data = opening.open_source(config, DATA_DIR.value)
   if MODE.value == 'localize':

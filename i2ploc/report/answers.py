@@ -19,32 +19,37 @@ Record = Mapping[str, Any]
 
 
 def table(
-  records: Sequence[Record], folder: pathlib.Path, count: int, radius: float
+  records: Sequence[Record],
+  folders: Sequence[pathlib.Path],
+  queries: pathlib.Path,
+  count: int,
 ) -> templates.Markup:
   """One row per query: its picture, the first answer, the next ones.
 
   Args:
     records: the lines of answers.jsonl.
-    folder: the workdir.
+    folders: where the images that they name are looked for, in this order.
+    queries: a folder that may hold copies of the query images.
     count: rows at most.
-    radius: metres within which an answer is right, where that is known.
   """
   answers = [one for record in records for one in record['answers']]
   return templates.render(
     'answers.html',
-    rows=[_row(record, folder, radius) for record in records[:count]],
+    rows=[_row(record, folders, queries) for record in records[:count]],
     more=len(records) - count,
-    # A column of dashes says nothing.
+    # A column without any value is left out.
     positions=any(one['evidence'].get('position') for one in answers),
     headings=any(one['evidence'].get('heading') is not None for one in answers),
     confidences=any(one['confidence'] is not None for one in answers),
   )
 
 
-def _row(record: Record, folder, radius: float) -> dict[str, Any]:
-  shown = [_answer(one, folder, radius) for one in record['answers']]
+def _row(record: Record, folders, queries) -> dict[str, Any]:
+  shown = [_answer(one, folders) for one in record['answers'][: 1 + _OTHERS]]
   evidence = record['answers'][0]['evidence'] if record['answers'] else {}
-  image = _open(record['query'], folder)
+  image = _open(record['query'], folders)
+  if image is None:
+    image = _open(pathlib.Path(record['query']).name, [queries])
   picture = templates.Markup()
   if evidence.get('boxes') and record.get('image_size'):
     picture = boxes.drawing(
@@ -61,16 +66,15 @@ def _row(record: Record, folder, radius: float) -> dict[str, Any]:
     'query': record['query'],
     'picture': picture,
     'first': shown[0] if shown else None,
-    'others': shown[1 : 1 + _OTHERS],
+    'others': shown[1:],
   }
 
 
-def _answer(answer: Record, folder, radius: float) -> dict[str, Any]:
+def _answer(answer: Record, folders) -> dict[str, Any]:
   evidence = answer['evidence']
-  photo = _open(evidence.get('image') or '', folder)
+  photo = _open(evidence.get('name') or '', folders)
   heading = evidence.get('heading')
   covariance = answer['covariance']
-  metres = evidence.get('distance_m')
   return {
     'place': _place(answer),
     'photo': None if photo is None else figures.image_uri(photo, _WIDTH // 2),
@@ -83,8 +87,6 @@ def _answer(answer: Record, folder, radius: float) -> dict[str, Any]:
     'similarity': answer['similarity'],
     'confidence': answer['confidence'],
     'reason': answer['reason'],
-    'metres': metres,
-    'right': None if metres is None else metres <= radius,
   }
 
 
@@ -98,10 +100,11 @@ def _place(answer: Record) -> str:
   return str(answer['place'])
 
 
-def _open(name: str, folder: pathlib.Path) -> np.ndarray | None:
+def _open(name: str, folders: Sequence[pathlib.Path]) -> np.ndarray | None:
   """An image named in an answer, or None if its file is gone or broken."""
-  path = pathlib.Path(name)
-  for place in (path, folder / path, folder / 'queries' / path.name):
-    if place.is_file() and (image := boxes.open_image(place)) is not None:
+  if not name:
+    return None
+  for path in (folder / name for folder in folders):
+    if path.is_file() and (image := boxes.open_image(path)) is not None:
       return image
   return None

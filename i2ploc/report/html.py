@@ -62,11 +62,15 @@ _DETAILS = (
 )
 
 
-def write_report(workdir: str | os.PathLike[str]) -> str:
+def write_report(
+  workdir: str | os.PathLike[str], data_dir: str | None = None
+) -> str:
   """Writes `report.html` into a workdir.
 
   Args:
     workdir: what --mode=train and --mode=evaluate wrote.
+    data_dir: where the photos of a map lie, which are shown beside the queries
+      that found them; None to show none.
 
   Returns:
     The path of the page.
@@ -76,8 +80,11 @@ def write_report(workdir: str | os.PathLike[str]) -> str:
     InputError: a file of it cannot be read.
   """
   work = workdir_lib.load_workdir(pathlib.Path(workdir))
+  folders = [pathlib.Path(), work.path]
+  if data_dir:
+    folders.append(pathlib.Path(data_dir).expanduser())
   for detail in _DETAILS:
-    page = _page(work, detail)
+    page = _page(work, detail, folders)
     if len(page.encode('utf-8')) <= MAX_BYTES:
       break
   path = work.path / 'report.html'
@@ -85,14 +92,14 @@ def write_report(workdir: str | os.PathLike[str]) -> str:
   return str(path)
 
 
-def _page(work: Work, detail: _Detail) -> str:
+def _page(work: Work, detail: _Detail, folders: list[pathlib.Path]) -> str:
   return templates.render(
     'page.html',
     title=_name(work),
     # Written by us: a style sheet, with nothing to escape.
     style=Markup((_HERE / 'style.css').read_text('utf-8')),
     head=_head(work),
-    sections=_sections(work, detail),
+    sections=_sections(work, detail, folders),
     now=datetime.datetime.now().strftime('%Y-%m-%d %H:%M'),
     machine=f'{platform.system()} {platform.machine()}',
     num_cores=os.cpu_count(),
@@ -171,19 +178,25 @@ def _no_rates(work: Work) -> Markup:
   return templates.render('no_rates.html')
 
 
-def _sections(work: Work, detail: _Detail) -> list[_Section]:
+def _sections(
+  work: Work, detail: _Detail, folders: list[pathlib.Path]
+) -> list[_Section]:
   if work.hypotheses:
     content = hypotheses.section(work.hypotheses)
     return [_Section('hypotheses', 'Hypotheses', '', content), _config(work)]
   if work.objects:
-    return [*_of_objects(work, detail), _answers(work, detail), _config(work)]
+    return [
+      *_of_objects(work, detail),
+      _answers(work, detail, folders),
+      _config(work),
+    ]
   sections = [
     _recall(work),
     _maps(work),
     _retrievals(work, detail),
     _saliency(work, detail),
     _confidence(work),
-    _answers(work, detail),
+    _answers(work, detail, folders),
     _learning(work),
     _config(work),
   ]
@@ -299,11 +312,13 @@ def _confidence(work: Work) -> _Section | None:
   )
 
 
-def _answers(work: Work, detail: _Detail) -> _Section:
+def _answers(
+  work: Work, detail: _Detail, folders: list[pathlib.Path]
+) -> _Section:
   content = _missing(work, 'answers.jsonl', 'localize')
   if work.answers:
     content = answers.table(
-      work.answers, work.path, detail.examples, work.radius
+      work.answers, folders, work.path / 'queries', detail.examples
     )
   return _Section('answers', 'Localization answers', '', content)
 

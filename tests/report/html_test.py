@@ -271,10 +271,9 @@ def write_photos(folder, known=True):
     results['test/photos/chance@1_10m'] = 25.0
     results['test/photos/image_to_image/recall@1_10m'] = 66.7
   (folder / 'results.json').write_text(json.dumps(results))
-  Image.fromarray(photos[0, 1]).save(folder / 'found.png')
-  answer = fake_answer(
-    'database', None, image='found.png', name='database/0.jpg', distance_m=2.2
-  )
+  (folder / 'photos' / 'database').mkdir(parents=True)
+  Image.fromarray(photos[0, 1]).save(folder / 'photos/database/0.png')
+  answer = fake_answer('database', None, name='database/0.png')
   write_answers(folder, [{'query': 'queries/a.jpg', 'answers': [answer]}])
   return folder
 
@@ -476,7 +475,12 @@ class WriteReportTest(parameterized.TestCase):
     # The map leads from each query to its photo, the wrong one in red.
     self.assertRegex(text, r'leap c-miss" d="M[\d. ]+L[\d. ]+"')
     self.assertRegex(text, r'leap c-hit" d="(M[\d. ]+L[\d. ]+){2}"')
-    self.assertIn('right, 2.2 m</span>', text)  # of the localized query
+    self.assertNotIn('class="photo" src', text.split('id="answers"')[1])
+    text = pathlib.Path(
+      html.write_report(self.folder, str(self.folder / 'photos'))
+    ).read_text()
+    # The photo that answers is in the folder of the data.
+    self.assertIn('class="photo" src', text.split('id="answers"')[1])
 
   def test_photos_without_positions_are_neither_right_nor_wrong(self):
     write_photos(self.folder, known=False)
