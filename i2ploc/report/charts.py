@@ -169,8 +169,8 @@ def confidence_charts(
   """Confidence against truth, and what answering only when sure would give.
 
   Args:
-    predictions: the ranked answers; those with confidences are drawn, over the
-      queries that have a right answer in the map.
+    predictions: the ranked answers; those to images with confidences are
+      drawn, over the queries that have a right answer in the map.
     radius: metres within which an answer is right.
 
   Returns:
@@ -181,7 +181,7 @@ def confidence_charts(
     found = verdicts(record, radius)
     sure = record.get('confidence', np.full(len(found), np.nan))
     asked = np.isin(found, ('hit', 'miss')) & np.isfinite(sure)
-    if not asked.any():
+    if not name.split('/')[-1].startswith('image_to_') or not asked.any():
       continue
     sure, right = sure[asked], found[asked] == 'hit'
     color = recall.color_class(_protocol(name))

@@ -166,7 +166,8 @@ def _facts(work: Work) -> dict[str, str]:
     facts['Evaluated'] = work.written['results.json']
   if work.answers:
     facts['Localized'] = (
-      f'{len(work.answers)} images, {work.written["answers.jsonl"]}'
+      f'{len(work.answers)} image{"s" * (len(work.answers) != 1)},'
+      f' {work.written["answers.jsonl"]}'
     )
   return facts
 
@@ -222,8 +223,8 @@ def _of_objects(work: Work, detail: _Detail) -> list[_Section]:
   ]
 
 
-def _recall(work: Work) -> _Section:
-  lead, content = '', _no_rates(work)
+def _recall(work: Work) -> _Section | None:
+  lead, content = '', _missing(work, 'results.json', 'evaluate')
   if rows := recall.rows_from_results(work.results):
     lead = (
       f'Percent of answerable queries with a right {_reading(work)} among the'
@@ -237,6 +238,8 @@ def _recall(work: Work) -> _Section:
     content = recall.tables(work.results, work.radius) + charts.error_charts(
       work.predictions
     )
+  elif 'results.json' in work.written:
+    return None  # the head says why
   return _Section('recall', 'Recall', lead, content)
 
 
@@ -263,7 +266,7 @@ def _retrievals(work: Work, detail: _Detail) -> _Section:
     work.examples, detail.examples, detail.width, work.radius
   ) or _missing(work, 'examples.npz', 'evaluate')
   lead = (
-    'Failures first. Each query beside the photos that were found for it: right'
+    'Each query beside the photos that were found for it, failures first: right'
     f' within {work.radius:g} m, wrong, or unknown where a position is not'
     ' known.'
     if work.map_side == 'image'
