@@ -11,9 +11,12 @@ import numpy as np
 
 from i2ploc.models import aggregators
 from tests.models import planted
+from tests.testing import compiled
 
 KEY = jax.random.key(0)
-BOUNDS = (jnp.full(2, -0.8), jnp.full(2, 0.8))
+sector_membership = compiled.function(aggregators.sector_membership)
+sector_weights = compiled.function(aggregators.sector_weights)
+BOUNDS = (np.full(2, -0.8, np.float32), np.full(2, 0.8, np.float32))
 ALL = (aggregators.Mean, aggregators.GeM, aggregators.NetVLAD)
 
 
@@ -50,8 +53,8 @@ def _value_and_grad(kind, num_sectors):
     tokens = aggregators.Tokens(features, azimuth, mask)
     return model.apply(variables, tokens, weights, BOUNDS)[0].sum()
 
-  compiled = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3)))
-  return lambda t, w: compiled(variables, t.features, t.azimuth, w, t.mask)
+  run = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3)))
+  return lambda t, w: run(variables, t.features, t.azimuth, w, t.mask)
 
 
 class PoolingTest(parameterized.TestCase):
@@ -115,10 +118,10 @@ class PoolingTest(parameterized.TestCase):
     tokens, weights = _tokens(), _weights()
     model = aggregators.NetVLAD(num_clusters=3, features=8, num_sectors=4)
     variables = planted.variables(model, tokens, weights, BOUNDS)
-    _, out = model.apply(variables, tokens, weights, BOUNDS)
+    _, out = compiled.apply(model, variables, tokens, weights, BOUNDS)
     norm = np.linalg.norm(tokens.features, axis=-1, keepdims=True)
     x, centers = tokens.features / norm, variables['params']['centers']
-    share = aggregators.sector_membership(tokens.azimuth, BOUNDS, 4)
+    share = sector_membership(tokens.azimuth, BOUNDS, 4)
     for b, s, k in np.ndindex(2, 4, 3):
       residual = sum(
         weights[b, i]
@@ -141,7 +144,9 @@ class PoolingTest(parameterized.TestCase):
         'power': jnp.asarray(power),
         'SectorHead_0': {'kernel': jnp.eye(6)},
       }
-      return model.apply({'params': params}, tokens, ones, BOUNDS)[1]['pooled']
+      variables = {'params': params}
+      _, out = compiled.apply(model, variables, tokens, ones, BOUNDS)
+      return out['pooled']
 
     np.testing.assert_allclose(
       pool(1.0), tokens.features.mean(1), rtol=1e-3, atol=1e-3
@@ -155,12 +160,14 @@ class PoolingTest(parameterized.TestCase):
     whole = kind(features=6)
     variables = planted.variables(whole, tokens, weights, BOUNDS)
     variables['params']['SectorHead_0']['kernel'] = np.eye(6, dtype=np.float32)
-    expected, _ = whole.apply(variables, tokens, weights, BOUNDS)
+    expected, _ = compiled.apply(whole, variables, tokens, weights, BOUNDS)
     del variables['params']['SectorHead_0']
-    found, _ = kind(features=0).apply(variables, tokens, weights, BOUNDS)
+    found, _ = compiled.apply(
+      kind(features=0), variables, tokens, weights, BOUNDS
+    )
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    sectors, _ = kind(features=0, num_sectors=4).apply(
-      variables, tokens, weights, BOUNDS
+    sectors, _ = compiled.apply(
+      kind(features=0, num_sectors=4), variables, tokens, weights, BOUNDS
     )
     self.assertEqual(sectors.shape, (2, 24))
 
@@ -168,7 +175,7 @@ class PoolingTest(parameterized.TestCase):
     tokens = _tokens()
     model = aggregators.FirstToken(features=4)
     variables = planted.variables(model, tokens, _weights(), None)
-    found, out = model.apply(variables, tokens, _weights(), None)
+    found, out = compiled.apply(model, variables, tokens, _weights(), None)
     expected = tokens.features[:, 0] @ variables['params']['kernel']
     np.testing.assert_allclose(out['pooled'], expected, atol=1e-5)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -178,27 +185,27 @@ class PoolingTest(parameterized.TestCase):
         [tokens.features[:, :1], _tokens(3).features[:, 1:]], axis=1
       )
     )
-    again, _ = model.apply(variables, others, _weights(), None)
+    again, _ = compiled.apply(model, variables, others, _weights(), None)
     np.testing.assert_array_equal(again, found)
 
 
 class SectorTest(parameterized.TestCase):
   def test_membership_is_a_partition_inside_and_nothing_outside(self):
-    azimuth = jnp.tile(jnp.linspace(-1.0, 1.0, 201), (2, 1))
-    share = aggregators.sector_membership(azimuth, BOUNDS, 5)
+    azimuth = np.tile(np.linspace(-1.0, 1.0, 201, dtype=np.float32), (2, 1))
+    share = sector_membership(azimuth, BOUNDS, 5)
     inside = np.abs(azimuth) <= 0.8
     np.testing.assert_allclose(share.sum(-1), inside, atol=1e-6)
     # The centre of a sector is wholly its own.
-    centers = -0.8 + 0.32 * (jnp.arange(5) + 0.5)
-    own = aggregators.sector_membership(jnp.tile(centers, (2, 1)), BOUNDS, 5)
+    centers = -0.8 + 0.32 * (np.arange(5, dtype=np.float32) + 0.5)
+    own = sector_membership(np.tile(centers, (2, 1)), BOUNDS, 5)
     np.testing.assert_allclose(own[0], np.eye(5), atol=1e-5)
 
   @parameterized.product(num_sectors=(1, 2, 5), left=(-np.pi, 0.4))
   def test_a_circle_has_no_seam(self, num_sectors, left):
-    bounds = (jnp.full(1, left), jnp.full(1, left + 2 * np.pi))
-    azimuth = jnp.linspace(-np.pi, np.pi, 401)[None]
+    bounds = (np.full(1, left), np.full(1, left + 2 * np.pi))
+    azimuth = np.linspace(-np.pi, np.pi, 401)[None]
     member = functools.partial(
-      aggregators.sector_membership, bounds=bounds, num_sectors=num_sectors
+      sector_membership, bounds=bounds, num_sectors=num_sectors
     )
     share = np.asarray(member(azimuth)[0])
     np.testing.assert_allclose(share.sum(-1), 1.0, atol=1e-5)
@@ -211,9 +218,9 @@ class SectorTest(parameterized.TestCase):
     np.testing.assert_allclose(turned, np.roll(share, 1, axis=1), atol=1e-5)
 
   def test_circles_and_fields_may_share_a_batch(self):
-    bounds = (jnp.asarray([-np.pi, -0.8]), jnp.asarray([np.pi, 0.8]))
-    azimuth = jnp.tile(jnp.asarray([-3.14, -0.79, 0.0, 3.14]), (2, 1))
-    share = aggregators.sector_membership(azimuth, bounds, 4)
+    bounds = (np.asarray([-np.pi, -0.8]), np.asarray([np.pi, 0.8]))
+    azimuth = np.tile([-3.14, -0.79, 0.0, 3.14], (2, 1))
+    share = sector_membership(azimuth, bounds, 4)
     expected = [
       [0.5, 0, 0, 0.5],
       [0, 1, 0, 0],
@@ -262,12 +269,12 @@ class SectorTest(parameterized.TestCase):
   def test_a_descriptor_must_divide_into_sectors(self):
     model = aggregators.NetVLAD(features=10, num_sectors=4)
     with self.assertRaisesRegex(ValueError, 'multiple of num_sectors'):
-      model.init(KEY, _tokens(), _weights(), BOUNDS)
+      jax.eval_shape(model.init, KEY, _tokens(), _weights(), BOUNDS)
 
   def test_unknown_norms_are_named(self):
     model = aggregators.NetVLAD(norm='instance')
     with self.assertRaisesRegex(ValueError, "norm is 'instance'"):
-      model.init(KEY, _tokens(), _weights(), BOUNDS)
+      jax.eval_shape(model.init, KEY, _tokens(), _weights(), BOUNDS)
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ import numpy as np
 from i2ploc.models import aggregators
 from i2ploc.models import projection
 from tests.models import planted
+from tests.testing import compiled
 
 BOUNDS = (jnp.full(2, -0.8), jnp.full(2, 0.8))
 WEIGHTS = np.ones((2, 12), np.float32)
@@ -122,8 +123,8 @@ class ProjectionHeadTest(parameterized.TestCase):
     head, variables, run = _head(dropout=0.5)
 
     def train(train=True, **rngs):
-      return head.apply(
-        variables, _tokens(), WEIGHTS, BOUNDS, train=train, rngs=rngs
+      return compiled.apply(
+        head, variables, _tokens(), WEIGHTS, BOUNDS, train=train, rngs=rngs
       )[0]
 
     plain = run(_tokens())[0]

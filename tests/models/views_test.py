@@ -10,6 +10,12 @@ import numpy as np
 
 from i2ploc.geometry import rigid
 from i2ploc.models import views
+from tests.testing import compiled
+
+released_view = compiled.function(views.released_view)
+camera_view = compiled.function(views.camera_view)
+token_centers = compiled.function(views.token_centers)
+token_azimuth = compiled.function(views.token_azimuth)
 
 SCAN = (16, 36)  # 10 degrees a column
 AXES = np.asarray([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]], np.float32)
@@ -28,15 +34,13 @@ def _polar(distance, azimuth, elevation):
 
 
 def _released(cloud, shape=(8, 12), crop=True, max_range=50.0):
-  return views.released_view(*cloud, shape, SCAN, crop, max_range)
+  return released_view(*cloud, shape, SCAN, crop, max_range)
 
 
 def _camera(cloud, rotation=AXES, max_range=math.inf):
   motion = rigid.Rigid(jnp.asarray(rotation)[None], jnp.zeros((1, 3)))
   bounds = jnp.full(1, -0.6), jnp.full(1, 0.6)
-  return views.camera_view(
-    *cloud, motion, bounds, (-0.4, 0.1), (8, 12), max_range
-  )
+  return camera_view(*cloud, motion, bounds, (-0.4, 0.1), (8, 12), max_range)
 
 
 class ReleasedViewTest(parameterized.TestCase):
@@ -110,7 +114,7 @@ class TokensTest(parameterized.TestCase):
   def test_centers_lie_where_the_returns_are(self, look):
     thing = _polar(20.0, 0.3, -0.1)
     view = look(_cloud(thing))
-    centers = views.token_centers(view, (4, 6))
+    centers = token_centers(view, (4, 6))
     self.assertEqual(centers.shape, (1, 24, 3))
     away = np.linalg.norm(np.asarray(centers[0]) - thing, axis=-1)
     self.assertLess(away.min(), 3.5)  # half a token at 20 m
@@ -118,13 +122,13 @@ class TokensTest(parameterized.TestCase):
 
   def test_azimuths_are_the_centres_of_equal_parts(self):
     view = _released(_cloud((9.0, 0.0, 0.0)))
-    azimuth = np.rad2deg(views.token_azimuth(view, 4)[0])
+    azimuth = np.rad2deg(token_azimuth(view, 4)[0])
     np.testing.assert_allclose(azimuth, [-45, -15, 15, 45], rtol=1e-5)
 
   def test_tokens_that_do_not_tile_the_view_are_named(self):
     view = _released(_cloud((9.0, 0.0, 0.0)))
     with self.assertRaisesRegex(ValueError, '8 x 12 does not tile .* 3 x 4'):
-      views.token_centers(view, (3, 4))
+      token_centers(view, (3, 4))
 
   def test_an_unknown_encoding_is_named(self):
     with self.assertRaisesRegex(ValueError, "'polar'; known: "):

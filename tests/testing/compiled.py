@@ -11,6 +11,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
+from flax import linen as nn
 import jax
 import numpy as np
 
@@ -33,6 +34,16 @@ def function(wrapped: Callable[..., Any]) -> Callable[..., Any]:
     return run(tree, constants, inputs)
 
   return call
+
+
+def apply(model: nn.Module, *args, **kwargs) -> Any:
+  """`model.apply`, compiled once for all models that are equal."""
+  return _applied(model)(*args, **kwargs)
+
+
+@functools.cache
+def _applied(model):
+  return function(model.apply)
 
 
 class Module:

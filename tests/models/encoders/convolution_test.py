@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolutions have nn.Conv's values and gradients, in loops too."""
 
+import functools
 import re
 
 from absl.testing import absltest
@@ -11,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.models.encoders import convolution
+from tests.testing import compiled
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _gradients(conv, variables, x):
   def loss(variables, x):
     out = conv.apply(variables, x)
@@ -37,9 +40,9 @@ class ConvTest(parameterized.TestCase):
     x = jax.random.normal(jax.random.key(0), (2, *size, 3))
     ours = convolution.Conv(4, window, strides, padding=padding)
     plain = nn.Conv(4, window, strides, padding=padding)
-    variables = ours.init(jax.random.key(1), x)
+    variables = jax.jit(ours.init)(jax.random.key(1), x)
     np.testing.assert_array_equal(
-      ours.apply(variables, x), plain.apply(variables, x)
+      compiled.apply(ours, variables, x), compiled.apply(plain, variables, x)
     )
     for a, b in zip(
       jax.tree.leaves(_gradients(ours, variables, x)),
@@ -54,16 +57,17 @@ class ConvTest(parameterized.TestCase):
   def test_other_convolutions_are_left_as_they_are(self, **kwargs):
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     ours = convolution.Conv(6, (3, 3), **kwargs)
-    variables = ours.init(jax.random.key(1), x)
+    variables = jax.jit(ours.init)(jax.random.key(1), x)
     np.testing.assert_array_equal(
-      ours.apply(variables, x), nn.Conv(6, (3, 3), **kwargs).apply(variables, x)
+      compiled.apply(ours, variables, x),
+      compiled.apply(nn.Conv(6, (3, 3), **kwargs), variables, x),
     )
 
   def test_half_precision(self):
     x = jnp.ones((1, 4, 4, 2))
     conv = convolution.Conv(2, (3, 3), dtype=jnp.bfloat16)
-    variables = conv.init(jax.random.key(0), x)
-    self.assertEqual(conv.apply(variables, x).dtype, jnp.bfloat16)
+    variables = jax.jit(conv.init)(jax.random.key(0), x)
+    self.assertEqual(compiled.apply(conv, variables, x).dtype, jnp.bfloat16)
     gradients = _gradients(conv, variables, x)
     self.assertEqual({g.dtype for g in jax.tree.leaves(gradients)}, {x.dtype})
 
@@ -73,7 +77,7 @@ class ConvTest(parameterized.TestCase):
     x = jax.random.normal(jax.random.key(0), (3, 2, 8, 8, 4))
     layouts = {}
     for conv in (convolution.Conv(4, (3, 3)), nn.Conv(4, (3, 3))):
-      variables = conv.init(jax.random.key(1), x[0])
+      variables = jax.jit(conv.init)(jax.random.key(1), x[0])
 
       @jax.jit
       def gradient(variables, x, conv=conv):

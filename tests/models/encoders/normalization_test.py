@@ -9,6 +9,7 @@ import numpy as np
 
 from i2ploc.models.encoders import normalization
 from tests.models import planted
+from tests.testing import compiled
 
 NORM = normalization.BatchNorm()
 
@@ -24,7 +25,7 @@ class BatchNormTest(parameterized.TestCase):
     x = _x(shape)
     variables = planted.variables(NORM, x)
     params = variables['params']
-    y, changed = NORM.apply(variables, x, True, mutable='batch_stats')
+    y, changed = compiled.apply(NORM, variables, x, True, mutable='batch_stats')
     rows = x.reshape(-1, 3)
     expected = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
     expected = expected * params['scale'] + params['bias']
@@ -41,13 +42,15 @@ class BatchNormTest(parameterized.TestCase):
   def test_evaluation_uses_the_statistics_and_changes_nothing(self):
     x = _x()
     variables = planted.variables(NORM, x)
-    y, changed = NORM.apply(variables, x, False, mutable='batch_stats')
+    y, changed = compiled.apply(
+      NORM, variables, x, False, mutable='batch_stats'
+    )
     jax.tree.map(
       np.testing.assert_array_equal,
       changed['batch_stats'],
       variables['batch_stats'],
     )
-    alone = NORM.apply(variables, x[:1], False)
+    alone = compiled.apply(NORM, variables, x[:1], False)
     np.testing.assert_allclose(y[:1], alone, rtol=1e-6)
     statistics, params = variables['batch_stats'], variables['params']
     expected = (x - statistics['mean']) / np.sqrt(statistics['var'] + 1e-5)
@@ -65,7 +68,9 @@ class BatchNormTest(parameterized.TestCase):
     variables = planted.variables(NORM, x)
 
     def total(x):
-      y, changed = NORM.apply(variables, x, True, mutable='batch_stats')
+      y, changed = compiled.apply(
+        NORM, variables, x, True, mutable='batch_stats'
+      )
       return y.sum(), changed
 
     grad, changed = jax.grad(total, has_aux=True)(x)
@@ -76,7 +81,7 @@ class BatchNormTest(parameterized.TestCase):
     norm = normalization.BatchNorm(dtype=jnp.bfloat16)
     x = _x().astype(jnp.bfloat16)
     variables = planted.variables(norm, x)
-    y, changed = norm.apply(variables, x, True, mutable='batch_stats')
+    y, changed = compiled.apply(norm, variables, x, True, mutable='batch_stats')
     self.assertEqual(y.dtype, jnp.bfloat16)
     for leaf in jax.tree.leaves(changed):
       self.assertEqual(leaf.dtype, jnp.float32)

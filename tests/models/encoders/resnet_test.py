@@ -9,6 +9,7 @@ import numpy as np
 
 from i2ploc.models.encoders import resnet
 from tests.models import planted
+from tests.testing import compiled
 
 SMALL = dict(stem_width=4, widths=(2, 3), depths=(1, 2))
 
@@ -42,7 +43,7 @@ class ConvNormTest(parameterized.TestCase):
     layer = resnet.ConvNorm(4, size, stride)
     x = _images(shape)
     variables = planted.variables(layer, x)
-    found = layer.apply(variables, x)
+    found = compiled.apply(layer, variables, x)
     params, stats = variables['params'], variables['batch_stats']['norm']
     y = _convolved(x[1], params['conv']['kernel'], stride)
     y = (y - stats['mean']) / np.sqrt(stats['var'] + 1e-5)
@@ -65,13 +66,15 @@ class ResNetTest(parameterized.TestCase):
     model = resnet.ResNet(**SMALL)
     images = _images(shape)
     variables = planted.variables(model, images)
-    tokens, out = model.apply(variables, images)
+    tokens, out = compiled.apply(model, variables, images)
     self.assertEqual(out['grid'], grid)
     self.assertEqual(tokens.shape, (2, grid[0] * grid[1], 12))
     # What changes in the last corner reaches the last token, not the first.
     changed = images.copy()
     changed[:, -1, -1] += 3.0
-    moved = np.abs(model.apply(variables, changed)[0] - tokens).max((0, 2))
+    moved = np.abs(compiled.apply(model, variables, changed)[0] - tokens).max(
+      (0, 2)
+    )
     self.assertGreater(moved[-1], 1e-3)
 
   def test_training_normalises_by_the_batch_and_remembers_it(self):
@@ -80,13 +83,15 @@ class ResNetTest(parameterized.TestCase):
     variables = planted.variables(model, images)
 
     def run(images):
-      return model.apply(variables, images, True, mutable=['batch_stats'])
+      return compiled.apply(
+        model, variables, images, True, mutable=['batch_stats']
+      )
 
     (tokens, _), changed = run(images)
     # The first norm undoes whatever all images have in common.
     (brighter, _), _ = run(2.0 * images)
     np.testing.assert_allclose(brighter, tokens, atol=1e-2)
-    plain = model.apply(variables, images)[0]
+    plain = compiled.apply(model, variables, images)[0]
     self.assertGreater(np.abs(plain - tokens).max(), 0.1)
     for old, new in zip(
       jax.tree.leaves(variables['batch_stats']),
@@ -99,8 +104,8 @@ class ResNetTest(parameterized.TestCase):
     model = resnet.ResNet(**SMALL, dtype=jnp.bfloat16)
     images = _images((16, 16), channels=5)
     variables = planted.variables(model, images)
-    tokens, _ = model.apply(variables, images)
-    exact = resnet.ResNet(**SMALL).apply(variables, images)[0]
+    tokens, _ = compiled.apply(model, variables, images)
+    exact = compiled.apply(resnet.ResNet(**SMALL), variables, images)[0]
     self.assertEqual(tokens.dtype, jnp.float32)
     scale = np.abs(exact).max()
     np.testing.assert_allclose(tokens / scale, exact / scale, atol=5e-2)

@@ -9,6 +9,7 @@ import numpy as np
 
 from i2ploc.models.encoders import text
 from tests.models import planted
+from tests.testing import compiled
 
 SMALL = dict(
   vocabulary_size=9, width=12, depth=2, num_heads=3, max_length=8, end=1
@@ -25,7 +26,7 @@ class TextTransformerTest(parameterized.TestCase):
 
   def _run(self, tokens, **fields):
     model = self.model.clone(**fields)
-    return model.apply(self.variables, np.asarray(tokens))
+    return compiled.apply(model, self.variables, np.asarray(tokens))
 
   def test_a_token_sees_itself_and_what_is_before_it(self):
     _, before = self._run(TOKENS)

@@ -37,10 +37,12 @@ def _num_parameters(model, images):
   return sum(x.size for x in jax.tree.leaves(variables))
 
 
+@jax.jit
 def _normed(params, x):
   return nn.LayerNorm(1e-6).apply({'params': params}, x)
 
 
+@jax.jit
 def _placed_patches(params, images):
   """[B, N, D]: projected patches and their positions."""
   patch = (SMALL['patch_size'], SMALL['patch_size'])
