@@ -9,7 +9,7 @@ solve the same problems in rotated order on one core, threshold 3 px, confidence
 0.9999, at most 10,000 samples, of ours 40,000 (its default: they cost less);
 success: the corners are below 10 px off on average. Times are of the CPU,
 which other processes disturb least; on an accelerator of the clock. Ours
-include the test whether strangers agree as often. Compilation is excluded.
+include the test whether random pairs agree as often. Compilation is excluded.
 
 cells    success and time of every method, and the error of the successes
          beside that of the oracle, least squares on the true inliers
@@ -165,7 +165,7 @@ def _peer(name):
 
 @functools.cache
 def methods() -> dict[str, Callable[[Scene], np.ndarray | None]]:
-  """What is compared, by name."""
+  """The methods to compare, by name."""
   table = {
     'ours': functools.partial(_ours, has_scores=False),
     'ours_prosac': functools.partial(_ours, has_scores=True),

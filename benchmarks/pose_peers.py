@@ -92,7 +92,7 @@ def _ours(scene, has_scores):
 
 
 def pose_from_found(found: absolute_pose.AbsolutePose) -> Pose | None:
-  """What our own functions find, as a `Pose`."""
+  """A result of our own functions as a `Pose`."""
   if not found.valid:
     return None
   return Pose(found.camera_from_map.rotation, found.camera_in_map)
@@ -180,7 +180,7 @@ def _peer(name):
 
 
 def methods() -> dict[str, Callable[[Scene], Pose | None]]:
-  """What is compared, by name."""
+  """The methods to compare, by name."""
   table = {
     'ours': functools.partial(_ours, has_scores=False),
     'ours_prosac': functools.partial(_ours, has_scores=True),

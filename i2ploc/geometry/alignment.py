@@ -9,7 +9,7 @@ With both sets centred and H = sum_i w_i a_i b_i^T, R is the rotation that makes
 tr(R^T H) largest, s = tr(R^T H) / sum_i w_i |b_i|^2, and t joins the centroids
 (Kabsch 1976; Umeyama, TPAMI 1991). Of a triangle H has rank 2: its planes are
 laid onto each other, and what remains is an angle in closed form (Horn, 1987,
-section 5). No decomposition is needed, so that is what samples of three take.
+section 5). That needs no decomposition, which is why minimal samples use it.
 
 Written for one problem and vmapped by the caller; nothing branches.
 """
@@ -42,7 +42,7 @@ class Similarity(NamedTuple):
 
 
 def _root(squared):
-  """sqrt of what is positive, else a tiny number; with a finite gradient."""
+  """sqrt of positive values, else a tiny number; with a finite gradient."""
   positive = squared > _TINY
   return jnp.where(
     positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), _TINY**0.5
@@ -132,7 +132,7 @@ def align(
   *,
   with_scale: bool = False,
 ) -> tuple[Similarity, jax.Array]:
-  """The motion that lays points onto others, by weighted least squares.
+  """The motion that maps points onto others best, by weighted least squares.
 
   Args:
     points_a: [N, 3].
@@ -142,10 +142,10 @@ def align(
     with_scale: whether the scale is free; else it is 1.
 
   Returns:
-    a_from_b, never a reflection, and whether the points determine it: not where
-    those of some weight are on a line, hold a number that is not finite, or
-    are a mirror image that several turns fit alike; then it is the motion that
-    moves nothing.
+    a_from_b: never a reflection; the identity unless `valid`.
+    valid: bool, whether the points determine it. They do not if those with a
+      weight are on a line or not finite, or if they are a mirror image that
+      several rotations fit equally well.
 
   Example:
     >>> import jax
@@ -195,8 +195,8 @@ def align_triangles(
     with_scale: whether the scale is free; else it is 1.
 
   Returns:
-    a_from_b, and whether the points determine it: not where three of them are
-    on a line; then it is the motion that moves nothing.
+    a_from_b: the identity unless `valid`.
+    valid: bool, whether the points determine it: not if they are on a line.
 
   Example:
     >>> import functools
@@ -264,7 +264,7 @@ def _triangle(corners):
 
 
 def _joined(rotation, scale, center_a, center_b, valid):
-  """Through both centroids where valid, else what moves nothing."""
+  """The motion through both centroids where valid, else the identity."""
   rotation = jnp.where(valid, rotation, jnp.eye(3, dtype=rotation.dtype))
   scale = jnp.where(valid, scale, 1.0)
   translation = center_a - scale * _product(rotation, center_b[:, None])[:, 0]

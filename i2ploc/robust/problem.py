@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a consensus needs to know of a problem, and nothing of cameras.
+"""The interface between problems and the consensus, which knows no cameras.
 
 Data are a pytree of arrays [N]: one number per leaf and datum, because that is
 what vectorises. Models are a pytree too. All functions are written for one

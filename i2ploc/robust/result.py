@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a robust estimate is: the same seven fields for every problem."""
+"""The result of a robust estimate: the same seven fields for every problem."""
 
 from typing import Generic
 from typing import NamedTuple

@@ -26,7 +26,7 @@ _ATTEMPTS = 4
 
 
 class Sampler(Protocol):
-  """What a consensus asks of a sampler.
+  """The interface between samplers and the consensus.
 
   Attributes:
     num_data: int32 scalar, N; of padded data the real ones, which come first.

@@ -225,14 +225,14 @@ def search(
   """The pose that explains most.
 
   Args:
-    scene: what is seen and what it may be.
+    scene: the detections and their candidates.
     triples: int32 [S, 3] detections and [S, 3] landmarks.
     count: int32, real triples, which come first.
     prior: what is known of the camera.
     settings: how to search.
 
   Returns:
-    What was found; finite, and without meaning unless `valid`.
+    The pose and the evidence; finite, and meaningless unless `valid`.
   """
   best = _propose(scene, triples, count, prior, settings)
   poses = best.poses

@@ -114,7 +114,7 @@ def judge(
   """Assigns one to one: the best pair first, then the best of the others.
 
   Args:
-    scene: what is seen.
+    scene: the detections and their candidates.
     poses: [S], camera_from_map.
     least: overlap below which a pair explains nothing.
   """
