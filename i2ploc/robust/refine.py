@@ -95,7 +95,7 @@ def minimize(
     equations: at this model.
   """
 
-  def turn(_, state):
+  def judged(state):
     found = linearize(state.trial)
     better = (found.cost < state.equations.cost) & _finite(state.trial)
     model, equations = jax.tree.map(
@@ -103,6 +103,10 @@ def minimize(
       (state.trial, found),
       (state.model, state.equations),
     )
+    return model, equations, better
+
+  def turn(_, state):
+    model, equations, better = judged(state)
     strength = jnp.clip(
       state.damping * jnp.where(better, damping.easier, damping.harder),
       damping.least,
@@ -123,9 +127,12 @@ def minimize(
   strength = jnp.full_like(nothing.cost, damping.first / damping.easier)
   with jax.default_matmul_precision('highest'):
     state = jax.lax.fori_loop(
-      0, num_steps + 1, turn, _State(model, nothing, strength, model)
+      0, num_steps, turn, _State(model, nothing, strength, model)
     )
-  return state.model, state.equations
+    # Outside of the loop XLA computes no more of the last equations than the
+    # caller uses: often the cost alone.
+    model, equations, _ = judged(state)
+  return model, equations
 
 
 def _solve(matrix, vector):
