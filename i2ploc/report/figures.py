@@ -82,7 +82,10 @@ class _Axes:
   def __init__(self, series, y_range, log_x):
     self._log = log_x
     x = self._x_scale(np.concatenate([one.x for one in series]))
-    y = np.concatenate([one.y for one in series])
+    bars = [bar for one in series for bar in (one.low, one.high)]
+    y = np.concatenate(
+      [*(one.y for one in series), *(bar for bar in bars if bar is not None)]
+    )
     self._x = _widened(x.min(), x.max())
     self._y = y_range or _widened(y.min(), y.max(), 0.06)
 
