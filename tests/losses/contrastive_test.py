@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from i2ploc.losses import contrastive
+from i2ploc.losses import contrastive as contrastive_lib
+from tests.testing import compiled
+
+contrastive = compiled.Module(contrastive_lib)
 
 FORMS = ('clip', 'concatenated')
 
@@ -74,11 +77,10 @@ def _loss(image, points, scale, relations=None, form='clip'):
 
 
 class ValuesTest(parameterized.TestCase):
-  @parameterized.product(form=FORMS, jit=(False, True))
-  def test_agrees_with_a_loop_over_pairs(self, form, jit):
+  @parameterized.parameters(*FORMS)
+  def test_agrees_with_a_loop_over_pairs(self, form):
     image, points = _descriptors(0)
     function = functools.partial(contrastive.info_nce, form=form)
-    function = jax.jit(function) if jit else function
     for relations in (2 * np.eye(7, dtype=np.int8) - 1, _relations(1)):
       expected = _loop(image, points, 9.0, relations, form)
       loss, _ = function(image, points, 9.0, relations)
@@ -174,7 +176,7 @@ class LawsTest(parameterized.TestCase):
     gradient = jax.grad(_loss)(image, points, scale)
     np.testing.assert_allclose(gradient, expected, atol=1e-5)
     by_log_scale = jax.grad(
-      lambda t: _loss(image, points, contrastive.clamped_scale(t))
+      lambda t: _loss(image, points, contrastive_lib.clamped_scale(t))
     )(jnp.log(scale))
     expected = ((both * logits).sum() - 2 * jnp.trace(logits)) / 14
     np.testing.assert_allclose(by_log_scale, expected, rtol=1e-4)
@@ -238,8 +240,8 @@ class RelationsTest(parameterized.TestCase):
 
 
 class NumericsTest(parameterized.TestCase):
-  @parameterized.product(form=FORMS, jit=(False, True))
-  def test_degenerate_batches_have_finite_losses_and_gradients(self, form, jit):
+  @parameterized.parameters(*FORMS)
+  def test_degenerate_batches_have_finite_losses_and_gradients(self, form):
     eye = np.eye(3, dtype=np.float32)
     cases = {
       'batch of one': (eye[:1], eye[:1], None),
@@ -253,7 +255,7 @@ class NumericsTest(parameterized.TestCase):
     function = jax.value_and_grad(
       functools.partial(_loss, form=form), argnums=(0, 1, 2)
     )
-    function = jax.jit(function) if jit else function
+    function = jax.jit(function)
     for name, (image, points, relations) in cases.items():
       loss, gradients = function(image, points, 100.0, relations)
       for leaf in (loss, *gradients):
@@ -283,7 +285,7 @@ class NumericsTest(parameterized.TestCase):
     self.assertGreater(abs(coarse - expected), 1e-3)
 
   def test_scale_is_clamped_and_finds_its_way_back(self):
-    scale = contrastive.clamped_scale
+    scale = contrastive_lib.clamped_scale
     np.testing.assert_allclose(scale(jnp.log(14.0)), 14, rtol=1e-6)
     np.testing.assert_allclose(scale(jnp.float32(9.0)), 100, rtol=1e-5)
     np.testing.assert_allclose(scale(jnp.float32(9.0), 50.0), 50, rtol=1e-5)

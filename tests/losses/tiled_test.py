@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tile by tile, the losses and gradients of all pairs at once."""
 
+import functools
 import itertools
 
 from absl.testing import absltest
@@ -49,21 +50,29 @@ def _places(relations):
   return tiles.Places(lambda a, b: a[:, b], rows, jnp.arange(len(rows)))
 
 
-def _compare(test, name, relations, places, tile, factors, atol=2e-6):
+def _value_and_grad(loss, args):
+  numbers = tuple(range(len(args)))
+  return jax.value_and_grad(loss, numbers, has_aux=True)(*args)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _dense(name, args, relations):
+  loss = getattr(contrastive, name)
+  return _value_and_grad(lambda *args: loss(*args, relations), args)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _in_tiles(name, tile, paired, args, relations):
+  loss = getattr(tiled, name)
+  places = None if paired else _places(relations)
+  return _value_and_grad(lambda *args: loss(*args, places, tile=tile), args)
+
+
+def _compare(test, name, relations, paired, tile, factors, atol=2e-6):
   """Values, metrics and gradients, of both."""
   args = *_descriptors(size=len(relations)), *factors
-
-  def dense(*args):
-    return getattr(contrastive, name)(*args, jnp.asarray(relations))
-
-  def in_tiles(*args):
-    return getattr(tiled, name)(*args, places, tile=tile)
-
-  numbers = tuple(range(len(args)))
-  (found, expected) = (
-    jax.jit(jax.value_and_grad(loss, numbers, has_aux=True))(*args)
-    for loss in (in_tiles, dense)
-  )
+  found = _in_tiles(name, tile, paired, args, relations)
+  expected = _dense(name, args, relations)
   test.assertEqual(jax.tree.structure(found), jax.tree.structure(expected))
   pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
   for a, b in pairs:
@@ -74,22 +83,19 @@ def _compare(test, name, relations, places, tile, factors, atol=2e-6):
 class AgreementTest(parameterized.TestCase):
   @parameterized.parameters(*itertools.product(FACTORS, KINDS))
   def test_value_metrics_and_gradients_are_those_of_all_pairs(self, name, kind):
-    relations = _relations(kind)
-    places = None if kind == 'pairs' else _places(relations)
-    _compare(self, name, relations, places, 8, FACTORS[name])
+    paired = kind == 'pairs'
+    _compare(self, name, _relations(kind), paired, 8, FACTORS[name])
 
   @parameterized.parameters(*itertools.product(FACTORS, (1, SIZE, 100)))
   def test_whatever_the_tile(self, name, tile):
-    relations = _relations('ragged')
-    places = _places(relations)
-    _compare(self, name, relations, places, tile, FACTORS[name])
+    _compare(self, name, _relations('ragged'), False, tile, FACTORS[name])
 
   @parameterized.parameters(*FACTORS)
   def test_scale_100_and_a_batch_of_one(self, name):
     factors = 100.0, *FACTORS[name][1:]
     relations = _relations('street')
-    _compare(self, name, relations, _places(relations), 8, factors, 1e-5)
-    _compare(self, name, np.ones((1, 1), int), None, 8, factors)
+    _compare(self, name, relations, False, 8, factors, 1e-5)
+    _compare(self, name, np.ones((1, 1), int), True, 8, factors)
 
   def test_logits_far_beyond_what_float32_can_exponentiate(self):
     image = np.eye(3, dtype=np.float32)
