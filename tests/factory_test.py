@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What training does to a batch before and after a model sees it."""
 
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -9,10 +11,14 @@ import numpy as np
 
 from i2ploc import factory
 from i2ploc.geometry import panorama
-from i2ploc.losses import contrastive
+from i2ploc.losses import contrastive as contrastive_lib
 from i2ploc.losses import metric
-from i2ploc.losses import soft_targets
+from i2ploc.losses import soft_targets as soft_targets_lib
 from i2ploc.models import views
+from tests.testing import compiled
+
+contrastive = compiled.Module(contrastive_lib)
+soft_targets = compiled.Module(soft_targets_lib)
 
 SIZE, HEIGHT, WIDTH = 6, 8, 32
 KEY = jax.random.key(3)
@@ -56,6 +62,7 @@ def _embed(projection='equirectangular', size=SIZE, color_jitter=0.4, **fields):
   return {name: embedding.descriptor for name, embedding in found.items()}
 
 
+@jax.jit
 def _azimuth(found):
   """Where the thing is in each image and in each cloud, radians [B]."""
   column = (jnp.arange(WIDTH) + 0.5 - WIDTH / 2) * 2 * np.pi / WIDTH
@@ -145,14 +152,18 @@ def _embedded():
   )
 
 
+@functools.cache
+def _made(**fields):
+  return jax.jit(factory.make_loss(**RADII | RELATIONS | fields))
+
+
 def _loss(batch_fields=(), **fields):
   embeddings, batch = _embedded()
-  loss = jax.jit(factory.make_loss(**RADII | RELATIONS | fields))
   params = {
     'log_scale': jnp.float32(2.0),
     'similarity_bias': jnp.float32(-1.5),
   }
-  return loss(params, embeddings, batch | dict(batch_fields))
+  return _made(**fields)(params, embeddings, batch | dict(batch_fields))
 
 
 def _relate(a, b):
