@@ -4,7 +4,10 @@
 Nearly all of its time goes into compilation, and what is compiled hardly runs.
 """
 
+import ctypes
+import gc
 import importlib.util
+import math
 import mmap
 import os
 import pathlib
@@ -16,8 +19,9 @@ import pytest
 
 # XLA's older emitter of loops compiles twice as fast as its present one.
 EMITTER = 'xla_cpu_use_fusion_emitters'
-# Linux grants a process 65,530 memory mappings; a program takes tens of them.
-MOST_MAPPINGS = 30_000
+# Bytes. A small program takes a megabyte and three memory mappings, of which
+# Linux grants a process 65,530; a large one takes tens of both.
+MOST_MEMORY = 1.5e9
 
 
 def _knows(flag: str) -> bool:
@@ -51,17 +55,24 @@ def pytest_unconfigure(config):
     shutil.rmtree(config.programs, ignore_errors=True)
 
 
-def _num_mappings() -> int:
-  maps = pathlib.Path('/proc/self/maps')
-  return maps.read_bytes().count(b'\n') if maps.exists() else 0
+def _memory() -> float:
+  """Bytes that this process holds; infinite where Linux does not say it."""
+  statistics = pathlib.Path('/proc/self/statm')
+  if not statistics.exists():
+    return math.inf
+  return int(statistics.read_text().split()[1]) * mmap.PAGESIZE
 
 
 @pytest.fixture(scope='module', autouse=True)
 def forget_programs():
-  """Frees what has been compiled before memory mappings run out.
+  """Frees what has been compiled before memory runs out.
 
   Small programs, such as the sum of two arrays of a shape, serve many files.
   """
   yield
-  if 'jax' in sys.modules and _num_mappings() > MOST_MAPPINGS:
+  if 'jax' in sys.modules and _memory() > MOST_MEMORY:
     sys.modules['jax'].clear_caches()
+    gc.collect()
+    library = ctypes.CDLL(None)
+    if hasattr(library, 'malloc_trim'):  # glibc keeps what is freed
+      library.malloc_trim(0)

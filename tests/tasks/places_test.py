@@ -304,6 +304,7 @@ class PanoramaTest(absltest.TestCase):
   def test_a_map_of_all_headings_tells_where_a_panorama_looks(self):
     config = common.smoke(saliency_i2ploc.get_config('camera=panorama'))
     config.data.validation, config.data.image_size = '', (32, 208)
+    config.model.points.depth = 1
     config.index.views = tuple(i * math.pi / 26 for i in range(-25, 27))
     workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     data_dir = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
@@ -366,6 +367,7 @@ class OptionsTest(absltest.TestCase):
   def test_the_options_of_training_work_together(self):
     config = common.smoke(saliency_i2ploc.get_config('lidar=range'))
     config.data.test = ''
+    config.model.image.depth = config.model.points.depth = 1
     config.model.dtype = 'bfloat16'
     config.train.num_chunks = 2
     config.loss.form = 'concatenated'
