@@ -29,7 +29,7 @@ from i2ploc.robust import scoring
 SAMPLERS = ('auto', 'uniform', 'prosac', 'exhaustive')
 # 'auto' tries every sample where there are no more than one run would draw.
 _FEW_SAMPLES = 1024
-_SMALLEST_BUCKET = 32
+_CAPACITY = 4096
 _POLISH_STEPS = 3
 # Data, over all problems, that are refined together.
 _POLISH_TOGETHER = 4096
@@ -135,10 +135,11 @@ DEFAULT = Search()
 
 
 def bucket(num_data: int) -> int:
-  """The number of data to pad to: one of four sizes per power of two."""
-  size = max(num_data, _SMALLEST_BUCKET)
-  step = max(1 << (size - 1).bit_length() - 3, 8)
-  return -(-size // step) * step
+  """The number of data to pad to."""
+  size = _CAPACITY
+  while size < num_data:
+    size *= 4
+  return size
 
 
 class _Checked(NamedTuple):
@@ -212,9 +213,10 @@ def _unpacked(tree, columns):
 )
 def _estimate(problem, tree, sampler, columns, threshold, key, settings):
   data = _unpacked(tree, columns)
-  return consensus.estimate_each(
+  found = consensus.estimate_each(
     problem, sampler, data, threshold, key, settings
   )
+  return found._replace(inliers=None)
 
 
 @functools.partial(compilation.jit, static_argnames=('problem', 'tree'))
@@ -226,7 +228,9 @@ def _polish(problem, tree, models, columns, mask, threshold):
     # The model may stay where it is, so its rotation is orthonormalized first.
     model = problem.retract(model, jnp.zeros(problem.dof))
     width = _noise_width(problem, model, data, mask, threshold)
-    model, _ = refine.refine(problem, model, data, mask, width, _POLISH_STEPS)
+    model, _ = refine.refine(
+      problem, model, data, mask.sum(), width, _POLISH_STEPS
+    )
     squared = problem.residual(model, data)
     inliers = mask & (squared < threshold**2)
     covariance = refine.covariance(problem, model, data, inliers)
