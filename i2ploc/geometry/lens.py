@@ -165,7 +165,6 @@ def _undistort(coefficients, target):
 
 def _angles_or_plane(lens, pixels):
   """Pixels [N, 2] without intrinsics; [N] bool, whether finite."""
-  check_lens(lens)
   pixels = np.asarray(pixels, np.float64)
   if pixels.ndim != 2 or pixels.shape[1] != 2:
     raise InputError(f'pixels must be [N, 2], not {list(pixels.shape)}')
@@ -194,9 +193,14 @@ def plane_from_pixels(
     InputError: an impossible lens, one that looks all around, or pixels of
       another shape.
   """
-  plane, valid = _angles_or_plane(lens, pixels)
+  check_lens(lens)
   if lens.model == 'equirectangular':
     raise InputError('an equirectangular camera has no plane ahead of it')
+  return _plane(lens, pixels)
+
+
+def _plane(lens, pixels):
+  plane, valid = _angles_or_plane(lens, pixels)
   if lens.coefficients.size:
     coefficients = np.zeros(8)
     coefficients[: lens.coefficients.size] = lens.coefficients
@@ -222,12 +226,13 @@ def rays_from_pixels(
   Raises:
     InputError: an impossible lens, or pixels of another shape.
   """
+  check_lens(lens)
   if lens.model == 'equirectangular':
     angles, valid = _angles_or_plane(lens, pixels)
     x, y = angles.T
     level = np.cos(y)
     rays = [level * np.sin(x), np.sin(y), level * np.cos(x)]
     return np.stack(rays, axis=-1), valid
-  plane, valid = plane_from_pixels(lens, pixels)
+  plane, valid = _plane(lens, pixels)
   rays = np.concatenate([plane, np.ones((len(plane), 1))], axis=-1)
   return rays / np.linalg.norm(rays, axis=-1, keepdims=True), valid
