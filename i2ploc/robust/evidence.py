@@ -110,7 +110,7 @@ def weigh(
   total = distinct(problem, data, threshold)
   count = distinct(problem, agreeing, threshold)
   share, alarms = _alarms(
-    problem, model, data, agreeing, threshold, total, count
+    problem, model, data, agreeing, threshold, (total, count, size)
   )
   if alarms >= FALSE_ALARMS:
     reason = (
@@ -124,12 +124,50 @@ def weigh(
   return Evidence(total, count, share, alarms, reason, model)
 
 
-def _alarms(problem, model, data, agreeing, threshold, total, count):
-  """The chance of a random datum, and the expected false alarms."""
-  size, tries = problem.sample_size, problem.models_per_sample
+def beyond(
+  problem: problem_lib.Problem,
+  model: Any,
+  data: Any,
+  inliers: np.ndarray,
+  rest: np.ndarray,
+  threshold: float,
+  sample_size: int = 2,
+) -> int | None:
+  """What data that a simpler model does not explain say for a model.
+
+  Args:
+    problem: what was solved.
+    model: pytree of numpy arrays.
+    data: pytree of numpy arrays [N].
+    inliers: [N] bool, data that agree with the model.
+    rest: [N] bool, data that the simpler model does not explain.
+    threshold: residual of an inlier, at most.
+    sample_size: data that make a model of a simpler one.
+
+  Returns:
+    None if more of these agree than chance explains, else how many do.
+  """
+  total = distinct(problem, chosen(data, rest), threshold)
+  count = distinct(problem, chosen(data, rest & inliers), threshold)
+  _, alarms = _alarms(
+    problem,
+    model,
+    data,
+    chosen(data, inliers),
+    threshold,
+    (total, count, sample_size),
+  )
+  return None if alarms < FALSE_ALARMS else count
+
+
+def _alarms(problem, model, data, agreeing, threshold, numbers):
+  """The chance of a random datum, and the expected false alarms.
+
+  `numbers` are of distinct data, of those that agree, and of a sample.
+  """
 
   def alarms(share):
-    return false_alarms(total, count, size, share, tries)
+    return false_alarms(*numbers, share, problem.models_per_sample)
 
   hits = _hits(problem, model, data, agreeing, threshold, _FEW)
   # What few random data leave open: two deviations to either side.
@@ -349,3 +387,15 @@ def confidence(proof: Evidence, rival: Evidence | None = None) -> float:
     other = rival.num_inliers - rival.share * rival.num_data
   known = 1 - min(proof.false_alarms, 1.0)
   return known * own / (own + max(other, 0.0))
+
+
+def narrow(points: np.ndarray, threshold: float) -> str:
+  """'in one place' or 'on a line' where points [D, N] are that, else ''."""
+  num_data = points.shape[1]
+  if num_data < 2:
+    return ''
+  offsets = points - points.mean(axis=1, keepdims=True)
+  *_, second, first = np.linalg.eigvalsh(offsets @ offsets.T / num_data)
+  if first < threshold**2:
+    return 'in one place'
+  return 'on a line' if second < threshold**2 else ''
