@@ -14,6 +14,8 @@ from i2ploc.geometry import epipolar
 from i2ploc.geometry import fundamental as fundamental_lib
 from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
+from i2ploc.robust import evidence
+from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
@@ -114,6 +116,23 @@ def _tangents(matrix):
   )
 
 
+def _degeneracy(matrix, data, inliers, threshold):
+  """Why a plane leaves the matrix open; '' if it does not.
+
+  Of the pairs that a homography does not explain, more must agree with F than
+  of points paired at random.
+  """
+  # Sampson's distance moves both points; moving one takes sqrt(2) times that.
+  rest = _off_plane(data, inliers, np.sqrt(2) * threshold)
+  count = evidence.beyond(PROBLEM, matrix, data, inliers, rest, threshold)
+  if count is None:
+    return '', matrix
+  return (
+    f'a homography explains all but {count} of {inliers.sum()} pairs that '
+    'agree: a plane, or a camera that only turns, leaves F undetermined'
+  ), matrix
+
+
 PROBLEM = problem_lib.Problem(
   sample_size=7,
   models_per_sample=fundamental_lib.NUM_SOLUTIONS,  # five in six are filled
@@ -122,6 +141,8 @@ PROBLEM = problem_lib.Problem(
   residual=_residual,
   linearize=_linearize,
   retract=retract,
+  sides=two_views.SIDES,
+  degeneracy=_degeneracy,
 )
 
 
@@ -130,7 +151,7 @@ class Fundamental(result.Result[np.ndarray]):
 
   Without `valid` the inliers are those of a matrix that chance explains, or
   that is undetermined. The covariance [7, 7] is of the step of `retract`, in
-  coordinates around the mean points.
+  coordinates around the median points.
   """
 
   __slots__ = ()
@@ -138,7 +159,7 @@ class Fundamental(result.Result[np.ndarray]):
   @property
   def matrix(self) -> np.ndarray | None:
     """F [3, 3], float64, pixels, of norm 1; None unless `valid`."""
-    return self.model
+    return self.trusted
 
 
 def fundamental(
@@ -152,7 +173,7 @@ def fundamental(
   """The fundamental matrix that most pairs of points agree with.
 
   Args:
-    points0: [N, 2] (column, row) in image 0.
+    points0: [N, 2] (column, row) in image 0; rows that are masked are left out.
     points1: [N, 2] of their partners in image 1; many may be wrong.
     threshold: Sampson distance of an inlier, at most, pixels.
     scores: [N], higher is better: draws samples in that order (PROSAC).
@@ -186,48 +207,30 @@ def fundamental(
     >>> bool(np.allclose(np.abs(found.matrix), rows, atol=1e-6))
     True
   """
-  points0, points1 = two_views.checked(points0, points1)
-  frame = two_views.frame(points0, points1)
-  data, limit = frame.matches(points0, points1), threshold / frame.extent
-  found = search.find(PROBLEM, data, limit, scores=scores)
-  matrix, covariance, reason = None, found.covariance, found.reason
-  if found.valid:
-    reason = _doubt(found, data, limit)
-  if reason:
-    covariance = np.full_like(covariance, np.inf)
-  else:
-    before, after = frame.matrices()
-    matrix = after.T @ found.model @ before
-    matrix = matrix / np.linalg.norm(matrix)
-  return Fundamental(
-    *found._replace(
-      model=matrix, covariance=covariance, valid=not reason, reason=reason
-    )
+  threshold = inputs.check_threshold(threshold)
+  pairs = two_views.pairs(points0, points1, scores)
+  data, usable = pairs.within(pairs.frames)
+  found = search.find(
+    PROBLEM,
+    data,
+    threshold / pairs.frames.image1.unit,
+    usable=usable.mask,
+    scores=pairs.scores,
   )
+  found = inputs.explained(found, PROBLEM, usable)
+  matrix, rival = found.model, found.rival
+  if matrix is not None:
+    matrix = _of_points(matrix, pairs.frames)
+  if rival is not None:
+    rival = rival._replace(model=_of_points(rival.model, pairs.frames))
+  return Fundamental(*found._replace(model=matrix, rival=rival))
 
 
-def _doubt(found, data, limit):
-  """Why the matrix may be meaningless; '' if it is not.
-
-  Of the pairs that a homography does not explain, more must agree with F than
-  of points paired at random.
-  """
-  inliers = found.inliers
-  reason = two_views.doubt(PROBLEM, found.model, data, inliers, limit)
-  if reason:
-    return reason
-  # Sampson's distance moves both points; moving one takes sqrt(2) times that.
-  rest = _off_plane(data, inliers, np.sqrt(2) * limit)
-  share = two_views.chance(PROBLEM, found.model, data, limit)
-  total = two_views.distinct(data, rest, limit)
-  count = two_views.distinct(data, rest & inliers, limit)
-  alarms = two_views.false_alarms(total, count, 2, share)
-  if alarms < two_views.FALSE_ALARMS:
-    return ''
-  return (
-    f'a homography explains all but {count} of {inliers.sum()} pairs that '
-    'agree: a plane, or a camera that only turns, leaves F undetermined'
-  )
+def _of_points(matrix, frames):
+  """A matrix of the points themselves, from one of their coordinates."""
+  before, after = frames.matrices()
+  matrix = after.T @ matrix @ before
+  return matrix / np.linalg.norm(matrix)
 
 
 def _off_plane(data, inliers, reach):
