@@ -262,9 +262,7 @@ def sides(problem: problem_lib.Problem, data: Any) -> list[np.ndarray]:
   return found
 
 
-def distinct(
-  problem: problem_lib.Problem, data: Any, threshold: float
-) -> int:
+def distinct(problem: problem_lib.Problem, data: Any, threshold: float) -> int:
   """How many of the data count as independent.
 
   Data that are nearer to each other than two thresholds agree together or not
@@ -276,8 +274,9 @@ def distinct(
     threshold: residual of an inlier, at most.
   """
   parts = sides(problem, data)
-  counted = range(len(parts)) if problem.sides is None else problem.sides.counted
-  return min(_num_distinct(parts[i], 2 * threshold) for i in counted)
+  if problem.sides is not None:
+    parts = [parts[i] for i in problem.sides.counted]
+  return min(_num_distinct(part, 2 * threshold) for part in parts)
 
 
 def _num_distinct(points, width):

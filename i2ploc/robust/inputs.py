@@ -159,9 +159,7 @@ def pairs(
   return a, b, usable
 
 
-def quality(
-  scores: Any, usable: Usable
-) -> tuple[np.ndarray | None, Usable]:
+def quality(scores: Any, usable: Usable) -> tuple[np.ndarray | None, Usable]:
   """Scores [N] of as many data, and which data may be used.
 
   Raises:

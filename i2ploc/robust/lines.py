@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.geometry import arrays
 from i2ploc.robust import evidence
 from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
@@ -52,12 +53,23 @@ def _solve(sample: Points) -> tuple[Line, jax.Array]:
   return Line(normal[None], offset[None]), valid[None]
 
 
-def _distance(line: Line, data: Points) -> jax.Array:
+def _distance(line: Line, data: Points) -> arrays.Array:
   """[N], signed."""
   return line.normal[0] * data.x + line.normal[1] * data.y - line.offset
 
 
-def retract(line: Line, step: jax.Array) -> Line:
+def _residual(line: Line, data: Points) -> arrays.Array:
+  return _distance(line, data) ** 2
+
+
+def _linearize(line: Line, data: Points) -> tuple[arrays.Array, arrays.Array]:
+  """Signed distances [1, N], and their derivatives."""
+  distance = _distance(line, data)
+  turn = line.normal[0] * data.y - line.normal[1] * data.x
+  return distance[None], arrays.table([(turn,), (-1.0,)], distance)
+
+
+def retract(line: Line, step: arrays.Array) -> Line:
   """`line`, turned and moved.
 
   Args:
@@ -65,8 +77,9 @@ def retract(line: Line, step: jax.Array) -> Line:
     step: [2], turn of the normal from x to y, radians, then the change of the
       offset.
   """
-  (x, y), (cos, sin) = line.normal, (jnp.cos(step[0]), jnp.sin(step[0]))
-  normal = jnp.stack([cos * x - sin * y, sin * x + cos * y])
+  xp = arrays.namespace(*line, step)
+  (x, y), (cos, sin) = line.normal, (xp.cos(step[0]), xp.sin(step[0]))
+  normal = xp.stack([cos * x - sin * y, sin * x + cos * y])
   return Line(normal, line.offset + step[1])
 
 
@@ -83,8 +96,8 @@ PROBLEM = problem_lib.Problem(
   models_per_sample=1,
   dof=2,
   solve=_solve,
-  residual=lambda model, data: _distance(model, data) ** 2,
-  errors=lambda model, data: _distance(model, data)[None],
+  residual=_residual,
+  linearize=_linearize,
   retract=retract,
   degeneracy=_degeneracy,
 )
@@ -164,5 +177,6 @@ def _in_units(line, frame):
   side = -1.0 if offset < 0 else 1.0
   # A turn about the center moves the line past the origin.
   along = np.array([-normal[1], normal[0]])
-  change = np.array([[1.0, 0.0], [side * along @ frame.center, side * frame.unit]])
+  moved = [side * along @ frame.center, side * frame.unit]
+  change = np.array([[1.0, 0.0], moved])
   return Line(side * normal, side * offset), change

@@ -20,6 +20,7 @@ import numpy as np
 from i2ploc import compilation
 from i2ploc.errors import InputError
 from i2ploc.robust import consensus
+from i2ploc.robust import evidence
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import refine
 from i2ploc.robust import result
@@ -29,7 +30,7 @@ from i2ploc.robust import scoring
 SAMPLERS = ('auto', 'uniform', 'prosac', 'exhaustive')
 # 'auto' tries every sample where there are no more than one run would draw.
 _FEW_SAMPLES = 1024
-_SMALLEST_BUCKET = 32
+_CAPACITY = 4096
 _POLISH_STEPS = 3
 # Data, over all problems, that are refined together.
 _POLISH_TOGETHER = 4096
@@ -135,10 +136,11 @@ DEFAULT = Search()
 
 
 def bucket(num_data: int) -> int:
-  """The number of data to pad to: one of four sizes per power of two."""
-  size = max(num_data, _SMALLEST_BUCKET)
-  step = max(1 << (size - 1).bit_length() - 3, 8)
-  return -(-size // step) * step
+  """The number of data to pad to."""
+  size = _CAPACITY
+  while size < num_data:
+    size *= 4
+  return size
 
 
 class _Checked(NamedTuple):
@@ -182,12 +184,14 @@ def _results(problem, checked, threshold, search):
     )
   outcome = polished, valid, num_draws
   return [
-    _result(problem, one, jax.tree.map(operator.itemgetter(i), outcome))
+    _result(
+      problem, one, jax.tree.map(operator.itemgetter(i), outcome), threshold
+    )
     for i, one in enumerate(checked)
   ]
 
 
-def _result(problem, checked, outcome):
+def _result(problem, checked, outcome, threshold):
   """The result of one problem, in the caller's order."""
   (model, inliers, covariance, cost), valid, num_draws = outcome
   total, num_draws = checked.columns.shape[1], int(num_draws)
@@ -195,10 +199,23 @@ def _result(problem, checked, outcome):
     size = problem.sample_size
     reason = f'no sample of {size} gave a model that other data agree with'
     return result.failure(total, problem.dof, reason, num_draws)
+  inliers = inliers[: len(checked.rows)]
+  data = jax.tree.unflatten(checked.tree, checked.columns[:, checked.rows])
+  proof = evidence.weigh(problem, model, data, inliers, threshold)
+  if not proof.valid:
+    covariance = np.full_like(covariance, np.inf)
   chosen = np.zeros(total, bool)
-  chosen[checked.rows] = inliers[: len(checked.rows)]
+  chosen[checked.rows] = inliers
   return result.Result(
-    model, chosen, covariance, float(cost), num_draws, True, ''
+    proof.model,
+    chosen,
+    covariance,
+    float(cost),
+    num_draws,
+    proof.valid,
+    proof.reason,
+    None,
+    evidence.confidence(proof),
   )
 
 
@@ -212,9 +229,10 @@ def _unpacked(tree, columns):
 )
 def _estimate(problem, tree, sampler, columns, threshold, key, settings):
   data = _unpacked(tree, columns)
-  return consensus.estimate_each(
+  found = consensus.estimate_each(
     problem, sampler, data, threshold, key, settings
   )
+  return found._replace(inliers=None)
 
 
 @functools.partial(compilation.jit, static_argnames=('problem', 'tree'))
@@ -226,7 +244,9 @@ def _polish(problem, tree, models, columns, mask, threshold):
     # The model may stay where it is, so its rotation is orthonormalized first.
     model = problem.retract(model, jnp.zeros(problem.dof))
     width = _noise_width(problem, model, data, mask, threshold)
-    model, _ = refine.refine(problem, model, data, mask, width, _POLISH_STEPS)
+    model, _ = refine.refine(
+      problem, model, data, mask.sum(), width, _POLISH_STEPS
+    )
     squared = problem.residual(model, data)
     inliers = mask & (squared < threshold**2)
     covariance = refine.covariance(problem, model, data, inliers)
@@ -246,7 +266,7 @@ def _noise_width(problem, model, data, mask, threshold):
   Least squares are best on all data with noise and no others. A threshold is a
   guess: one that cuts the tail of the noise costs several per cent of accuracy.
   """
-  errors = problem.errors(model, data)
+  errors, _ = problem.linearize(model, data)
   squared = problem.residual(model, data)
   inliers = mask & (squared < threshold**2)
   freedom = inliers.sum() * len(errors) - problem.dof
