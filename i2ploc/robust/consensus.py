@@ -17,7 +17,6 @@ Data are padded to a capacity and looked at block by block, so that one program
 with one turn in it serves any number of data. A batch of problems is a vmap.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -187,7 +186,9 @@ def advance(
     return left & (state.draws < jnp.maximum(state.needed, settings.min_draws))
 
   def turn(state):
-    return _turn(problem, settings, sampler, key, threshold, views, count, state)
+    return _turn(
+      problem, settings, sampler, key, threshold, views, count, state
+    )
 
   return jax.lax.while_loop(goes_on, turn, state)
 

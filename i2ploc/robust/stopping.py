@@ -8,28 +8,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.geometry import arrays
+
 # Probability that chance passes for a model, per pool; there are many pools.
 _CHANCE_LEVEL = 1e-3
 
 
 def _draws(inliers, total, sample_size, confidence):
   """Draws of which one consists of inliers, with the given probability."""
-  success = jnp.ones_like(inliers)
+  xp = arrays.namespace(inliers, total)
+  success = xp.ones_like(inliers)
   for j in range(sample_size):
-    share = (inliers - j) / jnp.maximum(total - j, 1.0)
-    success = success * jnp.clip(share, 0.0, 1.0)
+    share = (inliers - j) / xp.maximum(total - j, 1.0)
+    success = success * xp.clip(share, 0.0, 1.0)
   # log1p keeps a success rate of 1e-9, which 1 - x would round away.
-  miss = jnp.log1p(-jnp.minimum(success, 1 - 1e-7))
-  needed = jnp.log1p(-jnp.asarray(confidence, inliers.dtype)) / miss
-  return jnp.where(success > 0, needed, jnp.inf)
+  miss = xp.log1p(-xp.clip(success, 1e-30, 1 - 1e-7))
+  needed = math.log1p(-confidence) / miss
+  return xp.where(success > 0, needed, xp.inf)
 
 
 def ransac_draws(
-  num_inliers: jax.Array,
-  num_data: jax.Array | np.ndarray,
+  num_inliers: arrays.Array | int,
+  num_data: arrays.Array | int,
   sample_size: int,
   confidence: float,
-) -> jax.Array:
+) -> arrays.Array:
   """Draws of which one consists of inliers, with the given probability.
 
   log(1 - p) / log(1 - prod_{j < m} (I - j) / (N - j)) (Fischler and Bolles,
@@ -42,10 +45,11 @@ def ransac_draws(
     confidence: p.
 
   Returns:
-    float32, infinite for fewer than m inliers.
+    float32, infinite for fewer than m inliers; numpy of numbers and numpy.
   """
-  inliers = jnp.asarray(num_inliers, jnp.float32)
-  total = jnp.asarray(num_data, jnp.float32)
+  xp = arrays.namespace(num_inliers, num_data)
+  inliers = xp.asarray(num_inliers, xp.float32)
+  total = xp.asarray(num_data, xp.float32)
   return _draws(inliers, total, sample_size, confidence)
 
 
