@@ -212,29 +212,3 @@ def refine(
 
   model, equations = minimize(linearize, problem.retract, model, num_steps)
   return model, equations.cost
-
-
-def covariance(
-  problem: problem_lib.Problem,
-  model: problem_lib.Model,
-  data: problem_lib.Data,
-  inliers: jax.Array,
-) -> jax.Array:
-  """Covariance [dof, dof] of the step that `retract` takes at a model.
-
-  s^2 (J^T J)^-1 with s^2 the residuals' own variance, over the inliers.
-  Infinite where these do not determine the model.
-  """
-  matrix = _linearize(problem, model, data, inliers, jnp.inf).matrix
-  errors, _ = problem.linearize(model, data)
-  count = inliers.sum() * len(errors)
-  squared = jnp.sum(jnp.where(inliers, errors**2, 0.0))
-  freedom = count - problem.dof
-  variance = squared / jnp.maximum(freedom, 1)
-  scale = 1 / jnp.sqrt(jnp.maximum(jnp.diagonal(matrix), 1e-30))
-  scaled = matrix * scale[:, None] * scale
-  values, vectors = jnp.linalg.eigh(scaled)
-  determined = (freedom > 0) & (values[0] > 1e-6)
-  inverse = vectors @ jnp.diag(1 / jnp.maximum(values, 1e-6)) @ vectors.T
-  inverse = variance * inverse * scale[:, None] * scale
-  return jnp.where(determined, inverse, jnp.inf)
