@@ -56,7 +56,7 @@ class Evidence(NamedTuple):
   """What speaks for a model.
 
   Attributes:
-    num_data: distinct data.
+    num_data: distinct data; all of them where that makes no difference.
     num_inliers: distinct data that agree with the model.
     share: probability that a random datum agrees.
     false_alarms: expected number of models as good as this one in random data.
@@ -107,10 +107,9 @@ def weigh(
       model,
     )
   agreeing = chosen(data, inliers)
-  total = distinct(problem, data, threshold)
   count = distinct(problem, agreeing, threshold)
-  share, alarms = _alarms(
-    problem, model, data, agreeing, threshold, (total, count, size)
+  total, share, alarms = _alarms(
+    problem, model, data, agreeing, threshold, (data, count, size)
   )
   if alarms >= FALSE_ALARMS:
     reason = (
@@ -147,39 +146,44 @@ def beyond(
   Returns:
     None if more of these agree than chance explains, else how many do.
   """
-  total = distinct(problem, chosen(data, rest), threshold)
   count = distinct(problem, chosen(data, rest & inliers), threshold)
-  _, alarms = _alarms(
+  _, _, alarms = _alarms(
     problem,
     model,
     data,
     chosen(data, inliers),
     threshold,
-    (total, count, sample_size),
+    (chosen(data, rest), count, sample_size),
   )
   return None if alarms < FALSE_ALARMS else count
 
 
 def _alarms(problem, model, data, agreeing, threshold, numbers):
-  """The chance of a random datum, and the expected false alarms.
+  """Distinct data, the chance of a random one, the expected false alarms.
 
-  `numbers` are of distinct data, of those that agree, and of a sample.
+  `numbers` are the data of which some agree, how many distinct ones do, and how
+  many make a sample.
   """
+  some, count, size = numbers
+  # More data make less of the same inliers: copies among the others matter only
+  # where these do not do.
+  total = len(jax.tree.leaves(some)[0])
 
   def alarms(share):
-    return false_alarms(*numbers, share, problem.models_per_sample)
+    return false_alarms(total, count, size, share, problem.models_per_sample)
 
   hits = _hits(problem, model, data, agreeing, threshold, _FEW)
   # What few random data leave open: two deviations to either side.
   spread = 2 * math.sqrt(hits + 1)
   most = min((hits + spread + 1) / (_FEW + 1), 1.0)
   if (found := alarms(most)) < FALSE_ALARMS:
-    return most, found
+    return total, most, found
+  total = distinct(problem, some, threshold)
   least = max((hits - spread) / _FEW, 1 / (_MANY + 1))
   if (found := alarms(least)) >= FALSE_ALARMS:
-    return (hits + 1) / (_FEW + 1), found
+    return total, (hits + 1) / (_FEW + 1), found
   share = chance(problem, model, data, agreeing, threshold, _MANY)
-  return share, alarms(share)
+  return total, share, alarms(share)
 
 
 def chosen(data: Any, rows: np.ndarray) -> Any:
@@ -274,10 +278,9 @@ def distinct(problem: problem_lib.Problem, data: Any, threshold: float) -> int:
     threshold: residual of an inlier, at most.
   """
   parts = sides(problem, data)
-  counted = (
-    range(len(parts)) if problem.sides is None else problem.sides.counted
-  )
-  return min(_num_distinct(parts[i], 2 * threshold) for i in counted)
+  if problem.sides is not None:
+    parts = [parts[i] for i in problem.sides.counted]
+  return min(_num_distinct(part, 2 * threshold) for part in parts)
 
 
 def _num_distinct(points, width):

@@ -22,6 +22,9 @@ from i2ploc.robust import search as search_lib
 from i2ploc.robust import two_views
 
 _PLANE_STEPS = 10
+# After so many steps half of the points are further from where a homography
+# takes them than so many thresholds: then there is no plane.
+_SETTLED, _MOVING = 3, 4.0
 
 
 def _solve(sample: two_views.Matches) -> tuple[jax.Array, jax.Array]:
@@ -124,6 +127,8 @@ def _degeneracy(matrix, data, inliers, threshold):
   """
   # Sampson's distance moves both points; moving one takes sqrt(2) times that.
   rest = _off_plane(data, inliers, np.sqrt(2) * threshold)
+  if rest is None:
+    return '', matrix
   count = evidence.beyond(PROBLEM, matrix, data, inliers, rest, threshold)
   if count is None:
     return '', matrix
@@ -237,22 +242,40 @@ def _off_plane(data, inliers, reach):
   """[N] bool, pairs out of reach of the homography of the nearest inliers.
 
   Least squares find it without a search where there is a single plane, which is
-  the only case that matters here.
+  the only case that matters here. None where they are far off: no plane.
   """
-  points0, points1 = (np.stack(part, axis=-1) for part in (data[:2], data[2:]))
-  a, b = (np.insert(p, 2, 1.0, axis=1) for p in (points0, points1))
-  near = inliers
-  for _ in range(_PLANE_STEPS):
-    zero = np.zeros_like(a[near])
-    seen = b[near, :, None] * a[near, None]
-    rows = [
-      np.concatenate([zero, -a[near], seen[:, 1]], axis=1),
-      np.concatenate([a[near], zero, -seen[:, 0]], axis=1),
-    ]
-    _, _, v = np.linalg.svd(np.concatenate(rows), full_matrices=False)
-    mapped = a @ v[-1].reshape(3, 3).T
-    mapped = mapped[:, :2] / np.where(mapped[:, 2:] == 0, 1.0, mapped[:, 2:])
-    away = np.linalg.norm(mapped - points1, axis=1)
+  points0, points1 = (
+    np.stack([*part, np.ones_like(part[0])]) for part in (data[:2], data[2:])
+  )
+  a, b = points0[:, inliers], points1[:, inliers]
+  near = np.ones(a.shape[1], bool)
+  for step in range(_PLANE_STEPS):
+    homography = _least_squares(a[:, near], b[:, near])
+    away = _miss(homography, a, b)
+    middle = np.sort(away)[len(away) // 2]
+    if step >= _SETTLED and middle > _MOVING * reach:
+      return None
     # The nearest half first, at last all within reach.
-    near = inliers & (away <= max(np.quantile(away[inliers], 0.5), reach))
-  return away > reach
+    before, near = near, away <= max(middle, reach)
+    if (near == before).all():
+      break
+  return _miss(homography, points0, points1) > reach
+
+
+def _least_squares(a, b):
+  """The homography [3, 3] of points [3, N], by the direct linear transform."""
+  seen = (b[:2, None] * a).reshape(6, -1)
+  corner = a @ a.T
+  x, y = a @ seen[:3].T, a @ seen[3:].T
+  last = seen[:3] @ seen[:3].T + seen[3:] @ seen[3:].T
+  zero = np.zeros((3, 3))
+  rows = [[corner, zero, -x], [zero, corner, -y], [-x.T, -y.T, last]]
+  matrix = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+  return np.linalg.eigh(matrix)[1][:, 0].reshape(3, 3)
+
+
+def _miss(homography, a, b):
+  """Distances [N] in image 1."""
+  mapped = homography @ a
+  mapped = mapped[:2] / np.where(mapped[2] == 0, 1.0, mapped[2])
+  return np.sqrt(((mapped - b[:2]) ** 2).sum(axis=0))

@@ -156,9 +156,9 @@ def _degeneracy(model, data, inliers, threshold):
 
 def _twisted(model, points):
   """Whether corners of the box of most points are beyond the horizon."""
-  low, high = np.sort(points, axis=1)[
-    :, [len(points[0]) // 20, -1 - len(points[0]) // 20]
-  ].T
+  ordered = np.sort(points, axis=1)
+  few = ordered.shape[1] // 20
+  low, high = ordered[:, few], ordered[:, -1 - few]
   depths = [
     model[2, 0] * x + model[2, 1] * y + model[2, 2]
     for x in (low[0], high[0])
@@ -184,7 +184,8 @@ class Homography(result.Result[np.ndarray]):
   """How one image looks in another: `model` is `image1_from_image0`.
 
   Without `valid` the inliers are those of a homography that chance explains, or
-  that no camera can have seen. The covariance [8, 8] is of the step of `retract` at the model, in pixels.
+  that no camera can have seen. The covariance [8, 8] is of the step of
+  `retract` at the model, in pixels.
   """
 
   __slots__ = ()
@@ -288,25 +289,23 @@ def homographies(
   quality = [None] * len(points0) if scores is None else scores
   inputs.same_length({'points0': points0, 'points1': points1, 'scores': scores})
   threshold = inputs.check_threshold(threshold)
-  pairs = list(map(two_views.pairs, points0, points1, quality))
-  if not pairs:
+  given = list(map(two_views.pairs, points0, points1, quality))
+  if not given:
     return []
   # They share a threshold, hence a unit.
-  unit = float(np.median([one.frames.image1.unit for one in pairs]))
-  frames = [two_views.with_unit(one.frames, unit) for one in pairs]
+  unit = float(np.median([pairs.frames.image1.unit for pairs in given]))
+  frames = [two_views.with_unit(pairs.frames, unit) for pairs in given]
   checked = [
-    one.within(frame) for one, frame in zip(pairs, frames, strict=True)
+    pairs.within(frame) for pairs, frame in zip(given, frames, strict=True)
   ]
-  found = search.find_each(
-    PROBLEM,
-    [
-      search_lib.Measurements(data, usable.mask, one.scores)
-      for one, (data, usable) in zip(pairs, checked, strict=True)
-    ],
-    threshold / unit,
-  )
+  measurements = [
+    search_lib.Measurements(data, usable.mask, pairs.scores)
+    for pairs, (data, usable) in zip(given, checked, strict=True)
+  ]
+  limit = threshold / unit
+  found = search.find_each(PROBLEM, measurements, limit)
   return [
-    _in_pixels(one, *sound, frame, threshold / unit)
+    _in_pixels(one, *sound, frame, limit)
     for one, sound, frame in zip(found, checked, frames, strict=True)
   ]
 

@@ -177,7 +177,6 @@ def _in_units(line, frame):
   side = -1.0 if offset < 0 else 1.0
   # A turn about the center moves the line past the origin.
   along = np.array([-normal[1], normal[0]])
-  change = np.array(
-    [[1.0, 0.0], [side * along @ frame.center, side * frame.unit]]
-  )
+  moved = [side * along @ frame.center, side * frame.unit]
+  change = np.array([[1.0, 0.0], moved])
   return Line(side * normal, side * offset), change

@@ -30,6 +30,9 @@ from i2ploc.robust import search as search_lib
 # projected to a plane.
 _MAX_SLOPE = 5.67
 _ROTATION_STEPS = 10
+# After so many steps half of the points are further from where a rotation takes
+# them than so many thresholds: then no rotation explains the images.
+_SETTLED, _MOVING = 2, 4.0
 
 
 class Rays(NamedTuple):
@@ -89,16 +92,23 @@ def _degeneracy(pose, data, inliers, limit, *, sphere):
   with the pose than of points paired at random.
   """
   rays = [np.stack(part, axis=-1) for part in (data[:3], data[3:])]
-  rays0, rays1 = (r / np.linalg.norm(r, axis=-1, keepdims=True) for r in rays)
+  rays0, rays1 = (r / np.sqrt((r**2).sum(1))[:, None] for r in rays)
   # Sampson's distance moves both points; moving one takes sqrt(2) times that.
-  limit_one, near = np.sqrt(2) * limit, inliers
-  for _ in range(_ROTATION_STEPS):
-    u, _, v = np.linalg.svd(rays1[near].T @ rays0[near])
-    rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u @ v)]) @ v
-    away = np.linalg.norm(rays1 - rays0 @ rotation.T, axis=-1)
+  limit_one = np.sqrt(2) * limit
+  from0, from1 = rays0[inliers], rays1[inliers]
+  rotation, near = pose.rotation, np.zeros(len(from0), bool)
+  for step in range(_ROTATION_STEPS):
+    away = np.sqrt(((from1 - from0 @ rotation.T) ** 2).sum(axis=1))
+    middle = np.sort(away)[len(away) // 2]
+    if step >= _SETTLED and middle > _MOVING * limit_one:
+      return '', pose
     # The nearest half first, at last all within the limit.
-    reach = max(np.quantile(away[inliers], 0.5), limit_one)
-    near = inliers & (away <= reach)
+    before, near = near, away <= max(middle, limit_one)
+    if (near == before).all():
+      break
+    u, _, v = np.linalg.svd(from1[near].T @ from0[near])
+    rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u @ v)]) @ v
+  away = np.sqrt(((rays1 - rays0 @ rotation.T) ** 2).sum(axis=1))
   count = evidence.beyond(
     SPHERE if sphere else PLANE, pose, data, inliers, away > limit_one, limit
   )
