@@ -129,14 +129,13 @@ def retract(pose: rigid.Rigid, step: rigid.Array) -> rigid.Rigid:
   return rigid.Rigid(rotation, moved)
 
 
-def tangents(pose: rigid.Rigid) -> Any:
-  """Derivative [5, 3, 3] of E by the step of `retract`, at zero."""
+def linearized(pose: rigid.Rigid) -> tuple[Any, Any]:
+  """E [3, 3], and its derivative [5, 3, 3] by the step of `retract`, at zero."""
+  rotation, shift = pose
   xp = arrays.namespace(*pose)
-  (a, b, c), shift = pose.rotation, tuple(pose.translation)
-  zero = xp.zeros_like(a)
-  turned = ((zero, -c, b), (c, zero, -a), (-b, a, zero))
-  found = [vectors.cross(shift, rows) for rows in turned]
-  found += [
-    vectors.cross(along, (a, b, c)) for along in vectors.tangents(shift)
-  ]
-  return arrays.table(found, a)
+  along = arrays.table([shift, *vectors.tangents(tuple(shift))], shift[0])
+  crosses = rigid.skew(along)
+  by_shift = arrays.matmul(crosses, rotation)
+  turned = arrays.matmul(rigid.TURNS, rotation)
+  by_turn = arrays.matmul(crosses[0], turned)
+  return by_shift[0], xp.concatenate([by_turn, by_shift[1:]])
