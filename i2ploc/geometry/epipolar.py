@@ -8,12 +8,15 @@ change the equation.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from i2ploc.geometry import arrays
 from i2ploc.geometry import rigid
+from i2ploc.geometry import vectors
 
 _TINY = 1e-12
 
@@ -69,12 +72,12 @@ def determinant(matrix: jax.Array) -> jax.Array:
 
 
 def sampson(
-  matrix: jax.Array,
+  matrix: rigid.Array,
   points0: Sequence[rigid.Array],
   points1: Sequence[rigid.Array],
   *,
   sphere: bool = False,
-) -> jax.Array:
+) -> Any:
   """Signed distance of pairs of points from agreement with F or E.
 
   To first order the least movement, of both points together, that makes them
@@ -92,16 +95,58 @@ def sampson(
   Returns:
     [N]; 0 where the gradient vanishes, at both epipoles.
   """
-  f, (x0, y0, z0), (x1, y1, z1) = matrix, points0, points1
-  a = f[0, 0] * x0 + f[0, 1] * y0 + f[0, 2] * z0
-  b = f[1, 0] * x0 + f[1, 1] * y0 + f[1, 2] * z0
-  c = f[2, 0] * x0 + f[2, 1] * y0 + f[2, 2] * z0
-  d = f[0, 0] * x1 + f[1, 0] * y1 + f[2, 0] * z1
-  e = f[0, 1] * x1 + f[1, 1] * y1 + f[2, 1] * z1
-  value = a * x1 + b * y1 + c * z1
+  value, inverse, _, _ = _gradient(matrix, points0, points1, sphere)
+  return value * inverse
+
+
+def _gradient(matrix, points0, points1, sphere):
+  """x1^T F x0, the inverse length of its gradient, F x0 and F^T x1."""
+  xp = arrays.namespace(matrix, *points0, *points1)
+  lines1 = a, b, c = arrays.mapped(matrix, points0)
+  lines0 = d, e, f = arrays.mapped(matrix.T, points1)
+  value = vectors.dot(points1, lines1)
   squared = a * a + b * b + d * d + e * e
   if sphere:
-    g = f[0, 2] * x1 + f[1, 2] * y1 + f[2, 2] * z1
     # Minus the part along the vectors, in which they cannot move.
-    squared = squared + c * c + g * g - 2 * value * value
-  return value * jax.lax.rsqrt(jnp.maximum(squared, _TINY))
+    squared = squared + c * c + f * f - 2 * value * value
+  inverse = arrays.rsqrt(xp.maximum(squared, _TINY))
+  return value, inverse, lines0, lines1
+
+
+def linearized(
+  matrix: rigid.Array,
+  tangents: rigid.Array,
+  points0: Sequence[rigid.Array],
+  points1: Sequence[rigid.Array],
+  *,
+  sphere: bool = False,
+) -> tuple[Any, Sequence[Any]]:
+  """`sampson` and its derivatives.
+
+  Args:
+    matrix: [3, 3].
+    tangents: [D, 3, 3], derivatives of the matrix.
+    points0: as in `sampson`.
+    points1: as in `sampson`.
+    sphere: as in `sampson`.
+
+  Returns:
+    distances: [N].
+    derivatives: D arrays [N].
+  """
+  value, inverse, lines0, lines1 = _gradient(matrix, points0, points1, sphere)
+  distance = value * inverse
+  # Of r = v / |g|: dr = dv / |g| - v / |g|^3 (g . dg), with dv = x1^T dF x0.
+  pull = distance * inverse * inverse
+  weight = inverse + 2 * value * pull if sphere else inverse
+  # Together dr = left^T dF x0 + x1^T dF right; on the plane the gradient has
+  # no third coordinates.
+  left = [weight * x for x in points1]
+  right = [-pull * x for x in lines0[: 3 if sphere else 2]]
+  for i in range(len(right)):
+    left[i] = left[i] - pull * lines1[i]
+  by_entry = [a * x for a in left for x in points0]
+  for i, x in enumerate(points1):
+    for j, b in enumerate(right):
+      by_entry[3 * i + j] = by_entry[3 * i + j] + x * b
+  return distance, arrays.mapped(tangents.reshape(-1, 9), by_entry)

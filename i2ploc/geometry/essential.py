@@ -5,21 +5,20 @@ x_camera1 = R x_camera0 + t; the length of t is unknown and set to 1.
 Conventions in `epipolar`.
 """
 
-import functools
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from i2ploc.geometry import arrays
 from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
 
-_exact = functools.partial(jnp.matmul, precision=rigid.EXACT)
 
-
-def from_pose(camera1_from_camera0: rigid.Rigid) -> jax.Array:
+def from_pose(camera1_from_camera0: rigid.Rigid) -> Any:
   """E [3, 3]: the cross product of t with every column of R."""
   rotation, translation = camera1_from_camera0
-  return jnp.stack(vectors.cross(tuple(translation), tuple(rotation)))
+  xp = arrays.namespace(rotation, translation)
+  return xp.stack(vectors.cross(tuple(translation), tuple(rotation)))
 
 
 def motions(
@@ -103,7 +102,7 @@ def stacked(
   return rigid.Rigid(jnp.stack(rows, axis=-2), jnp.stack(translation, axis=-1))
 
 
-def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
+def retract(pose: rigid.Rigid, step: rigid.Array) -> rigid.Rigid:
   """A relative pose near another.
 
   Args:
@@ -111,11 +110,25 @@ def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
     step: [5], rotation vector in camera 1, radians, then the turn of the
       translation along its `vectors.tangents`, radians.
   """
+  xp = arrays.namespace(*pose, step)
   turn = rigid.rotation_from_vector(step[:3])
   first, second = vectors.tangents(tuple(pose.translation))
-  moved = pose.translation + step[3] * jnp.stack(first)
-  moved = moved + step[4] * jnp.stack(second)
-  moved = moved / jnp.sqrt(jnp.sum(moved**2))
+  moved = pose.translation + step[3] * xp.stack(first)
+  moved = moved + step[4] * xp.stack(second)
+  moved = moved / xp.sqrt(xp.sum(moved**2))
   # The error of a rotation found in float32 would remain in float64.
-  rotation = rigid.orthonormalized(_exact(turn, pose.rotation))
+  rotation = rigid.orthonormalized(arrays.matmul(turn, pose.rotation))
   return rigid.Rigid(rotation, moved)
+
+
+def tangents(pose: rigid.Rigid) -> Any:
+  """Derivative [5, 3, 3] of E by the step of `retract`, at zero."""
+  xp = arrays.namespace(*pose)
+  (a, b, c), shift = pose.rotation, tuple(pose.translation)
+  zero = xp.zeros_like(a)
+  turned = ((zero, -c, b), (c, zero, -a), (-b, a, zero))
+  found = [vectors.cross(shift, rows) for rows in turned]
+  found += [
+    vectors.cross(along, (a, b, c)) for along in vectors.tangents(shift)
+  ]
+  return arrays.table(found, a)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import arrays
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import p3p
 from i2ploc.geometry import rigid
@@ -87,48 +88,79 @@ def _poses(rays, sample):
 
 def _camera_points(pose: rigid.Rigid, data: Correspondences | Sightings):
   """Coordinates [N] of the points in the camera, one array each."""
-  # Written out: a matrix product of three columns does not vectorise on CPU.
-  return tuple(
-    pose.rotation[i, 0] * data.x
-    + pose.rotation[i, 1] * data.y
-    + pose.rotation[i, 2] * data.z
-    + pose.translation[i]
-    for i in range(3)
-  )
+  return rigid.moved(*pose, (data.x, data.y, data.z))
 
 
-def _errors(pose: rigid.Rigid, data: Correspondences) -> jax.Array:
-  """[2, N] on the image plane; bounded for points at or behind the camera."""
+def _residual(pose: rigid.Rigid, data: Correspondences) -> rigid.Array:
   x, y, z = _camera_points(pose, data)
-  inverse = 1 / jnp.maximum(z, _MIN_DEPTH)
-  return jnp.stack([x * inverse - data.u, y * inverse - data.v])
-
-
-def _residual(pose: rigid.Rigid, data: Correspondences) -> jax.Array:
-  x, y, z = _camera_points(pose, data)
-  inverse = 1 / jnp.maximum(z, _MIN_DEPTH)
+  xp = arrays.namespace(x)
+  inverse = 1 / xp.maximum(z, _MIN_DEPTH)
   squared = (x * inverse - data.u) ** 2 + (y * inverse - data.v) ** 2
-  return jnp.where(z > _MIN_DEPTH, squared, _BEHIND)
+  return xp.where(z > _MIN_DEPTH, squared, _BEHIND)
 
 
-def _errors_sphere(pose: rigid.Rigid, data: Sightings) -> jax.Array:
-  """[3, N] between unit vectors."""
+def _linearize(
+  pose: rigid.Rigid, data: Correspondences
+) -> tuple[rigid.Array, rigid.Array]:
+  """Errors [2, N] on the image plane, and their derivatives.
+
+  A turn w and a shift s of the camera frame move a point p by w x p + s.
+  """
   x, y, z = _camera_points(pose, data)
-  inverse = jax.lax.rsqrt(jnp.maximum(x * x + y * y + z * z, _MIN_DEPTH**2))
-  return jnp.stack(
-    [
-      x * inverse - data.right,
-      y * inverse - data.down,
-      z * inverse - data.ahead,
-    ]
+  # Bounded for points at or behind the camera.
+  inverse = 1 / arrays.namespace(z).maximum(z, _MIN_DEPTH)
+  u, v = x * inverse, y * inverse
+  both = u * v
+  errors = arrays.table([(u - data.u,), (v - data.v,)], u)[:, 0]
+  jacobian = (
+    (-both, -1 - v * v),
+    (1 + u * u, both),
+    (-v, u),
+    (inverse, 0.0),
+    (0.0, inverse),
+    (-u * inverse, -v * inverse),
   )
+  return errors, arrays.table(jacobian, u)
 
 
-def _residual_sphere(pose: rigid.Rigid, data: Sightings) -> jax.Array:
-  return jnp.sum(_errors_sphere(pose, data) ** 2, axis=0)
+def _on_sphere(pose, data):
+  """Unit vectors to the points, three arrays [N], and inverse distances."""
+  x, y, z = _camera_points(pose, data)
+  squared = arrays.namespace(x).maximum(x * x + y * y + z * z, _MIN_DEPTH**2)
+  inverse = arrays.rsqrt(squared)
+  return (x * inverse, y * inverse, z * inverse), inverse
 
 
-def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
+def _residual_sphere(pose: rigid.Rigid, data: Sightings) -> rigid.Array:
+  (x, y, z), _ = _on_sphere(pose, data)
+  x, y, z = x - data.right, y - data.down, z - data.ahead
+  return x * x + y * y + z * z
+
+
+def _linearize_sphere(
+  pose: rigid.Rigid, data: Sightings
+) -> tuple[rigid.Array, rigid.Array]:
+  """Errors [3, N] between unit vectors, and their derivatives.
+
+  A unit vector n turns with the camera, and a shift s moves it by s - n (n . s)
+  over the distance.
+  """
+  (x, y, z), inverse = _on_sphere(pose, data)
+  errors = [(x - data.right,), (y - data.down,), (z - data.ahead,)]
+  near = x * inverse, y * inverse, z * inverse
+  xy, xz, yz = -x * near[1], -x * near[2], -y * near[2]
+  jacobian = (
+    (0.0, -z, y),
+    (z, 0.0, -x),
+    (-y, x, 0.0),
+    (inverse - x * near[0], xy, xz),
+    (xy, inverse - y * near[1], yz),
+    (xz, yz, inverse - z * near[2]),
+  )
+  return arrays.table(errors, x)[:, 0], arrays.table(jacobian, x)
+
+
+def retract(pose: rigid.Rigid, step: rigid.Array) -> rigid.Rigid:
   """`pose` after a small motion of the camera frame.
 
   Args:
@@ -148,11 +180,13 @@ PLANE = problem_lib.Problem(
   dof=6,
   solve=_solve,
   residual=_residual,
-  errors=_errors,
+  linearize=_linearize,
   retract=retract,
 )
 SPHERE = PLANE._replace(
-  solve=_solve_sphere, residual=_residual_sphere, errors=_errors_sphere
+  solve=_solve_sphere,
+  residual=_residual_sphere,
+  linearize=_linearize_sphere,
 )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from i2ploc.errors import InputError
 from i2ploc.geometry import alignment as alignment_lib
+from i2ploc.geometry import arrays
 from i2ploc.geometry import rigid
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
@@ -64,26 +65,45 @@ def _solve_similarity(
   return _align(sample, with_scale=True)
 
 
-def _differences(turn, shift, data: Pairs):
-  """Coordinates [N] of moved points minus those seen in a, one array each."""
-  # Written out: a matrix product of three columns does not vectorise on CPU.
-  return tuple(
-    turn[i, 0] * data.xb
-    + turn[i, 1] * data.yb
-    + turn[i, 2] * data.zb
-    + (shift[i] - seen)
-    for i, seen in enumerate((data.xa, data.ya, data.za))
-  )
+def _differences(motion: rigid.Rigid, data: Pairs):
+  """Points moved to frame a, and the same minus those seen there.
+
+  Three arrays [N] each.
+  """
+  moved = rigid.moved(*motion, (data.xb, data.yb, data.zb))
+  seen = data.xa, data.ya, data.za
+  return moved, tuple(m - s for m, s in zip(moved, seen, strict=True))
 
 
-def _errors(motion: rigid.Rigid, data: Pairs) -> jax.Array:
-  """[3, N], metres."""
-  return jnp.stack(_differences(motion.rotation, motion.translation, data))
-
-
-def _residual(motion: rigid.Rigid, data: Pairs) -> jax.Array:
-  x, y, z = _differences(motion.rotation, motion.translation, data)
+def _residual(motion: rigid.Rigid, data: Pairs) -> rigid.Array:
+  _, (x, y, z) = _differences(motion, data)
   return x * x + y * y + z * z
+
+
+def _linearize(
+  motion: rigid.Rigid, data: Pairs
+) -> tuple[rigid.Array, rigid.Array]:
+  """Errors [3, N], metres, and their derivatives."""
+  (x, y, z), errors = _differences(motion, data)
+  return _joined(errors, _by_motion(x, y, z))
+
+
+def _by_motion(x, y, z):
+  """A turn w and a shift s move a point p by w x p + s."""
+  return [
+    (0.0, -z, y),
+    (z, 0.0, -x),
+    (-y, x, 0.0),
+    (1.0, 0.0, 0.0),
+    (0.0, 1.0, 0.0),
+    (0.0, 0.0, 1.0),
+  ]
+
+
+def _joined(errors, jacobian):
+  like = errors[0]
+  rows = [(error,) for error in errors]
+  return arrays.table(rows, like)[:, 0], arrays.table(jacobian, like)
 
 
 def _without_scale(motion: alignment_lib.Similarity) -> rigid.Rigid:
@@ -91,7 +111,20 @@ def _without_scale(motion: alignment_lib.Similarity) -> rigid.Rigid:
   return rigid.Rigid(motion.scale * motion.rotation, motion.translation)
 
 
-def retract(motion: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
+def _residual_similarity(
+  motion: alignment_lib.Similarity, data: Pairs
+) -> rigid.Array:
+  return _residual(_without_scale(motion), data)
+
+
+def _linearize_similarity(
+  motion: alignment_lib.Similarity, data: Pairs
+) -> tuple[rigid.Array, rigid.Array]:
+  (x, y, z), errors = _differences(_without_scale(motion), data)
+  return _joined(errors, [*_by_motion(x, y, z), (x, y, z)])
+
+
+def retract(motion: rigid.Rigid, step: rigid.Array) -> rigid.Rigid:
   """`motion` followed by a small one of frame a.
 
   Args:
@@ -103,7 +136,7 @@ def retract(motion: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
 
 
 def retract_similarity(
-  motion: alignment_lib.Similarity, step: jax.Array
+  motion: alignment_lib.Similarity, step: rigid.Array
 ) -> alignment_lib.Similarity:
   """`motion` followed by a small one of frame a and a scaling about its origin.
 
@@ -111,7 +144,7 @@ def retract_similarity(
     motion: a_from_b.
     step: [7], as `retract`, then the logarithm of the scaling.
   """
-  grown = jnp.exp(step[6])
+  grown = arrays.namespace(step).exp(step[6])
   moved = retract(
     rigid.Rigid(motion.rotation, grown * motion.translation), step[:6]
   )
@@ -126,7 +159,7 @@ PROBLEM = problem_lib.Problem(
   dof=6,
   solve=_solve,
   residual=_residual,
-  errors=_errors,
+  linearize=_linearize,
   retract=retract,
 )
 SIMILARITY = problem_lib.Problem(
@@ -134,8 +167,8 @@ SIMILARITY = problem_lib.Problem(
   models_per_sample=1,
   dof=7,
   solve=_solve_similarity,
-  residual=lambda motion, data: _residual(_without_scale(motion), data),
-  errors=lambda motion, data: _errors(_without_scale(motion), data),
+  residual=_residual_similarity,
+  linearize=_linearize_similarity,
   retract=retract_similarity,
 )
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.geometry import arrays
 from i2ploc.geometry import epipolar
 from i2ploc.geometry import fundamental as fundamental_lib
 from i2ploc.geometry import rigid
@@ -28,15 +29,54 @@ def _solve(sample: two_views.Matches) -> tuple[jax.Array, jax.Array]:
   )
 
 
-def _distances(matrix: jax.Array, data: two_views.Matches) -> jax.Array:
-  """[N], signed."""
-  one = jnp.ones_like(data.x0)
-  return epipolar.sampson(
-    matrix, (data.x0, data.y0, one), (data.x1, data.y1, one)
+def _homogeneous(data):
+  """Coordinates of the points of either image, three arrays [N] each."""
+  one = arrays.namespace(data.x0).ones_like(data.x0)
+  return (data.x0, data.y0, one), (data.x1, data.y1, one)
+
+
+def _residual(matrix: rigid.Array, data: two_views.Matches) -> rigid.Array:
+  return epipolar.sampson(matrix, *_homogeneous(data)) ** 2
+
+
+def _linearize(
+  matrix: rigid.Array, data: two_views.Matches
+) -> tuple[rigid.Array, rigid.Array]:
+  """Signed distances [1, N] and their derivatives."""
+  distances, derivatives = epipolar.linearized(
+    matrix, _tangents(matrix), *_homogeneous(data)
   )
+  rows = [(derivative,) for derivative in derivatives]
+  return distances[None], arrays.table(rows, distances)
 
 
-def retract(matrix: jax.Array, step: jax.Array) -> jax.Array:
+def _planes(matrix):
+  """The planes [2, 3] orthogonal to the epipoles, and F between them [2, 2].
+
+  A plane is two unit vectors. F is plane1^T inner plane0.
+  """
+  cofactors = vectors.cofactors(tuple(matrix))
+  epipole1 = vectors.unit(vectors.longest(vectors.transposed(cofactors)))
+  epipole0 = vectors.unit(vectors.longest(cofactors))
+  plane0, plane1 = (
+    arrays.table(vectors.tangents(epipole), matrix[0, 0])
+    for epipole in (epipole0, epipole1)
+  )
+  inner = arrays.matmul(arrays.matmul(plane1, matrix), plane0.T)
+  return plane0, plane1, inner
+
+
+def _around(inner):
+  """Three 2 x 2 matrices orthogonal to one and to each other: [3, 4].
+
+  A quaternion times i, j, k.
+  """
+  (a, b), (c, d) = inner
+  rows = ((-b, a, -d, c), (-c, d, a, -b), (-d, -c, b, a))
+  return arrays.table(rows, a)
+
+
+def retract(matrix: rigid.Array, step: rigid.Array) -> rigid.Array:
   """A fundamental matrix near another.
 
   F is a 2 x 2 matrix between the planes orthogonal to its epipoles. The step
@@ -45,38 +85,33 @@ def retract(matrix: jax.Array, step: jax.Array) -> jax.Array:
   these turns are the same where s = 1, which is where F is essential.)
 
   Args:
-    matrix: [3, 3], of rank 2.
+    matrix: [3, 3], of rank 2 and norm 1.
     step: [7], radians: two for the epipole of image 1, two for that of image
       0, three for the 2 x 2 matrix.
   """
-  cofactors = vectors.cofactors(tuple(matrix))
-  epipole1 = vectors.unit(vectors.longest(vectors.transposed(cofactors)))
-  epipole0 = vectors.unit(vectors.longest(cofactors))
-  plane0, plane1 = (
-    jnp.stack([jnp.stack(v) for v in vectors.tangents(e)])
-    for e in (epipole0, epipole1)
-  )
-  inner = _product(_product(plane1, matrix), plane0.T)
-  (a, b), (c, d) = inner
-  # A quaternion times i, j, k is orthogonal to it and to each other.
-  around = jnp.stack(
-    [
-      jnp.stack([-b, a, -d, c]),
-      jnp.stack([-c, d, a, -b]),
-      jnp.stack([-d, -c, b, a]),
-    ]
-  )
-  moved = inner + _product(step[4:], around).reshape(2, 2)
-  moved = moved / jnp.sqrt(jnp.sum(moved**2))
-  turn1 = rigid.rotation_from_vector(_product(step[:2], plane1))
-  turn0 = rigid.rotation_from_vector(_product(step[2:4], plane0))
-  left = _product(turn1, plane1.T)
-  right = _product(plane0, turn0.T)
-  return _product(_product(left, moved), right)
+  xp = arrays.namespace(matrix, step)
+  plane0, plane1, inner = _planes(matrix)
+  moved = inner + arrays.matmul(step[4:], _around(inner)).reshape(2, 2)
+  moved = moved / xp.sqrt(xp.sum(moved**2))
+  turn1 = rigid.rotation_from_vector(arrays.matmul(step[:2], plane1))
+  turn0 = rigid.rotation_from_vector(arrays.matmul(step[2:4], plane0))
+  left = arrays.matmul(turn1, plane1.T)
+  right = arrays.matmul(plane0, turn0.T)
+  return arrays.matmul(arrays.matmul(left, moved), right)
 
 
-def _product(a, b):
-  return jnp.matmul(a, b, precision=rigid.EXACT)
+def _tangents(matrix):
+  """Derivative [7, 3, 3] of F by the step of `retract`, at zero."""
+  xp = arrays.namespace(matrix)
+  plane0, plane1, inner = _planes(matrix)
+  turned1 = [xp.stack(vectors.cross(turn, tuple(matrix))) for turn in plane1]
+  turned0 = [
+    xp.stack(vectors.cross(turn, tuple(matrix.T))).T for turn in plane0
+  ]
+  around = arrays.matmul(plane1.T, _around(inner).reshape(3, 2, 2))
+  return xp.concatenate(
+    [xp.stack(turned1 + turned0), arrays.matmul(around, plane0)]
+  )
 
 
 PROBLEM = problem_lib.Problem(
@@ -84,8 +119,8 @@ PROBLEM = problem_lib.Problem(
   models_per_sample=fundamental_lib.NUM_SOLUTIONS,  # five in six are filled
   dof=7,
   solve=_solve,
-  residual=lambda model, data: _distances(model, data) ** 2,
-  errors=lambda model, data: _distances(model, data)[None],
+  residual=_residual,
+  linearize=_linearize,
   retract=retract,
 )
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import arrays
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
@@ -51,12 +52,23 @@ def _solve(sample: Points) -> tuple[Line, jax.Array]:
   return Line(normal[None], offset[None]), valid[None]
 
 
-def _distance(line: Line, data: Points) -> jax.Array:
+def _distance(line: Line, data: Points) -> arrays.Array:
   """[N], signed."""
   return line.normal[0] * data.x + line.normal[1] * data.y - line.offset
 
 
-def retract(line: Line, step: jax.Array) -> Line:
+def _residual(line: Line, data: Points) -> arrays.Array:
+  return _distance(line, data) ** 2
+
+
+def _linearize(line: Line, data: Points) -> tuple[arrays.Array, arrays.Array]:
+  """Signed distances [1, N], and their derivatives."""
+  distance = _distance(line, data)
+  turn = line.normal[0] * data.y - line.normal[1] * data.x
+  return distance[None], arrays.table([(turn,), (-1.0,)], distance)
+
+
+def retract(line: Line, step: arrays.Array) -> Line:
   """`line`, turned and moved.
 
   Args:
@@ -64,8 +76,9 @@ def retract(line: Line, step: jax.Array) -> Line:
     step: [2], turn of the normal from x to y, radians, then the change of the
       offset.
   """
-  (x, y), (cos, sin) = line.normal, (jnp.cos(step[0]), jnp.sin(step[0]))
-  normal = jnp.stack([cos * x - sin * y, sin * x + cos * y])
+  xp = arrays.namespace(*line, step)
+  (x, y), (cos, sin) = line.normal, (xp.cos(step[0]), xp.sin(step[0]))
+  normal = xp.stack([cos * x - sin * y, sin * x + cos * y])
   return Line(normal, line.offset + step[1])
 
 
@@ -74,8 +87,8 @@ PROBLEM = problem_lib.Problem(
   models_per_sample=1,
   dof=2,
   solve=_solve,
-  residual=lambda model, data: _distance(model, data) ** 2,
-  errors=lambda model, data: _distance(model, data)[None],
+  residual=_residual,
+  linearize=_linearize,
   retract=retract,
 )
 

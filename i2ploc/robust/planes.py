@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import arrays
+from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
@@ -56,13 +58,25 @@ def _solve(sample: Points) -> tuple[Plane, jax.Array]:
   return Plane(normal[None], offset[None]), valid[None]
 
 
-def _distance(plane: Plane, data: Points) -> jax.Array:
+def _distance(plane: Plane, data: Points) -> rigid.Array:
   """[N], signed, metres."""
   a, b, c = plane.normal
   return a * data.x + b * data.y + c * data.z - plane.offset
 
 
-def retract(plane: Plane, step: jax.Array) -> Plane:
+def _residual(plane: Plane, data: Points) -> rigid.Array:
+  return _distance(plane, data) ** 2
+
+
+def _linearize(plane: Plane, data: Points) -> tuple[rigid.Array, rigid.Array]:
+  """Signed distances [1, N], and their derivatives."""
+  first, second = vectors.tangents(tuple(plane.normal))
+  distance = _distance(plane, data)
+  tilts = [(vectors.dot(axis, data),) for axis in (first, second)]
+  return distance[None], arrays.table([*tilts, (-1.0,)], distance)
+
+
+def retract(plane: Plane, step: rigid.Array) -> Plane:
   """`plane`, tilted and moved.
 
   Args:
@@ -70,9 +84,10 @@ def retract(plane: Plane, step: jax.Array) -> Plane:
     step: [3], tilts of the normal towards its `vectors.tangents`, radians, then
       the change of the offset, metres.
   """
-  first, second = map(jnp.stack, vectors.tangents(tuple(plane.normal)))
+  xp = arrays.namespace(*plane, step)
+  first, second = map(xp.stack, vectors.tangents(tuple(plane.normal)))
   normal = plane.normal + step[0] * first + step[1] * second
-  normal = normal / jnp.sqrt(jnp.sum(normal**2))
+  normal = normal / xp.sqrt(xp.sum(normal**2))
   return Plane(normal, plane.offset + step[2])
 
 
@@ -81,8 +96,8 @@ PROBLEM = problem_lib.Problem(
   models_per_sample=1,
   dof=3,
   solve=_solve,
-  residual=lambda model, data: _distance(model, data) ** 2,
-  errors=lambda model, data: _distance(model, data)[None],
+  residual=_residual,
+  linearize=_linearize,
   retract=retract,
 )
 

@@ -164,13 +164,7 @@ def _finite(model):
 
 def _linearize(problem, model, data, mask, limit):
   """The equations of the data within the limit, a squared threshold."""
-  zero = jnp.zeros(problem.dof, jax.tree.leaves(data)[0].dtype)
-
-  def errors(step):
-    return problem.errors(problem.retract(model, step), data)
-
-  value, push = jax.linearize(errors, zero)
-  jacobian = jax.vmap(push)(jnp.eye(problem.dof, dtype=zero.dtype))
+  value, jacobian = problem.linearize(model, data)
   squared = problem.residual(model, data)
   counts = mask & (squared < limit)
   # One product per component: joined, they would be copied number by number.
@@ -233,7 +227,7 @@ def covariance(
   Infinite where these do not determine the model.
   """
   matrix = _linearize(problem, model, data, inliers, jnp.inf).matrix
-  errors = problem.errors(model, data)
+  errors, _ = problem.linearize(model, data)
   count = inliers.sum() * len(errors)
   squared = jnp.sum(jnp.where(inliers, errors**2, 0.0))
   freedom = count - problem.dof

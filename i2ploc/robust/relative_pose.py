@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.geometry import arrays
 from i2ploc.geometry import epipolar
 from i2ploc.geometry import essential
 from i2ploc.geometry import five_points
@@ -59,21 +60,34 @@ def _solve(sample: Rays) -> tuple[rigid.Rigid, jax.Array]:
   return five_points.from_five(rays0, rays1)
 
 
-def _distances(pose: rigid.Rigid, data: Rays, *, sphere: bool) -> jax.Array:
-  """[N], signed."""
+def _residual(pose: rigid.Rigid, data: Rays, *, sphere: bool) -> rigid.Array:
   matrix = essential.from_pose(pose)
-  return epipolar.sampson(matrix, data[:3], data[3:], sphere=sphere)
+  return epipolar.sampson(matrix, data[:3], data[3:], sphere=sphere) ** 2
+
+
+def _linearize(
+  pose: rigid.Rigid, data: Rays, *, sphere: bool
+) -> tuple[rigid.Array, rigid.Array]:
+  """Signed distances [1, N] and their derivatives."""
+  distances, derivatives = epipolar.linearized(
+    essential.from_pose(pose),
+    essential.tangents(pose),
+    data[:3],
+    data[3:],
+    sphere=sphere,
+  )
+  rows = [(derivative,) for derivative in derivatives]
+  return distances[None], arrays.table(rows, distances)
 
 
 def _problem(sphere):
-  distances = functools.partial(_distances, sphere=sphere)
   return problem_lib.Problem(
     sample_size=5,
     models_per_sample=3,  # of ten slots 2.4 are filled where noise is small
     dof=5,
     solve=_solve,
-    residual=lambda model, data: distances(model, data) ** 2,
-    errors=lambda model, data: distances(model, data)[None],
+    residual=functools.partial(_residual, sphere=sphere),
+    linearize=functools.partial(_linearize, sphere=sphere),
     retract=essential.retract,
   )
 

@@ -246,7 +246,7 @@ def _noise_width(problem, model, data, mask, threshold):
   Least squares are best on all data with noise and no others. A threshold is a
   guess: one that cuts the tail of the noise costs several per cent of accuracy.
   """
-  errors = problem.errors(model, data)
+  errors, _ = problem.linearize(model, data)
   squared = problem.residual(model, data)
   inliers = mask & (squared < threshold**2)
   freedom = inliers.sum() * len(errors) - problem.dof
