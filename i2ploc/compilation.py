@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 from jax import core
+from jax.experimental import xla_metadata
 
 CPU_OPTIONS = {
   'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
@@ -71,3 +72,31 @@ def jit(function: Callable[..., Any], **kwargs) -> Jitted:
   is looked for before the first call: modules may use it as a decorator.
   """
   return Jitted(function, kwargs)
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+  """A part of a program that XLA compiles on its own, and computes once.
+
+  On CPU, XLA makes a loop of every array that is used more than once, and each
+  of these loops computes anew what its array is made of. Where many numbers
+  depend on each other, as in a solver, programs grow to several times their
+  size, and so does the time to compile them. A call that is not inlined has its
+  results in memory, and is compiled once however often it appears.
+
+  Args:
+    function: of pytrees of arrays.
+  """
+
+  @jax.jit
+  def inside(*args):
+    with xla_metadata.set_xla_metadata(inlineable=None):
+      return function(*args)
+
+  @functools.wraps(function)
+  def called(*args):
+    if jax.default_backend() != 'cpu':
+      return inside(*args)
+    with xla_metadata.set_xla_metadata(inlineable='false'):
+      return inside(*args)
+
+  return called

@@ -43,26 +43,27 @@ def complement(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
       if the rows are dependent, so that the basis is one of many.
   """
   m, n = rows.shape
-  axes = jnp.eye(n, dtype=rows.dtype)
-  mirrors, smallest = [], jnp.asarray(jnp.inf, rows.dtype)
-  mirrored = list(rows)
-  for k in range(m):
-    rest = jnp.where(jnp.arange(n) < k, 0.0, mirrored[k])
-    squared = jnp.sum(rest**2)
-    length = jnp.sqrt(jnp.maximum(squared, _TINY**2))
-    smallest = jnp.minimum(smallest, length)
-    mirror = rest + jnp.where(rest[k] < 0, -length, length) * axes[k]
-    # |mirror|^2 = 2 length (length + |rest_k|), without cancellation.
-    mirror = mirror / jnp.sqrt(length * (length + jnp.abs(rest[k])))
-    mirrors.append(mirror)
-    for j in range(k + 1, m):
-      mirrored[j] = mirrored[j] - jnp.sum(mirror * mirrored[j]) * mirror
-  # The first product is a column: as a sum over a constant, XLA 0.10 on CPU
-  # computes it wrongly for 1,000 samples at once.
-  basis = axes[m:] - mirror[m:, None] * mirror
-  for mirror in mirrors[-2::-1]:
-    basis = basis - jnp.sum(basis * mirror, -1, keepdims=True) * mirror
-  return basis, smallest
+  places = jnp.arange(n)
+
+  def mirrored(k, state):
+    matrix, smallest = state
+    row = jax.lax.dynamic_index_in_dim(matrix, k, keepdims=False)
+    rest = jnp.where(places < k, 0.0, row)
+    first = jnp.sum(jnp.where(places == k, row, 0.0))
+    length = jnp.sqrt(jnp.maximum(jnp.sum(rest**2), _TINY**2))
+    turned = jnp.where(first < 0, -length, length)
+    mirror = rest + jnp.where(places == k, turned, 0.0)
+    # |mirror|^2 = 2 length (length + |first|), without cancellation.
+    mirror = mirror * jax.lax.rsqrt(length * (length + jnp.abs(first)))
+    along = jnp.sum(matrix * mirror, axis=-1, keepdims=True)
+    return matrix - along * mirror, jnp.minimum(smallest, length)
+
+  # The rows become a triangle, and the axes below them become Q.
+  start = jnp.concatenate([rows, jnp.eye(n, dtype=rows.dtype)])
+  matrix, smallest = jax.lax.fori_loop(
+    0, m, mirrored, (start, jnp.asarray(jnp.inf, rows.dtype))
+  )
+  return matrix[m:, m:].T, smallest
 
 
 def determinant(matrix: jax.Array) -> jax.Array:

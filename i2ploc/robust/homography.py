@@ -15,6 +15,8 @@ import numpy as np
 from i2ploc.geometry import arrays
 from i2ploc.geometry import homography as homography_lib
 from i2ploc.geometry import rigid
+from i2ploc.robust import evidence
+from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
@@ -141,6 +143,30 @@ def retract(homography: rigid.Array, step: rigid.Array) -> rigid.Array:
   return moved / xp.sqrt(xp.sum(moved**2))
 
 
+def _degeneracy(model, data, inliers, threshold):
+  """Why no camera sees a plane so, or why the inliers leave it open."""
+  if narrow := _narrow(data, threshold, inliers):
+    return f'all points that agree are {narrow}', model
+  if np.linalg.det(model) < 0:
+    return 'the image is mirrored: no camera sees a plane so', model
+  if _twisted(model, data[:2]) or _twisted(np.linalg.inv(model), data[2:]):
+    return 'the image is twisted: a part of it would be behind a camera', model
+  return '', model
+
+
+def _twisted(model, points):
+  """Whether corners of the box of most points are beyond the horizon."""
+  ordered = np.sort(points, axis=1)
+  few = ordered.shape[1] // 20
+  low, high = ordered[:, few], ordered[:, -1 - few]
+  depths = [
+    model[2, 0] * x + model[2, 1] * y + model[2, 2]
+    for x in (low[0], high[0])
+    for y in (low[1], high[1])
+  ]
+  return min(depths) <= 0
+
+
 PROBLEM = problem_lib.Problem(
   sample_size=4,
   models_per_sample=1,
@@ -149,14 +175,17 @@ PROBLEM = problem_lib.Problem(
   residual=_residual,
   linearize=_linearize,
   retract=retract,
+  sides=two_views.SIDES,
+  degeneracy=_degeneracy,
 )
 
 
 class Homography(result.Result[np.ndarray]):
   """How one image looks in another: `model` is `image1_from_image0`.
 
-  Without `valid` the inliers are those of a homography that chance explains.
-  The covariance [8, 8] is of the step of `retract` at the model, in pixels.
+  Without `valid` the inliers are those of a homography that chance explains, or
+  that no camera can have seen. The covariance [8, 8] is of the step of
+  `retract` at the model, in pixels.
   """
 
   __slots__ = ()
@@ -167,7 +196,7 @@ class Homography(result.Result[np.ndarray]):
 
     The last entry is 1, unless it is 0: then the origin is mapped to infinity.
     """
-    return self.model
+    return self.trusted
 
 
 def homography(
@@ -181,16 +210,19 @@ def homography(
   """The homography that most pairs of points agree with.
 
   Args:
-    points0: [N, 2] (column, row) in image 0.
-    points1: [N, 2] of their partners in image 1; many may be wrong.
-    threshold: residual of an inlier, at most, pixels.
+    points0: [N, 2] (column, row) in image 0; rows that are masked are left out.
+    points1: [N, 2] of their partners in image 1; many may be wrong. The unit
+      may be another one than that of image 0.
+    threshold: residual of an inlier, at most, pixels; of image 1 where the
+      units differ.
     scores: [N], higher is better: draws samples in that order (PROSAC).
     search: sampler, seed and settings.
 
   Returns:
     The homography. `valid` is False, with a reason, for too few pairs, for
-    points in one place or on a line, and where no more pairs agree than points
-    paired at random would: two images of different places.
+    points in one place or on a line, where no more pairs agree than points
+    paired at random would (two images of different places), and for what no
+    camera sees of a plane: its mirror image, or what is behind it.
 
   Raises:
     InputError: shapes that do not fit, values that are not finite.
@@ -255,58 +287,62 @@ def homographies(
     [2.0]
   """
   quality = [None] * len(points0) if scores is None else scores
-  pairs = [
-    two_views.checked(*pair) for pair in zip(points0, points1, strict=True)
-  ]
-  frames = [two_views.frame(*pair) for pair in pairs]
+  inputs.same_length({'points0': points0, 'points1': points1, 'scores': scores})
+  threshold = inputs.check_threshold(threshold)
+  given = list(map(two_views.pairs, points0, points1, quality))
+  if not given:
+    return []
   # They share a threshold, hence a unit.
-  extent = float(np.median([frame.extent for frame in frames]))
-  frames = [frame._replace(extent=extent) for frame in frames]
+  unit = float(np.median([pairs.frames.image1.unit for pairs in given]))
+  frames = [two_views.with_unit(pairs.frames, unit) for pairs in given]
+  checked = [
+    pairs.within(frame) for pairs, frame in zip(given, frames, strict=True)
+  ]
   measurements = [
-    search_lib.Measurements(frame.matches(*pair), None, score)
-    for frame, pair, score in zip(frames, pairs, quality, strict=True)
+    search_lib.Measurements(data, usable.mask, pairs.scores)
+    for pairs, (data, usable) in zip(given, checked, strict=True)
   ]
-  found = search.find_each(PROBLEM, measurements, threshold / extent)
+  limit = threshold / unit
+  found = search.find_each(PROBLEM, measurements, limit)
   return [
-    _in_pixels(one, measured.data, frame, threshold)
-    for one, measured, frame in zip(found, measurements, frames, strict=True)
+    _in_pixels(one, *sound, frame, limit)
+    for one, sound, frame in zip(found, checked, frames, strict=True)
   ]
 
 
-def _in_pixels(found, data, frame, threshold):
-  """The homography in pixels, or the reason why there is none."""
-  model, covariance, reason = None, found.covariance, found.reason
-  if found.valid:
-    reason = _doubt(found, data, threshold / frame.extent)
-  elif problem := _narrow(data, threshold / frame.extent):
-    reason = f'all points are {problem}'
-  if not reason:
-    before, after = frame.matrices()
-    model = np.linalg.inv(after) @ found.model @ before
-    model = model / (model[2, 2] if abs(model[2, 2]) > 1e-12 else 1.0)
-    covariance = _covariance_in_pixels(covariance, after)
-  else:
-    covariance = np.full_like(covariance, np.inf)
+def _in_pixels(found, data, usable, frames, threshold):
+  """The homography in pixels, and why there is none."""
+  found = inputs.explained(found, PROBLEM, usable)
+  model, covariance, reason = found.model, found.covariance, found.reason
+  if not found.valid and usable.mask.sum() > PROBLEM.sample_size:
+    narrow = _narrow(data, threshold, usable.mask)
+    reason = f'all points are {narrow}' if narrow else reason
+  if model is not None:
+    model = _of_points(model, frames)
+    covariance = _covariance_in_pixels(covariance, frames.image1.matrix())
+  rival = found.rival
+  if rival is not None:
+    rival = rival._replace(model=_of_points(rival.model, frames))
   return Homography(
     *found._replace(
-      model=model, covariance=covariance, valid=not reason, reason=reason
+      model=model, covariance=covariance, reason=reason, rival=rival
     )
   )
 
 
-def _narrow(data, threshold, chosen=slice(None)):
+def _of_points(model, frames):
+  """A homography of the points themselves, from one of their coordinates."""
+  before, after = frames.matrices()
+  model = np.linalg.inv(after) @ model @ before
+  return model / (model[2, 2] if abs(model[2, 2]) > 1e-12 else 1.0)
+
+
+def _narrow(data, threshold, chosen):
   """Whether points of an image are in one place or on a line."""
   for columns in (data[:2], data[2:]):
-    points = np.stack(columns, axis=-1)[chosen]
-    if problem := two_views.narrow(points, threshold):
-      return problem
+    if found := evidence.narrow(np.stack(columns)[:, chosen], threshold):
+      return found
   return ''
-
-
-def _doubt(found, data, threshold):
-  if problem := _narrow(data, threshold, found.inliers):
-    return f'all points that agree are {problem}'
-  return two_views.doubt(PROBLEM, found.model, data, found.inliers, threshold)
 
 
 def _covariance_in_pixels(covariance, after):

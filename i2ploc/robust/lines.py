@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.errors import InputError
 from i2ploc.geometry import arrays
+from i2ploc.robust import evidence
+from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
@@ -82,6 +83,14 @@ def retract(line: Line, step: arrays.Array) -> Line:
   return Line(normal, line.offset + step[1])
 
 
+def _degeneracy(line, data, inliers, threshold):
+  """Why the line is open; '' if it is not."""
+  narrow = evidence.narrow(np.stack(data)[:, inliers], threshold)
+  if narrow == 'in one place':
+    return f'all points that agree are {narrow}', line
+  return '', line
+
+
 PROBLEM = problem_lib.Problem(
   sample_size=2,
   models_per_sample=1,
@@ -90,6 +99,7 @@ PROBLEM = problem_lib.Problem(
   residual=_residual,
   linearize=_linearize,
   retract=retract,
+  degeneracy=_degeneracy,
 )
 
 
@@ -130,28 +140,43 @@ def line(
     >>> bool(np.allclose(found.model.normal, [0, 1], atol=1e-6))
     True
   """
-  points = np.asarray(points, np.float64)
-  if points.ndim != 2 or points.shape[1] != 2:
-    raise InputError(f'points must be [N, 2], not {list(points.shape)}')
+  threshold = inputs.check_threshold(threshold)
+  points, usable = inputs.points(points, 2, 'points')
+  scores, usable = inputs.quality(scores, usable)
   # Far from the origin float32 has few digits left.
-  center = np.nanmedian(points, axis=0) if len(points) else np.zeros(2)
+  frame = inputs.frame(points, usable)
+  near = frame.inside(points)
+  usable = inputs.near(near, usable)
   found = search.find(
-    PROBLEM, Points(*(points - center).T), threshold, scores=scores
+    PROBLEM,
+    Points(*near.T),
+    threshold / frame.unit,
+    usable=usable.mask,
+    scores=scores,
   )
-  return _about_origin(found, center) if found.valid else found
-
-
-def _about_origin(found, center):
-  """A line found about a center, and its covariance, about the origin."""
-  normal = found.model.normal / np.linalg.norm(found.model.normal)
-  offset = found.model.offset + normal @ center
-  side = -1.0 if offset < 0 else 1.0
+  found = inputs.explained(found, PROBLEM, usable)
+  rival = found.rival
+  if rival is not None:
+    rival = rival._replace(model=_in_units(rival.model, frame)[0])
+  if found.model is None:
+    return found
+  model, change = _in_units(found.model, frame)
   covariance = found.covariance
   if np.isfinite(covariance).all():
-    # A turn about the center moves the line past the origin.
-    along = np.array([-normal[1], normal[0]])
-    change = np.array([[1.0, 0.0], [side * along @ center, side]])
     covariance = change @ covariance @ change.T
-  return found._replace(
-    model=Line(side * normal, side * offset), covariance=covariance
-  )
+  return found._replace(model=model, covariance=covariance, rival=rival)
+
+
+def _in_units(line, frame):
+  """A line of coordinates in a frame, and its step, of the points themselves.
+
+  The step [2, 2] is the derivative by that in the frame.
+  """
+  normal = line.normal / np.linalg.norm(line.normal)
+  offset = frame.unit * line.offset + normal @ frame.center
+  side = -1.0 if offset < 0 else 1.0
+  # A turn about the center moves the line past the origin.
+  along = np.array([-normal[1], normal[0]])
+  moved = [side * along @ frame.center, side * frame.unit]
+  change = np.array([[1.0, 0.0], moved])
+  return Line(side * normal, side * offset), change

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.errors import InputError
 from i2ploc.geometry import arrays
 from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
+from i2ploc.robust import evidence
+from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
@@ -91,6 +92,13 @@ def retract(plane: Plane, step: rigid.Array) -> Plane:
   return Plane(normal, plane.offset + step[2])
 
 
+def _degeneracy(plane, data, inliers, threshold):
+  """Why the plane is open; '' if it is not."""
+  if narrow := evidence.narrow(np.stack(data)[:, inliers], threshold):
+    return f'all points that agree are {narrow}', plane
+  return '', plane
+
+
 PROBLEM = problem_lib.Problem(
   sample_size=3,
   models_per_sample=1,
@@ -99,6 +107,7 @@ PROBLEM = problem_lib.Problem(
   residual=_residual,
   linearize=_linearize,
   retract=retract,
+  degeneracy=_degeneracy,
 )
 
 
@@ -141,31 +150,47 @@ def plane(
     >>> round(float(found.model.offset), 6)
     2.0
   """
-  points = np.asarray(points, np.float64)
-  if points.ndim != 2 or points.shape[1] != 3:
-    raise InputError(f'points must be [N, 3], not {list(points.shape)}')
-  # Far from the origin float32 does not resolve centimetres.
-  center = np.nanmedian(points, axis=0) if len(points) else np.zeros(3)
+  threshold = inputs.check_threshold(threshold)
+  points, usable = inputs.points(points, 3, 'points')
+  scores, usable = inputs.quality(scores, usable)
+  # Far from the origin float32 has few digits left.
+  frame = inputs.frame(points, usable)
+  near = frame.inside(points)
+  usable = inputs.near(near, usable)
   found = search.find(
-    PROBLEM, Points(*(points - center).T), threshold, scores=scores
+    PROBLEM,
+    Points(*near.T),
+    threshold / frame.unit,
+    usable=usable.mask,
+    scores=scores,
   )
-  return _about_origin(found, center) if found.valid else found
+  found = inputs.explained(found, PROBLEM, usable)
+  rival = found.rival
+  if rival is not None:
+    rival = rival._replace(model=_in_units(rival.model, frame)[0])
+  if found.model is None:
+    return found
+  model, change = _in_units(found.model, frame)
+  covariance = found.covariance
+  if np.isfinite(covariance).all():
+    covariance = change @ covariance @ change.T
+  return found._replace(model=model, covariance=covariance, rival=rival)
 
 
-def _about_origin(found, center):
-  """A plane found about a center, and its covariance, about the origin."""
-  normal = found.model.normal / np.linalg.norm(found.model.normal)
-  offset = found.model.offset + normal @ center
+def _in_units(plane, frame):
+  """A plane of coordinates in a frame, and its step, of the points themselves.
+
+  The step [3, 3] is the derivative by that in the frame.
+  """
+  normal = plane.normal / np.linalg.norm(plane.normal)
+  offset = frame.unit * plane.offset + normal @ frame.center
   side = -1.0 if offset < 0 else 1.0
   before, after = (
     np.asarray(vectors.tangents(n), np.float64) for n in (normal, side * normal)
   )
-  covariance = found.covariance
-  if np.isfinite(covariance).all():
-    # A tilt about the center moves the plane past the origin.
-    change = side * np.eye(3)
-    change[:2, :2] = side * after @ before.T
-    change[2, :2] = side * before @ center
-    covariance = change @ covariance @ change.T
-  model = Plane(side * normal, side * offset)
-  return found._replace(model=model, covariance=covariance)
+  change = side * np.eye(3)
+  change[:2, :2] = side * after @ before.T
+  # A tilt about the center moves the plane past the origin.
+  change[2, :2] = side * before @ frame.center
+  change[2, 2] = side * frame.unit
+  return Plane(side * normal, side * offset), change

@@ -21,6 +21,19 @@ Data = Any
 Array = arrays.Array
 
 
+class Sides(NamedTuple):
+  """What a datum consists of: a point, or a pair of points.
+
+  Attributes:
+    leaves: of the data, how many belong to each side, in their order.
+    counted: sides in the unit of the residual: where two data are nearer there
+      than the threshold, they are no more than one.
+  """
+
+  leaves: tuple[int, ...]
+  counted: tuple[int, ...]
+
+
 class Problem(NamedTuple):
   """Hypothesise, verify, refine.
 
@@ -43,6 +56,11 @@ class Problem(NamedTuple):
     retract: `model, step [dof] -> model`: a nearby model. A zero step leaves
       the model as it is, except that rounding errors may be removed: a rotation
       is made orthonormal again.
+    sides: of the data; None for points in the unit of the residual.
+    degeneracy: `model, data, inliers [N], threshold -> reason, model`, in
+      numpy: why the inliers leave the model undetermined, '' if they do not,
+      and what they determine of it. None where inliers that are more than
+      chance always do.
   """
 
   sample_size: int
@@ -52,3 +70,7 @@ class Problem(NamedTuple):
   residual: Callable[[Model, Data], Array]
   linearize: Callable[[Model, Data], tuple[Array, Array]]
   retract: Callable[[Model, Array], Model]
+  sides: Sides | None = None
+  degeneracy: Callable[[Model, Data, Any, float], tuple[str, Model]] | None = (
+    None
+  )

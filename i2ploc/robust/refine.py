@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from i2ploc.robust import problem as problem_lib
+from i2ploc.robust import scoring
 
 
 class Equations(NamedTuple):
@@ -187,7 +188,7 @@ def refine(
   problem: problem_lib.Problem,
   model: problem_lib.Model,
   data: problem_lib.Data,
-  mask: jax.Array,
+  num_data: jax.Array | int,
   threshold: jax.Array,
   num_steps: int = 10,
 ) -> tuple[problem_lib.Model, jax.Array]:
@@ -197,21 +198,25 @@ def refine(
     problem: see `Problem`.
     model: where to start.
     data: pytree of [N].
-    mask: [N] bool, data that may count.
+    num_data: real data, which come first.
     threshold: residual beyond which a datum has no influence.
     num_steps: steps to try.
 
   Returns:
     model: never of a higher cost than the given one.
-    cost: its sum of min(r^2, threshold^2) over the mask.
+    cost: its sum of min(r^2, threshold^2) over the real data.
   """
   limit = jnp.asarray(threshold) ** 2
-  model, equations = minimize(
-    lambda model: _linearize(problem, model, data, mask, limit),
-    problem.retract,
-    model,
-    num_steps,
-  )
+  num_data = jnp.asarray(num_data, jnp.int32)
+
+  def linearize(model):
+    return scoring.sum_blocks(
+      lambda block, mask: _linearize(problem, model, block, mask, limit),
+      data,
+      num_data,
+    )
+
+  model, equations = minimize(linearize, problem.retract, model, num_steps)
   return model, equations.cost
 
 
