@@ -89,7 +89,7 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
 
   @jax.jit
   def inside(*args):
-    with xla_metadata.set_xla_metadata(inlineable=None):
+    with xla_metadata.set_xla_metadata(inlineable='true'):
       return function(*args)
 
   @functools.wraps(function)

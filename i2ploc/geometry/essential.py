@@ -23,28 +23,37 @@ def from_pose(camera1_from_camera0: rigid.Rigid) -> Any:
 
 def motions(
   essential: vectors.Matrix,
-) -> tuple[tuple[vectors.Matrix, vectors.Matrix], vectors.Vector]:
+) -> tuple[vectors.Matrix, vectors.Vector]:
   """The two rotations and the translation of a matrix of norm sqrt(2).
 
   The cofactors of E are t t^T R, and they are R + [t] E (Horn, Recovering
   baseline and orientation from essential matrix, 1990). The other rotation
   belongs to -t; either translation goes with both.
+
+  Args:
+    essential: coordinates [...].
+
+  Returns:
+    rotations: coordinates [2, ...].
+    translation: coordinates [...].
   """
   cofactors = vectors.cofactors(essential)
   translation = vectors.unit(vectors.longest(vectors.transposed(cofactors)))
-  # A row of [t] E is that of t crossed with all columns.
-  crossed = vectors.cross(translation, [jnp.stack(row) for row in essential])
-  rotations = []
-  for sign in (-1, 1):
-    first, second, _ = (
-      vectors.total(a, vectors.scaled(tuple(jnp.asarray(b)), sign))
-      for a, b in zip(cofactors, crossed, strict=True)
-    )
-    # If E is only nearly essential, the axes must be made orthogonal.
-    first = vectors.unit(first)
-    third = vectors.unit(vectors.cross(first, second))
-    rotations.append((first, vectors.cross(third, first), third))
-  return (rotations[0], rotations[1]), translation
+  # A column of [t] E is t crossed with that of E.
+  crossed = [
+    vectors.cross(translation, column)
+    for column in vectors.transposed(essential)
+  ]
+  sign = jnp.asarray([-1.0, 1.0], translation[0].dtype)
+  sign = sign.reshape(2, *[1] * translation[0].ndim)
+  first, second = (
+    tuple(cofactors[i][j] + sign * crossed[j][i] for j in range(3))
+    for i in range(2)
+  )
+  # If E is only nearly essential, the axes must be made orthogonal.
+  first = vectors.unit(first)
+  third = vectors.unit(vectors.cross(first, second))
+  return (first, vectors.cross(third, first), third), translation
 
 
 def depths(
@@ -80,25 +89,24 @@ def choose(
     translation: coordinates [V], of length 1.
   """
   rotations, translation = motions(essential)
-  counts = []
-  for rotation in rotations:
-    near, far = depths(rotation, translation, rays0, rays1)
-    counts.append(jnp.sum((near > 0) & (far > 0), axis=0))
-    counts.append(jnp.sum((near < 0) & (far < 0), axis=0))
-  ahead, behind, other, other_behind = counts
-  first = jnp.maximum(ahead, behind) >= jnp.maximum(other, other_behind)
-  rotation = tuple(
-    vectors.where(first, a, b) for a, b in zip(*rotations, strict=True)
+  near, far = depths(
+    [[x[:, None] for x in row] for row in rotations], translation, rays0, rays1
   )
-  opposite = jnp.where(first, behind > ahead, other_behind > other)
-  return rotation, vectors.scaled(translation, jnp.where(opposite, -1.0, 1.0))
+  ahead, behind = (near > 0) & (far > 0), (near < 0) & (far < 0)
+  # [2, 2, V]: by rotation and by the sign of the translation.
+  counts = jnp.sum(jnp.stack([ahead, behind], axis=1), axis=2)
+  best = jnp.argmax(counts.reshape(4, -1), axis=0)
+  rotation = tuple(
+    tuple(jnp.where(best < 2, x[0], x[1]) for x in row) for row in rotations
+  )
+  return rotation, vectors.scaled(translation, jnp.where(best % 2, -1.0, 1.0))
 
 
 def stacked(
   rotation: vectors.Matrix, translation: vectors.Vector
 ) -> rigid.Rigid:
   """Motions [V] of coordinates [V]."""
-  rows = [jnp.stack(row, axis=-1) for row in rotation]
+  rows = [jnp.stack(tuple(row), axis=-1) for row in rotation]
   return rigid.Rigid(jnp.stack(rows, axis=-2), jnp.stack(translation, axis=-1))
 
 
@@ -121,14 +129,13 @@ def retract(pose: rigid.Rigid, step: rigid.Array) -> rigid.Rigid:
   return rigid.Rigid(rotation, moved)
 
 
-def tangents(pose: rigid.Rigid) -> Any:
-  """Derivative [5, 3, 3] of E by the step of `retract`, at zero."""
+def linearized(pose: rigid.Rigid) -> tuple[Any, Any]:
+  """E [3, 3], and its derivative [5, 3, 3] by the step of `retract`, at zero."""
+  rotation, shift = pose
   xp = arrays.namespace(*pose)
-  (a, b, c), shift = pose.rotation, tuple(pose.translation)
-  zero = xp.zeros_like(a)
-  turned = ((zero, -c, b), (c, zero, -a), (-b, a, zero))
-  found = [vectors.cross(shift, rows) for rows in turned]
-  found += [
-    vectors.cross(along, (a, b, c)) for along in vectors.tangents(shift)
-  ]
-  return arrays.table(found, a)
+  along = arrays.table([shift, *vectors.tangents(tuple(shift))], shift[0])
+  crosses = rigid.skew(along)
+  by_shift = arrays.matmul(crosses, rotation)
+  turned = arrays.matmul(rigid.TURNS, rotation)
+  by_turn = arrays.matmul(crosses[0], turned)
+  return by_shift[0], xp.concatenate([by_turn, by_shift[1:]])

@@ -79,9 +79,7 @@ def check_lens(lens: Lens) -> None:
       'order k1 k2 p1 p2 k3 k4 k5 k6'
     )
   if not np.isfinite(coefficients).all():
-    raise InputError(
-      f'distortion must be finite, not {coefficients.tolist()}'
-    )
+    raise InputError(f'distortion must be finite, not {coefficients.tolist()}')
   if count and lens.model != 'opencv':
     raise InputError(
       f"distortion goes with the model 'opencv', not with {lens.model!r}"

@@ -13,11 +13,16 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from i2ploc.geometry import arrays
 
 Array = arrays.Array
 EXACT = arrays.EXACT
+# [i, j, k]: entries of a small turn about axis i, divided by its angle.
+TURNS = np.zeros((3, 3, 3), np.float32)
+TURNS[[0, 1, 2], [2, 0, 1], [1, 2, 0]] = 1
+TURNS[[0, 1, 2], [1, 2, 0], [2, 0, 1]] = -1
 
 
 class Rigid(NamedTuple):
@@ -119,30 +124,27 @@ def rotation_z(angle: jax.Array) -> jax.Array:
   return jnp.stack(rows, axis=-2)
 
 
+def skew(vector: Array) -> Any:
+  """Matrices [..., 3, 3] whose product with x is v x x, of v [..., 3]."""
+  flat = arrays.matmul(vector, TURNS.reshape(3, 9))
+  return flat.reshape(*vector.shape, 3)
+
+
 def rotation_from_vector(vector: Array) -> Any:
   """Rotations [..., 3, 3] by |v| radians about v [..., 3] (Rodrigues).
 
   Smooth at zero, to all orders that float32 can tell.
   """
   xp = arrays.namespace(vector)
-  x, y, z = (vector[..., i] for i in range(3))
-  xx, yy, zz = x * x, y * y, z * z
-  squared = xx + yy + zz
+  squared = (vector**2).sum(-1)[..., None, None]
   small = squared < 1e-4
   angle = xp.sqrt(xp.where(small, 1.0, squared))
   sine = xp.where(small, 1 - squared / 6, xp.sin(angle) / angle)
   half = xp.sin(angle / 2) / angle
   cosine = xp.where(small, 0.5 - squared / 24, 2 * half**2)
-  mixed, turned = (
-    (cosine * (x * y), cosine * (x * z), cosine * (y * z)),
-    (sine * x, sine * y, sine * z),
-  )
-  rows = (
-    (1 - cosine * (yy + zz), mixed[0] - turned[2], mixed[1] + turned[1]),
-    (mixed[0] + turned[2], 1 - cosine * (xx + zz), mixed[2] - turned[0]),
-    (mixed[1] - turned[1], mixed[2] + turned[0], 1 - cosine * (xx + yy)),
-  )
-  return xp.moveaxis(arrays.table(rows, squared), (0, 1), (-2, -1))
+  cross = skew(vector)
+  square = arrays.matmul(cross, cross)
+  return xp.eye(3, dtype=vector.dtype) + sine * cross + cosine * square
 
 
 def orthonormalized(rotation: Array) -> Any:

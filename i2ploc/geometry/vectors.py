@@ -64,6 +64,8 @@ def longest(vectors: Sequence[Vector]) -> Vector:
   """The longest of three."""
   first, second, third = vectors
   lengths = [dot(v, v) for v in vectors]
+  if isinstance(lengths[0], float):  # a number of numpy too
+    return vectors[lengths.index(max(lengths))]
   best = where(lengths[1] > lengths[0], second, first)
   xp = arrays.namespace(*lengths)
   return where(lengths[2] > xp.maximum(*lengths[:2]), third, best)

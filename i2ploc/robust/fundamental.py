@@ -109,14 +109,10 @@ def _tangents(matrix):
   """Derivative [7, 3, 3] of F by the step of `retract`, at zero."""
   xp = arrays.namespace(matrix)
   plane0, plane1, inner = _planes(matrix)
-  turned1 = [xp.stack(vectors.cross(turn, tuple(matrix))) for turn in plane1]
-  turned0 = [
-    xp.stack(vectors.cross(turn, tuple(matrix.T))).T for turn in plane0
-  ]
+  turned1 = arrays.matmul(rigid.skew(plane1), matrix)
+  turned0 = arrays.matmul(matrix, rigid.skew(-plane0))
   around = arrays.matmul(plane1.T, _around(inner).reshape(3, 2, 2))
-  return xp.concatenate(
-    [xp.stack(turned1 + turned0), arrays.matmul(around, plane0)]
-  )
+  return xp.concatenate([turned1, turned0, arrays.matmul(around, plane0)])
 
 
 def _degeneracy(matrix, data, inliers, threshold):

@@ -74,11 +74,7 @@ def _linearize(
 ) -> tuple[rigid.Array, rigid.Array]:
   """Signed distances [1, N] and their derivatives."""
   distances, derivatives = epipolar.linearized(
-    essential.from_pose(pose),
-    essential.tangents(pose),
-    data[:3],
-    data[3:],
-    sphere=sphere,
+    *essential.linearized(pose), data[:3], data[3:], sphere=sphere
   )
   rows = [(derivative,) for derivative in derivatives]
   return distances[None], arrays.table(rows, distances)
