@@ -14,10 +14,13 @@ Only single products are left to it here.
 
 from collections.abc import Callable
 import functools
+import os
+import pathlib
 from typing import Any
 
 import jax
 from jax import core
+from jax.experimental import xla_metadata
 
 CPU_OPTIONS = {
   'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
@@ -71,3 +74,54 @@ def jit(function: Callable[..., Any], **kwargs) -> Jitted:
   is looked for before the first call: modules may use it as a decorator.
   """
   return Jitted(function, kwargs)
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+  """A part of a program that XLA compiles on its own, and computes once.
+
+  On CPU, XLA makes a loop of every array that is used more than once, and each
+  of these loops computes anew what its array is made of. Where many numbers
+  depend on each other, as in a solver, programs grow to several times their
+  size, and so does the time to compile them. A call that is not inlined has its
+  results in memory, and is compiled once however often it appears.
+
+  Args:
+    function: of pytrees of arrays.
+  """
+
+  @jax.jit
+  def inside(*args):
+    with xla_metadata.set_xla_metadata(inlineable='true'):
+      return function(*args)
+
+  @functools.wraps(function)
+  def called(*args):
+    if jax.default_backend() != 'cpu':
+      return inside(*args)
+    with xla_metadata.set_xla_metadata(inlineable='false'):
+      return inside(*args)
+
+  return called
+
+
+def keep_programs(folder: str | os.PathLike | None = None) -> pathlib.Path:
+  """Keeps compiled programs on disk, for other processes.
+
+  A first call then loads in a fraction of a second what another process
+  compiled; a program is kept for the machine and the versions it was made with.
+  Call it before the first computation.
+
+  Args:
+    folder: where; by default `i2ploc/programs` in the user's cache.
+
+  Returns:
+    The folder; JAX makes it when there is something to keep.
+  """
+  if folder is None:
+    cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    folder = pathlib.Path(cache) / 'i2ploc' / 'programs'
+  jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
+  # By default only what took a second to compile is kept.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  return pathlib.Path(folder)

@@ -72,6 +72,7 @@ FOUNDATION = ('i2ploc.errors',)
 # a folder counts as one of them.
 ORDER = {
   'i2ploc.geometry': (
+    'arrays',
     'rigid',
     'camera',
     'fisheye',

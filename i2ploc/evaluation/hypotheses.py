@@ -137,14 +137,14 @@ class Limited(NamedTuple):
 
   def needed(
     self,
-    inliers: jax.Array,
+    found: jax.Array,
     draws: jax.Array,
     size: int,
     confidence: float,
     chance: float,
   ) -> jax.Array:
     """See `samplers.Sampler.needed`."""
-    return self.sampler.needed(inliers, draws, size, confidence, chance)
+    return self.sampler.needed(found, draws, size, confidence, chance)
 
 
 def _identity(row):

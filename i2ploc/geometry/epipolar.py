@@ -8,12 +8,15 @@ change the equation.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from i2ploc.geometry import arrays
 from i2ploc.geometry import rigid
+from i2ploc.geometry import vectors
 
 _TINY = 1e-12
 
@@ -40,26 +43,27 @@ def complement(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
       if the rows are dependent, so that the basis is one of many.
   """
   m, n = rows.shape
-  axes = jnp.eye(n, dtype=rows.dtype)
-  mirrors, smallest = [], jnp.asarray(jnp.inf, rows.dtype)
-  mirrored = list(rows)
-  for k in range(m):
-    rest = jnp.where(jnp.arange(n) < k, 0.0, mirrored[k])
-    squared = jnp.sum(rest**2)
-    length = jnp.sqrt(jnp.maximum(squared, _TINY**2))
-    smallest = jnp.minimum(smallest, length)
-    mirror = rest + jnp.where(rest[k] < 0, -length, length) * axes[k]
-    # |mirror|^2 = 2 length (length + |rest_k|), without cancellation.
-    mirror = mirror / jnp.sqrt(length * (length + jnp.abs(rest[k])))
-    mirrors.append(mirror)
-    for j in range(k + 1, m):
-      mirrored[j] = mirrored[j] - jnp.sum(mirror * mirrored[j]) * mirror
-  # The first product is a column: as a sum over a constant, XLA 0.10 on CPU
-  # computes it wrongly for 1,000 samples at once.
-  basis = axes[m:] - mirror[m:, None] * mirror
-  for mirror in mirrors[-2::-1]:
-    basis = basis - jnp.sum(basis * mirror, -1, keepdims=True) * mirror
-  return basis, smallest
+  places = jnp.arange(n)
+
+  def mirrored(k, state):
+    matrix, smallest = state
+    row = jax.lax.dynamic_index_in_dim(matrix, k, keepdims=False)
+    rest = jnp.where(places < k, 0.0, row)
+    first = jnp.sum(jnp.where(places == k, row, 0.0))
+    length = jnp.sqrt(jnp.maximum(jnp.sum(rest**2), _TINY**2))
+    turned = jnp.where(first < 0, -length, length)
+    mirror = rest + jnp.where(places == k, turned, 0.0)
+    # |mirror|^2 = 2 length (length + |first|), without cancellation.
+    mirror = mirror * jax.lax.rsqrt(length * (length + jnp.abs(first)))
+    along = jnp.sum(matrix * mirror, axis=-1, keepdims=True)
+    return matrix - along * mirror, jnp.minimum(smallest, length)
+
+  # The rows become a triangle, and the axes below them become Q.
+  start = jnp.concatenate([rows, jnp.eye(n, dtype=rows.dtype)])
+  matrix, smallest = jax.lax.fori_loop(
+    0, m, mirrored, (start, jnp.asarray(jnp.inf, rows.dtype))
+  )
+  return matrix[m:, m:].T, smallest
 
 
 def determinant(matrix: jax.Array) -> jax.Array:
@@ -69,12 +73,12 @@ def determinant(matrix: jax.Array) -> jax.Array:
 
 
 def sampson(
-  matrix: jax.Array,
+  matrix: rigid.Array,
   points0: Sequence[rigid.Array],
   points1: Sequence[rigid.Array],
   *,
   sphere: bool = False,
-) -> jax.Array:
+) -> Any:
   """Signed distance of pairs of points from agreement with F or E.
 
   To first order the least movement, of both points together, that makes them
@@ -92,16 +96,58 @@ def sampson(
   Returns:
     [N]; 0 where the gradient vanishes, at both epipoles.
   """
-  f, (x0, y0, z0), (x1, y1, z1) = matrix, points0, points1
-  a = f[0, 0] * x0 + f[0, 1] * y0 + f[0, 2] * z0
-  b = f[1, 0] * x0 + f[1, 1] * y0 + f[1, 2] * z0
-  c = f[2, 0] * x0 + f[2, 1] * y0 + f[2, 2] * z0
-  d = f[0, 0] * x1 + f[1, 0] * y1 + f[2, 0] * z1
-  e = f[0, 1] * x1 + f[1, 1] * y1 + f[2, 1] * z1
-  value = a * x1 + b * y1 + c * z1
+  value, inverse, _, _ = _gradient(matrix, points0, points1, sphere)
+  return value * inverse
+
+
+def _gradient(matrix, points0, points1, sphere):
+  """x1^T F x0, the inverse length of its gradient, F x0 and F^T x1."""
+  xp = arrays.namespace(matrix, *points0, *points1)
+  lines1 = a, b, c = arrays.mapped(matrix, points0)
+  lines0 = d, e, f = arrays.mapped(matrix.T, points1)
+  value = vectors.dot(points1, lines1)
   squared = a * a + b * b + d * d + e * e
   if sphere:
-    g = f[0, 2] * x1 + f[1, 2] * y1 + f[2, 2] * z1
     # Minus the part along the vectors, in which they cannot move.
-    squared = squared + c * c + g * g - 2 * value * value
-  return value * jax.lax.rsqrt(jnp.maximum(squared, _TINY))
+    squared = squared + c * c + f * f - 2 * value * value
+  inverse = arrays.rsqrt(xp.maximum(squared, _TINY))
+  return value, inverse, lines0, lines1
+
+
+def linearized(
+  matrix: rigid.Array,
+  tangents: rigid.Array,
+  points0: Sequence[rigid.Array],
+  points1: Sequence[rigid.Array],
+  *,
+  sphere: bool = False,
+) -> tuple[Any, Sequence[Any]]:
+  """`sampson` and its derivatives.
+
+  Args:
+    matrix: [3, 3].
+    tangents: [D, 3, 3], derivatives of the matrix.
+    points0: as in `sampson`.
+    points1: as in `sampson`.
+    sphere: as in `sampson`.
+
+  Returns:
+    distances: [N].
+    derivatives: D arrays [N].
+  """
+  value, inverse, lines0, lines1 = _gradient(matrix, points0, points1, sphere)
+  distance = value * inverse
+  # Of r = v / |g|: dr = dv / |g| - v / |g|^3 (g . dg), with dv = x1^T dF x0.
+  pull = distance * inverse * inverse
+  weight = inverse + 2 * value * pull if sphere else inverse
+  # Together dr = left^T dF x0 + x1^T dF right; on the plane the gradient has
+  # no third coordinates.
+  left = [weight * x for x in points1]
+  right = [-pull * x for x in lines0[: 3 if sphere else 2]]
+  for i in range(len(right)):
+    left[i] = left[i] - pull * lines1[i]
+  by_entry = [a * x for a in left for x in points0]
+  for i, x in enumerate(points1):
+    for j, b in enumerate(right):
+      by_entry[3 * i + j] = by_entry[3 * i + j] + x * b
+  return distance, arrays.mapped(tangents.reshape(-1, 9), by_entry)

@@ -5,47 +5,55 @@ x_camera1 = R x_camera0 + t; the length of t is unknown and set to 1.
 Conventions in `epipolar`.
 """
 
-import functools
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from i2ploc.geometry import arrays
 from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
 
-_exact = functools.partial(jnp.matmul, precision=rigid.EXACT)
 
-
-def from_pose(camera1_from_camera0: rigid.Rigid) -> jax.Array:
+def from_pose(camera1_from_camera0: rigid.Rigid) -> Any:
   """E [3, 3]: the cross product of t with every column of R."""
   rotation, translation = camera1_from_camera0
-  return jnp.stack(vectors.cross(tuple(translation), tuple(rotation)))
+  xp = arrays.namespace(rotation, translation)
+  return xp.stack(vectors.cross(tuple(translation), tuple(rotation)))
 
 
 def motions(
   essential: vectors.Matrix,
-) -> tuple[tuple[vectors.Matrix, vectors.Matrix], vectors.Vector]:
+) -> tuple[vectors.Matrix, vectors.Vector]:
   """The two rotations and the translation of a matrix of norm sqrt(2).
 
   The cofactors of E are t t^T R, and they are R + [t] E (Horn, Recovering
   baseline and orientation from essential matrix, 1990). The other rotation
   belongs to -t; either translation goes with both.
+
+  Args:
+    essential: coordinates [...].
+
+  Returns:
+    rotations: coordinates [2, ...].
+    translation: coordinates [...].
   """
   cofactors = vectors.cofactors(essential)
   translation = vectors.unit(vectors.longest(vectors.transposed(cofactors)))
-  # A row of [t] E is that of t crossed with all columns.
-  crossed = vectors.cross(translation, [jnp.stack(row) for row in essential])
-  rotations = []
-  for sign in (-1, 1):
-    first, second, _ = (
-      vectors.total(a, vectors.scaled(tuple(jnp.asarray(b)), sign))
-      for a, b in zip(cofactors, crossed, strict=True)
-    )
-    # If E is only nearly essential, the axes must be made orthogonal.
-    first = vectors.unit(first)
-    third = vectors.unit(vectors.cross(first, second))
-    rotations.append((first, vectors.cross(third, first), third))
-  return (rotations[0], rotations[1]), translation
+  # A column of [t] E is t crossed with that of E.
+  crossed = [
+    vectors.cross(translation, column)
+    for column in vectors.transposed(essential)
+  ]
+  sign = jnp.asarray([-1.0, 1.0], translation[0].dtype)
+  sign = sign.reshape(2, *[1] * translation[0].ndim)
+  first, second = (
+    tuple(cofactors[i][j] + sign * crossed[j][i] for j in range(3))
+    for i in range(2)
+  )
+  # If E is only nearly essential, the axes must be made orthogonal.
+  first = vectors.unit(first)
+  third = vectors.unit(vectors.cross(first, second))
+  return (first, vectors.cross(third, first), third), translation
 
 
 def depths(
@@ -81,29 +89,28 @@ def choose(
     translation: coordinates [V], of length 1.
   """
   rotations, translation = motions(essential)
-  counts = []
-  for rotation in rotations:
-    near, far = depths(rotation, translation, rays0, rays1)
-    counts.append(jnp.sum((near > 0) & (far > 0), axis=0))
-    counts.append(jnp.sum((near < 0) & (far < 0), axis=0))
-  ahead, behind, other, other_behind = counts
-  first = jnp.maximum(ahead, behind) >= jnp.maximum(other, other_behind)
-  rotation = tuple(
-    vectors.where(first, a, b) for a, b in zip(*rotations, strict=True)
+  near, far = depths(
+    [[x[:, None] for x in row] for row in rotations], translation, rays0, rays1
   )
-  opposite = jnp.where(first, behind > ahead, other_behind > other)
-  return rotation, vectors.scaled(translation, jnp.where(opposite, -1.0, 1.0))
+  ahead, behind = (near > 0) & (far > 0), (near < 0) & (far < 0)
+  # [2, 2, V]: by rotation and by the sign of the translation.
+  counts = jnp.sum(jnp.stack([ahead, behind], axis=1), axis=2)
+  best = jnp.argmax(counts.reshape(4, -1), axis=0)
+  rotation = tuple(
+    tuple(jnp.where(best < 2, x[0], x[1]) for x in row) for row in rotations
+  )
+  return rotation, vectors.scaled(translation, jnp.where(best % 2, -1.0, 1.0))
 
 
 def stacked(
   rotation: vectors.Matrix, translation: vectors.Vector
 ) -> rigid.Rigid:
   """Motions [V] of coordinates [V]."""
-  rows = [jnp.stack(row, axis=-1) for row in rotation]
+  rows = [jnp.stack(tuple(row), axis=-1) for row in rotation]
   return rigid.Rigid(jnp.stack(rows, axis=-2), jnp.stack(translation, axis=-1))
 
 
-def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
+def retract(pose: rigid.Rigid, step: rigid.Array) -> rigid.Rigid:
   """A relative pose near another.
 
   Args:
@@ -111,11 +118,24 @@ def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
     step: [5], rotation vector in camera 1, radians, then the turn of the
       translation along its `vectors.tangents`, radians.
   """
+  xp = arrays.namespace(*pose, step)
   turn = rigid.rotation_from_vector(step[:3])
   first, second = vectors.tangents(tuple(pose.translation))
-  moved = pose.translation + step[3] * jnp.stack(first)
-  moved = moved + step[4] * jnp.stack(second)
-  moved = moved / jnp.sqrt(jnp.sum(moved**2))
+  moved = pose.translation + step[3] * xp.stack(first)
+  moved = moved + step[4] * xp.stack(second)
+  moved = moved / xp.sqrt(xp.sum(moved**2))
   # The error of a rotation found in float32 would remain in float64.
-  rotation = rigid.orthonormalized(_exact(turn, pose.rotation))
+  rotation = rigid.orthonormalized(arrays.matmul(turn, pose.rotation))
   return rigid.Rigid(rotation, moved)
+
+
+def linearized(pose: rigid.Rigid) -> tuple[Any, Any]:
+  """E [3, 3], and its derivative [5, 3, 3] by the step of `retract`, at zero."""
+  rotation, shift = pose
+  xp = arrays.namespace(*pose)
+  along = arrays.table([shift, *vectors.tangents(tuple(shift))], shift[0])
+  crosses = rigid.skew(along)
+  by_shift = arrays.matmul(crosses, rotation)
+  turned = arrays.matmul(rigid.TURNS, rotation)
+  by_turn = arrays.matmul(crosses[0], turned)
+  return by_shift[0], xp.concatenate([by_turn, by_shift[1:]])

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc import compilation
 from i2ploc.geometry import epipolar
 from i2ploc.geometry import essential as essential_lib
 from i2ploc.geometry import polynomial
@@ -71,16 +72,15 @@ _exact = functools.partial(jnp.matmul, precision=rigid.EXACT)
 def _cubics(basis):
   """Coefficients [10, 20] of the ten cubics; of X, Y, Z, W [4, 9]."""
   mixtures = jnp.asarray(_MIXTURES, basis.dtype)
-  rows = vectors.rows(tuple(_exact(basis.T, mixtures)))
-  square = [[vectors.dot(a, b) for a in rows] for b in rows]
-  trace = square[0][0] + square[1][1] + square[2][2]
-  values = [vectors.dot(rows[0], vectors.cross(rows[1], rows[2]))]
-  for row, products in zip(rows, square, strict=True):
-    triple = vectors.total(
-      *(vectors.scaled(a, p) for a, p in zip(rows, products, strict=True))
-    )
-    values += [2 * x - trace * y for x, y in zip(triple, row, strict=True)]
-  return _exact(jnp.stack(values), jnp.asarray(_COEFFICIENTS, basis.dtype))
+  flat = _exact(basis.T, mixtures)
+  determinant = epipolar.determinant(flat.T.reshape(-1, 3, 3))
+  matrix = flat.reshape(3, 3, -1)
+  square = (matrix[:, None] * matrix).sum(2)
+  trace = square[0, 0] + square[1, 1] + square[2, 2]
+  triple = (square[:, :, None] * matrix).sum(1)
+  rest = (2 * triple - trace * matrix).reshape(9, -1)
+  values = jnp.concatenate([determinant[None], rest])
+  return _exact(values, jnp.asarray(_COEFFICIENTS, basis.dtype))
 
 
 def _reduced(cubics):
@@ -153,15 +153,19 @@ def _essentials(basis):
   a, b, c = _at(coefficients, where)
   determinants = jnp.asarray(vectors.dot(a, vectors.cross(b, c)))
   where, valid = polynomial.roots(determinants)
-  x, y, one = vectors.longest(vectors.cofactors(_at(coefficients, where)))
-  mix = x, y, one * jnp.sin(where), one * jnp.cos(where)
-  flat = tuple(
-    sum(m * b for m, b in zip(mix, column, strict=True)) for column in basis.T
-  )
-  squared = sum(x * x for x in flat)
+  mix = jnp.stack(_mixtures(coefficients, where))
+  flat = _exact(basis.T, mix)
+  squared = jnp.sum(flat**2, axis=0)
   valid &= jnp.isfinite(squared) & (squared > 0)
   scale = jnp.sqrt(2 / jnp.where(valid, squared, 1.0))
-  return vectors.rows(vectors.scaled(flat, jnp.where(valid, scale, 0.0))), valid
+  return vectors.rows(tuple(flat * jnp.where(valid, scale, 0.0))), valid
+
+
+@compilation.once
+def _mixtures(coefficients, where):
+  """Shares of X, Y, Z and W, up to a factor, at roots [V]."""
+  x, y, one = vectors.longest(vectors.cofactors(_at(coefficients, where)))
+  return x, y, one * jnp.sin(where), one * jnp.cos(where)
 
 
 def _solve(columns, right):
@@ -174,20 +178,21 @@ def _solve(columns, right):
   Returns:
     D arrays [V].
   """
-  columns, size, upper, found = list(columns), len(columns), {}, {}
-  for k in range(size):
-    inverse = jax.lax.rsqrt((columns[k] ** 2).sum(0) + vectors.TINY)
-    upper[k] = inverse
-    columns[k] = columns[k] * inverse
-    for j in range(k + 1, size):
-      upper[k, j] = (columns[k] * columns[j]).sum(0)
-      columns[j] = columns[j] - upper[k, j] * columns[k]
+  size, upper, found = len(columns), [], []
+  left = jnp.stack([*columns, right])
+  for _ in range(size):
+    column = left[0]
+    inverse = jax.lax.rsqrt((column**2).sum(0) + vectors.TINY)
+    along = inverse * inverse * (left[1:] * column).sum(1)
+    left = left[1:] - along[:, None] * column
+    upper.append(along)
+  # Of the columns orthogonalised without their lengths: unit triangular.
   for k in reversed(range(size)):
-    rest = (columns[k] * right).sum(0)
-    for j in range(k + 1, size):
-      rest = rest - upper[k, j] * found[j]
-    found[k] = rest * upper[k]
-  return tuple(found[k] for k in range(size))
+    rest = upper[k][-1]
+    for j, x in enumerate(reversed(found)):
+      rest = rest - upper[k][j] * x
+    found.append(rest)
+  return tuple(reversed(found))
 
 
 def _errors(rotation, translation, rays0, rays1):
@@ -197,38 +202,42 @@ def _errors(rotation, translation, rays0, rays1):
   return vectors.dot(normals, translation), normals, turned
 
 
-def _polish(rotation, translation, rays0, rays1):
-  """A step of Newton's towards five epipolar equations."""
+@compilation.once
+def _step(rotation, translation, rays0, rays1):
+  """Newton's step [5, V] towards five epipolar equations."""
   errors, normals, turned = _errors(rotation, translation, rays0, rays1)
-  first, second = vectors.tangents(translation)
   columns = (
     *vectors.cross(turned, vectors.cross(rays1, translation)),
-    *(vectors.dot(normals, along) for along in (first, second)),
+    *(vectors.dot(normals, v) for v in vectors.tangents(translation)),
   )
-  step = _solve(columns, -errors)
-  squared = sum(x * x for x in step)
+  step = jnp.stack(_solve(columns, -errors))
+  squared = jnp.sum(step**2, axis=0)
   long = squared > _LONGEST_STEP**2
   shorter = _LONGEST_STEP * jax.lax.rsqrt(jnp.where(long, squared, 1.0))
-  step = vectors.scaled(step, jnp.where(long, shorter, 1.0))
+  return step * jnp.where(long, shorter, 1.0)
+
+
+def _polish(rotation, translation, rays0, rays1):
+  """A step of Newton's; rows of the rotation are [3, V]."""
+  step = _step(rotation, translation, rays0, rays1)
   # The rotation by 2 arctan(|step| / 2) about the step (Cayley).
-  half = vectors.scaled(step[:3], 0.5)
+  half = vectors.scaled(tuple(step[:3]), 0.5)
   factor = 2 / (1 + vectors.dot(half, half))
-  turned = []
-  for column in vectors.transposed(rotation):
-    once = vectors.cross(half, column)
-    twice = vectors.total(once, vectors.cross(half, once))
-    turned.append(vectors.total(column, vectors.scaled(twice, factor)))
+  once = vectors.cross(half, rotation)
+  twice = vectors.total(once, vectors.cross(half, once))
+  rotation = vectors.total(rotation, vectors.scaled(twice, factor))
+  first, second = vectors.tangents(translation)
   moved = vectors.total(
     translation, vectors.scaled(first, step[3]), vectors.scaled(second, step[4])
   )
-  return vectors.transposed(turned), vectors.unit(moved)
+  return rotation, vectors.unit(moved)
 
 
 def _poses(essential, rays0, rays1):
   """Exact poses of [V] essential matrices, and whether they are solutions."""
   fixed0, fixed1 = jax.lax.stop_gradient((rays0, rays1))
   # One pair of rays is ahead of both cameras in one of the four poses only.
-  pose = essential_lib.choose(
+  rotation, translation = essential_lib.choose(
     essential, *([x[:1] for x in r] for r in (fixed0, fixed1))
   )
   pose = jax.lax.fori_loop(
@@ -236,7 +245,7 @@ def _poses(essential, rays0, rays1):
     NUM_POLISH,
     # The last step alone carries the whole gradient.
     lambda _, pose: _polish(*jax.lax.stop_gradient(pose), rays0, rays1),
-    pose,
+    (tuple(map(jnp.stack, rotation)), translation),
   )
   errors = _errors(*pose, rays0, rays1)[0]
   near, far = essential_lib.depths(*pose, rays0, rays1)

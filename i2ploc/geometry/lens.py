@@ -17,6 +17,8 @@ _NUM_ITERATIONS = 12
 # What may be left of the distortion equation, on the plane z = 1.
 _TOLERANCE = 1e-9
 _NUM_COEFFICIENTS = (0, 4, 5, 8)
+# Of entries of the intrinsics that are 0 or 1.
+_ROUNDING = 1e-6
 
 
 class Lens(NamedTuple):
@@ -35,12 +37,20 @@ class Lens(NamedTuple):
     model: of `MODELS`.
     intrinsics: [3, 3]; pixels, or pixels per radian if equirectangular.
       OpenCV counts pixel centres from 0: add 0.5 to its principal point.
-    distortion: none, or k1 k2 p1 p2 [k3 [k4 k5 k6]] in OpenCV's order.
+    distortion: none (empty, or None), or k1 k2 p1 p2 [k3 [k4 k5 k6]] in
+      OpenCV's order, as a row or a column.
   """
 
   model: str
   intrinsics: np.ndarray
-  distortion: np.ndarray = np.zeros(0)
+  distortion: np.ndarray | None = np.zeros(0)
+
+  @property
+  def coefficients(self) -> np.ndarray:
+    """The distortion as [C] float64, C = 0 if there is none."""
+    if self.distortion is None:
+      return np.zeros(0)
+    return np.asarray(self.distortion, np.float64).ravel()
 
   @property
   def focal_length(self) -> float:
@@ -50,26 +60,59 @@ class Lens(NamedTuple):
 
 
 def check_lens(lens: Lens) -> None:
-  """Raises ValueError for a lens that cannot be."""
+  """Raises InputError for a lens that cannot be."""
+  if not isinstance(lens, Lens):
+    raise InputError(
+      f"a camera must be a Lens, as Lens('pinhole', intrinsics), not "
+      f'{type(lens).__name__}'
+    )
   if lens.model not in MODELS:
     raise InputError(f'unknown camera model {lens.model!r}; known: {MODELS}')
-  matrix = np.asarray(lens.intrinsics)
-  if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
-    raise InputError(f'intrinsics must be finite [3, 3], not {matrix.tolist()}')
-  if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
-    raise InputError(
-      f'focal lengths {matrix[0, 0]:g} and {matrix[1, 1]:g} must be positive'
-    )
-  count = np.size(lens.distortion)
-  if count not in _NUM_COEFFICIENTS:
+  _check_intrinsics(lens.intrinsics)
+  if lens.distortion is not None:
+    _numbers(lens.distortion, 'distortion')
+  coefficients = lens.coefficients
+  count = coefficients.size
+  if count not in _NUM_COEFFICIENTS or np.ndim(lens.distortion) > 2:
     raise InputError(
       f'{count} distortion coefficients; known: {_NUM_COEFFICIENTS}, in the '
       'order k1 k2 p1 p2 k3 k4 k5 k6'
     )
+  if not np.isfinite(coefficients).all():
+    raise InputError(f'distortion must be finite, not {coefficients.tolist()}')
   if count and lens.model != 'opencv':
     raise InputError(
       f"distortion goes with the model 'opencv', not with {lens.model!r}"
     )
+
+
+def _check_intrinsics(intrinsics):
+  """Raises InputError for what is not the matrix of a camera."""
+  matrix = _numbers(intrinsics, 'intrinsics')
+  told = matrix.tolist()
+  if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
+    raise InputError(f'intrinsics must be finite [3, 3], not {told}')
+  if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
+    raise InputError(
+      f'focal lengths {matrix[0, 0]:g} and {matrix[1, 1]:g} must be positive'
+    )
+  small = _ROUNDING * matrix[0, 0]
+  below = max(abs(matrix[1, 0]), abs(matrix[2, 0]), abs(matrix[2, 1])) > small
+  if below and not np.triu(matrix, 1).any():
+    raise InputError(f'intrinsics are transposed: {told}')
+  if below or abs(matrix[2, 2] - 1) > _ROUNDING:
+    raise InputError(
+      'intrinsics must be upper triangular with a last row of 0, 0, 1, not '
+      f'{told}'
+    )
+
+
+def _numbers(values, name):
+  """Values as float64; InputError if they are no numbers."""
+  try:
+    return np.asarray(values, np.float64)
+  except (TypeError, ValueError) as error:
+    raise InputError(f'{name} must be numbers, not {values!r}') from error
 
 
 def _distort(coefficients, plane):
@@ -120,7 +163,6 @@ def _undistort(coefficients, target):
 
 def _angles_or_plane(lens, pixels):
   """Pixels [N, 2] without intrinsics; [N] bool, whether finite."""
-  check_lens(lens)
   pixels = np.asarray(pixels, np.float64)
   if pixels.ndim != 2 or pixels.shape[1] != 2:
     raise InputError(f'pixels must be [N, 2], not {list(pixels.shape)}')
@@ -149,12 +191,17 @@ def plane_from_pixels(
     InputError: an impossible lens, one that looks all around, or pixels of
       another shape.
   """
-  plane, valid = _angles_or_plane(lens, pixels)
+  check_lens(lens)
   if lens.model == 'equirectangular':
     raise InputError('an equirectangular camera has no plane ahead of it')
-  if np.size(lens.distortion):
+  return _plane(lens, pixels)
+
+
+def _plane(lens, pixels):
+  plane, valid = _angles_or_plane(lens, pixels)
+  if lens.coefficients.size:
     coefficients = np.zeros(8)
-    coefficients[: np.size(lens.distortion)] = lens.distortion
+    coefficients[: lens.coefficients.size] = lens.coefficients
     plane, found = _undistort(coefficients, plane)
     valid &= found
   return plane, valid
@@ -177,12 +224,13 @@ def rays_from_pixels(
   Raises:
     InputError: an impossible lens, or pixels of another shape.
   """
+  check_lens(lens)
   if lens.model == 'equirectangular':
     angles, valid = _angles_or_plane(lens, pixels)
     x, y = angles.T
     level = np.cos(y)
     rays = [level * np.sin(x), np.sin(y), level * np.cos(x)]
     return np.stack(rays, axis=-1), valid
-  plane, valid = plane_from_pixels(lens, pixels)
+  plane, valid = _plane(lens, pixels)
   rays = np.concatenate([plane, np.ones((len(plane), 1))], axis=-1)
   return rays / np.linalg.norm(rays, axis=-1, keepdims=True), valid

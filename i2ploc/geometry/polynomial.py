@@ -19,6 +19,7 @@ from i2ploc.geometry import rigid
 # An extremum this close to zero, relative to the largest value, is two roots.
 _NOISE = 1e-4
 _NUM_STEPS = 3
+_CELLS_PER_DEGREE = 10
 
 
 def angles(degree: int) -> np.ndarray:
@@ -59,40 +60,57 @@ def _newton(cubic, where, low, high):
   return where
 
 
-def _in_cells(values, slopes):
-  """Roots within cells, from 0 to 1: two arrays [C], and how many there are.
+def _cubic(left, right, down, up):
+  """Coefficients in a cell, from values and slopes at its ends.
 
-  In a cell the polynomial is a cubic, to a ten-thousandth of its size.
+  The polynomial is this cubic to a ten-thousandth of its size.
   """
-  left, right, down, up = values[:-1], values[1:], slopes[:-1], slopes[1:]
   rise = right - left
-  cubic = (left, down, 3 * rise - 2 * down - up, down + up - 2 * rise)
-  changes = (left > 0) != (right > 0)
-  share = left / jnp.where(changes, -rise, 1.0)
-  single = _newton(cubic, jnp.clip(share, 0.0, 1.0), 0.0, 1.0)
-  # Both ends fall towards zero: an extremum between them may reach it.
-  falls = (left * down < 0) & (right * up > 0) & ~changes
-  gap = jnp.where(falls, down - up, 1.0)
-  middle = jnp.clip(down / gap, 0.0, 1.0)
-  bend = 2 * cubic[2] + 6 * cubic[3] * middle
-  tilt = down + (2 * cubic[2] + 3 * cubic[3] * middle) * middle
+  return left, down, 3 * rise - 2 * down - up, down + up - 2 * rise
+
+
+def _extremum(cubic, up):
+  """Where a cubic has one, from 0 to 1; its value and curvature there."""
+  value, down, square, cube = cubic
+  gap = down - up
+  middle = down / jnp.where(gap == 0, 1.0, gap)
+  middle = jnp.clip(middle, 0.0, 1.0)
+  bend = 2 * square + 6 * cube * middle
+  tilt = down + (2 * square + 3 * cube * middle) * middle
   flat = jnp.abs(bend) < 1e-30
   middle -= jnp.where(flat, 0.0, tilt / jnp.where(flat, 1.0, bend))
   middle = jnp.clip(middle, 0.0, 1.0)
-  least = ((cubic[3] * middle + cubic[2]) * middle + down) * middle + left
-  depth = -least * jnp.sign(left)
-  noise = _NOISE * jnp.abs(values).max()
-  double = falls & (depth > -noise)
-  spread = 2 * jnp.maximum(depth, noise) / jnp.maximum(jnp.abs(bend), 1e-30)
-  spread = jnp.sqrt(jnp.where(double, spread, 1.0))
-  first = _newton(cubic, middle - spread, 0.0, middle)
-  second = _newton(cubic, middle + spread, middle, 1.0)
-  count = jnp.where(double, 2, jnp.where(changes, 1, 0))
-  return jnp.where(double, first, single), second, count
+  least = ((cube * middle + square) * middle + down) * middle + value
+  return middle, least, bend
+
+
+def _numbers(left, right, down, up, noise):
+  """How many roots there are in every cell: 0, 1 or 2."""
+  changes = (left > 0) != (right > 0)
+  # Both ends fall towards zero: an extremum between them may reach it.
+  falls = (left * down < 0) & (right * up > 0) & ~changes
+  _, least, _ = _extremum(_cubic(left, right, down, up), up)
+  double = falls & (-least * jnp.sign(left) > -noise)
+  return jnp.where(double, 2, jnp.where(changes, 1, 0))
+
+
+def _root(left, right, down, up, which, noise):
+  """The root of that number, 0 to 1, in a cell of one (-1) or two (0, 1)."""
+  cubic = _cubic(left, right, down, up)
+  changes = (left > 0) != (right > 0)
+  share = left / jnp.where(changes, left - right, 1.0)
+  middle, least, bend = _extremum(cubic, up)
+  depth = jnp.maximum(-least * jnp.sign(left), noise)
+  spread = jnp.sqrt(2 * depth / jnp.maximum(jnp.abs(bend), 1e-30))
+  first, second = which == 0, which == 1
+  start = jnp.where(first, middle - spread, middle + spread)
+  start = jnp.where(first | second, start, jnp.clip(share, 0.0, 1.0))
+  low = jnp.where(second, middle, 0.0)
+  return _newton(cubic, start, low, jnp.where(first, middle, 1.0))
 
 
 def roots(
-  values: jax.Array, num_cells: int = 96
+  values: jax.Array, num_cells: int | None = None
 ) -> tuple[jax.Array, jax.Array]:
   """Angles at which a homogeneous polynomial vanishes.
 
@@ -102,25 +120,30 @@ def roots(
 
   Args:
     values: [n + 1] at `angles(n)`.
-    num_cells: cells of half a circle.
+    num_cells: cells of half a circle; by default about ten per degree.
 
   Returns:
     angles: [n], from 0 to pi; good starts, without a gradient.
     valid: [n] bool; roots come first, in ascending order.
   """
   degree, values = len(values) - 1, jax.lax.stop_gradient(values)
+  num_cells = num_cells or _CELLS_PER_DEGREE * degree
   exact = functools.partial(jnp.matmul, precision=rigid.EXACT)
   tables = (jnp.asarray(t, values.dtype) for t in _tables(degree, num_cells))
-  first, second, count = _in_cells(*(exact(table, values) for table in tables))
-  # As matrix products, whose factors XLA computes once; it would fuse sums with
-  # all of the above, and compute that again for every slot.
-  both = [np.triu(np.ones((num_cells, num_cells)), k) for k in (0, 1)]
-  both = jnp.asarray(np.concatenate(both, axis=1), values.dtype)
-  until, before = jnp.split(exact(count.astype(values.dtype), both), 2)
-  slots = jnp.arange(degree, dtype=values.dtype)[:, None]
-  ours = (before == slots) & (until > slots)
-  also = (before + 1 == slots) & (until > slots)
-  start = jnp.arange(num_cells, dtype=values.dtype)
-  where = exact(ours.astype(values.dtype), start + first)
-  where = where + exact(also.astype(values.dtype), start + second)
-  return where * (np.pi / num_cells), slots[:, 0] < until[-1]
+  value, slope = (exact(table, values) for table in tables)
+  noise = _NOISE * jnp.abs(value).max()
+  cells = jnp.stack([value[:-1], value[1:], slope[:-1], slope[1:]])
+  count = _numbers(*cells, noise).astype(values.dtype)
+  # As a matrix product, whose factor XLA computes once; it would fuse a sum
+  # with all of the above, and compute that again for every slot.
+  triangle = jnp.asarray(np.tri(num_cells).T, values.dtype)
+  until = exact(count, triangle)
+  slots = jnp.arange(degree, dtype=values.dtype)
+  valid = slots < until[-1]
+  place = jnp.sum(until <= slots[:, None], axis=-1)
+  place = jnp.minimum(place, num_cells - 1)
+  # Newton's method in the cells that have roots only.
+  chosen = jnp.concatenate([cells, until[None], count[None]])[:, place]
+  which = jnp.where(chosen[5] > 1, slots + 2 - chosen[4], -1.0)
+  where = place + _root(*chosen[:4], which, noise)
+  return jnp.where(valid, where * (np.pi / num_cells), 0.0), valid

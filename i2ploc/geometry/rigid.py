@@ -2,9 +2,12 @@
 """Rigid motions: `a_from_b` maps coordinates in frame b to frame a.
 
 Everything broadcasts over leading axes. Composition reads itself:
-`compose(camera_from_lidar, lidar_from_world)` is `camera_from_world`.
+`compose(camera_from_lidar, lidar_from_world)` is `camera_from_world`. What the
+final fit of an estimate needs computes with numpy or jax, see `arrays`.
 """
 
+from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import chex
@@ -12,10 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# On a device and traced, or on the host.
-Array = jax.Array | np.ndarray
-# TF32 and bfloat16 products would move a point at 100 m by centimetres.
-EXACT = jax.lax.Precision.HIGHEST
+from i2ploc.geometry import arrays
+
+Array = arrays.Array
+EXACT = arrays.EXACT
+# [i, j, k]: entries of a small turn about axis i, divided by its angle.
+TURNS = np.zeros((3, 3, 3), np.float32)
+TURNS[[0, 1, 2], [2, 0, 1], [1, 2, 0]] = 1
+TURNS[[0, 1, 2], [1, 2, 0], [2, 0, 1]] = -1
 
 
 class Rigid(NamedTuple):
@@ -38,7 +45,7 @@ def identity() -> Rigid:
 def compose(a_from_b: Rigid, b_from_c: Rigid) -> Rigid:
   """a_from_c."""
   return Rigid(
-    jnp.matmul(a_from_b.rotation, b_from_c.rotation, precision=EXACT),
+    arrays.matmul(a_from_b.rotation, b_from_c.rotation),
     apply(a_from_b, b_from_c.translation),
   )
 
@@ -50,7 +57,7 @@ def inverse(a_from_b: Rigid) -> Rigid:
   return Rigid(rotation, -translation)
 
 
-def apply(a_from_b: Rigid, points: Array) -> jax.Array:
+def apply(a_from_b: Rigid, points: Array) -> Any:
   """Maps points [..., 3] of frame b to frame a.
 
   The leading axes of the motion broadcast against those of the points: for a
@@ -60,15 +67,30 @@ def apply(a_from_b: Rigid, points: Array) -> jax.Array:
   return rotate(a_from_b.rotation, points) + a_from_b.translation
 
 
-def rotate(rotation: Array, vectors: Array) -> jax.Array:
+def rotate(rotation: Array, vectors: Array) -> Any:
   """Rotations [..., 3, 3] times vectors [..., 3]; leading axes broadcast.
 
   Written out: a product this narrow does not vectorise on CPU, where a scan
   turns 15 times as fast this way.
   """
-  rotation, vectors = jnp.asarray(rotation), jnp.asarray(vectors)
+  xp = arrays.namespace(rotation, vectors)
+  rotation, vectors = xp.asarray(rotation), xp.asarray(vectors)
   x, y, z = (vectors[..., i : i + 1] * rotation[..., i] for i in range(3))
   return x + y + z
+
+
+def moved(
+  matrix: Array, translation: Array, points: Sequence[Array]
+) -> Sequence[Any]:
+  """Coordinates of `matrix @ point + translation`, one array each.
+
+  Args:
+    matrix: [3, 3], a rotation or any other.
+    translation: [3].
+    points: three arrays [N], the coordinates of the points.
+  """
+  turned = arrays.mapped(matrix, points)
+  return tuple(x + t for x, t in zip(turned, translation, strict=True))
 
 
 def from_matrix(matrix: jax.Array) -> Rigid:
@@ -102,30 +124,35 @@ def rotation_z(angle: jax.Array) -> jax.Array:
   return jnp.stack(rows, axis=-2)
 
 
-def rotation_from_vector(vector: jax.Array) -> jax.Array:
+def skew(vector: Array) -> Any:
+  """Matrices [..., 3, 3] whose product with x is v x x, of v [..., 3]."""
+  flat = arrays.matmul(vector, TURNS.reshape(3, 9))
+  return flat.reshape(*vector.shape, 3)
+
+
+def rotation_from_vector(vector: Array) -> Any:
   """Rotations [..., 3, 3] by |v| radians about v [..., 3] (Rodrigues).
 
   Smooth at zero, to all orders that float32 can tell.
   """
-  squared = jnp.sum(vector**2, axis=-1)[..., None, None]
+  xp = arrays.namespace(vector)
+  squared = (vector**2).sum(-1)[..., None, None]
   small = squared < 1e-4
-  angle = jnp.sqrt(jnp.where(small, 1.0, squared))
-  sine = jnp.where(small, 1 - squared / 6, jnp.sin(angle) / angle)
-  half = jnp.sin(angle / 2) / angle
-  cosine = jnp.where(small, 0.5 - squared / 24, 2 * half**2)
-  x, y, z = jnp.moveaxis(vector, -1, 0)
-  zero = jnp.zeros_like(x)
-  rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
-  cross = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
-  square = jnp.matmul(cross, cross, precision=EXACT)
-  return jnp.eye(3, dtype=vector.dtype) + sine * cross + cosine * square
+  angle = xp.sqrt(xp.where(small, 1.0, squared))
+  sine = xp.where(small, 1 - squared / 6, xp.sin(angle) / angle)
+  half = xp.sin(angle / 2) / angle
+  cosine = xp.where(small, 0.5 - squared / 24, 2 * half**2)
+  cross = skew(vector)
+  square = arrays.matmul(cross, cross)
+  return xp.eye(3, dtype=vector.dtype) + sine * cross + cosine * square
 
 
-def orthonormalized(rotation: Array) -> jax.Array:
+def orthonormalized(rotation: Array) -> Any:
   """The rotations next to matrices [..., 3, 3] that are nearly that.
 
   One Newton step of the polar decomposition: an error of 1e-7 becomes 1e-14.
   """
-  square = jnp.matmul(jnp.swapaxes(rotation, -1, -2), rotation, precision=EXACT)
-  half = 1.5 * jnp.eye(3, dtype=rotation.dtype) - 0.5 * square
-  return jnp.matmul(rotation, half, precision=EXACT)
+  xp = arrays.namespace(rotation)
+  square = arrays.matmul(xp.swapaxes(rotation, -1, -2), rotation)
+  half = 1.5 * xp.eye(3, dtype=rotation.dtype) - 0.5 * square
+  return arrays.matmul(rotation, half)

@@ -4,24 +4,24 @@
 A vector is a tuple of its three coordinates, a matrix a tuple of its rows. Each
 coordinate is an array over many vectors, of any shape that broadcasts. Arrays
 whose last axis is 3 would be ten times slower: XLA makes loops of length 3 of
-them.
+them. All is written for numpy and jax alike, see `arrays`.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
+from i2ploc.geometry import arrays
 
 TINY = 1e-12
 
-Coordinate = jax.Array | float
+Coordinate = arrays.Array | float
 Vector = Sequence[Coordinate]
 Matrix = Sequence[Vector]
 
 
-def dot(a: Vector, b: Vector) -> jax.Array:
+def dot(a: Vector, b: Vector) -> Any:
   """a . b."""
-  return jnp.add(a[0] * b[0] + a[1] * b[1], a[2] * b[2])
+  return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def cross(a: Vector, b: Vector) -> Vector:
@@ -50,20 +50,25 @@ def total(*vectors: Vector) -> Vector:
 
 def unit(a: Vector) -> Vector:
   """`a` with length 1; the zero vector stays zero."""
-  return scaled(a, jax.lax.rsqrt(jnp.maximum(dot(a, a), TINY)))
+  xp = arrays.namespace(*a)
+  return scaled(a, arrays.rsqrt(xp.maximum(dot(a, a), TINY)))
 
 
-def where(condition: jax.Array, a: Vector, b: Vector) -> Vector:
+def where(condition: Coordinate, a: Vector, b: Vector) -> Vector:
   """`a` where the condition holds, else `b`."""
-  return tuple(jnp.where(condition, x, y) for x, y in zip(a, b, strict=True))
+  xp = arrays.namespace(condition, *a, *b)
+  return tuple(xp.where(condition, x, y) for x, y in zip(a, b, strict=True))
 
 
 def longest(vectors: Sequence[Vector]) -> Vector:
   """The longest of three."""
   first, second, third = vectors
   lengths = [dot(v, v) for v in vectors]
+  if isinstance(lengths[0], float):  # a number of numpy too
+    return vectors[lengths.index(max(lengths))]
   best = where(lengths[1] > lengths[0], second, first)
-  return where(lengths[2] > jnp.maximum(*lengths[:2]), third, best)
+  xp = arrays.namespace(*lengths)
+  return where(lengths[2] > xp.maximum(*lengths[:2]), third, best)
 
 
 def tangents(direction: Vector) -> tuple[Vector, Vector]:
@@ -73,8 +78,9 @@ def tangents(direction: Vector) -> tuple[Vector, Vector]:
   direction or to its opposite, whichever is further (Householder).
   """
   x, y, z = direction
-  side = jnp.where(z < 0, -1.0, 1.0)
-  part = 1 / (1 + jnp.abs(z))
+  xp = arrays.namespace(z)
+  side = xp.where(z < 0, -1.0, 1.0)
+  part = 1 / (1 + xp.abs(z))
   mixed = -x * y * part
   first = 1 - x * x * part, mixed, -side * x
   return first, (mixed, 1 - y * y * part, -side * y)

@@ -56,7 +56,7 @@ def prepare(
   """
   if encode is not None:
     detections = detections._replace(embedding=encode(detections.box))
-  if np.size(lens.distortion):
+  if lens.coefficients.size:
     detections = detections_lib.undistort(detections, lens)
   return detections
 

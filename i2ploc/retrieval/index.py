@@ -381,7 +381,7 @@ def save_index(index: Index, path: str | os.PathLike) -> None:
     arrays |= {
       'lens_model': np.array(lens.model),
       'intrinsics': np.asarray(lens.intrinsics, np.float64),
-      'distortion': np.asarray(lens.distortion, np.float64),
+      'distortion': lens.coefficients,
     }
   if size is not None:
     arrays['image_size'] = np.asarray(size, np.int64)

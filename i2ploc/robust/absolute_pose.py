@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.errors import InputError
+from i2ploc.geometry import arrays
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import p3p
 from i2ploc.geometry import rigid
+from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
@@ -28,6 +29,9 @@ _MIN_DEPTH = 1e-3
 # Rays further off the lens's axis than 80 degrees (the tangent of that) are not
 # projected to a plane.
 _MAX_SLOPE = 5.67
+# A pose is open where noise, of this share of the threshold, turns it by more
+# than this, radians, or moves it by more than this share of the depth.
+_NOISE, _MOST_UNCERTAIN = 0.3, 0.3
 
 
 class Correspondences(NamedTuple):
@@ -87,48 +91,79 @@ def _poses(rays, sample):
 
 def _camera_points(pose: rigid.Rigid, data: Correspondences | Sightings):
   """Coordinates [N] of the points in the camera, one array each."""
-  # Written out: a matrix product of three columns does not vectorise on CPU.
-  return tuple(
-    pose.rotation[i, 0] * data.x
-    + pose.rotation[i, 1] * data.y
-    + pose.rotation[i, 2] * data.z
-    + pose.translation[i]
-    for i in range(3)
-  )
+  return rigid.moved(*pose, (data.x, data.y, data.z))
 
 
-def _errors(pose: rigid.Rigid, data: Correspondences) -> jax.Array:
-  """[2, N] on the image plane; bounded for points at or behind the camera."""
+def _residual(pose: rigid.Rigid, data: Correspondences) -> rigid.Array:
   x, y, z = _camera_points(pose, data)
-  inverse = 1 / jnp.maximum(z, _MIN_DEPTH)
-  return jnp.stack([x * inverse - data.u, y * inverse - data.v])
-
-
-def _residual(pose: rigid.Rigid, data: Correspondences) -> jax.Array:
-  x, y, z = _camera_points(pose, data)
-  inverse = 1 / jnp.maximum(z, _MIN_DEPTH)
+  xp = arrays.namespace(x)
+  inverse = 1 / xp.maximum(z, _MIN_DEPTH)
   squared = (x * inverse - data.u) ** 2 + (y * inverse - data.v) ** 2
-  return jnp.where(z > _MIN_DEPTH, squared, _BEHIND)
+  return xp.where(z > _MIN_DEPTH, squared, _BEHIND)
 
 
-def _errors_sphere(pose: rigid.Rigid, data: Sightings) -> jax.Array:
-  """[3, N] between unit vectors."""
+def _linearize(
+  pose: rigid.Rigid, data: Correspondences
+) -> tuple[rigid.Array, rigid.Array]:
+  """Errors [2, N] on the image plane, and their derivatives.
+
+  A turn w and a shift s of the camera frame move a point p by w x p + s.
+  """
   x, y, z = _camera_points(pose, data)
-  inverse = jax.lax.rsqrt(jnp.maximum(x * x + y * y + z * z, _MIN_DEPTH**2))
-  return jnp.stack(
-    [
-      x * inverse - data.right,
-      y * inverse - data.down,
-      z * inverse - data.ahead,
-    ]
+  # Bounded for points at or behind the camera.
+  inverse = 1 / arrays.namespace(z).maximum(z, _MIN_DEPTH)
+  u, v = x * inverse, y * inverse
+  both = u * v
+  errors = arrays.table([(u - data.u,), (v - data.v,)], u)[:, 0]
+  jacobian = (
+    (-both, -1 - v * v),
+    (1 + u * u, both),
+    (-v, u),
+    (inverse, 0.0),
+    (0.0, inverse),
+    (-u * inverse, -v * inverse),
   )
+  return errors, arrays.table(jacobian, u)
 
 
-def _residual_sphere(pose: rigid.Rigid, data: Sightings) -> jax.Array:
-  return jnp.sum(_errors_sphere(pose, data) ** 2, axis=0)
+def _on_sphere(pose, data):
+  """Unit vectors to the points, three arrays [N], and inverse distances."""
+  x, y, z = _camera_points(pose, data)
+  squared = arrays.namespace(x).maximum(x * x + y * y + z * z, _MIN_DEPTH**2)
+  inverse = arrays.rsqrt(squared)
+  return (x * inverse, y * inverse, z * inverse), inverse
 
 
-def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
+def _residual_sphere(pose: rigid.Rigid, data: Sightings) -> rigid.Array:
+  (x, y, z), _ = _on_sphere(pose, data)
+  x, y, z = x - data.right, y - data.down, z - data.ahead
+  return x * x + y * y + z * z
+
+
+def _linearize_sphere(
+  pose: rigid.Rigid, data: Sightings
+) -> tuple[rigid.Array, rigid.Array]:
+  """Errors [3, N] between unit vectors, and their derivatives.
+
+  A unit vector n turns with the camera, and a shift s moves it by s - n (n . s)
+  over the distance.
+  """
+  (x, y, z), inverse = _on_sphere(pose, data)
+  errors = [(x - data.right,), (y - data.down,), (z - data.ahead,)]
+  near = x * inverse, y * inverse, z * inverse
+  xy, xz, yz = -x * near[1], -x * near[2], -y * near[2]
+  jacobian = (
+    (0.0, -z, y),
+    (z, 0.0, -x),
+    (-y, x, 0.0),
+    (inverse - x * near[0], xy, xz),
+    (xy, inverse - y * near[1], yz),
+    (xz, yz, inverse - z * near[2]),
+  )
+  return arrays.table(errors, x)[:, 0], arrays.table(jacobian, x)
+
+
+def retract(pose: rigid.Rigid, step: rigid.Array) -> rigid.Rigid:
   """`pose` after a small motion of the camera frame.
 
   Args:
@@ -142,17 +177,52 @@ def retract(pose: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
   return moved._replace(rotation=rigid.orthonormalized(moved.rotation))
 
 
+def _degeneracy(pose, data, inliers, threshold):
+  """Why the pose is open; '' if it is not.
+
+  Points on a line leave a turn around it open, points on a cylinder through the
+  camera a small motion. What is open is a step that hardly moves the points in
+  the image.
+  """
+  seen = np.stack(_camera_points(pose, data))[:, inliers]
+  depth = np.sqrt((seen**2).sum(axis=0))
+  nearest = np.sort(depth)[len(depth) // 2]
+  rays = seen / depth
+  # Of directions by a turn, and by a shift in units of the median depth.
+  flat = np.eye(3)[:, :, None] - rays[:, None] * rays
+  shift = flat * (nearest / depth)
+  x, y, z = rays
+  zero = np.zeros_like(x)
+  turn = np.stack(
+    [
+      np.stack([zero, z, -y]),
+      np.stack([-z, zero, x]),
+      np.stack([y, -x, zero]),
+    ]
+  )
+  slope = np.concatenate([turn, shift], axis=1).swapaxes(0, 1).reshape(6, -1)
+  least = np.linalg.eigvalsh(slope @ slope.T)[0]
+  if least * _MOST_UNCERTAIN**2 > (_NOISE * threshold) ** 2:
+    return '', pose
+  return 'the points that agree leave the pose undetermined', pose
+
+
 PLANE = problem_lib.Problem(
   sample_size=3,
   models_per_sample=2,  # of four slots 1.8 are filled where noise is small
   dof=6,
   solve=_solve,
   residual=_residual,
-  errors=_errors,
+  linearize=_linearize,
   retract=retract,
+  sides=problem_lib.Sides((3, 2), (1,)),
+  degeneracy=_degeneracy,
 )
 SPHERE = PLANE._replace(
-  solve=_solve_sphere, residual=_residual_sphere, errors=_errors_sphere
+  solve=_solve_sphere,
+  residual=_residual_sphere,
+  linearize=_linearize_sphere,
+  sides=problem_lib.Sides((3, 3), (1,)),
 )
 
 
@@ -168,14 +238,15 @@ class AbsolutePose(result.Result[rigid.Rigid]):
   @property
   def camera_from_map(self) -> rigid.Rigid | None:
     """The motion, float64; None unless `valid`."""
-    return self.model
+    return self.trusted
 
   @property
   def camera_in_map(self) -> np.ndarray | None:
     """Position [3] of the camera, metres; None unless `valid`."""
-    if self.model is None:
+    pose = self.trusted
+    if pose is None:
       return None
-    return np.asarray(-self.model.rotation.T @ self.model.translation)
+    return np.asarray(-pose.rotation.T @ pose.translation)
 
 
 def absolute_pose(
@@ -190,7 +261,8 @@ def absolute_pose(
   """Pose of a camera from points of a map and where it sees them.
 
   Args:
-    points: [N, 3], map frame, metres; any distance from the origin.
+    points: [N, 3], map frame, metres; any distance from the origin. Rows that
+      are masked are left out.
     pixels: [N, 2] (column, row) as measured, with the lens's distortion.
     lens: the camera.
     threshold: reprojection error of an inlier, at most, pixels.
@@ -275,51 +347,61 @@ def absolute_poses(
     [60]
   """
   quality = [None] * len(points) if scores is None else scores
+  inputs.same_length({'points': points, 'pixels': pixels, 'scores': scores})
+  threshold = inputs.check_threshold(threshold)
+  lens_lib.check_lens(lens)
   checked = [
     _measured(*one, lens) for one in zip(points, pixels, quality, strict=True)
   ]
+  problem = SPHERE if lens.model == 'equirectangular' else PLANE
   found = search.find_each(
-    SPHERE if lens.model == 'equirectangular' else PLANE,
-    [measurements for measurements, _ in checked],
+    problem,
+    [measurements for measurements, _, _ in checked],
     threshold / lens.focal_length,
   )
   return [
-    _in_map(one, center)
-    for one, (_, center) in zip(found, checked, strict=True)
+    _in_map(inputs.explained(one, problem, usable), frame)
+    for one, (_, usable, frame) in zip(found, checked, strict=True)
   ]
 
 
 def _measured(points, pixels, scores, lens):
-  """Measurements with points about their centre, and that centre [3]."""
-  points = np.asarray(points, np.float64)
-  if points.ndim != 2 or points.shape != (len(pixels), 3):
-    raise InputError(
-      f'points must be [N, 3], as many as pixels: {list(points.shape)} beside '
-      f'{list(np.shape(pixels))}'
-    )
-  finite = np.isfinite(points).all(-1) & np.isfinite(pixels).all(-1)
-  if not finite.all():
-    raise InputError(
-      f'{(~finite).sum()} correspondences are not finite, first row '
-      f'{np.flatnonzero(~finite)[0]}; leave them out'
-    )
-  # Far from the origin float32 does not resolve centimetres.
-  center = points.mean(axis=0) if len(points) else np.zeros(3)
-  near = points - center
+  """Measurements in a frame of the map; which may be used; and that frame."""
+  points, pixels, usable = inputs.pairs(
+    points, pixels, (3, 2), ('points', 'pixels')
+  )
+  scores, usable = inputs.quality(scores, usable)
   if lens.model == 'equirectangular':
-    rays, usable = lens_lib.rays_from_pixels(lens, pixels)
-    data = Sightings(*near.T, *rays.T)
+    rays, seen = lens_lib.rays_from_pixels(lens, pixels)
   else:
-    plane, usable = lens_lib.plane_from_pixels(lens, pixels)
-    usable &= np.abs(plane).max(axis=-1, initial=0.0) < _MAX_SLOPE
-    data = Correspondences(*near.T, *plane.T)
-  return search_lib.Measurements(data, usable, scores), center
+    rays, seen = lens_lib.plane_from_pixels(lens, pixels)
+    seen &= np.abs(rays).max(axis=-1, initial=0.0) < _MAX_SLOPE
+  usable = usable.but(seen, 'have pixels beyond the lens')
+  # Far from the origin float32 does not resolve centimetres.
+  frame = inputs.frame(points, usable)
+  near = frame.inside(points)
+  usable = inputs.near(near, usable)
+  kind = Sightings if lens.model == 'equirectangular' else Correspondences
+  data = kind(*near.T, *rays.T)
+  return search_lib.Measurements(data, usable.mask, scores), usable, frame
 
 
-def _in_map(found, center):
-  """The pose in the map's own coordinates."""
-  pose = found.model
-  if pose is not None:
-    shift = pose.rotation @ center
-    pose = rigid.Rigid(pose.rotation, pose.translation - shift)
-  return AbsolutePose(*found._replace(model=pose))
+def _in_map(found, frame):
+  """The poses and their covariance in the map's own coordinates."""
+  rival = found.rival
+  if rival is not None:
+    rival = rival._replace(model=_moved(rival.model, frame))
+  scale = np.repeat([1.0, frame.unit], 3)
+  return AbsolutePose(
+    *found._replace(
+      model=None if found.model is None else _moved(found.model, frame),
+      covariance=found.covariance * scale[:, None] * scale,
+      rival=rival,
+    )
+  )
+
+
+def _moved(pose, frame):
+  """camera_from_map of a pose whose map is in the frame."""
+  shift = frame.unit * pose.translation - pose.rotation @ frame.center
+  return rigid.Rigid(pose.rotation, shift)

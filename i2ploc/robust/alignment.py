@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.errors import InputError
 from i2ploc.geometry import alignment as alignment_lib
+from i2ploc.geometry import arrays
 from i2ploc.geometry import rigid
+from i2ploc.robust import evidence
+from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
@@ -64,26 +66,45 @@ def _solve_similarity(
   return _align(sample, with_scale=True)
 
 
-def _differences(turn, shift, data: Pairs):
-  """Coordinates [N] of moved points minus those seen in a, one array each."""
-  # Written out: a matrix product of three columns does not vectorise on CPU.
-  return tuple(
-    turn[i, 0] * data.xb
-    + turn[i, 1] * data.yb
-    + turn[i, 2] * data.zb
-    + (shift[i] - seen)
-    for i, seen in enumerate((data.xa, data.ya, data.za))
-  )
+def _differences(motion: rigid.Rigid, data: Pairs):
+  """Points moved to frame a, and the same minus those seen there.
+
+  Three arrays [N] each.
+  """
+  moved = rigid.moved(*motion, (data.xb, data.yb, data.zb))
+  seen = data.xa, data.ya, data.za
+  return moved, tuple(m - s for m, s in zip(moved, seen, strict=True))
 
 
-def _errors(motion: rigid.Rigid, data: Pairs) -> jax.Array:
-  """[3, N], metres."""
-  return jnp.stack(_differences(motion.rotation, motion.translation, data))
-
-
-def _residual(motion: rigid.Rigid, data: Pairs) -> jax.Array:
-  x, y, z = _differences(motion.rotation, motion.translation, data)
+def _residual(motion: rigid.Rigid, data: Pairs) -> rigid.Array:
+  _, (x, y, z) = _differences(motion, data)
   return x * x + y * y + z * z
+
+
+def _linearize(
+  motion: rigid.Rigid, data: Pairs
+) -> tuple[rigid.Array, rigid.Array]:
+  """Errors [3, N], metres, and their derivatives."""
+  (x, y, z), errors = _differences(motion, data)
+  return _joined(errors, _by_motion(x, y, z))
+
+
+def _by_motion(x, y, z):
+  """A turn w and a shift s move a point p by w x p + s."""
+  return [
+    (0.0, -z, y),
+    (z, 0.0, -x),
+    (-y, x, 0.0),
+    (1.0, 0.0, 0.0),
+    (0.0, 1.0, 0.0),
+    (0.0, 0.0, 1.0),
+  ]
+
+
+def _joined(errors, jacobian):
+  like = errors[0]
+  rows = [(error,) for error in errors]
+  return arrays.table(rows, like)[:, 0], arrays.table(jacobian, like)
 
 
 def _without_scale(motion: alignment_lib.Similarity) -> rigid.Rigid:
@@ -91,7 +112,20 @@ def _without_scale(motion: alignment_lib.Similarity) -> rigid.Rigid:
   return rigid.Rigid(motion.scale * motion.rotation, motion.translation)
 
 
-def retract(motion: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
+def _residual_similarity(
+  motion: alignment_lib.Similarity, data: Pairs
+) -> rigid.Array:
+  return _residual(_without_scale(motion), data)
+
+
+def _linearize_similarity(
+  motion: alignment_lib.Similarity, data: Pairs
+) -> tuple[rigid.Array, rigid.Array]:
+  (x, y, z), errors = _differences(_without_scale(motion), data)
+  return _joined(errors, [*_by_motion(x, y, z), (x, y, z)])
+
+
+def retract(motion: rigid.Rigid, step: rigid.Array) -> rigid.Rigid:
   """`motion` followed by a small one of frame a.
 
   Args:
@@ -103,7 +137,7 @@ def retract(motion: rigid.Rigid, step: jax.Array) -> rigid.Rigid:
 
 
 def retract_similarity(
-  motion: alignment_lib.Similarity, step: jax.Array
+  motion: alignment_lib.Similarity, step: rigid.Array
 ) -> alignment_lib.Similarity:
   """`motion` followed by a small one of frame a and a scaling about its origin.
 
@@ -111,7 +145,7 @@ def retract_similarity(
     motion: a_from_b.
     step: [7], as `retract`, then the logarithm of the scaling.
   """
-  grown = jnp.exp(step[6])
+  grown = arrays.namespace(step).exp(step[6])
   moved = retract(
     rigid.Rigid(motion.rotation, grown * motion.translation), step[:6]
   )
@@ -120,23 +154,34 @@ def retract_similarity(
   )
 
 
+def _degeneracy(motion, data, inliers, threshold):
+  """Why the motion is open; '' if it is not."""
+  if narrow := evidence.narrow(np.stack(data[:3])[:, inliers], threshold):
+    return f'all points that agree are {narrow}', motion
+  return '', motion
+
+
 PROBLEM = problem_lib.Problem(
   sample_size=3,
   models_per_sample=1,
   dof=6,
   solve=_solve,
   residual=_residual,
-  errors=_errors,
+  linearize=_linearize,
   retract=retract,
+  sides=problem_lib.Sides((3, 3), (0,)),
+  degeneracy=_degeneracy,
 )
 SIMILARITY = problem_lib.Problem(
   sample_size=3,
   models_per_sample=1,
   dof=7,
   solve=_solve_similarity,
-  residual=lambda motion, data: _residual(_without_scale(motion), data),
-  errors=lambda motion, data: _errors(_without_scale(motion), data),
+  residual=_residual_similarity,
+  linearize=_linearize_similarity,
   retract=retract_similarity,
+  sides=problem_lib.Sides((3, 3), (0,)),
+  degeneracy=_degeneracy,
 )
 
 
@@ -153,14 +198,15 @@ class Alignment(result.Result[alignment_lib.Similarity]):
   @property
   def a_from_b(self) -> rigid.Rigid | None:
     """Rotation and translation, float64; None unless `valid`."""
-    if self.model is None:
+    motion = self.trusted
+    if motion is None:
       return None
-    return rigid.Rigid(self.model.rotation, self.model.translation)
+    return rigid.Rigid(motion.rotation, motion.translation)
 
   @property
   def scale(self) -> float:
     """Metres of frame a per metre of frame b; 1 unless `valid`."""
-    return 1.0 if self.model is None else float(self.model.scale)
+    return float(self.model.scale) if self.valid else 1.0
 
 
 def alignment(
@@ -175,7 +221,8 @@ def alignment(
   """The motion that most pairs of points agree with.
 
   Args:
-    points_a: [N, 3], frame a, metres; any distance from the origin.
+    points_a: [N, 3], frame a, metres; any distance from the origin. Rows that
+      are masked are left out.
     points_b: [N, 3], frame b.
     threshold: distance of an inlier, at most, metres of frame a.
     scores: [N], higher is better: draws samples in that order (PROSAC).
@@ -203,42 +250,59 @@ def alignment(
     >>> bool(np.allclose(found.a_from_b.translation, [1, 2, 3], atol=1e-6))
     True
   """
-  points_a, points_b = (np.asarray(p, np.float64) for p in (points_a, points_b))
-  if points_a.shape != points_b.shape or points_a.shape[1:] != (3,):
-    raise InputError(
-      f'points must be [N, 3] in both frames: {list(points_a.shape)} beside '
-      f'{list(points_b.shape)}'
-    )
-  # Far from the origin float32 does not resolve centimetres.
-  center_a, center_b = (
-    np.nanmedian(p, axis=0) if len(p) else np.zeros(3)
-    for p in (points_a, points_b)
+  threshold = inputs.check_threshold(threshold)
+  points_a, points_b, usable = inputs.pairs(
+    points_a, points_b, (3, 3), ('points_a', 'points_b')
   )
+  scores, usable = inputs.quality(scores, usable)
+  # Far from the origin float32 does not resolve centimetres.
+  frame_a, frame_b = (inputs.frame(p, usable) for p in (points_a, points_b))
+  if not with_scale:
+    frame_b = frame_b._replace(unit=frame_a.unit)
+  data = Pairs(*frame_a.inside(points_a).T, *frame_b.inside(points_b).T)
+  usable = inputs.near(np.stack(data, axis=-1), usable)
+  problem = SIMILARITY if with_scale else PROBLEM
   found = search.find(
-    SIMILARITY if with_scale else PROBLEM,
-    Pairs(*(points_a - center_a).T, *(points_b - center_b).T),
-    threshold,
+    problem,
+    data,
+    threshold / frame_a.unit,
+    usable=usable.mask,
     scores=scores,
   )
+  found = inputs.explained(found, problem, usable)
+  rival = found.rival
+  if rival is not None:
+    rival = rival._replace(model=_moved(rival.model, frame_a, frame_b))
   motion = found.model
-  if motion is not None:
-    scale = float(motion.scale) if with_scale else 1.0
-    u, _, v = np.linalg.svd(motion.rotation)
-    shift = motion.translation + center_a - scale * (u @ v) @ center_b
-    motion = alignment_lib.Similarity(u @ v, shift, np.asarray(scale))
-  covariance = _about_origin(found.covariance, center_a)
-  return Alignment(*found._replace(model=motion, covariance=covariance))
+  return Alignment(
+    *found._replace(
+      model=None if motion is None else _moved(motion, frame_a, frame_b),
+      covariance=_about_origin(found.covariance, frame_a),
+      rival=rival,
+    )
+  )
 
 
-def _about_origin(covariance, center):
-  """The covariance of steps about the origin, from one of steps about a center.
+def _moved(motion, frame_a, frame_b):
+  """a_from_b of a motion between two frames' coordinates."""
+  scale = getattr(motion, 'scale', 1.0) * frame_a.unit / frame_b.unit
+  u, _, v = np.linalg.svd(motion.rotation)
+  shift = frame_a.unit * motion.translation + frame_a.center
+  return alignment_lib.Similarity(
+    u @ v, shift - scale * (u @ v) @ frame_b.center, np.asarray(scale)
+  )
+
+
+def _about_origin(covariance, frame):
+  """The covariance of steps about the origin, from one of steps in a frame.
 
   A turn w about c moves the origin by c x w, a scaling g by -g c.
   """
   if not np.isfinite(covariance).all():
     return covariance
-  x, y, z = center
+  x, y, z = frame.center
   change = np.eye(len(covariance))
+  change[3:6, 3:6] *= frame.unit
   change[3:6, :3] = [[0, -z, y], [z, 0, -x], [-y, x, 0]]
-  change[3:6, 6:] = -center[:, None]
+  change[3:6, 6:] = -frame.center[:, None]
   return change @ covariance @ change.T

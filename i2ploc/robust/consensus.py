@@ -13,11 +13,10 @@ Several models are refined because a minimal sample of noisy data seldom gives a
 model that all inliers agree with: at a fixed number of samples this decides
 between success and failure (LO-RANSAC; Chum et al., 2003).
 
-Shapes are static, data are padded, and a batch of problems is a vmap.
+Data are padded to a capacity and looked at block by block, so that one program
+with one turn in it serves any number of data. A batch of problems is a vmap.
 """
 
-import functools
-from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -29,14 +28,14 @@ from i2ploc.robust import refine as refine_lib
 from i2ploc.robust import samplers
 from i2ploc.robust import scoring
 from i2ploc.robust import solutions
+from i2ploc.robust import stopping
 
 
 class Settings(NamedTuple):
   """How `estimate` searches; static, another value compiles anew.
 
   Attributes:
-    first_batch: samples of the first turn; easy problems need no second one.
-    batch: samples of every other turn.
+    batch: samples of a turn.
     max_draws: samples after which no further turn begins.
     min_draws: samples before which the search does not stop.
     confidence: probability that no better model is left, see `stopping`.
@@ -50,14 +49,13 @@ class Settings(NamedTuple):
       PROSAC.
   """
 
-  first_batch: int = 128
-  batch: int = 512
+  batch: int = 128
   max_draws: int = 40_000
   min_draws: int = 0
   confidence: float = 0.9999
   score: str = 'msac'
   subset: int = 128
-  finalists: int = 64
+  finalists: int = 16
   refined: int = 4
   refine_steps: int = 4
   refine_data: int = 512
@@ -65,8 +63,6 @@ class Settings(NamedTuple):
 
 
 DEFAULT = Settings()
-# Data, over all problems, whose first turns a CPU computes together.
-_STARTED_TOGETHER = 1024
 
 
 class Estimate(NamedTuple):
@@ -87,12 +83,114 @@ class Estimate(NamedTuple):
   valid: jax.Array | bool
 
 
-class _Search(NamedTuple):
+class State(NamedTuple):
+  """A search after some draws.
+
+  Attributes:
+    model: the best model so far.
+    cost: of the model, see `scoring`; infinite if there is none.
+    found: int32 [G], its inliers among the first data, see
+      `stopping.prefixes`; the last one counts all.
+    draws: int32, samples whose models were all scored.
+    needed: float32, draws after which no better model is to be expected.
+  """
+
   model: problem_lib.Model
   cost: jax.Array
-  inliers: jax.Array
+  found: jax.Array
   draws: jax.Array
   needed: jax.Array
+
+
+class _View(NamedTuple):
+  """Data of which the first `num_data` are real."""
+
+  data: problem_lib.Data
+  num_data: jax.Array
+
+
+def start(problem: problem_lib.Problem, data: problem_lib.Data) -> State:
+  """The search before the first turn: no model.
+
+  Args:
+    problem: what to solve.
+    data: pytree of [N].
+  """
+  sample = jax.tree.map(lambda leaf: leaf[: problem.sample_size], data)
+  shape = jax.eval_shape(problem.solve, sample)[0]
+  model = jax.tree.map(
+    lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), shape
+  )
+  sizes = stopping.prefixes(len(jax.tree.leaves(data)[0]))
+  return State(
+    model,
+    jnp.asarray(jnp.inf, jax.tree.leaves(model)[0].dtype),
+    jnp.zeros(len(sizes), jnp.int32),
+    jnp.asarray(0, jnp.int32),
+    jnp.asarray(jnp.inf, jnp.float32),
+  )
+
+
+def advance(
+  problem: problem_lib.Problem,
+  sampler: samplers.Sampler,
+  data: problem_lib.Data,
+  threshold: jax.Array,
+  key: jax.Array,
+  settings: Settings,
+  state: State,
+  limit: jax.Array | int,
+) -> State:
+  """The search after more turns: until it is over, or `limit` draws are done.
+
+  Args:
+    problem: what to solve.
+    sampler: which samples to draw, from its first `num_data` data; in order of
+      decreasing quality if it needs that.
+    data: pytree of [N].
+    threshold: residual of an inlier, at most.
+    key: of the samples, and of the data that models are scored on first.
+    settings: how to search.
+    state: where to go on; its model may be any.
+    limit: draws, counted from the start of the search, after which no further
+      turn begins.
+  """
+  capacity = len(jax.tree.leaves(data)[0])
+  padding = -capacity % scoring.block_size(1 << 30)
+  whole = _View(
+    jax.tree.map(lambda leaf: jnp.pad(leaf, (0, padding)), data),
+    jnp.asarray(sampler.num_data, jnp.int32),
+  )
+  key, *keys = jax.random.split(key, 3)
+  views = (
+    whole,
+    _subset(keys[0], whole, settings.subset),
+    _subset(keys[1], whole, settings.refine_data),
+  )
+  sizes = stopping.prefixes(capacity)
+
+  def count(model):
+    """Inliers among the first data, by how many these are."""
+
+    def term(block, mask):
+      data, rows = block
+      agree = mask & (problem.residual(model, data) < threshold**2)
+      return jnp.sum(agree & (rows < sizes[:, None]), axis=1, dtype=jnp.int32)
+
+    rows = jnp.arange(capacity + padding)
+    return scoring.sum_blocks(term, (whole.data, rows), whole.num_data)
+
+  def goes_on(state):
+    left = state.draws < jnp.minimum(limit, sampler.num_samples)
+    left &= whole.num_data >= problem.sample_size
+    return left & (state.draws < jnp.maximum(state.needed, settings.min_draws))
+
+  def turn(state):
+    return _turn(
+      problem, settings, sampler, key, threshold, views, count, state
+    )
+
+  return jax.lax.while_loop(goes_on, turn, state)
 
 
 def estimate(
@@ -109,113 +207,76 @@ def estimate(
 
   Args:
     problem: what to solve.
-    sampler: which samples to draw, from its first `num_data` data; in order of
-      decreasing quality if it needs that.
+    sampler: see `advance`.
     data: pytree of [N].
     threshold: residual of an inlier, at most.
-    key: of the samples, and of the data that models are scored on first.
+    key: see `advance`.
     settings: how to search.
 
   Returns:
     The estimate; degenerate data give `valid=False`.
   """
-  asked = _Asked(sampler, data, threshold, key)
-  return _finish(problem, settings, asked, *_start(problem, settings, asked))
-
-
-class _Asked(NamedTuple):
-  sampler: samplers.Sampler
-  data: problem_lib.Data
-  threshold: jax.Array
-  key: jax.Array
-
-
-class _Views(NamedTuple):
-  """Which data are real, and two parts of the data with their masks."""
-
-  mask: jax.Array
-  scored_first: Any
-  refined_on: Any
-
-
-def _start(problem, settings, asked):
-  """The search after its first turn, and the data that every turn uses."""
-  sampler, data, _, key = asked
-  mask = jnp.arange(len(jax.tree.leaves(data)[0])) < sampler.num_data
-  key, other = jax.random.split(jax.random.split(key)[1])
-  views = _Views(
-    mask,
-    _subset(key, sampler.num_data, settings.subset, data),
-    _subset(other, sampler.num_data, settings.refine_data, data),
-  )
-  search = _first(problem, data)
-  if settings.first_batch == settings.batch:
-    return search, views  # leaves the only turn to `_finish`
-  search = _turn(problem, settings, asked, views, search, settings.first_batch)
-  return search, views
-
-
-def _finish(problem, settings, asked, search, views):
-  """The estimate at the end of a search."""
-
-  def goes_on(search):
-    left = search.draws < settings.max_draws
-    left &= search.draws < asked.sampler.num_samples
-    wanted = search.draws < jnp.maximum(search.needed, settings.min_draws)
-    return left & wanted
-
-  def turn(search):
-    return _turn(problem, settings, asked, views, search, settings.batch)
-
-  search = jax.lax.while_loop(goes_on, turn, search)
-  valid = jnp.isfinite(search.cost)
-  valid &= search.inliers.sum() > problem.sample_size
-  return Estimate(
-    search.model, search.inliers, search.cost, search.draws, valid
-  )
+  found = advance(
+    problem, sampler, data, threshold, key, settings,
+    start(problem, data), settings.max_draws,
+  )  # fmt: skip
+  valid = jnp.isfinite(found.cost) & (found.found[-1] > problem.sample_size)
+  inliers = problem.residual(found.model, data) < threshold**2
+  inliers &= jnp.arange(len(inliers)) < sampler.num_data
+  return Estimate(found.model, inliers, found.cost, found.draws, valid)
 
 
 # In TF32, a GPU's default, residuals would be a pixel off.
 @jax.default_matmul_precision('highest')
-def _turn(problem, settings, asked, views, search, count):
-  """The search after `count` more samples."""
-  sampler, data, threshold, key = asked
-  total = functools.partial(
-    scoring.total_costs,
-    problem.residual,
-    threshold=threshold,
-    score=settings.score,
-  )
+def _turn(problem, settings, sampler, key, threshold, views, count, state):
+  """The search after a batch of samples more."""
+  whole, scored_first, refined_on = views
+
+  def total(models, view):
+    return scoring.total_costs(
+      problem.residual, models, *view, threshold, settings.score
+    )
+
+  def improve(models, costs):
+    """The best of some models and of what refinement makes of them."""
+    better, _ = jax.vmap(
+      lambda model: refine_lib.refine(
+        problem, model, *refined_on, threshold, settings.refine_steps
+      )
+    )(models)
+    again = jnp.where(jnp.isfinite(costs), total(better, whole), jnp.inf)
+    models = jax.tree.map(lambda *x: jnp.concatenate(x), models, better)
+    costs = jnp.concatenate([costs, again])
+    best = jnp.argmin(costs)
+    model = _take(models, best)
+    return model, costs[best], count(model)
+
+  def keep(models, costs):
+    del models, costs
+    return state.model, state.cost, state.found
+
   indices, drawn = sampler.draw(
-    jax.random.split(key)[0], search.draws, count, problem.sample_size
+    key, state.draws, settings.batch, problem.sample_size
   )
-  solved = _solve(problem, data, indices, drawn)
-  models, valid = _finalists(settings, solved, views, total)
-  model, found = _best(
-    problem,
-    settings,
-    models,
-    valid,
-    views.refined_on,
-    lambda models: total(models, data, views.mask),
-    search.cost,
-    threshold,
+  solved = _solve(problem, whole.data, indices, drawn)
+  costs = jnp.where(solved.valid, total(solved.models, scored_first), jnp.inf)
+  models, known = _best(solved.models, costs, settings.finalists)
+  costs = jnp.where(jnp.isfinite(known), total(models, whole), jnp.inf)
+  models, costs = _best(models, costs, settings.refined)
+  model, cost, found = jax.lax.cond(
+    costs[0] < state.cost, improve, keep, models, costs
   )
-  better = found < search.cost
-  model = jax.tree.map(
-    lambda a, b: jnp.where(better, a, b), model, search.model
-  )
-  inliers = views.mask & (problem.residual(model, data) < threshold**2)
-  draws = search.draws + solved.num_samples
+  draws = state.draws + solved.num_samples
   needed = sampler.needed(
-    inliers,
-    draws,
-    problem.sample_size,
-    settings.confidence,
-    settings.chance,
+    found, draws, problem.sample_size, settings.confidence, settings.chance
   )
-  least = jnp.where(better, found, search.cost)
-  return _Search(model, least, inliers, draws, needed)
+  return State(model, cost, found, draws, needed)
+
+
+def _best(models, costs, count):
+  """The models of least cost, best first, and their costs."""
+  least, rows = jax.lax.top_k(-costs, min(count, costs.size))
+  return _take(models, rows), -least
 
 
 def estimate_each(
@@ -231,76 +292,29 @@ def estimate_each(
   All arguments but `problem` and `settings` gain a leading axis B. An
   accelerator computes a turn of all problems at once, until the last one is
   done. A CPU solves one problem after the other: its data stay in the cache,
-  and an easy problem does not wait for a hard one. Only the first turns of
-  small problems are computed together, which saves the overhead of many small
-  operations.
+  and an easy problem does not wait for a hard one.
   """
-  asked = _Asked(sampler, data, threshold, key)
+  asked = sampler, data, threshold, key
+
+  def one(asked):
+    return estimate(problem, *asked, settings)
+
   if jax.default_backend() != 'cpu':
-    return jax.vmap(lambda one: estimate(problem, *one, settings))(asked)
-  number, size = jax.tree.leaves(data)[0].shape
-  together = min(max(_STARTED_TOGETHER // size, 1), number)
-  started = jax.lax.map(
-    functools.partial(_start, problem, settings),
-    asked,
-    batch_size=together if together > 1 else None,
-  )
-  return jax.lax.map(
-    lambda one: _finish(problem, settings, one[0], *one[1]), (asked, started)
-  )
+    return jax.vmap(one)(asked)
+  return jax.lax.map(one, asked)
 
 
-def _best(problem, settings, models, valid, few, total, known, threshold):
-  """The best model and its cost; refined only if it beats the known cost."""
-  costs = jnp.where(valid, total(models), jnp.inf)
-  rows = jax.lax.top_k(-costs, min(settings.refined, costs.size))[1]
-  models, costs = _take(models, rows), costs[rows]
-
-  def refined(models, costs):
-    better, _ = jax.vmap(
-      lambda model: refine_lib.refine(
-        problem, model, *few, threshold, settings.refine_steps
-      )
-    )(models)
-    again = jnp.where(jnp.isfinite(costs), total(better), jnp.inf)
-    models = jax.tree.map(lambda *x: jnp.concatenate(x), models, better)
-    costs = jnp.concatenate([costs, again])
-    best = jnp.argmin(costs)
-    return _take(models, best), costs[best]
-
-  def as_they_are(models, costs):
-    return _take(models, 0), costs[0]
-
-  return jax.lax.cond(costs[0] < known, refined, as_they_are, models, costs)
-
-
-def _subset(key, num_data, size, data):
-  """`size` data, spread evenly over the real ones, and their mask."""
-  capacity = len(jax.tree.leaves(data)[0])
+def _subset(key, whole, size):
+  """`size` data, spread evenly over the real ones."""
+  capacity = len(jax.tree.leaves(whole.data)[0])
   if not size or size >= capacity:
-    return data, jnp.arange(capacity) < num_data
+    return whole
   # One of every stretch: that needs no sort and covers all qualities.
-  stretch = jnp.maximum(num_data / size, 1.0)
+  stretch = jnp.maximum(whole.num_data / size, 1.0)
   place = jnp.arange(size) + jax.random.uniform(key, (size,))
   rows = (place * stretch).astype(jnp.int32)
-  return jax.tree.map(lambda leaf: leaf[rows], data), rows < num_data
-
-
-def _first(problem, data):
-  """The state before the first turn: no model."""
-  sample = jax.tree.map(lambda leaf: leaf[: problem.sample_size], data)
-  shape = jax.eval_shape(problem.solve, sample)[0]
-  model = jax.tree.map(
-    lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), shape
-  )
-  dtype = jax.tree.leaves(model)[0].dtype
-  return _Search(
-    model,
-    jnp.asarray(jnp.inf, dtype),
-    jnp.zeros(len(jax.tree.leaves(data)[0]), bool),
-    jnp.asarray(0, jnp.int32),
-    jnp.asarray(jnp.inf, jnp.float32),
-  )
+  data = jax.tree.map(lambda leaf: leaf[rows], whole.data)
+  return _View(data, jnp.minimum(whole.num_data, size))
 
 
 def _solve(problem, data, indices, drawn):
@@ -313,11 +327,3 @@ def _solve(problem, data, indices, drawn):
 
 def _take(models, rows):
   return jax.tree.map(lambda leaf: leaf[rows], models)
-
-
-def _finalists(settings, solved, views, cost):
-  """The models that explain a part of the data best, and whether valid."""
-  costs = cost(solved.models, *views.scored_first)
-  costs = jnp.where(solved.valid, costs, jnp.inf)
-  best, rows = jax.lax.top_k(-costs, min(settings.finalists, costs.size))
-  return _take(solved.models, rows), jnp.isfinite(best)

@@ -9,16 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.geometry import arrays
 from i2ploc.geometry import epipolar
 from i2ploc.geometry import fundamental as fundamental_lib
 from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
+from i2ploc.robust import evidence
+from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
 from i2ploc.robust import two_views
 
 _PLANE_STEPS = 10
+# After so many steps half of the points are further from where a homography
+# takes them than so many thresholds: then there is no plane.
+_SETTLED, _MOVING = 3, 4.0
 
 
 def _solve(sample: two_views.Matches) -> tuple[jax.Array, jax.Array]:
@@ -28,15 +34,54 @@ def _solve(sample: two_views.Matches) -> tuple[jax.Array, jax.Array]:
   )
 
 
-def _distances(matrix: jax.Array, data: two_views.Matches) -> jax.Array:
-  """[N], signed."""
-  one = jnp.ones_like(data.x0)
-  return epipolar.sampson(
-    matrix, (data.x0, data.y0, one), (data.x1, data.y1, one)
+def _homogeneous(data):
+  """Coordinates of the points of either image, three arrays [N] each."""
+  one = arrays.namespace(data.x0).ones_like(data.x0)
+  return (data.x0, data.y0, one), (data.x1, data.y1, one)
+
+
+def _residual(matrix: rigid.Array, data: two_views.Matches) -> rigid.Array:
+  return epipolar.sampson(matrix, *_homogeneous(data)) ** 2
+
+
+def _linearize(
+  matrix: rigid.Array, data: two_views.Matches
+) -> tuple[rigid.Array, rigid.Array]:
+  """Signed distances [1, N] and their derivatives."""
+  distances, derivatives = epipolar.linearized(
+    matrix, _tangents(matrix), *_homogeneous(data)
   )
+  rows = [(derivative,) for derivative in derivatives]
+  return distances[None], arrays.table(rows, distances)
 
 
-def retract(matrix: jax.Array, step: jax.Array) -> jax.Array:
+def _planes(matrix):
+  """The planes [2, 3] orthogonal to the epipoles, and F between them [2, 2].
+
+  A plane is two unit vectors. F is plane1^T inner plane0.
+  """
+  cofactors = vectors.cofactors(tuple(matrix))
+  epipole1 = vectors.unit(vectors.longest(vectors.transposed(cofactors)))
+  epipole0 = vectors.unit(vectors.longest(cofactors))
+  plane0, plane1 = (
+    arrays.table(vectors.tangents(epipole), matrix[0, 0])
+    for epipole in (epipole0, epipole1)
+  )
+  inner = arrays.matmul(arrays.matmul(plane1, matrix), plane0.T)
+  return plane0, plane1, inner
+
+
+def _around(inner):
+  """Three 2 x 2 matrices orthogonal to one and to each other: [3, 4].
+
+  A quaternion times i, j, k.
+  """
+  (a, b), (c, d) = inner
+  rows = ((-b, a, -d, c), (-c, d, a, -b), (-d, -c, b, a))
+  return arrays.table(rows, a)
+
+
+def retract(matrix: rigid.Array, step: rigid.Array) -> rigid.Array:
   """A fundamental matrix near another.
 
   F is a 2 x 2 matrix between the planes orthogonal to its epipoles. The step
@@ -45,38 +90,48 @@ def retract(matrix: jax.Array, step: jax.Array) -> jax.Array:
   these turns are the same where s = 1, which is where F is essential.)
 
   Args:
-    matrix: [3, 3], of rank 2.
+    matrix: [3, 3], of rank 2 and norm 1.
     step: [7], radians: two for the epipole of image 1, two for that of image
       0, three for the 2 x 2 matrix.
   """
-  cofactors = vectors.cofactors(tuple(matrix))
-  epipole1 = vectors.unit(vectors.longest(vectors.transposed(cofactors)))
-  epipole0 = vectors.unit(vectors.longest(cofactors))
-  plane0, plane1 = (
-    jnp.stack([jnp.stack(v) for v in vectors.tangents(e)])
-    for e in (epipole0, epipole1)
-  )
-  inner = _product(_product(plane1, matrix), plane0.T)
-  (a, b), (c, d) = inner
-  # A quaternion times i, j, k is orthogonal to it and to each other.
-  around = jnp.stack(
-    [
-      jnp.stack([-b, a, -d, c]),
-      jnp.stack([-c, d, a, -b]),
-      jnp.stack([-d, -c, b, a]),
-    ]
-  )
-  moved = inner + _product(step[4:], around).reshape(2, 2)
-  moved = moved / jnp.sqrt(jnp.sum(moved**2))
-  turn1 = rigid.rotation_from_vector(_product(step[:2], plane1))
-  turn0 = rigid.rotation_from_vector(_product(step[2:4], plane0))
-  left = _product(turn1, plane1.T)
-  right = _product(plane0, turn0.T)
-  return _product(_product(left, moved), right)
+  xp = arrays.namespace(matrix, step)
+  plane0, plane1, inner = _planes(matrix)
+  moved = inner + arrays.matmul(step[4:], _around(inner)).reshape(2, 2)
+  moved = moved / xp.sqrt(xp.sum(moved**2))
+  turn1 = rigid.rotation_from_vector(arrays.matmul(step[:2], plane1))
+  turn0 = rigid.rotation_from_vector(arrays.matmul(step[2:4], plane0))
+  left = arrays.matmul(turn1, plane1.T)
+  right = arrays.matmul(plane0, turn0.T)
+  return arrays.matmul(arrays.matmul(left, moved), right)
 
 
-def _product(a, b):
-  return jnp.matmul(a, b, precision=rigid.EXACT)
+def _tangents(matrix):
+  """Derivative [7, 3, 3] of F by the step of `retract`, at zero."""
+  xp = arrays.namespace(matrix)
+  plane0, plane1, inner = _planes(matrix)
+  turned1 = arrays.matmul(rigid.skew(plane1), matrix)
+  turned0 = arrays.matmul(matrix, rigid.skew(-plane0))
+  around = arrays.matmul(plane1.T, _around(inner).reshape(3, 2, 2))
+  return xp.concatenate([turned1, turned0, arrays.matmul(around, plane0)])
+
+
+def _degeneracy(matrix, data, inliers, threshold):
+  """Why a plane leaves the matrix open; '' if it does not.
+
+  Of the pairs that a homography does not explain, more must agree with F than
+  of points paired at random.
+  """
+  # Sampson's distance moves both points; moving one takes sqrt(2) times that.
+  rest = _off_plane(data, inliers, np.sqrt(2) * threshold)
+  if rest is None:
+    return '', matrix
+  count = evidence.beyond(PROBLEM, matrix, data, inliers, rest, threshold)
+  if count is None:
+    return '', matrix
+  return (
+    f'a homography explains all but {count} of {inliers.sum()} pairs that '
+    'agree: a plane, or a camera that only turns, leaves F undetermined'
+  ), matrix
 
 
 PROBLEM = problem_lib.Problem(
@@ -84,9 +139,11 @@ PROBLEM = problem_lib.Problem(
   models_per_sample=fundamental_lib.NUM_SOLUTIONS,  # five in six are filled
   dof=7,
   solve=_solve,
-  residual=lambda model, data: _distances(model, data) ** 2,
-  errors=lambda model, data: _distances(model, data)[None],
+  residual=_residual,
+  linearize=_linearize,
   retract=retract,
+  sides=two_views.SIDES,
+  degeneracy=_degeneracy,
 )
 
 
@@ -95,7 +152,7 @@ class Fundamental(result.Result[np.ndarray]):
 
   Without `valid` the inliers are those of a matrix that chance explains, or
   that is undetermined. The covariance [7, 7] is of the step of `retract`, in
-  coordinates around the mean points.
+  coordinates around the median points.
   """
 
   __slots__ = ()
@@ -103,7 +160,7 @@ class Fundamental(result.Result[np.ndarray]):
   @property
   def matrix(self) -> np.ndarray | None:
     """F [3, 3], float64, pixels, of norm 1; None unless `valid`."""
-    return self.model
+    return self.trusted
 
 
 def fundamental(
@@ -117,7 +174,7 @@ def fundamental(
   """The fundamental matrix that most pairs of points agree with.
 
   Args:
-    points0: [N, 2] (column, row) in image 0.
+    points0: [N, 2] (column, row) in image 0; rows that are masked are left out.
     points1: [N, 2] of their partners in image 1; many may be wrong.
     threshold: Sampson distance of an inlier, at most, pixels.
     scores: [N], higher is better: draws samples in that order (PROSAC).
@@ -151,70 +208,70 @@ def fundamental(
     >>> bool(np.allclose(np.abs(found.matrix), rows, atol=1e-6))
     True
   """
-  points0, points1 = two_views.checked(points0, points1)
-  frame = two_views.frame(points0, points1)
-  data, limit = frame.matches(points0, points1), threshold / frame.extent
-  found = search.find(PROBLEM, data, limit, scores=scores)
-  matrix, covariance, reason = None, found.covariance, found.reason
-  if found.valid:
-    reason = _doubt(found, data, limit)
-  if reason:
-    covariance = np.full_like(covariance, np.inf)
-  else:
-    before, after = frame.matrices()
-    matrix = after.T @ found.model @ before
-    matrix = matrix / np.linalg.norm(matrix)
-  return Fundamental(
-    *found._replace(
-      model=matrix, covariance=covariance, valid=not reason, reason=reason
-    )
+  threshold = inputs.check_threshold(threshold)
+  pairs = two_views.pairs(points0, points1, scores)
+  data, usable = pairs.within(pairs.frames)
+  found = search.find(
+    PROBLEM,
+    data,
+    threshold / pairs.frames.image1.unit,
+    usable=usable.mask,
+    scores=pairs.scores,
   )
+  found = inputs.explained(found, PROBLEM, usable)
+  matrix, rival = found.model, found.rival
+  if matrix is not None:
+    matrix = _of_points(matrix, pairs.frames)
+  if rival is not None:
+    rival = rival._replace(model=_of_points(rival.model, pairs.frames))
+  return Fundamental(*found._replace(model=matrix, rival=rival))
 
 
-def _doubt(found, data, limit):
-  """Why the matrix may be meaningless; '' if it is not.
-
-  Of the pairs that a homography does not explain, more must agree with F than
-  of points paired at random.
-  """
-  inliers = found.inliers
-  reason = two_views.doubt(PROBLEM, found.model, data, inliers, limit)
-  if reason:
-    return reason
-  # Sampson's distance moves both points; moving one takes sqrt(2) times that.
-  rest = _off_plane(data, inliers, np.sqrt(2) * limit)
-  share = two_views.chance(PROBLEM, found.model, data, limit)
-  total = two_views.distinct(data, rest, limit)
-  count = two_views.distinct(data, rest & inliers, limit)
-  alarms = two_views.false_alarms(total, count, 2, share)
-  if alarms < two_views.FALSE_ALARMS:
-    return ''
-  return (
-    f'a homography explains all but {count} of {inliers.sum()} pairs that '
-    'agree: a plane, or a camera that only turns, leaves F undetermined'
-  )
+def _of_points(matrix, frames):
+  """A matrix of the points themselves, from one of their coordinates."""
+  before, after = frames.matrices()
+  matrix = after.T @ matrix @ before
+  return matrix / np.linalg.norm(matrix)
 
 
 def _off_plane(data, inliers, reach):
   """[N] bool, pairs out of reach of the homography of the nearest inliers.
 
   Least squares find it without a search where there is a single plane, which is
-  the only case that matters here.
+  the only case that matters here. None where they are far off: no plane.
   """
-  points0, points1 = (np.stack(part, axis=-1) for part in (data[:2], data[2:]))
-  a, b = (np.insert(p, 2, 1.0, axis=1) for p in (points0, points1))
-  near = inliers
-  for _ in range(_PLANE_STEPS):
-    zero = np.zeros_like(a[near])
-    seen = b[near, :, None] * a[near, None]
-    rows = [
-      np.concatenate([zero, -a[near], seen[:, 1]], axis=1),
-      np.concatenate([a[near], zero, -seen[:, 0]], axis=1),
-    ]
-    _, _, v = np.linalg.svd(np.concatenate(rows), full_matrices=False)
-    mapped = a @ v[-1].reshape(3, 3).T
-    mapped = mapped[:, :2] / np.where(mapped[:, 2:] == 0, 1.0, mapped[:, 2:])
-    away = np.linalg.norm(mapped - points1, axis=1)
+  points0, points1 = (
+    np.stack([*part, np.ones_like(part[0])]) for part in (data[:2], data[2:])
+  )
+  a, b = points0[:, inliers], points1[:, inliers]
+  near = np.ones(a.shape[1], bool)
+  for step in range(_PLANE_STEPS):
+    homography = _least_squares(a[:, near], b[:, near])
+    away = _miss(homography, a, b)
+    middle = np.sort(away)[len(away) // 2]
+    if step >= _SETTLED and middle > _MOVING * reach:
+      return None
     # The nearest half first, at last all within reach.
-    near = inliers & (away <= max(np.quantile(away[inliers], 0.5), reach))
-  return away > reach
+    before, near = near, away <= max(middle, reach)
+    if (near == before).all():
+      break
+  return _miss(homography, points0, points1) > reach
+
+
+def _least_squares(a, b):
+  """The homography [3, 3] of points [3, N], by the direct linear transform."""
+  seen = (b[:2, None] * a).reshape(6, -1)
+  corner = a @ a.T
+  x, y = a @ seen[:3].T, a @ seen[3:].T
+  last = seen[:3] @ seen[:3].T + seen[3:] @ seen[3:].T
+  zero = np.zeros((3, 3))
+  rows = [[corner, zero, -x], [zero, corner, -y], [-x.T, -y.T, last]]
+  matrix = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+  return np.linalg.eigh(matrix)[1][:, 0].reshape(3, 3)
+
+
+def _miss(homography, a, b):
+  """Distances [N] in image 1."""
+  mapped = homography @ a
+  mapped = mapped[:2] / np.where(mapped[2] == 0, 1.0, mapped[2])
+  return np.sqrt(((mapped - b[:2]) ** 2).sum(axis=0))

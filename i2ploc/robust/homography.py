@@ -12,7 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.geometry import arrays
 from i2ploc.geometry import homography as homography_lib
+from i2ploc.geometry import rigid
+from i2ploc.robust import evidence
+from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
@@ -24,6 +28,7 @@ _LEAST_DEPTH = 1e-3
 # Magnification of an area beyond which, in either direction, a homography maps
 # nearly everything to one point.
 _LARGEST_AREA = 1e3
+_ROOT = 2**0.5
 
 
 def _solve(sample: two_views.Matches) -> tuple[jax.Array, jax.Array]:
@@ -35,20 +40,20 @@ def _solve(sample: two_views.Matches) -> tuple[jax.Array, jax.Array]:
 
 
 def _misses(h, data):
-  """Differences (x, y) in image 1, the derivative (a, b, c, d), and seen [N].
+  """The mapped points (x, y), the derivative (a, b, c, d), and seen [N].
 
   The derivative A is that of the mapped point by the point.
   """
-  depth = h[2, 0] * data.x0 + h[2, 1] * data.y0 + h[2, 2]
-  inverse = 1 / jnp.maximum(depth, _LEAST_DEPTH)
-  x = (h[0, 0] * data.x0 + h[0, 1] * data.y0 + h[0, 2]) * inverse
-  y = (h[1, 0] * data.x0 + h[1, 1] * data.y0 + h[1, 2]) * inverse
+  xp = arrays.namespace(h, *data)
+  x, y, depth = arrays.mapped(h, (data.x0, data.y0, xp.ones_like(data.x0)))
+  inverse = 1 / xp.maximum(depth, _LEAST_DEPTH)
+  x, y = x * inverse, y * inverse
   a, b = (h[0, 0] - x * h[2, 0]) * inverse, (h[0, 1] - x * h[2, 1]) * inverse
   c, d = (h[1, 0] - y * h[2, 0]) * inverse, (h[1, 1] - y * h[2, 1]) * inverse
-  area = jnp.abs(a * d - b * c)
+  area = abs(a * d - b * c)
   seen = depth > _LEAST_DEPTH
   seen &= (area < _LARGEST_AREA) & (area * _LARGEST_AREA > 1)
-  return (x - data.x1, y - data.y1), (a, b, c, d), seen
+  return (x, y), (a, b, c, d), seen
 
 
 def _determinant(derivative):
@@ -57,7 +62,7 @@ def _determinant(derivative):
   return 1 + a * a + b * b + c * c + d * d + (a * d - b * c) ** 2
 
 
-def _residual(model: jax.Array, data: two_views.Matches) -> jax.Array:
+def _residual(model: rigid.Array, data: two_views.Matches) -> rigid.Array:
   """2 f^T (I + A A^T)^-1 f of differences f and the derivative A.
 
   Twice Sampson's squared distance (Hartley and Zisserman, Multiple View
@@ -65,25 +70,65 @@ def _residual(model: jax.Array, data: two_views.Matches) -> jax.Array:
   """
   (x, y), derivative, seen = _misses(model, data)
   a, b, c, d = derivative
+  x, y = x - data.x1, y - data.y1
   squared = x * x + y * y + (c * x - a * y) ** 2 + (d * x - b * y) ** 2
   squared = 2 * squared / _determinant(derivative)
-  return jnp.where(seen, squared, _UNSEEN)
+  return arrays.namespace(squared).where(seen, squared, _UNSEEN)
 
 
-def _errors(model: jax.Array, data: two_views.Matches) -> jax.Array:
-  """[2, N], whose squared length is the residual."""
-  (x, y), derivative, _ = _misses(model, data)
-  a, b, c, d = derivative
-  # I + A A^T = L L^T.
-  square, mixed = 1 + a * a + b * b, a * c + b * d
-  first = x * jax.lax.rsqrt(square)
-  second = (square * y - mixed * x) * jax.lax.rsqrt(
-    square * _determinant(derivative)
+def _linearize(
+  model: rigid.Array, data: two_views.Matches
+) -> tuple[rigid.Array, rigid.Array]:
+  """Errors [2, N], whose squared length is the residual, and derivatives.
+
+  With I + A A^T = L L^T the errors are e = sqrt(2) L^-1 f. The step X of
+  `retract` moves a point p of image 1 by v(p), a quadratic function, so that f
+  changes by v and A by D A with D the derivative of v by p. Then
+
+    de = sqrt(2) L^-1 v - P(L^-1 (D A A^T + A A^T D^T) L^-T) e
+
+  where P keeps what is below the diagonal, and half of the diagonal.
+  """
+  (x, y), (a, b, c, d), _ = _misses(model, data)
+  # A A^T = [[p, m], [m, q]] and L^-1 = [[r, 0], [t, s]].
+  p, m, q = a * a + b * b, a * c + b * d, c * c + d * d
+  r = arrays.rsqrt(1 + p)
+  s = arrays.rsqrt(_determinant((a, b, c, d)) / (1 + p))
+  t = -m * r * r * s
+  u, v = x - data.x1, y - data.y1
+  first, second = _ROOT * r * u, _ROOT * (t * u + s * v)
+  # Derivatives of the errors by f and by the entries of D.
+  by_x = _ROOT * r, _ROOT * t
+  by_y = _ROOT * s
+  by_p = -r * r * first / 2, -t * (r * first + t * second / 2)
+  by_m = -s * (r * first + t * second)
+  by_q = -s * s * second / 2
+  by_xx = 2 * p * by_p[0], 2 * p * by_p[1] + m * by_m
+  by_xy = 2 * m * by_p[0], 2 * m * by_p[1] + q * by_m
+  by_yx = p * by_m + 2 * m * by_q
+  by_yy = m * by_m + 2 * q * by_q
+  # v = (X (p, 1)) - p (X (p, 1))_3, entry by entry of X.
+  across = y * by_x[0] + by_xy[0], y * by_x[1] + by_xy[1]
+  down = x * by_y + by_yx
+  along_x = x * by_x[0] + by_xx[0], x * by_x[1] + by_xx[1]
+  along_y = y * by_y + by_yy
+  grown_x = along_x[0] + by_xx[0], along_x[1] + by_xx[1] + by_yy
+  grown_y = by_xx[0], by_xx[1] + along_y + by_yy
+  jacobian = (
+    (grown_x[0] + x * by_x[0], grown_x[1] + x * by_x[1] + y * by_y),
+    across,
+    by_x,
+    (0.0, down),
+    (along_x[0], along_x[1] + along_y + along_y),
+    (0.0, by_y),
+    (-x * grown_x[0], -x * grown_x[1] - y * down),
+    (-y * grown_y[0] - x * across[0], -y * grown_y[1] - x * across[1]),
   )
-  return jnp.sqrt(2.0) * jnp.stack([first, second])
+  errors = arrays.table([(first,), (second,)], x)[:, 0]
+  return errors, arrays.table(jacobian, x)
 
 
-def retract(homography: jax.Array, step: jax.Array) -> jax.Array:
+def retract(homography: rigid.Array, step: rigid.Array) -> rigid.Array:
   """A homography near another.
 
   Args:
@@ -91,10 +136,35 @@ def retract(homography: jax.Array, step: jax.Array) -> jax.Array:
     step: [8], the first entries of a matrix X without trace; I + X moves
       image 1.
   """
+  xp = arrays.namespace(homography, step)
   last = -step[0] - step[4]
-  moved = jnp.append(step, last).reshape(3, 3)
+  moved = xp.append(step, last).reshape(3, 3)
   moved = homography + sum(moved[:, i, None] * homography[i] for i in range(3))
-  return moved / jnp.sqrt(jnp.sum(moved**2))
+  return moved / xp.sqrt(xp.sum(moved**2))
+
+
+def _degeneracy(model, data, inliers, threshold):
+  """Why no camera sees a plane so, or why the inliers leave it open."""
+  if narrow := _narrow(data, threshold, inliers):
+    return f'all points that agree are {narrow}', model
+  if np.linalg.det(model) < 0:
+    return 'the image is mirrored: no camera sees a plane so', model
+  if _twisted(model, data[:2]) or _twisted(np.linalg.inv(model), data[2:]):
+    return 'the image is twisted: a part of it would be behind a camera', model
+  return '', model
+
+
+def _twisted(model, points):
+  """Whether corners of the box of most points are beyond the horizon."""
+  ordered = np.sort(points, axis=1)
+  few = ordered.shape[1] // 20
+  low, high = ordered[:, few], ordered[:, -1 - few]
+  depths = [
+    model[2, 0] * x + model[2, 1] * y + model[2, 2]
+    for x in (low[0], high[0])
+    for y in (low[1], high[1])
+  ]
+  return min(depths) <= 0
 
 
 PROBLEM = problem_lib.Problem(
@@ -103,16 +173,19 @@ PROBLEM = problem_lib.Problem(
   dof=8,
   solve=_solve,
   residual=_residual,
-  errors=_errors,
+  linearize=_linearize,
   retract=retract,
+  sides=two_views.SIDES,
+  degeneracy=_degeneracy,
 )
 
 
 class Homography(result.Result[np.ndarray]):
   """How one image looks in another: `model` is `image1_from_image0`.
 
-  Without `valid` the inliers are those of a homography that chance explains.
-  The covariance [8, 8] is of the step of `retract` at the model, in pixels.
+  Without `valid` the inliers are those of a homography that chance explains, or
+  that no camera can have seen. The covariance [8, 8] is of the step of
+  `retract` at the model, in pixels.
   """
 
   __slots__ = ()
@@ -123,7 +196,7 @@ class Homography(result.Result[np.ndarray]):
 
     The last entry is 1, unless it is 0: then the origin is mapped to infinity.
     """
-    return self.model
+    return self.trusted
 
 
 def homography(
@@ -137,16 +210,19 @@ def homography(
   """The homography that most pairs of points agree with.
 
   Args:
-    points0: [N, 2] (column, row) in image 0.
-    points1: [N, 2] of their partners in image 1; many may be wrong.
-    threshold: residual of an inlier, at most, pixels.
+    points0: [N, 2] (column, row) in image 0; rows that are masked are left out.
+    points1: [N, 2] of their partners in image 1; many may be wrong. The unit
+      may be another one than that of image 0.
+    threshold: residual of an inlier, at most, pixels; of image 1 where the
+      units differ.
     scores: [N], higher is better: draws samples in that order (PROSAC).
     search: sampler, seed and settings.
 
   Returns:
     The homography. `valid` is False, with a reason, for too few pairs, for
-    points in one place or on a line, and where no more pairs agree than points
-    paired at random would: two images of different places.
+    points in one place or on a line, where no more pairs agree than points
+    paired at random would (two images of different places), and for what no
+    camera sees of a plane: its mirror image, or what is behind it.
 
   Raises:
     InputError: shapes that do not fit, values that are not finite.
@@ -211,58 +287,62 @@ def homographies(
     [2.0]
   """
   quality = [None] * len(points0) if scores is None else scores
-  pairs = [
-    two_views.checked(*pair) for pair in zip(points0, points1, strict=True)
-  ]
-  frames = [two_views.frame(*pair) for pair in pairs]
+  inputs.same_length({'points0': points0, 'points1': points1, 'scores': scores})
+  threshold = inputs.check_threshold(threshold)
+  given = list(map(two_views.pairs, points0, points1, quality))
+  if not given:
+    return []
   # They share a threshold, hence a unit.
-  extent = float(np.median([frame.extent for frame in frames]))
-  frames = [frame._replace(extent=extent) for frame in frames]
+  unit = float(np.median([pairs.frames.image1.unit for pairs in given]))
+  frames = [two_views.with_unit(pairs.frames, unit) for pairs in given]
+  checked = [
+    pairs.within(frame) for pairs, frame in zip(given, frames, strict=True)
+  ]
   measurements = [
-    search_lib.Measurements(frame.matches(*pair), None, score)
-    for frame, pair, score in zip(frames, pairs, quality, strict=True)
+    search_lib.Measurements(data, usable.mask, pairs.scores)
+    for pairs, (data, usable) in zip(given, checked, strict=True)
   ]
-  found = search.find_each(PROBLEM, measurements, threshold / extent)
+  limit = threshold / unit
+  found = search.find_each(PROBLEM, measurements, limit)
   return [
-    _in_pixels(one, measured.data, frame, threshold)
-    for one, measured, frame in zip(found, measurements, frames, strict=True)
+    _in_pixels(one, *sound, frame, limit)
+    for one, sound, frame in zip(found, checked, frames, strict=True)
   ]
 
 
-def _in_pixels(found, data, frame, threshold):
-  """The homography in pixels, or the reason why there is none."""
-  model, covariance, reason = None, found.covariance, found.reason
-  if found.valid:
-    reason = _doubt(found, data, threshold / frame.extent)
-  elif problem := _narrow(data, threshold / frame.extent):
-    reason = f'all points are {problem}'
-  if not reason:
-    before, after = frame.matrices()
-    model = np.linalg.inv(after) @ found.model @ before
-    model = model / (model[2, 2] if abs(model[2, 2]) > 1e-12 else 1.0)
-    covariance = _covariance_in_pixels(covariance, after)
-  else:
-    covariance = np.full_like(covariance, np.inf)
+def _in_pixels(found, data, usable, frames, threshold):
+  """The homography in pixels, and why there is none."""
+  found = inputs.explained(found, PROBLEM, usable)
+  model, covariance, reason = found.model, found.covariance, found.reason
+  if not found.valid and usable.mask.sum() > PROBLEM.sample_size:
+    narrow = _narrow(data, threshold, usable.mask)
+    reason = f'all points are {narrow}' if narrow else reason
+  if model is not None:
+    model = _of_points(model, frames)
+    covariance = _covariance_in_pixels(covariance, frames.image1.matrix())
+  rival = found.rival
+  if rival is not None:
+    rival = rival._replace(model=_of_points(rival.model, frames))
   return Homography(
     *found._replace(
-      model=model, covariance=covariance, valid=not reason, reason=reason
+      model=model, covariance=covariance, reason=reason, rival=rival
     )
   )
 
 
-def _narrow(data, threshold, chosen=slice(None)):
+def _of_points(model, frames):
+  """A homography of the points themselves, from one of their coordinates."""
+  before, after = frames.matrices()
+  model = np.linalg.inv(after) @ model @ before
+  return model / (model[2, 2] if abs(model[2, 2]) > 1e-12 else 1.0)
+
+
+def _narrow(data, threshold, chosen):
   """Whether points of an image are in one place or on a line."""
   for columns in (data[:2], data[2:]):
-    points = np.stack(columns, axis=-1)[chosen]
-    if problem := two_views.narrow(points, threshold):
-      return problem
+    if found := evidence.narrow(np.stack(columns)[:, chosen], threshold):
+      return found
   return ''
-
-
-def _doubt(found, data, threshold):
-  if problem := _narrow(data, threshold, found.inliers):
-    return f'all points that agree are {problem}'
-  return two_views.doubt(PROBLEM, found.model, data, found.inliers, threshold)
 
 
 def _covariance_in_pixels(covariance, after):

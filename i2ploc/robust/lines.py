@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.errors import InputError
+from i2ploc.geometry import arrays
+from i2ploc.robust import evidence
+from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
@@ -51,12 +53,23 @@ def _solve(sample: Points) -> tuple[Line, jax.Array]:
   return Line(normal[None], offset[None]), valid[None]
 
 
-def _distance(line: Line, data: Points) -> jax.Array:
+def _distance(line: Line, data: Points) -> arrays.Array:
   """[N], signed."""
   return line.normal[0] * data.x + line.normal[1] * data.y - line.offset
 
 
-def retract(line: Line, step: jax.Array) -> Line:
+def _residual(line: Line, data: Points) -> arrays.Array:
+  return _distance(line, data) ** 2
+
+
+def _linearize(line: Line, data: Points) -> tuple[arrays.Array, arrays.Array]:
+  """Signed distances [1, N], and their derivatives."""
+  distance = _distance(line, data)
+  turn = line.normal[0] * data.y - line.normal[1] * data.x
+  return distance[None], arrays.table([(turn,), (-1.0,)], distance)
+
+
+def retract(line: Line, step: arrays.Array) -> Line:
   """`line`, turned and moved.
 
   Args:
@@ -64,9 +77,18 @@ def retract(line: Line, step: jax.Array) -> Line:
     step: [2], turn of the normal from x to y, radians, then the change of the
       offset.
   """
-  (x, y), (cos, sin) = line.normal, (jnp.cos(step[0]), jnp.sin(step[0]))
-  normal = jnp.stack([cos * x - sin * y, sin * x + cos * y])
+  xp = arrays.namespace(*line, step)
+  (x, y), (cos, sin) = line.normal, (xp.cos(step[0]), xp.sin(step[0]))
+  normal = xp.stack([cos * x - sin * y, sin * x + cos * y])
   return Line(normal, line.offset + step[1])
+
+
+def _degeneracy(line, data, inliers, threshold):
+  """Why the line is open; '' if it is not."""
+  narrow = evidence.narrow(np.stack(data)[:, inliers], threshold)
+  if narrow == 'in one place':
+    return f'all points that agree are {narrow}', line
+  return '', line
 
 
 PROBLEM = problem_lib.Problem(
@@ -74,9 +96,10 @@ PROBLEM = problem_lib.Problem(
   models_per_sample=1,
   dof=2,
   solve=_solve,
-  residual=lambda model, data: _distance(model, data) ** 2,
-  errors=lambda model, data: _distance(model, data)[None],
+  residual=_residual,
+  linearize=_linearize,
   retract=retract,
+  degeneracy=_degeneracy,
 )
 
 
@@ -117,28 +140,43 @@ def line(
     >>> bool(np.allclose(found.model.normal, [0, 1], atol=1e-6))
     True
   """
-  points = np.asarray(points, np.float64)
-  if points.ndim != 2 or points.shape[1] != 2:
-    raise InputError(f'points must be [N, 2], not {list(points.shape)}')
+  threshold = inputs.check_threshold(threshold)
+  points, usable = inputs.points(points, 2, 'points')
+  scores, usable = inputs.quality(scores, usable)
   # Far from the origin float32 has few digits left.
-  center = np.nanmedian(points, axis=0) if len(points) else np.zeros(2)
+  frame = inputs.frame(points, usable)
+  near = frame.inside(points)
+  usable = inputs.near(near, usable)
   found = search.find(
-    PROBLEM, Points(*(points - center).T), threshold, scores=scores
+    PROBLEM,
+    Points(*near.T),
+    threshold / frame.unit,
+    usable=usable.mask,
+    scores=scores,
   )
-  return _about_origin(found, center) if found.valid else found
-
-
-def _about_origin(found, center):
-  """A line found about a center, and its covariance, about the origin."""
-  normal = found.model.normal / np.linalg.norm(found.model.normal)
-  offset = found.model.offset + normal @ center
-  side = -1.0 if offset < 0 else 1.0
+  found = inputs.explained(found, PROBLEM, usable)
+  rival = found.rival
+  if rival is not None:
+    rival = rival._replace(model=_in_units(rival.model, frame)[0])
+  if found.model is None:
+    return found
+  model, change = _in_units(found.model, frame)
   covariance = found.covariance
   if np.isfinite(covariance).all():
-    # A turn about the center moves the line past the origin.
-    along = np.array([-normal[1], normal[0]])
-    change = np.array([[1.0, 0.0], [side * along @ center, side]])
     covariance = change @ covariance @ change.T
-  return found._replace(
-    model=Line(side * normal, side * offset), covariance=covariance
-  )
+  return found._replace(model=model, covariance=covariance, rival=rival)
+
+
+def _in_units(line, frame):
+  """A line of coordinates in a frame, and its step, of the points themselves.
+
+  The step [2, 2] is the derivative by that in the frame.
+  """
+  normal = line.normal / np.linalg.norm(line.normal)
+  offset = frame.unit * line.offset + normal @ frame.center
+  side = -1.0 if offset < 0 else 1.0
+  # A turn about the center moves the line past the origin.
+  along = np.array([-normal[1], normal[0]])
+  moved = [side * along @ frame.center, side * frame.unit]
+  change = np.array([[1.0, 0.0], moved])
+  return Line(side * normal, side * offset), change

@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.errors import InputError
+from i2ploc.geometry import arrays
+from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
+from i2ploc.robust import evidence
+from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
@@ -56,13 +59,25 @@ def _solve(sample: Points) -> tuple[Plane, jax.Array]:
   return Plane(normal[None], offset[None]), valid[None]
 
 
-def _distance(plane: Plane, data: Points) -> jax.Array:
+def _distance(plane: Plane, data: Points) -> rigid.Array:
   """[N], signed, metres."""
   a, b, c = plane.normal
   return a * data.x + b * data.y + c * data.z - plane.offset
 
 
-def retract(plane: Plane, step: jax.Array) -> Plane:
+def _residual(plane: Plane, data: Points) -> rigid.Array:
+  return _distance(plane, data) ** 2
+
+
+def _linearize(plane: Plane, data: Points) -> tuple[rigid.Array, rigid.Array]:
+  """Signed distances [1, N], and their derivatives."""
+  first, second = vectors.tangents(tuple(plane.normal))
+  distance = _distance(plane, data)
+  tilts = [(vectors.dot(axis, data),) for axis in (first, second)]
+  return distance[None], arrays.table([*tilts, (-1.0,)], distance)
+
+
+def retract(plane: Plane, step: rigid.Array) -> Plane:
   """`plane`, tilted and moved.
 
   Args:
@@ -70,10 +85,18 @@ def retract(plane: Plane, step: jax.Array) -> Plane:
     step: [3], tilts of the normal towards its `vectors.tangents`, radians, then
       the change of the offset, metres.
   """
-  first, second = map(jnp.stack, vectors.tangents(tuple(plane.normal)))
+  xp = arrays.namespace(*plane, step)
+  first, second = map(xp.stack, vectors.tangents(tuple(plane.normal)))
   normal = plane.normal + step[0] * first + step[1] * second
-  normal = normal / jnp.sqrt(jnp.sum(normal**2))
+  normal = normal / xp.sqrt(xp.sum(normal**2))
   return Plane(normal, plane.offset + step[2])
+
+
+def _degeneracy(plane, data, inliers, threshold):
+  """Why the plane is open; '' if it is not."""
+  if narrow := evidence.narrow(np.stack(data)[:, inliers], threshold):
+    return f'all points that agree are {narrow}', plane
+  return '', plane
 
 
 PROBLEM = problem_lib.Problem(
@@ -81,9 +104,10 @@ PROBLEM = problem_lib.Problem(
   models_per_sample=1,
   dof=3,
   solve=_solve,
-  residual=lambda model, data: _distance(model, data) ** 2,
-  errors=lambda model, data: _distance(model, data)[None],
+  residual=_residual,
+  linearize=_linearize,
   retract=retract,
+  degeneracy=_degeneracy,
 )
 
 
@@ -126,31 +150,47 @@ def plane(
     >>> round(float(found.model.offset), 6)
     2.0
   """
-  points = np.asarray(points, np.float64)
-  if points.ndim != 2 or points.shape[1] != 3:
-    raise InputError(f'points must be [N, 3], not {list(points.shape)}')
-  # Far from the origin float32 does not resolve centimetres.
-  center = np.nanmedian(points, axis=0) if len(points) else np.zeros(3)
+  threshold = inputs.check_threshold(threshold)
+  points, usable = inputs.points(points, 3, 'points')
+  scores, usable = inputs.quality(scores, usable)
+  # Far from the origin float32 has few digits left.
+  frame = inputs.frame(points, usable)
+  near = frame.inside(points)
+  usable = inputs.near(near, usable)
   found = search.find(
-    PROBLEM, Points(*(points - center).T), threshold, scores=scores
+    PROBLEM,
+    Points(*near.T),
+    threshold / frame.unit,
+    usable=usable.mask,
+    scores=scores,
   )
-  return _about_origin(found, center) if found.valid else found
+  found = inputs.explained(found, PROBLEM, usable)
+  rival = found.rival
+  if rival is not None:
+    rival = rival._replace(model=_in_units(rival.model, frame)[0])
+  if found.model is None:
+    return found
+  model, change = _in_units(found.model, frame)
+  covariance = found.covariance
+  if np.isfinite(covariance).all():
+    covariance = change @ covariance @ change.T
+  return found._replace(model=model, covariance=covariance, rival=rival)
 
 
-def _about_origin(found, center):
-  """A plane found about a center, and its covariance, about the origin."""
-  normal = found.model.normal / np.linalg.norm(found.model.normal)
-  offset = found.model.offset + normal @ center
+def _in_units(plane, frame):
+  """A plane of coordinates in a frame, and its step, of the points themselves.
+
+  The step [3, 3] is the derivative by that in the frame.
+  """
+  normal = plane.normal / np.linalg.norm(plane.normal)
+  offset = frame.unit * plane.offset + normal @ frame.center
   side = -1.0 if offset < 0 else 1.0
   before, after = (
     np.asarray(vectors.tangents(n), np.float64) for n in (normal, side * normal)
   )
-  covariance = found.covariance
-  if np.isfinite(covariance).all():
-    # A tilt about the center moves the plane past the origin.
-    change = side * np.eye(3)
-    change[:2, :2] = side * after @ before.T
-    change[2, :2] = side * before @ center
-    covariance = change @ covariance @ change.T
-  model = Plane(side * normal, side * offset)
-  return found._replace(model=model, covariance=covariance)
+  change = side * np.eye(3)
+  change[:2, :2] = side * after @ before.T
+  # A tilt about the center moves the plane past the origin.
+  change[2, :2] = side * before @ frame.center
+  change[2, 2] = side * frame.unit
+  return Plane(side * normal, side * offset), change

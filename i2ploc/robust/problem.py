@@ -3,7 +3,9 @@
 
 Data are a pytree of arrays [N]: one number per leaf and datum, because that is
 what vectorises. Models are a pytree too. All functions are written for one
-model or one minimal sample and vmapped by the caller.
+model or one minimal sample. A search vmaps them with jax, in float32; the final
+fit calls all but `solve` with numpy arrays, in float64, and gets such arrays
+back (see `geometry.arrays`).
 """
 
 from collections.abc import Callable
@@ -12,8 +14,24 @@ from typing import NamedTuple
 
 import jax
 
+from i2ploc.geometry import arrays
+
 Model = Any
 Data = Any
+Array = arrays.Array
+
+
+class Sides(NamedTuple):
+  """What a datum consists of: a point, or a pair of points.
+
+  Attributes:
+    leaves: of the data, how many belong to each side, in their order.
+    counted: sides in the unit of the residual: where two data are nearer there
+      than the threshold, they are no more than one.
+  """
+
+  leaves: tuple[int, ...]
+  counted: tuple[int, ...]
 
 
 class Problem(NamedTuple):
@@ -31,18 +49,28 @@ class Problem(NamedTuple):
     residual: `model, data -> [N]`: squared residuals, finite. Where the model
       cannot have made the datum (a point behind the camera) they are larger
       than any squared threshold.
-    errors: `model, data -> [E, N]`, differentiable, for least squares: the sum
-      of their squares over E is the residual wherever the model can have made
-      the datum.
+    linearize: `model, data -> errors [E, N], jacobian [dof, E, N]`, for least
+      squares: the sum of the squared errors over E is the residual wherever the
+      model can have made the datum, and the Jacobian is their derivative by the
+      step of `retract`, at zero, there. Finite everywhere.
     retract: `model, step [dof] -> model`: a nearby model. A zero step leaves
       the model as it is, except that rounding errors may be removed: a rotation
       is made orthonormal again.
+    sides: of the data; None for points in the unit of the residual.
+    degeneracy: `model, data, inliers [N], threshold -> reason, model`, in
+      numpy: why the inliers leave the model undetermined, '' if they do not,
+      and what they determine of it. None where inliers that are more than
+      chance always do.
   """
 
   sample_size: int
   models_per_sample: int
   dof: int
   solve: Callable[[Data], tuple[Model, jax.Array]]
-  residual: Callable[[Model, Data], jax.Array]
-  errors: Callable[[Model, Data], jax.Array]
-  retract: Callable[[Model, jax.Array], Model]
+  residual: Callable[[Model, Data], Array]
+  linearize: Callable[[Model, Data], tuple[Array, Array]]
+  retract: Callable[[Model, Array], Model]
+  sides: Sides | None = None
+  degeneracy: Callable[[Model, Data, Any, float], tuple[str, Model]] | None = (
+    None
+  )

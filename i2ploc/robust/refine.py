@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from i2ploc.robust import problem as problem_lib
+from i2ploc.robust import scoring
 
 
 class Equations(NamedTuple):
@@ -95,7 +96,7 @@ def minimize(
     equations: at this model.
   """
 
-  def judged(state):
+  def turn(_, state):
     found = linearize(state.trial)
     better = (found.cost < state.equations.cost) & _finite(state.trial)
     model, equations = jax.tree.map(
@@ -103,10 +104,6 @@ def minimize(
       (state.trial, found),
       (state.model, state.equations),
     )
-    return model, equations, better
-
-  def turn(_, state):
-    model, equations, better = judged(state)
     strength = jnp.clip(
       state.damping * jnp.where(better, damping.easier, damping.harder),
       damping.least,
@@ -126,34 +123,32 @@ def minimize(
   nothing = nothing._replace(cost=jnp.full_like(nothing.cost, jnp.inf))
   strength = jnp.full_like(nothing.cost, damping.first / damping.easier)
   with jax.default_matmul_precision('highest'):
+    # The last turn judges the last step. Its own step is for nothing, but a
+    # second copy of the equations would take as long again to compile.
     state = jax.lax.fori_loop(
-      0, num_steps, turn, _State(model, nothing, strength, model)
+      0, num_steps + 1, turn, _State(model, nothing, strength, model)
     )
-    # Outside of the loop XLA computes no more of the last equations than the
-    # caller uses: often the cost alone.
-    model, equations, _ = judged(state)
-  return model, equations
+  return state.model, state.equations
 
 
 def _solve(matrix, vector):
   """x of A x = b for a small positive definite A; zero if A is not.
 
-  Cholesky's method written out: a call of LAPACK takes longer than these few
-  operations.
+  Gauss and Jordan's elimination; such a matrix needs no exchange of rows. A
+  call of LAPACK takes longer to run, and Cholesky's method written out takes
+  as long to compile as all the rest of a step.
   """
-  size = len(vector)
-  low, x = {}, []
-  for i in range(size):
-    for j in range(i + 1):
-      rest = matrix[i, j] - sum(low[i, k] * low[j, k] for k in range(j))
-      pivot = jnp.sqrt(jnp.maximum(rest, 1e-30)) if i == j else low[j, j]
-      low[i, j] = pivot if i == j else rest / pivot
-    rest = vector[i] - sum(low[i, k] * x[k] for k in range(i))
-    x.append(rest / low[i, i])
-  for i in reversed(range(size)):
-    rest = x[i] - sum(low[k, i] * x[k] for k in range(i + 1, size))
-    x[i] = rest / low[i, i]
-  x = jnp.stack(x)
+  rows = jnp.arange(len(vector))
+
+  def eliminate(k, table):
+    row = table[k] / jnp.maximum(table[k, k], 1e-30)
+    factors = jnp.where(rows == k, table[:, k] - 1, table[:, k])
+    return table - factors[:, None] * row
+
+  table = jnp.concatenate([matrix, vector[:, None]], axis=1)
+  x = jax.lax.fori_loop(
+    0, len(vector), eliminate, table, unroll=jax.default_backend() != 'cpu'
+  )[:, -1]
   return jnp.where(jnp.isfinite(x).all(), x, 0.0)
 
 
@@ -164,13 +159,7 @@ def _finite(model):
 
 def _linearize(problem, model, data, mask, limit):
   """The equations of the data within the limit, a squared threshold."""
-  zero = jnp.zeros(problem.dof, jax.tree.leaves(data)[0].dtype)
-
-  def errors(step):
-    return problem.errors(problem.retract(model, step), data)
-
-  value, push = jax.linearize(errors, zero)
-  jacobian = jax.vmap(push)(jnp.eye(problem.dof, dtype=zero.dtype))
+  value, jacobian = problem.linearize(model, data)
   squared = problem.residual(model, data)
   counts = mask & (squared < limit)
   # One product per component: joined, they would be copied number by number.
@@ -193,7 +182,7 @@ def refine(
   problem: problem_lib.Problem,
   model: problem_lib.Model,
   data: problem_lib.Data,
-  mask: jax.Array,
+  num_data: jax.Array | int,
   threshold: jax.Array,
   num_steps: int = 10,
 ) -> tuple[problem_lib.Model, jax.Array]:
@@ -203,45 +192,23 @@ def refine(
     problem: see `Problem`.
     model: where to start.
     data: pytree of [N].
-    mask: [N] bool, data that may count.
+    num_data: real data, which come first.
     threshold: residual beyond which a datum has no influence.
     num_steps: steps to try.
 
   Returns:
     model: never of a higher cost than the given one.
-    cost: its sum of min(r^2, threshold^2) over the mask.
+    cost: its sum of min(r^2, threshold^2) over the real data.
   """
   limit = jnp.asarray(threshold) ** 2
-  model, equations = minimize(
-    lambda model: _linearize(problem, model, data, mask, limit),
-    problem.retract,
-    model,
-    num_steps,
-  )
+  num_data = jnp.asarray(num_data, jnp.int32)
+
+  def linearize(model):
+    return scoring.sum_blocks(
+      lambda block, mask: _linearize(problem, model, block, mask, limit),
+      data,
+      num_data,
+    )
+
+  model, equations = minimize(linearize, problem.retract, model, num_steps)
   return model, equations.cost
-
-
-def covariance(
-  problem: problem_lib.Problem,
-  model: problem_lib.Model,
-  data: problem_lib.Data,
-  inliers: jax.Array,
-) -> jax.Array:
-  """Covariance [dof, dof] of the step that `retract` takes at a model.
-
-  s^2 (J^T J)^-1 with s^2 the residuals' own variance, over the inliers.
-  Infinite where these do not determine the model.
-  """
-  matrix = _linearize(problem, model, data, inliers, jnp.inf).matrix
-  errors = problem.errors(model, data)
-  count = inliers.sum() * len(errors)
-  squared = jnp.sum(jnp.where(inliers, errors**2, 0.0))
-  freedom = count - problem.dof
-  variance = squared / jnp.maximum(freedom, 1)
-  scale = 1 / jnp.sqrt(jnp.maximum(jnp.diagonal(matrix), 1e-30))
-  scaled = matrix * scale[:, None] * scale
-  values, vectors = jnp.linalg.eigh(scaled)
-  determined = (freedom > 0) & (values[0] > 1e-6)
-  inverse = vectors @ jnp.diag(1 / jnp.maximum(values, 1e-6)) @ vectors.T
-  inverse = variance * inverse * scale[:, None] * scale
-  return jnp.where(determined, inverse, jnp.inf)

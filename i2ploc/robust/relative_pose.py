@@ -14,20 +14,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.geometry import arrays
 from i2ploc.geometry import epipolar
 from i2ploc.geometry import essential
 from i2ploc.geometry import five_points
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import rigid
+from i2ploc.robust import evidence
+from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
-from i2ploc.robust import two_views
 
 # Rays further off the lens's axis than 80 degrees (the tangent of that) are not
 # projected to a plane.
 _MAX_SLOPE = 5.67
 _ROTATION_STEPS = 10
+# After so many steps half of the points are further from where a rotation takes
+# them than so many thresholds: then no rotation explains the images.
+_SETTLED, _MOVING = 2, 4.0
 
 
 class Rays(NamedTuple):
@@ -59,22 +64,69 @@ def _solve(sample: Rays) -> tuple[rigid.Rigid, jax.Array]:
   return five_points.from_five(rays0, rays1)
 
 
-def _distances(pose: rigid.Rigid, data: Rays, *, sphere: bool) -> jax.Array:
-  """[N], signed."""
+def _residual(pose: rigid.Rigid, data: Rays, *, sphere: bool) -> rigid.Array:
   matrix = essential.from_pose(pose)
-  return epipolar.sampson(matrix, data[:3], data[3:], sphere=sphere)
+  return epipolar.sampson(matrix, data[:3], data[3:], sphere=sphere) ** 2
+
+
+def _linearize(
+  pose: rigid.Rigid, data: Rays, *, sphere: bool
+) -> tuple[rigid.Array, rigid.Array]:
+  """Signed distances [1, N] and their derivatives."""
+  distances, derivatives = epipolar.linearized(
+    *essential.linearized(pose), data[:3], data[3:], sphere=sphere
+  )
+  rows = [(derivative,) for derivative in derivatives]
+  return distances[None], arrays.table(rows, distances)
+
+
+def _degeneracy(pose, data, inliers, limit, *, sphere):
+  """Why the translation is open, and the rotation alone; '' if it is not.
+
+  Where no point moves relative to another, noise alone determines the
+  translation. Of the pairs that the rotation does not explain, more must agree
+  with the pose than of points paired at random.
+  """
+  rays = [np.stack(part, axis=-1) for part in (data[:3], data[3:])]
+  rays0, rays1 = (r / np.sqrt((r**2).sum(1))[:, None] for r in rays)
+  # Sampson's distance moves both points; moving one takes sqrt(2) times that.
+  limit_one = np.sqrt(2) * limit
+  from0, from1 = rays0[inliers], rays1[inliers]
+  rotation, near = pose.rotation, np.zeros(len(from0), bool)
+  for step in range(_ROTATION_STEPS):
+    away = np.sqrt(((from1 - from0 @ rotation.T) ** 2).sum(axis=1))
+    middle = np.sort(away)[len(away) // 2]
+    if step >= _SETTLED and middle > _MOVING * limit_one:
+      return '', pose
+    # The nearest half first, at last all within the limit.
+    before, near = near, away <= max(middle, limit_one)
+    if (near == before).all():
+      break
+    u, _, v = np.linalg.svd(from1[near].T @ from0[near])
+    rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u @ v)]) @ v
+  away = np.sqrt(((rays1 - rays0 @ rotation.T) ** 2).sum(axis=1))
+  count = evidence.beyond(
+    SPHERE if sphere else PLANE, pose, data, inliers, away > limit_one, limit
+  )
+  if count is None:
+    return '', pose
+  return (
+    f'a rotation explains all but {count} of {inliers.sum()} pairs that agree: '
+    'the translation is undetermined'
+  ), rigid.Rigid(rotation, np.zeros(3))
 
 
 def _problem(sphere):
-  distances = functools.partial(_distances, sphere=sphere)
   return problem_lib.Problem(
     sample_size=5,
     models_per_sample=3,  # of ten slots 2.4 are filled where noise is small
     dof=5,
     solve=_solve,
-    residual=lambda model, data: distances(model, data) ** 2,
-    errors=lambda model, data: distances(model, data)[None],
+    residual=functools.partial(_residual, sphere=sphere),
+    linearize=functools.partial(_linearize, sphere=sphere),
     retract=essential.retract,
+    sides=problem_lib.Sides((3, 3), (0, 1)),
+    degeneracy=functools.partial(_degeneracy, sphere=sphere),
   )
 
 
@@ -95,10 +147,10 @@ class RelativePose(result.Result[rigid.Rigid]):
   def camera1_from_camera0(self) -> rigid.Rigid | None:
     """The motion, float64, with a translation of length 1.
 
-    Where the images determine a rotation only, the translation is zero and
-    `valid` is False; None where they determine nothing.
+    None unless `valid`. Where the images determine a rotation only, that is the
+    rotation of `model`, whose translation is zero.
     """
-    return self.model
+    return self.trusted
 
 
 def relative_pose(
@@ -154,16 +206,27 @@ def relative_pose(
     >>> bool(np.allclose(direction, [-1, 0, 0], atol=1e-6))
     True
   """
-  pixels0, pixels1 = two_views.checked(pixels0, pixels1)
+  threshold = inputs.check_threshold(threshold)
+  lens_lib.check_lens(lens0)
+  lens_lib.check_lens(lens1)
+  pixels0, pixels1, usable = inputs.pairs(
+    pixels0, pixels1, (2, 2), ('pixels0', 'pixels1')
+  )
+  scores, usable = inputs.quality(scores, usable)
   sphere = 'equirectangular' in (lens0.model, lens1.model)
-  rays0, usable0 = _rays(lens0, pixels0, sphere)
-  rays1, usable1 = _rays(lens1, pixels1, sphere)
-  usable = usable0 & usable1
+  rays0, seen0 = _rays(lens0, pixels0, sphere)
+  rays1, seen1 = _rays(lens1, pixels1, sphere)
+  usable = usable.but(seen0 & seen1, 'have pixels beyond the lens')
   data = Rays(*rays0.T, *rays1.T)
   limit = threshold / ((lens0.focal_length + lens1.focal_length) / 2)
   problem = SPHERE if sphere else PLANE
-  found = search.find(problem, data, limit, usable=usable, scores=scores)
-  return _judged(problem, found, data, usable, limit)
+  found = search.find(problem, data, limit, usable=usable.mask, scores=scores)
+  found = inputs.explained(found, problem, usable)
+  if not found.valid and usable.mask.sum() > problem.sample_size:
+    narrow = _narrow(data, usable.mask, limit)
+    if narrow:
+      found = found._replace(reason=f'all points are {narrow}')
+  return RelativePose(*found)
 
 
 def _rays(lens, pixels, sphere):
@@ -176,62 +239,10 @@ def _rays(lens, pixels, sphere):
   return np.where(valid[:, None], plane, [0.0, 0.0, 1.0]), valid
 
 
-def _judged(problem, found, data, usable, limit):
-  """The pose, or the reason why there is none."""
-  pose, covariance, reason = found.model, found.covariance, found.reason
-  some = type(data)(*(leaf[usable] for leaf in data))
-  inliers = found.inliers[usable]
-  if found.valid:
-    reason = two_views.doubt(problem, pose, some, inliers, limit)
-    pose = None if reason else pose
-  if pose is not None:
-    rotation, reason = _only_rotation(problem, pose, some, inliers, limit)
-    if reason:
-      pose = rigid.Rigid(rotation, np.zeros(3))
-      covariance = np.full_like(covariance, np.inf)
-  elif narrow := _narrow(some, limit):
-    reason = f'all points are {narrow}'
-  return RelativePose(
-    *found._replace(
-      model=pose, covariance=covariance, valid=not reason, reason=reason
-    )
-  )
-
-
-def _narrow(data, limit):
+def _narrow(data, chosen, limit):
   """'in one place' if all directions of a camera are the same, else ''."""
   for rays in (data[:3], data[3:]):
-    if two_views.narrow(np.stack(rays, axis=-1), limit) == 'in one place':
+    points = np.stack(rays)[:, chosen]
+    if evidence.narrow(points, limit) == 'in one place':
       return 'in one place'
   return ''
-
-
-def _only_rotation(problem, pose, data, inliers, limit):
-  """The best rotation, and why no translation is known; '' if it is.
-
-  Where no point moves relative to another, noise alone determines the
-  translation. Of the pairs that the rotation does not explain, more must agree
-  with the pose than of points paired at random.
-  """
-  rays = [np.stack(part, axis=-1) for part in (data[:3], data[3:])]
-  rays0, rays1 = (r / np.linalg.norm(r, axis=-1, keepdims=True) for r in rays)
-  # Sampson's distance moves both points; moving one takes sqrt(2) times that.
-  limit_one, near = np.sqrt(2) * limit, inliers
-  for _ in range(_ROTATION_STEPS):
-    u, _, v = np.linalg.svd(rays1[near].T @ rays0[near])
-    rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u @ v)]) @ v
-    away = np.linalg.norm(rays1 - rays0 @ rotation.T, axis=-1)
-    # The nearest half first, at last all within the limit.
-    reach = max(np.quantile(away[inliers], 0.5), limit_one)
-    near = inliers & (away <= reach)
-  rest = away > limit_one
-  share = two_views.chance(problem, pose, data, limit)
-  total = two_views.distinct(data, rest, limit)
-  count = two_views.distinct(data, rest & inliers, limit)
-  alarms = two_views.false_alarms(total, count, 2, share)
-  if alarms < two_views.FALSE_ALARMS:
-    return rotation, ''
-  return rotation, (
-    f'a rotation explains all but {count} of {inliers.sum()} pairs that agree: '
-    'the translation is undetermined'
-  )

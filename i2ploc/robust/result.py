@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The result of a robust estimate: the same seven fields for every problem."""
+"""The result of a robust estimate: the same fields for every problem."""
 
 from typing import Generic
 from typing import NamedTuple
@@ -10,14 +10,28 @@ import numpy as np
 Model = TypeVar('Model')
 
 
+class Rival(NamedTuple, Generic[Model]):
+  """The best model of the data that are out of reach of the first one.
+
+  Attributes:
+    model: pytree of float64 arrays, as `Result.model`.
+    num_inliers: data within the threshold.
+  """
+
+  model: Model
+  num_inliers: int
+
+
 class Result(NamedTuple, Generic[Model]):
   """A model and the evidence for it; data are in the caller's order.
 
   The functions of a problem return subclasses, whose properties name the model
-  and its frames: `found.camera_from_map` is the `model` of an `AbsolutePose`.
+  and its frames: `found.camera_from_map` is the `model` of an `AbsolutePose`,
+  and None unless that is valid.
 
   Attributes:
-    model: pytree of float64 arrays; None where there is none.
+    model: pytree of float64 arrays: the best one, trusted or not; None where no
+      sample gave one.
     inliers: [N] bool, data within the threshold.
     covariance: [dof, dof] of the step of the problem's `retract` at the model,
       from the inliers' own residuals; infinite where these do not determine
@@ -25,8 +39,12 @@ class Result(NamedTuple, Generic[Model]):
     cost: sum of min(r^2, t^2) / t^2 over the usable data; infinite without a
       model.
     num_draws: minimal samples drawn.
-    valid: whether the model can be trusted.
+    valid: whether the model can be trusted, see `evidence`.
     reason: why not; empty if valid.
+    rival: the best other model, where data that do not agree with this one
+      support another more than chance would.
+    confidence: from 0 to 1, the model's share of the support that it and its
+      rival have beyond chance; 0 unless valid.
   """
 
   model: Model | None
@@ -36,11 +54,18 @@ class Result(NamedTuple, Generic[Model]):
   num_draws: int
   valid: bool
   reason: str
+  rival: Rival[Model] | None = None
+  confidence: float = 0.0
 
   @property
   def num_inliers(self) -> int:
     """Data within the threshold."""
     return int(np.sum(self.inliers))
+
+  @property
+  def trusted(self) -> Model | None:
+    """The model; None unless `valid`."""
+    return self.model if self.valid else None
 
 
 def failure(num_data: int, dof: int, reason: str, num_draws: int = 0) -> Result:

@@ -59,7 +59,7 @@ class Sampler(Protocol):
 
   def needed(
     self,
-    inliers: jax.Array,
+    found: jax.Array,
     draws: jax.Array,
     size: int,
     confidence: float,
@@ -68,8 +68,8 @@ class Sampler(Protocol):
     """Draws after which no better model is to be expected.
 
     Args:
-      inliers: bool, of the best model; the first N are real, in the sampler's
-        order.
+      found: int32 [G], inliers of the best model among the `prefixes` of the
+        capacity, see `stopping`; the last one is all.
       draws: int32, draws so far.
       size: m, data of a sample.
       confidence: probability of having missed nothing.
@@ -133,7 +133,7 @@ class Uniform(NamedTuple):
 
   def needed(
     self,
-    inliers: jax.Array,
+    found: jax.Array,
     draws: jax.Array,
     size: int,
     confidence: float,
@@ -141,8 +141,7 @@ class Uniform(NamedTuple):
   ) -> jax.Array:
     """See `Sampler.needed`: one sample of inliers alone."""
     del draws, chance
-    count = inliers.sum()
-    return stopping.ransac_draws(count, self.num_data, size, confidence)
+    return stopping.ransac_draws(found[-1], self.num_data, size, confidence)
 
 
 def prosac_growth(
@@ -194,16 +193,17 @@ class Prosac(NamedTuple):
   Attributes:
     num_data: int32 scalar.
     growth: int32 [capacity + 1], `prosac_growth` of `num_data` data; padded
-      with values that no draw reaches, so that no pool is larger.
+      with values that no draw reaches, so that no pool is larger. All zeros
+      make all draws uniform.
   """
 
-  num_data: jax.Array
-  growth: jax.Array
+  num_data: jax.Array | np.ndarray
+  growth: jax.Array | np.ndarray
   num_samples = _ENDLESS
 
   def pool(self, draw: jax.Array) -> jax.Array:
     """Size n of the pool of draws, counted from 0; N + 1 after the last."""
-    n = jnp.searchsorted(self.growth, draw + 1, side='left')
+    n = jnp.searchsorted(jnp.asarray(self.growth), draw + 1, side='left')
     return jnp.minimum(n.astype(jnp.int32), self.num_data + 1)
 
   def draw(
@@ -220,18 +220,17 @@ class Prosac(NamedTuple):
 
   def needed(
     self,
-    inliers: jax.Array,
+    found: jax.Array,
     draws: jax.Array,
     size: int,
     confidence: float,
     chance: float,
   ) -> jax.Array:
     """See `Sampler.needed`: uniform samples', or earlier by the best data."""
-    count = inliers.sum()
     return jnp.minimum(
-      stopping.ransac_draws(count, self.num_data, size, confidence),
+      stopping.ransac_draws(found[-1], self.num_data, size, confidence),
       stopping.prosac_draws(
-        inliers, self.growth, draws, size, confidence, chance
+        found, self.num_data, self.growth, draws, size, confidence, chance
       ),
     )
 
@@ -244,7 +243,14 @@ def make_prosac(
   if num_data >= sample_size:
     table = prosac_growth(num_data, sample_size, num_draws)
     growth[: num_data + 1] = np.minimum(table, _ENDLESS - 1)
-  return Prosac(jnp.asarray(num_data, jnp.int32), jnp.asarray(growth))
+  return Prosac(np.asarray(num_data, np.int32), growth)
+
+
+def make_uniform(num_data: int, capacity: int) -> Prosac:
+  """`Uniform` as a `Prosac`, so that both share a program."""
+  return Prosac(
+    np.asarray(num_data, np.int32), np.zeros(capacity + 1, np.int32)
+  )
 
 
 def balanced_order(rank: np.ndarray, similarity: np.ndarray) -> np.ndarray:
@@ -301,14 +307,14 @@ class BalancedProsac(NamedTuple):
 
   def needed(
     self,
-    inliers: jax.Array,
+    found: jax.Array,
     draws: jax.Array,
     size: int,
     confidence: float,
     chance: float,
   ) -> jax.Array:
     """See `Prosac.needed`."""
-    return self.progressive.needed(inliers, draws, size, confidence, chance)
+    return self.progressive.needed(found, draws, size, confidence, chance)
 
 
 def _repeats(values: jax.Array) -> jax.Array:
@@ -327,9 +333,9 @@ class Exhaustive(NamedTuple):
     num_samples: int32 scalar, the real samples, which come first.
   """
 
-  num_data: jax.Array
-  samples: jax.Array
-  num_samples: jax.Array
+  num_data: jax.Array | np.ndarray
+  samples: jax.Array | np.ndarray
+  num_samples: jax.Array | np.ndarray
 
   def draw(
     self, key: jax.Array, start: jax.Array, count: int, size: int
@@ -337,19 +343,19 @@ class Exhaustive(NamedTuple):
     """See `Sampler.draw`; nothing is random."""
     del key, size
     number = start + jnp.arange(count, dtype=jnp.int32)
-    indices = self.samples.at[number].get(mode='clip')
+    indices = jnp.asarray(self.samples).at[number].get(mode='clip')
     return indices, number < self.num_samples
 
   def needed(
     self,
-    inliers: jax.Array,
+    found: jax.Array,
     draws: jax.Array,
     size: int,
     confidence: float,
     chance: float,
   ) -> jax.Array:
     """See `Sampler.needed`: all samples, whatever the best model is."""
-    del inliers, draws, size, confidence, chance
+    del found, draws, size, confidence, chance
     return jnp.asarray(jnp.inf, jnp.float32)
 
 
@@ -373,7 +379,51 @@ def make_exhaustive(
     chosen, np.dtype((np.int32, sample_size)), count
   )
   return Exhaustive(
-    jnp.asarray(num_data, jnp.int32),
-    jnp.asarray(samples),
-    jnp.asarray(count, jnp.int32),
+    np.asarray(num_data, np.int32), samples, np.asarray(count, np.int32)
   )
+
+
+class Either(NamedTuple):
+  """The samples of a list if there are any, else random ones.
+
+  All that a search may try then shares a program.
+
+  Attributes:
+    listed: the list; with no samples in it the random ones are drawn.
+    drawn: the random ones.
+  """
+
+  listed: Exhaustive
+  drawn: Prosac
+
+  @property
+  def num_data(self) -> jax.Array:
+    """See `Sampler`."""
+    return self.drawn.num_data
+
+  @property
+  def num_samples(self) -> jax.Array:
+    """See `Sampler`."""
+    listed = self.listed.num_samples
+    return jnp.where(listed > 0, listed, _ENDLESS)
+
+  def draw(
+    self, key: jax.Array, start: jax.Array, count: int, size: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """See `Sampler.draw`."""
+    listed = self.listed.draw(key, start, count, size)
+    drawn = self.drawn.draw(key, start, count, size)
+    given = self.listed.num_samples > 0
+    return jax.tree.map(lambda a, b: jnp.where(given, a, b), listed, drawn)
+
+  def needed(
+    self,
+    found: jax.Array,
+    draws: jax.Array,
+    size: int,
+    confidence: float,
+    chance: float,
+  ) -> jax.Array:
+    """See `Sampler.needed`."""
+    drawn = self.drawn.needed(found, draws, size, confidence, chance)
+    return jnp.where(self.listed.num_samples > 0, jnp.inf, drawn)

@@ -20,9 +20,10 @@ from i2ploc.errors import InputError
 
 # 95 % of a Gaussian in two dimensions lie within sqrt(5.99) deviations.
 _QUANTILE = 5.99
-# Residuals of a block: as many as stay in a core's cache, or fill a GPU.
-_BLOCK = {'cpu': 1 << 17}
-_LARGE_BLOCK = 1 << 25
+# Data of a block: what many models make of them stays in a core's cache, or
+# fills a GPU.
+_BLOCK = {'cpu': 128}
+_LARGE_BLOCK = 4096
 
 
 def _inliers(squared, limit):
@@ -54,30 +55,60 @@ def check_score(name: str) -> None:
     raise InputError(f'unknown score {name!r}; known: {sorted(COSTS)}')
 
 
-def block_size(num_data: int) -> int:
-  """Models whose residuals are in memory at once."""
-  numbers = _BLOCK.get(jax.default_backend(), _LARGE_BLOCK)
-  return max(1, numbers // max(num_data, 1))
+def block_size(capacity: int) -> int:
+  """Data that are looked at together; divides `capacity`, or is all of it."""
+  size = min(_BLOCK.get(jax.default_backend(), _LARGE_BLOCK), capacity)
+  return size if capacity % size == 0 else capacity
+
+
+def sum_blocks(term: Callable, data: Any, num_data: jax.Array) -> Any:
+  """The sum of a term over blocks of the real data.
+
+  Data are padded to a capacity, so that one program serves any number of them;
+  blocks of padding alone cost nothing.
+
+  Args:
+    term: `block of data, mask -> pytree` of floating numbers.
+    data: pytree of [N].
+    num_data: int32, real data, which come first.
+
+  Returns:
+    The pytree of sums; zeros without data.
+  """
+  capacity = len(jax.tree.leaves(data)[0])
+  size = block_size(capacity)
+  if size == capacity:
+    return term(data, jnp.arange(capacity) < num_data)
+
+  def step(i, sums):
+    start = i * size
+    block = jax.tree.map(
+      lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data
+    )
+    found = term(block, start + jnp.arange(size) < num_data)
+    return jax.tree.map(jnp.add, sums, found)
+
+  first = jax.tree.map(lambda leaf: leaf[:size], data)
+  shapes = jax.eval_shape(term, first, jnp.zeros(size, bool))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  return jax.lax.fori_loop(0, (num_data + size - 1) // size, step, zeros)
 
 
 def total_costs(
   residual: Callable,
   models: Any,
   data: Any,
-  mask: jax.Array,
+  num_data: jax.Array | int,
   threshold: jax.Array,
   score: str = 'msac',
 ) -> jax.Array:
   """Costs of many models.
 
-  On CPU, XLA does not fuse a reduction over a large intermediate: all models at
-  once are ten times slower than blocks of them.
-
   Args:
     residual: see `Problem.residual`.
     models: pytree with leading axis S.
     data: pytree of [N].
-    mask: [N] bool, real data.
+    num_data: real data, which come first.
     threshold: residual of an inlier, at most.
     score: of COSTS.
 
@@ -88,11 +119,9 @@ def total_costs(
   cost = COSTS[score]
   limit = jnp.asarray(threshold) ** 2
 
-  def total(model):
-    costs = cost(residual(model, data), limit)
-    return jnp.sum(jnp.where(mask, costs, 0.0))
+  def term(block, mask):
+    squared = jax.vmap(lambda model: residual(model, block))(models)
+    return jnp.sum(jnp.where(mask, cost(squared, limit), 0.0), axis=1)
 
-  size = len(jax.tree.leaves(models)[0])
-  block = min(block_size(mask.size), size)
-  totals = jax.lax.map(total, models, batch_size=block)
+  totals = sum_blocks(term, data, jnp.asarray(num_data, jnp.int32))
   return jnp.where(jnp.isnan(totals), jnp.inf, totals)

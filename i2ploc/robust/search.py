@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How to look for a model: numpy in, numpy out, over `consensus`.
 
-A search puts data in the order of their scores, chooses a sampler, pads to a
-bucket so that similar sizes share a compiled program, and refines the winner in
-float64 on all data: float32 is enough to find a model, not to report one.
+A search puts data in the order of their scores, pads them to a capacity that
+one program serves, and looks for a model on the device, in float32. What it
+finds is fitted on all data (`final`), and weighed against chance (`evidence`).
 """
 
 from collections.abc import Sequence
@@ -20,24 +20,29 @@ import numpy as np
 from i2ploc import compilation
 from i2ploc.errors import InputError
 from i2ploc.robust import consensus
+from i2ploc.robust import evidence
+from i2ploc.robust import final
 from i2ploc.robust import problem as problem_lib
-from i2ploc.robust import refine
 from i2ploc.robust import result
 from i2ploc.robust import samplers
 from i2ploc.robust import scoring
+from i2ploc.robust import stopping
 
 SAMPLERS = ('auto', 'uniform', 'prosac', 'exhaustive')
 # 'auto' tries every sample where there are no more than one run would draw.
 _FEW_SAMPLES = 1024
-_SMALLEST_BUCKET = 32
-_POLISH_STEPS = 3
-# Data, over all problems, that are refined together.
-_POLISH_TOGETHER = 4096
-# Data count as noise up to so many standard deviations of the inliers' own
-# residuals. The threshold cuts the tail from which that deviation is measured,
-# so it is trusted only within these multiples of the threshold.
-_NOISE_QUANTILE = 5.0
-_NARROWEST, _WIDEST = 0.5, 1.5
+# Data of the smallest program, and how many times as many the next one has.
+_CAPACITY, _GROWTH = 4096, 4
+# Draws after which a search that is not over asks whether it can still succeed.
+_FIRST_DRAWS = 1024
+# A second search, among the inliers, if they are so many samples, and if so
+# many medians of their residuals are less than that part of the threshold.
+_WORTH_SHARPENING, _NOISE_REACH, _SHARPER, _LEAST_WIDTH = 2, 4.5, 0.75, 1e-3
+# Draws for a rival, which is not looked for among so many times more data than
+# agree with the first model.
+_RIVAL_DRAWS, _MOST_OTHERS = 256, 3
+# Problems that an accelerator solves together.
+_TOGETHER = 256
 
 
 class Measurements(NamedTuple):
@@ -62,11 +67,14 @@ class Search(NamedTuple):
       'prosac' where data have scores, and 'uniform' where they have none.
     seed: of the samples.
     settings: of the consensus; another value compiles anew.
+    rival: whether to look for a second model among the data that do not agree
+      with the first; without it no confidence knows of one.
   """
 
   sampler: str = 'auto'
   seed: int = 0
   settings: consensus.Settings = consensus.DEFAULT
+  rival: bool = True
 
   def find(
     self,
@@ -134,11 +142,12 @@ class Search(NamedTuple):
 DEFAULT = Search()
 
 
-def bucket(num_data: int) -> int:
-  """The number of data to pad to: one of four sizes per power of two."""
-  size = max(num_data, _SMALLEST_BUCKET)
-  step = max(1 << (size - 1).bit_length() - 3, 8)
-  return -(-size // step) * step
+def capacity(num_data: int) -> int:
+  """The number of data to pad to."""
+  size = _CAPACITY
+  while size < num_data:
+    size *= _GROWTH
+  return size
 
 
 class _Checked(NamedTuple):
@@ -149,137 +158,284 @@ class _Checked(NamedTuple):
   rows: np.ndarray
   has_scores: bool
 
+  @property
+  def data(self):
+    """The usable data, in the caller's order."""
+    kept = self.columns
+    if len(self.rows) < kept.shape[1]:
+      kept = kept[:, np.sort(self.rows)]
+    return jax.tree.unflatten(self.tree, list(kept))
+
+
+class _Asked(NamedTuple):
+  """What a search on the device is given; float32, padded to a capacity."""
+
+  sampler: samplers.Either
+  columns: np.ndarray
+  threshold: np.ndarray
+  seed: np.ndarray
+
 
 def _results(problem, checked, threshold, search):
   """The results of problems that have enough data."""
-  counts = [len(one.rows) for one in checked]
-  capacity = bucket(max(counts))
-  mask = np.arange(capacity) < np.asarray(counts)[:, None]
-  columns = np.zeros((len(checked), len(checked[0].columns), capacity))
-  for row, one in zip(columns, checked, strict=True):
-    row[:, : len(one.rows)] = one.columns[:, one.rows]
-  name = _sampler_name(search.sampler, problem.sample_size, checked)
-  samples = [
-    _sampler(name, count, problem.sample_size, capacity) for count in counts
+  asked = [_asked(problem, one, threshold, search) for one in checked]
+  states = _searched(problem, checked, asked, threshold, search.settings)
+  states = [
+    _sharpened(problem, one, state, threshold, search)
+    for one, state in zip(checked, states, strict=True)
   ]
-  found = _estimate(
-    problem,
-    checked[0].tree,
-    jax.tree.map(lambda *x: np.stack(x), *samples),
-    columns.astype(np.float32),
-    np.full(len(checked), threshold, np.float32),
-    _keys(search.seed, len(checked)),
-    search.settings,
-  )
-  model, valid, num_draws = jax.device_get(
-    (found.model, found.valid, found.num_draws)
-  )
-  model = jax.tree.map(np.float64, model)
-  # float64 is slow or missing on accelerators.
-  with jax.enable_x64(True), jax.default_device(jax.devices('cpu')[0]):
-    polished = jax.device_get(
-      _polish(problem, checked[0].tree, model, columns, mask, float(threshold))
-    )
-  outcome = polished, valid, num_draws
   return [
-    _result(problem, one, jax.tree.map(operator.itemgetter(i), outcome))
-    for i, one in enumerate(checked)
+    _result(problem, *one, threshold, search)
+    for one in zip(checked, states, strict=True)
   ]
 
 
-def _result(problem, checked, outcome):
-  """The result of one problem, in the caller's order."""
-  (model, inliers, covariance, cost), valid, num_draws = outcome
-  total, num_draws = checked.columns.shape[1], int(num_draws)
-  if not valid:
-    size = problem.sample_size
-    reason = f'no sample of {size} gave a model that other data agree with'
-    return result.failure(total, problem.dof, reason, num_draws)
-  chosen = np.zeros(total, bool)
-  chosen[checked.rows] = inliers[: len(checked.rows)]
-  return result.Result(
-    model, chosen, covariance, float(cost), num_draws, True, ''
-  )
+def _asked(problem, checked, threshold, search, name=None):
+  count = len(checked.rows)
+  columns = np.zeros((len(checked.columns), capacity(count)), np.float32)
+  columns[:, :count] = checked.columns[:, checked.rows]
+  name = name or _sampler_name(search.sampler, problem.sample_size, checked)
+  sampler = _sampler(name, count, problem.sample_size, columns.shape[1])
+  return _Asked(sampler, columns, np.float32(threshold), np.uint32(search.seed))
 
 
-def _unpacked(tree, columns):
-  """Leaves [B, N] of columns [B, L, N], which are one transfer, not L."""
-  return jax.tree.unflatten(tree, jnp.moveaxis(columns, 1, 0))
+def _searched(problem, checked, asked, threshold, settings):
+  """States at the end of searches, on the host.
 
-
-@functools.partial(
-  compilation.jit, static_argnames=('problem', 'tree', 'settings')
-)
-def _estimate(problem, tree, sampler, columns, threshold, key, settings):
-  data = _unpacked(tree, columns)
-  return consensus.estimate_each(
-    problem, sampler, data, threshold, key, settings
-  )
-
-
-@functools.partial(compilation.jit, static_argnames=('problem', 'tree'))
-def _polish(problem, tree, models, columns, mask, threshold):
-  """Refined models, their inliers, covariances and costs; [B] of each."""
-
-  def polish(arguments):
-    model, data, mask = arguments
-    # The model may stay where it is, so its rotation is orthonormalized first.
-    model = problem.retract(model, jnp.zeros(problem.dof))
-    width = _noise_width(problem, model, data, mask, threshold)
-    model, _ = refine.refine(problem, model, data, mask, width, _POLISH_STEPS)
-    squared = problem.residual(model, data)
-    inliers = mask & (squared < threshold**2)
-    covariance = refine.covariance(problem, model, data, inliers)
-    cost = jnp.where(mask, jnp.minimum(squared / threshold**2, 1.0), 0.0)
-    return model, inliers, covariance, cost.sum()
-
-  # Small problems together, to save the overhead of many small operations.
-  together = max(1, _POLISH_TOGETHER // mask.shape[1])
-  return jax.lax.map(
-    polish, (models, _unpacked(tree, columns), mask), batch_size=together
-  )
-
-
-def _noise_width(problem, model, data, mask, threshold):
-  """Residual beyond which a datum is not noise, by the inliers' own spread.
-
-  Least squares are best on all data with noise and no others. A threshold is a
-  guess: one that cuts the tail of the noise costs several per cent of accuracy.
+  A search that is not over after its first draws ends where it would have found
+  any model with so many inliers that it could be valid: images that show
+  nothing in common need not cost more than all others.
   """
-  errors = problem.errors(model, data)
-  squared = problem.residual(model, data)
-  inliers = mask & (squared < threshold**2)
-  freedom = inliers.sum() * len(errors) - problem.dof
-  variance = jnp.sum(jnp.where(inliers, squared, 0.0)) / jnp.maximum(freedom, 1)
-  width = _NOISE_QUANTILE * jnp.sqrt(variance)
-  width = jnp.clip(width, _NARROWEST * threshold, _WIDEST * threshold)
-  return jnp.where(freedom > problem.dof, width, threshold)
+  states = [
+    _begin(problem, one.tree, mine.columns.shape[1])
+    for one, mine in zip(checked, asked, strict=True)
+  ]
+  limits = [min(settings.max_draws, _FIRST_DRAWS)] * len(asked)
+  states = _advanced(problem, checked, asked, states, limits, settings)
+  left, limits = [], []
+  for i, (one, state) in enumerate(zip(checked, states, strict=True)):
+    if state.draws < min(state.needed, settings.max_draws):
+      left.append(i)
+      limits.append(_limit(problem, one, state, threshold, settings))
+  again = _advanced(
+    problem,
+    *([some[i] for i in left] for some in (checked, asked, states)),
+    limits,
+    settings,
+  )
+  for i, state in zip(left, again, strict=True):
+    states[i] = state
+  return states
+
+
+def _sharpened(problem, checked, state, threshold, search):
+  """The state after a second search, among the inliers of the first.
+
+  Within a threshold that is several times as wide as the noise, a model may be
+  the best that is not near the truth. A few samples of inliers alone, whose
+  models are judged at the noise that these show, find the better ones
+  (Chum et al., LO-RANSAC, 2003, with the threshold measured here).
+  """
+  data, model = checked.data, jax.tree.map(np.float64, state.model)
+  squared = np.asarray(problem.residual(model, data))
+  agree = squared < threshold**2
+  count = int(np.count_nonzero(agree))
+  if count < _WORTH_SHARPENING * problem.sample_size:
+    return state
+  near = squared[agree]
+  width = _NOISE_REACH * math.sqrt(np.partition(near, count // 2)[count // 2])
+  if width > _SHARPER * threshold:
+    return state
+  width = max(width, _LEAST_WIDTH * threshold)
+  inliers = _Checked(
+    checked.columns[:, np.sort(checked.rows)[agree]],
+    checked.tree,
+    np.arange(count),
+    False,
+  )
+  asked = _asked(problem, inliers, width, search, 'uniform')
+  begin = _begin(problem, checked.tree, asked.columns.shape[1])._replace(
+    model=state.model,
+    cost=np.float32(np.minimum(near / width**2, 1.0).sum()),
+  )
+  (found,) = _advanced(
+    problem, [inliers], [asked], [begin], [search.settings.batch],
+    search.settings,
+  )  # fmt: skip
+  return state._replace(model=found.model)
+
+
+def _limit(problem, checked, state, threshold, settings):
+  """Draws that would have found any model which can be valid."""
+  if not np.isfinite(state.cost):
+    return settings.max_draws
+  data, model = checked.data, jax.tree.map(np.float64, state.model)
+  agree = np.asarray(problem.residual(model, data)) < threshold**2
+  share = evidence.chance(
+    problem, model, data, evidence.chosen(data, agree), threshold
+  )
+  least = evidence.smallest_valid(
+    len(checked.rows), problem.sample_size, share, problem.models_per_sample
+  )
+  needed = stopping.ransac_draws(
+    least, len(checked.rows), problem.sample_size, settings.confidence
+  )
+  return int(min(settings.max_draws, needed))
+
+
+def _advanced(problem, checked, asked, states, limits, settings):
+  """States after more draws, on the host."""
+  if jax.default_backend() == 'cpu':
+    return [
+      jax.device_get(
+        _advance(problem, one.tree, settings, *mine, state, np.int32(limit))
+      )
+      for one, mine, state, limit in zip(
+        checked, asked, states, limits, strict=True
+      )
+    ]
+  found = []
+  for first in range(0, len(asked), _TOGETHER):
+    part = slice(first, first + _TOGETHER)
+    given = [
+      (*mine, state, np.int32(limit))
+      for mine, state, limit in zip(
+        asked[part], states[part], limits[part], strict=True
+      )
+    ]
+    # Always as many: another number of problems would be another program.
+    given += [given[0][:-1] + (np.int32(0),)] * (_TOGETHER - len(given))
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *given)
+    together = _advance_each(problem, checked[0].tree, settings, *stacked)
+    together = jax.device_get(together)
+    found += [
+      jax.tree.map(operator.itemgetter(i), together)
+      for i in range(len(asked[part]))
+    ]
+  return found
+
+
+def _advance_one(
+  problem, tree, settings, sampler, columns, threshold, seed, state, limit
+):
+  data, key = jax.tree.unflatten(tree, list(columns)), jax.random.key(seed)
+  return consensus.advance(
+    problem, sampler, data, threshold, key, settings, state, limit
+  )
+
+
+_STATIC = ('problem', 'tree', 'settings')
+_advance = compilation.jit(_advance_one, static_argnames=_STATIC)
+
+
+@functools.partial(compilation.jit, static_argnames=_STATIC)
+def _advance_each(problem, tree, settings, *given):
+  return jax.vmap(functools.partial(_advance_one, problem, tree, settings))(
+    *given
+  )
 
 
 @functools.lru_cache(maxsize=64)
-def _keys(seed, count):
-  return jax.random.split(jax.random.key(seed), count)
+def _begin(problem, tree, size):
+  """The state before the first draw, as numpy arrays."""
+  data = jax.tree.unflatten(
+    tree, [jax.ShapeDtypeStruct((size,), np.float32)] * tree.num_leaves
+  )
+  state = jax.eval_shape(functools.partial(consensus.start, problem), data)
+  state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
+  endless = np.asarray(np.inf, np.float32)
+  return state._replace(cost=endless, needed=endless)
+
+
+def _result(problem, checked, state, threshold, search):
+  """The result of one problem, in the caller's order."""
+  total, num_draws = checked.columns.shape[1], int(state.draws)
+  if not np.isfinite(state.cost):
+    size = problem.sample_size
+    reason = f'no sample of {size} gave a model'
+    return result.failure(total, problem.dof, reason, num_draws)
+  data = checked.data
+  model = jax.tree.map(np.float64, state.model)
+  fit = final.fit(problem, model, data, threshold)
+  proof = evidence.weigh(problem, fit.model, data, fit.inliers, threshold)
+  rival, other = None, None
+  if proof.valid and search.rival:
+    rival, other = _rival(problem, checked, fit, proof, threshold, search)
+  chosen = np.zeros(total, bool)
+  chosen[np.sort(checked.rows)] = fit.inliers
+  return result.Result(
+    proof.model,
+    chosen,
+    fit.covariance,
+    fit.cost,
+    num_draws,
+    proof.valid,
+    proof.reason,
+    rival,
+    evidence.confidence(proof, other),
+  )
+
+
+def _rival(problem, checked, fit, proof, threshold, search):
+  """The best model of the other data, and its evidence; None, None if chance.
+
+  A few draws: a rival that they miss has few of the other data, or of the first
+  model's.
+  """
+  apart = evidence.others(problem, fit.model, checked.data, threshold)
+  count = int(np.count_nonzero(apart))
+  least = evidence.smallest_valid(
+    count, problem.sample_size, proof.share, problem.models_per_sample
+  )
+  if least > count or count > _MOST_OTHERS * proof.num_inliers:
+    return None, None
+  others = _Checked(
+    checked.columns[:, np.sort(checked.rows)[apart]],
+    checked.tree,
+    np.arange(count),
+    False,
+  )
+  asked = _asked(problem, others, threshold, search)
+  begin = _begin(problem, checked.tree, asked.columns.shape[1])
+  limits = [min(_RIVAL_DRAWS, search.settings.max_draws)]
+  (state,) = _advanced(
+    problem, [others], [asked], [begin], limits, search.settings
+  )
+  if state.found[-1] < least:
+    return None, None
+  model = jax.tree.map(np.float64, state.model)
+  second = final.fit(problem, model, others.data, threshold)
+  other = evidence.weigh(
+    problem, second.model, others.data, second.inliers, threshold
+  )
+  if not other.valid:
+    return None, None
+  return result.Rival(other.model, int(second.inliers.sum())), other
 
 
 def _sampler_name(name, size, checked):
   if name != 'auto':
     return name
-  if max(math.comb(len(one.rows), size) for one in checked) <= _FEW_SAMPLES:
+  if math.comb(len(checked.rows), size) <= _FEW_SAMPLES:
     return 'exhaustive'
-  return 'prosac' if all(one.has_scores for one in checked) else 'uniform'
+  return 'prosac' if checked.has_scores else 'uniform'
 
 
 @functools.lru_cache(maxsize=1024)
 def _sampler(name, num_data, size, capacity):
-  """A sampler of numpy arrays."""
+  """A sampler on the device, which nothing had to be compiled for."""
+  number = np.asarray(num_data, np.int32)
+  listed = samplers.Exhaustive(
+    number, np.zeros((_FEW_SAMPLES, size), np.int32), np.int32(0)
+  )
   if name == 'exhaustive':
     most = max(math.comb(num_data, size), _FEW_SAMPLES)
-    made = samplers.make_exhaustive(num_data, size, most)
-  elif name == 'prosac':
-    made = samplers.make_prosac(num_data, size, capacity)
+    listed = samplers.make_exhaustive(num_data, size, most)
+  if name == 'prosac':
+    drawn = samplers.make_prosac(num_data, size, capacity)
   else:
-    made = samplers.Uniform(jnp.asarray(num_data, jnp.int32))
-  return jax.tree.map(np.asarray, made)
+    drawn = samplers.make_uniform(num_data, capacity)
+  return jax.device_put(samplers.Either(listed, drawn))
 
 
 def _too_few(problem, checked):

@@ -1,34 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """The number of draws after which no better model is to be expected."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.geometry import arrays
+
 # Probability that chance passes for a model, per pool; there are many pools.
 _CHANCE_LEVEL = 1e-3
+# PROSAC's pool holds the inliers of so many samples before it ends a search, or
+# such a share of all inliers.
+_LEAST_SAMPLES, _LEAST_SHARE = 4, 0.8
 
 
 def _draws(inliers, total, sample_size, confidence):
   """Draws of which one consists of inliers, with the given probability."""
-  success = jnp.ones_like(inliers)
+  xp = arrays.namespace(inliers, total)
+  success = xp.ones_like(inliers)
   for j in range(sample_size):
-    share = (inliers - j) / jnp.maximum(total - j, 1.0)
-    success = success * jnp.clip(share, 0.0, 1.0)
+    share = (inliers - j) / xp.maximum(total - j, 1.0)
+    success = success * xp.clip(share, 0.0, 1.0)
   # log1p keeps a success rate of 1e-9, which 1 - x would round away.
-  miss = jnp.log1p(-jnp.minimum(success, 1 - 1e-7))
-  needed = jnp.log1p(-jnp.asarray(confidence, inliers.dtype)) / miss
-  return jnp.where(success > 0, needed, jnp.inf)
+  miss = xp.log1p(-xp.clip(success, 1e-30, 1 - 1e-7))
+  needed = math.log1p(-confidence) / miss
+  return xp.where(success > 0, needed, xp.inf)
 
 
 def ransac_draws(
-  num_inliers: jax.Array,
-  num_data: jax.Array | np.ndarray,
+  num_inliers: arrays.Array | int,
+  num_data: arrays.Array | int,
   sample_size: int,
   confidence: float,
-) -> jax.Array:
+) -> arrays.Array:
   """Draws of which one consists of inliers, with the given probability.
 
   log(1 - p) / log(1 - prod_{j < m} (I - j) / (N - j)) (Fischler and Bolles,
@@ -41,22 +48,43 @@ def ransac_draws(
     confidence: p.
 
   Returns:
-    float32, infinite for fewer than m inliers.
+    float32, infinite for fewer than m inliers; numpy of numbers and numpy.
   """
-  inliers = jnp.asarray(num_inliers, jnp.float32)
-  total = jnp.asarray(num_data, jnp.float32)
+  xp = arrays.namespace(num_inliers, num_data)
+  inliers = xp.asarray(num_inliers, xp.float32)
+  total = xp.asarray(num_data, xp.float32)
   return _draws(inliers, total, sample_size, confidence)
 
 
+@functools.lru_cache
+def prefixes(capacity: int) -> np.ndarray:
+  """How many of the best data PROSAC's stopping rule looks at.
+
+  Every number up to 32, then every eighth part more: a rule that looked at all
+  of thousands of data after every turn would cost as much as the turn.
+
+  Args:
+    capacity: N.
+
+  Returns:
+    int32 [G], ascending; the last one is N.
+  """
+  sizes = [min(32, capacity)]
+  while sizes[-1] < capacity:
+    sizes.append(min(sizes[-1] + sizes[-1] // 8, capacity))
+  return np.asarray([*range(1, sizes[0]), *sizes], np.int32)
+
+
 def prosac_draws(
-  inliers: jax.Array,
+  found: jax.Array,
+  num_data: jax.Array | int,
   growth: jax.Array,
   num_draws: jax.Array,
   sample_size: int,
   confidence: float,
   chance: float,
 ) -> jax.Array:
-  """Draws after which PROSAC may stop; one expression over all pools.
+  """Draws after which PROSAC may stop; one expression over many pools.
 
   The n best data end the search if they have more inliers than chance explains
   (non-randomness) and if enough samples were drawn for these (maximality). The
@@ -67,8 +95,10 @@ def prosac_draws(
   include it.
 
   Args:
-    inliers: [N] bool, of the best model, in order of quality.
-    growth: int32 [N + 1] of `samplers.prosac_growth`.
+    found: int32 [G], inliers of the best model among the `prefixes` of N.
+    num_data: real data, at most N, which come first.
+    growth: int32 [N + 1] of `samplers.prosac_growth`; zeros if draws are not in
+      the order of quality.
     num_draws: draws so far.
     sample_size: m.
     confidence: p, of maximality.
@@ -80,9 +110,9 @@ def prosac_draws(
   References:
     Chum and Matas, Matching with PROSAC, CVPR 2005, section 2.2.
   """
-  m = sample_size
-  found = jnp.cumsum(inliers).astype(jnp.float32)
-  n = jnp.arange(1, inliers.size + 1, dtype=jnp.float32)
+  m, sizes = sample_size, prefixes(len(growth) - 1)
+  n = jnp.asarray(sizes, jnp.float32)
+  found = jnp.asarray(found, jnp.float32)
   others = jnp.maximum(n - m, 1.0)
   share = jnp.clip((found - m) / others, chance, 1 - 1e-6)
   divergence = share * jnp.log(share / chance)
@@ -91,6 +121,9 @@ def prosac_draws(
   needed = _draws(found, n, m, confidence)
   drawn = jnp.asarray(num_draws, jnp.float32)
   # T'_{n - 1} draws come before the first one of pool n.
-  reached = growth[:-1] < num_draws
-  admissible = (n > m) & reached & surprising & (drawn >= needed)
+  before = jnp.asarray(growth)[sizes - 1]
+  reached = (before > 0) & (before < num_draws) & (sizes <= num_data)
+  # A few of the best data make a model that may be far off.
+  many = found >= jnp.minimum(_LEAST_SAMPLES * m, _LEAST_SHARE * found[-1])
+  admissible = (n > m) & reached & surprising & (drawn >= needed) & many
   return jnp.min(jnp.where(admissible, needed, jnp.inf))

@@ -135,7 +135,8 @@ class EssentialTest(absltest.TestCase):
     matrix = np.sqrt(2) * two_views.essentials(rotation, translation)[0]
     flat = tuple(jnp.asarray(matrix.reshape(9, 1)))
     rotations, t = essential.motions(vectors.rows(flat))
-    for r in rotations:
+    for i in range(2):
+      r = jax.tree.map(lambda leaf, i=i: leaf[i], rotations)
       pose = jax.tree.map(lambda leaf: leaf[0], essential.stacked(r, t))
       found = np.asarray(essential.from_pose(pose))
       sign = np.sign((found * matrix).sum())

@@ -72,10 +72,33 @@ class LensTest(parameterized.TestCase):
     (lens_lib.Lens('pinhole', -K), 'must be positive'),
     (lens_lib.Lens('opencv', K, np.zeros(3)), '3 distortion coefficients'),
     (lens_lib.Lens('pinhole', K, np.zeros(4)), "goes with the model 'opencv'"),
+    (lens_lib.Lens('pinhole', K.T), 'intrinsics are transposed'),
+    (lens_lib.Lens('pinhole', np.diag([0.0, 500, 1])), 'must be positive'),
+    (lens_lib.Lens('pinhole', np.full((3, 3), np.nan)), r'finite \[3, 3\]'),
+    (lens_lib.Lens('pinhole', None), r'finite \[3, 3\]'),
+    (lens_lib.Lens('pinhole', K + np.eye(3)), 'last row of 0, 0, 1'),
+    (lens_lib.Lens('pinhole', K + np.eye(3)[[2, 0, 1]]), 'upper triangular'),
+    (lens_lib.Lens('opencv', K, np.full(4, np.nan)), 'must be finite'),
+    (lens_lib.Lens('opencv', K, ['a'] * 4), 'must be numbers'),
+    (K, 'a camera must be a Lens'),
   )
   def test_impossible_lenses(self, lens, message):
     with self.assertRaisesRegex(ValueError, message):
       lens_lib.rays_from_pixels(lens, np.zeros((1, 2)))
+
+  @parameterized.parameters(
+    (None, np.zeros(0)),
+    (np.reshape(TUM, (5, 1)), np.array(TUM)),
+    (np.reshape(TUM, (1, 5)), np.array(TUM)),
+    ([0, 0, 0, 0], np.zeros(4)),
+  )
+  def test_the_distortion_may_be_none_a_row_or_a_column(self, given, plain):
+    pixels = np.random.default_rng(0).uniform(0, 480, (20, 2))
+    found, expected = (
+      lens_lib.rays_from_pixels(lens_lib.Lens('opencv', K, k), pixels)[0]
+      for k in (given, plain)
+    )
+    np.testing.assert_array_equal(found, expected)
 
   def test_wrong_shape(self):
     with self.assertRaisesRegex(ValueError, r'pixels must be \[N, 2\]'):

@@ -131,7 +131,7 @@ class ProblemTest(absltest.TestCase):
     self.data = jax.tree.map(jnp.float32, data)
 
   def test_the_residual_is_the_squared_length_of_the_errors(self):
-    errors = homography.PROBLEM.errors(self.model, self.data)
+    errors, _ = homography.PROBLEM.linearize(self.model, self.data)
     residual = homography.PROBLEM.residual(self.model, self.data)
     np.testing.assert_allclose(residual, (errors**2).sum(0), rtol=1e-3)
 

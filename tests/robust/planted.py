@@ -4,6 +4,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc.geometry import arrays
 from i2ploc.geometry import rigid
 from i2ploc.robust import absolute_pose
 from i2ploc.robust import problem as problem_lib
@@ -60,7 +61,12 @@ def _line_through(sample):
 
 
 def _line_errors(model, data):
-  return (model[0] * data['x'] + model[1] - data['y'])[None]
+  return model[0] * data['x'] + model[1] - data['y']
+
+
+def _line_linearized(model, data):
+  errors = _line_errors(model, data)
+  return errors[None], arrays.table([(data['x'],), (1.0,)], errors)
 
 
 # y = slope x + offset, with residuals along y: simple enough to check by hand.
@@ -69,8 +75,8 @@ LINE = problem_lib.Problem(
   models_per_sample=1,
   dof=2,
   solve=_line_through,
-  residual=lambda model, data: _line_errors(model, data)[0] ** 2,
-  errors=_line_errors,
+  residual=lambda model, data: _line_errors(model, data) ** 2,
+  linearize=_line_linearized,
   retract=lambda model, step: model + step,
 )
 

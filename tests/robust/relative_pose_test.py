@@ -131,7 +131,7 @@ class RelativePoseTest(parameterized.TestCase):
     rays = [np.insert(p / 500, 2, 1.0, axis=1).T for p in (points0, points1)]
     data = relative_pose.Rays(*map(jnp.asarray, [*rays[0], *rays[1]]))
     for problem in (relative_pose.PLANE, relative_pose.SPHERE):
-      errors = problem.errors(pose, data)
+      errors, _ = problem.linearize(pose, data)
       np.testing.assert_allclose(
         problem.residual(pose, data), (errors**2).sum(0), rtol=1e-5
       )

@@ -19,7 +19,10 @@ _SHIFT = problem_lib.Problem(
   residual=lambda model, data: (
     (data.x0 + model - data.x1) ** 2 + (data.y0 - data.y1) ** 2
   ),
-  errors=lambda model, data: (data.x0 + model - data.x1)[None],
+  linearize=lambda model, data: (
+    (data.x0 + model - data.x1)[None],
+    jnp.ones((1, 1, len(data.x0))),
+  ),
   retract=lambda model, step: model + step[0],
 )
 

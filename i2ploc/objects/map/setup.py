@@ -39,7 +39,7 @@ def save_setup(setup: Setup, workdir: str) -> None:
     'lens': {
       'model': setup.lens.model,
       'intrinsics': np.asarray(setup.lens.intrinsics).tolist(),
-      'distortion': np.asarray(setup.lens.distortion).tolist(),
+      'distortion': setup.lens.coefficients.tolist(),
     },
     'image_size': list(setup.image_size),
     'categories': list(setup.categories),
