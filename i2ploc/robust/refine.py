@@ -96,6 +96,8 @@ def minimize(
     equations: at this model.
   """
 
+  linearize = jax.jit(linearize)  # traced once
+
   def judged(state):
     found = linearize(state.trial)
     better = (found.cost < state.equations.cost) & _finite(state.trial)
@@ -139,22 +141,22 @@ def minimize(
 def _solve(matrix, vector):
   """x of A x = b for a small positive definite A; zero if A is not.
 
-  Cholesky's method written out: a call of LAPACK takes longer than these few
-  operations.
+  Gauss and Jordan's elimination, which needs no pivots there: a call of LAPACK
+  takes longer than these few operations.
   """
   size = len(vector)
-  low, x = {}, []
-  for i in range(size):
-    for j in range(i + 1):
-      rest = matrix[i, j] - sum(low[i, k] * low[j, k] for k in range(j))
-      pivot = jnp.sqrt(jnp.maximum(rest, 1e-30)) if i == j else low[j, j]
-      low[i, j] = pivot if i == j else rest / pivot
-    rest = vector[i] - sum(low[i, k] * x[k] for k in range(i))
-    x.append(rest / low[i, i])
-  for i in reversed(range(size)):
-    rest = x[i] - sum(low[k, i] * x[k] for k in range(i + 1, size))
-    x[i] = rest / low[i, i]
-  x = jnp.stack(x)
+  rows = jnp.arange(size)
+
+  def eliminate(k, system):
+    row = jax.lax.dynamic_index_in_dim(system, k, axis=0, keepdims=False)
+    column = jax.lax.dynamic_index_in_dim(system, k, axis=1, keepdims=False)
+    pivot = jnp.sum(jnp.where(rows == k, column, 0.0))
+    row = row / jnp.maximum(pivot, 1e-30)
+    left = system - column[:, None] * row
+    return jnp.where((rows == k)[:, None], row, left)
+
+  system = jnp.concatenate([matrix, vector[:, None]], axis=1)
+  x = jax.lax.fori_loop(0, size, eliminate, system)[:, size]
   return jnp.where(jnp.isfinite(x).all(), x, 0.0)
 
 
