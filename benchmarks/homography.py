@@ -110,8 +110,7 @@ def error(matrix: np.ndarray | None, scene: Scene) -> float:
 
 @jax.jit
 def _refined(matrix, data):
-  mask = jnp.ones(len(data.x0), bool)
-  return refine.refine(homography.PROBLEM, matrix, data, mask, 1e3)[0]
+  return refine.refine(homography.PROBLEM, matrix, data, len(data.x0), 1e3)[0]
 
 
 def oracle(scene: Scene) -> np.ndarray:

@@ -47,7 +47,6 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     seed=0,
   )
   config.search = dict(  # of `consensus.Settings`
-    first_batch=256,
     batch=256,
     confidence=0.9999,
     refined=4,

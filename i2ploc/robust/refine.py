@@ -98,7 +98,7 @@ def minimize(
 
   linearize = jax.jit(linearize)  # traced once
 
-  def judged(state):
+  def turn(_, state):
     found = linearize(state.trial)
     better = (found.cost < state.equations.cost) & _finite(state.trial)
     model, equations = jax.tree.map(
@@ -106,10 +106,6 @@ def minimize(
       (state.trial, found),
       (state.model, state.equations),
     )
-    return model, equations, better
-
-  def turn(_, state):
-    model, equations, better = judged(state)
     strength = jnp.clip(
       state.damping * jnp.where(better, damping.easier, damping.harder),
       damping.least,
@@ -129,34 +125,32 @@ def minimize(
   nothing = nothing._replace(cost=jnp.full_like(nothing.cost, jnp.inf))
   strength = jnp.full_like(nothing.cost, damping.first / damping.easier)
   with jax.default_matmul_precision('highest'):
+    # The last turn judges the last step. Its own step is for nothing, but a
+    # second copy of the equations would take as long again to compile.
     state = jax.lax.fori_loop(
-      0, num_steps, turn, _State(model, nothing, strength, model)
+      0, num_steps + 1, turn, _State(model, nothing, strength, model)
     )
-    # Outside of the loop XLA computes no more of the last equations than the
-    # caller uses: often the cost alone.
-    model, equations, _ = judged(state)
-  return model, equations
+  return state.model, state.equations
 
 
 def _solve(matrix, vector):
   """x of A x = b for a small positive definite A; zero if A is not.
 
-  Gauss and Jordan's elimination, which needs no pivots there: a call of LAPACK
-  takes longer than these few operations.
+  Gauss and Jordan's elimination; such a matrix needs no exchange of rows. A
+  call of LAPACK takes longer to run, and Cholesky's method written out takes
+  as long to compile as all the rest of a step.
   """
-  size = len(vector)
-  rows = jnp.arange(size)
+  rows = jnp.arange(len(vector))
 
-  def eliminate(k, system):
-    row = jax.lax.dynamic_index_in_dim(system, k, axis=0, keepdims=False)
-    column = jax.lax.dynamic_index_in_dim(system, k, axis=1, keepdims=False)
-    pivot = jnp.sum(jnp.where(rows == k, column, 0.0))
-    row = row / jnp.maximum(pivot, 1e-30)
-    left = system - column[:, None] * row
-    return jnp.where((rows == k)[:, None], row, left)
+  def eliminate(k, table):
+    row = table[k] / jnp.maximum(table[k, k], 1e-30)
+    factors = jnp.where(rows == k, table[:, k] - 1, table[:, k])
+    return table - factors[:, None] * row
 
-  system = jnp.concatenate([matrix, vector[:, None]], axis=1)
-  x = jax.lax.fori_loop(0, size, eliminate, system)[:, size]
+  table = jnp.concatenate([matrix, vector[:, None]], axis=1)
+  x = jax.lax.fori_loop(
+    0, len(vector), eliminate, table, unroll=jax.default_backend() != 'cpu'
+  )[:, -1]
   return jnp.where(jnp.isfinite(x).all(), x, 0.0)
 
 
@@ -220,29 +214,3 @@ def refine(
 
   model, equations = minimize(linearize, problem.retract, model, num_steps)
   return model, equations.cost
-
-
-def covariance(
-  problem: problem_lib.Problem,
-  model: problem_lib.Model,
-  data: problem_lib.Data,
-  inliers: jax.Array,
-) -> jax.Array:
-  """Covariance [dof, dof] of the step that `retract` takes at a model.
-
-  s^2 (J^T J)^-1 with s^2 the residuals' own variance, over the inliers.
-  Infinite where these do not determine the model.
-  """
-  matrix = _linearize(problem, model, data, inliers, jnp.inf).matrix
-  errors, _ = problem.linearize(model, data)
-  count = inliers.sum() * len(errors)
-  squared = jnp.sum(jnp.where(inliers, errors**2, 0.0))
-  freedom = count - problem.dof
-  variance = squared / jnp.maximum(freedom, 1)
-  scale = 1 / jnp.sqrt(jnp.maximum(jnp.diagonal(matrix), 1e-30))
-  scaled = matrix * scale[:, None] * scale
-  values, vectors = jnp.linalg.eigh(scaled)
-  determined = (freedom > 0) & (values[0] > 1e-6)
-  inverse = vectors @ jnp.diag(1 / jnp.maximum(values, 1e-6)) @ vectors.T
-  inverse = variance * inverse * scale[:, None] * scale
-  return jnp.where(determined, inverse, jnp.inf)

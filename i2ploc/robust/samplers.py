@@ -197,13 +197,13 @@ class Prosac(NamedTuple):
       make all draws uniform.
   """
 
-  num_data: jax.Array
-  growth: jax.Array
+  num_data: jax.Array | np.ndarray
+  growth: jax.Array | np.ndarray
   num_samples = _ENDLESS
 
   def pool(self, draw: jax.Array) -> jax.Array:
     """Size n of the pool of draws, counted from 0; N + 1 after the last."""
-    n = jnp.searchsorted(self.growth, draw + 1, side='left')
+    n = jnp.searchsorted(jnp.asarray(self.growth), draw + 1, side='left')
     return jnp.minimum(n.astype(jnp.int32), self.num_data + 1)
 
   def draw(
@@ -243,13 +243,13 @@ def make_prosac(
   if num_data >= sample_size:
     table = prosac_growth(num_data, sample_size, num_draws)
     growth[: num_data + 1] = np.minimum(table, _ENDLESS - 1)
-  return Prosac(jnp.asarray(num_data, jnp.int32), jnp.asarray(growth))
+  return Prosac(np.asarray(num_data, np.int32), growth)
 
 
 def make_uniform(num_data: int, capacity: int) -> Prosac:
   """`Uniform` as a `Prosac`, so that both share a program."""
   return Prosac(
-    jnp.asarray(num_data, jnp.int32), jnp.zeros(capacity + 1, jnp.int32)
+    np.asarray(num_data, np.int32), np.zeros(capacity + 1, np.int32)
   )
 
 
@@ -333,9 +333,9 @@ class Exhaustive(NamedTuple):
     num_samples: int32 scalar, the real samples, which come first.
   """
 
-  num_data: jax.Array
-  samples: jax.Array
-  num_samples: jax.Array
+  num_data: jax.Array | np.ndarray
+  samples: jax.Array | np.ndarray
+  num_samples: jax.Array | np.ndarray
 
   def draw(
     self, key: jax.Array, start: jax.Array, count: int, size: int
@@ -343,7 +343,7 @@ class Exhaustive(NamedTuple):
     """See `Sampler.draw`; nothing is random."""
     del key, size
     number = start + jnp.arange(count, dtype=jnp.int32)
-    indices = self.samples.at[number].get(mode='clip')
+    indices = jnp.asarray(self.samples).at[number].get(mode='clip')
     return indices, number < self.num_samples
 
   def needed(
@@ -379,9 +379,7 @@ def make_exhaustive(
     chosen, np.dtype((np.int32, sample_size)), count
   )
   return Exhaustive(
-    jnp.asarray(num_data, jnp.int32),
-    jnp.asarray(samples),
-    jnp.asarray(count, jnp.int32),
+    np.asarray(num_data, np.int32), samples, np.asarray(count, np.int32)
   )
 
 

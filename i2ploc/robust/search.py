@@ -170,7 +170,7 @@ class _Asked(NamedTuple):
   sampler: samplers.Either
   columns: np.ndarray
   threshold: np.ndarray
-  key: jax.Array
+  seed: np.ndarray
 
 
 def _results(problem, checked, threshold, search):
@@ -189,7 +189,7 @@ def _asked(problem, checked, threshold, search, name=None):
   columns[:, :count] = checked.columns[:, checked.rows]
   name = name or _sampler_name(search.sampler, problem.sample_size, checked)
   sampler = _sampler(name, count, problem.sample_size, columns.shape[1])
-  return _Asked(sampler, columns, np.float32(threshold), _key(search.seed))
+  return _Asked(sampler, columns, np.float32(threshold), np.uint32(search.seed))
 
 
 def _searched(problem, checked, asked, threshold, settings):
@@ -272,9 +272,9 @@ def _advanced(problem, checked, asked, states, limits, settings):
 
 
 def _advance_one(
-  problem, tree, settings, sampler, columns, threshold, key, state, limit
+  problem, tree, settings, sampler, columns, threshold, seed, state, limit
 ):
-  data = jax.tree.unflatten(tree, list(columns))
+  data, key = jax.tree.unflatten(tree, list(columns)), jax.random.key(seed)
   return consensus.advance(
     problem, sampler, data, threshold, key, settings, state, limit
   )
@@ -369,11 +369,6 @@ def _rival(problem, checked, fit, proof, threshold, search):
   return result.Rival(other.model, int(second.inliers.sum())), other
 
 
-@functools.lru_cache(maxsize=64)
-def _key(seed):
-  return jax.random.key(seed)
-
-
 def _sampler_name(name, size, checked):
   if name != 'auto':
     return name
@@ -384,10 +379,10 @@ def _sampler_name(name, size, checked):
 
 @functools.lru_cache(maxsize=1024)
 def _sampler(name, num_data, size, capacity):
-  """A sampler on the device."""
-  number = jnp.asarray(num_data, jnp.int32)
+  """A sampler on the device, which nothing had to be compiled for."""
+  number = np.asarray(num_data, np.int32)
   listed = samplers.Exhaustive(
-    number, jnp.zeros((_FEW_SAMPLES, size), jnp.int32), jnp.int32(0)
+    number, np.zeros((_FEW_SAMPLES, size), np.int32), np.int32(0)
   )
   if name == 'exhaustive':
     most = max(math.comb(num_data, size), _FEW_SAMPLES)
@@ -396,7 +391,7 @@ def _sampler(name, num_data, size, capacity):
     drawn = samplers.make_prosac(num_data, size, capacity)
   else:
     drawn = samplers.make_uniform(num_data, capacity)
-  return samplers.Either(listed, drawn)
+  return jax.device_put(samplers.Either(listed, drawn))
 
 
 def _too_few(problem, checked):

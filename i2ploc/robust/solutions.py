@@ -51,12 +51,18 @@ def gather(
     sample = jnp.arange(valid.size, dtype=jnp.int32) // slots
     num_samples = jnp.asarray(count, jnp.int32)
     return Solutions(models, valid.reshape(-1), sample, num_samples)
-  (rows,) = jnp.nonzero(valid.reshape(-1), size=room, fill_value=0)
-  found = jnp.cumsum(valid.sum(axis=1, dtype=jnp.int32))
-  fits = found <= room
+  # Those that are valid, in their order; then the places of the others.
+  place = jnp.arange(valid.size, dtype=jnp.int32)
+  order = jnp.where(valid.reshape(-1), place, place + valid.size)
+  rows = jax.lax.sort(order)[:room]
+  found = jnp.sum(valid, dtype=jnp.int32)
+  sample = jnp.where(rows < valid.size, rows, 0) // slots
+  # If not all fit, the sample after the last one kept may have been cut.
+  cut = jnp.where(found > room, sample[-1], count)
+  whole = jnp.sum(jnp.where(place // slots <= cut, order < valid.size, False))
+  num_samples = jnp.where((found > room) & (whole == room), cut + 1, cut)
+  kept = (rows < valid.size) & (sample < num_samples)
+  rows = jnp.where(rows < valid.size, rows, 0)
   return Solutions(
-    jax.tree.map(lambda leaf: leaf[rows], models),
-    jnp.arange(room) < jnp.max(jnp.where(fits, found, 0)),
-    (rows // slots).astype(jnp.int32),
-    jnp.sum(fits, dtype=jnp.int32),
+    jax.tree.map(lambda leaf: leaf[rows], models), kept, sample, num_samples
   )

@@ -118,7 +118,7 @@ def prosac_draws(
   needed = _draws(found, n, m, confidence)
   drawn = jnp.asarray(num_draws, jnp.float32)
   # T'_{n - 1} draws come before the first one of pool n.
-  before = growth[sizes - 1]
+  before = jnp.asarray(growth)[sizes - 1]
   reached = (before > 0) & (before < num_draws) & (sizes <= num_data)
   admissible = (n > m) & reached & surprising & (drawn >= needed)
   return jnp.min(jnp.where(admissible, needed, jnp.inf))

@@ -23,7 +23,7 @@ GRID = hypotheses.Grid(
   budget=(20, 512),
 )
 TRIALS = hypotheses.Trials(threshold=3.0, num_problems=32, seed=0)
-SETTINGS = consensus.Settings(first_batch=64, batch=64)
+SETTINGS = consensus.Settings(batch=64)
 
 
 class RowsTest(parameterized.TestCase):

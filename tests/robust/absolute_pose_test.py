@@ -155,22 +155,22 @@ class AbsolutePoseTest(parameterized.TestCase):
       absolute_pose.absolute_pose(points, pixels, PINHOLE, scores=np.ones(3))
 
 
-class BucketTest(absltest.TestCase):
-  def test_few_sizes_and_little_waste(self):
-    sizes = [search.bucket(n) for n in range(1, 20_000)]
-    self.assertLess(len(set(sizes)), 45)
-    waste = [s / n for n, s in enumerate(sizes, 1) if n > 64]
-    self.assertLessEqual(max(waste), 1.25)
-    self.assertGreaterEqual(min(waste), 1.0)
-
-  def test_a_second_call_compiles_nothing(self):
+class ProgramsTest(absltest.TestCase):
+  def test_one_program_serves_any_number_of_data_and_any_sampler(self):
     points, pixels, *_ = _scene(PINHOLE, 200)
     absolute_pose.absolute_pose(points, pixels, PINHOLE)
-    sizes = search._estimate._cache_size(), search._polish._cache_size()
-    absolute_pose.absolute_pose(points[:197], pixels[:197], PINHOLE, 2.0)
-    self.assertEqual(
-      sizes, (search._estimate._cache_size(), search._polish._cache_size())
-    )
+    programs = search._advance._cache_size()
+    scores = np.arange(200.0)
+    for count in (197, 100, 30, 12, 4):
+      some = points[:count], pixels[:count]
+      absolute_pose.absolute_pose(*some, PINHOLE, 2.0)
+      absolute_pose.absolute_pose(*some, PINHOLE, scores=scores[:count])
+    self.assertEqual(search._advance._cache_size(), programs)
+
+  def test_few_capacities(self):
+    sizes = {search.capacity(n) for n in range(1, 250_000, 50)}
+    self.assertLessEqual(len(sizes), 4)
+    self.assertTrue(all(search.capacity(n) == n for n in sizes))
 
 
 if __name__ == '__main__':

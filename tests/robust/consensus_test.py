@@ -119,7 +119,7 @@ class ConsensusTest(parameterized.TestCase):
     sampler = samplers.make_exhaustive(12, 2, 66)
     found = consensus.estimate(
       planted.LINE, sampler, data, 0.01, jax.random.key(0),
-      SETTINGS._replace(first_batch=16, batch=16),
+      SETTINGS._replace(batch=16),
     )  # fmt: skip
     np.testing.assert_allclose(found.model, [2.0, -1.0], atol=1e-3)
     self.assertEqual(found.num_draws, 80)

@@ -141,11 +141,15 @@ class NeededTest(parameterized.TestCase):
   def test_the_engine_stops_prosac_when_it_should(self):
     rng = np.random.default_rng(0)
     growth = jnp.asarray(samplers.prosac_growth(120, 3), jnp.int32)
-    stops = jax.jit(
-      lambda inliers, draws: jnp.isfinite(
-        stopping.prosac_draws(inliers, growth, draws, 3, 0.9999, 0.05)
+    sizes = stopping.prefixes(120)
+
+    @jax.jit
+    def stops(inliers, draws):
+      found = jnp.cumsum(inliers)[sizes - 1]
+      return jnp.isfinite(
+        stopping.prosac_draws(found, 120, growth, draws, 3, 0.9999, 0.05)
       )
-    )
+
     expected, early, late = 0, 0, 0
     for _ in range(60):
       rate = rng.uniform(0.02, 0.7) * np.exp(-np.arange(120) / 60)

@@ -160,13 +160,17 @@ class NeededTest(absltest.TestCase):
     # The better half are inliers, and of the rest a tenth.
     self.inliers = jnp.arange(100) < 50
     self.inliers = self.inliers.at[55::10].set(True)
+    self.found = self._counted(self.inliers)
     self.rest = jnp.int32(60), 3, 0.9999, 0.01
 
+  def _counted(self, inliers):
+    return jnp.cumsum(inliers)[stopping.prefixes(100) - 1]
+
   def _needed(self, sampler):
-    return float(sampler.needed(self.inliers, *self.rest))
+    return float(sampler.needed(self.found, *self.rest))
 
   def test_uniform_samples_need_one_of_inliers(self):
-    expected = stopping.ransac_draws(55, 100, 3, 0.9999)
+    expected = stopping.ransac_draws(jnp.int32(55), 100, 3, 0.9999)
     self.assertEqual(self._needed(samplers.Uniform(jnp.int32(100))), expected)
 
   def test_an_order_that_means_something_ends_the_search_early(self):
@@ -178,12 +182,46 @@ class NeededTest(absltest.TestCase):
     balanced = samplers.BalancedProsac(prosac, rows, rows)
     self.assertEqual(self._needed(balanced), early)
     # In the opposite order nothing is known any sooner.
-    late = prosac.needed(self.inliers[::-1], *self.rest)
+    late = prosac.needed(self._counted(self.inliers[::-1]), *self.rest)
     self.assertEqual(float(late), uniform)
 
   def test_all_samples_are_needed_where_all_are_asked_for(self):
     sampler = samplers.make_exhaustive(12, 3, 220)
     self.assertEqual(self._needed(sampler), np.inf)
+
+  def test_a_table_of_zeros_makes_uniform_samples(self):
+    same = samplers.make_uniform(100, 100)
+    uniform = samplers.Uniform(jnp.int32(100))
+    self.assertEqual(self._needed(same), self._needed(uniform))
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(
+      same.draw(key, jnp.int32(7), 64, 3)[0],
+      uniform.draw(key, jnp.int32(7), 64, 3)[0],
+    )
+
+
+class EitherTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.drawn = samplers.make_prosac(6, 3, 8)
+    self.listed = samplers.make_exhaustive(6, 3, 32)
+    self.key = jax.random.key(0)
+
+  def _same(self, sampler, expected):
+    for name in ('num_data', 'num_samples'):
+      self.assertEqual(getattr(sampler, name), getattr(expected, name))
+    asked = self.key, jnp.int32(0), 32, 3
+    for a, b in zip(sampler.draw(*asked), expected.draw(*asked), strict=True):
+      np.testing.assert_array_equal(a, b)
+    asked = jnp.arange(8) + 1, jnp.int32(60), 3, 0.9999, 0.01
+    self.assertEqual(sampler.needed(*asked), expected.needed(*asked))
+
+  def test_it_is_the_list_where_there_is_one(self):
+    self._same(samplers.Either(self.listed, self.drawn), self.listed)
+
+  def test_it_draws_where_the_list_is_empty(self):
+    empty = self.listed._replace(num_samples=np.int32(0))
+    self._same(samplers.Either(empty, self.drawn), self.drawn)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ _gather = jax.jit(solutions.gather, static_argnames='models_per_sample')
 _estimate = jax.jit(consensus.estimate, static_argnames=('problem', 'settings'))
 # Every model is scored on all data, none is refined.
 PLAIN = consensus.Settings(
-  first_batch=512, batch=512, subset=0, finalists=10_000, refined=1,
+  batch=512, subset=0, finalists=10_000, refined=1,
   refine_steps=0,
 )  # fmt: skip
 THRESHOLD = 2.0

@@ -11,9 +11,14 @@ from i2ploc.robust import stopping
 
 
 def _prosac(inliers, draws, chance=0.05):
-  growth = jnp.asarray(samplers.prosac_growth(len(inliers), 3), jnp.int32)
-  inliers = jnp.asarray(inliers, bool)
-  return float(stopping.prosac_draws(inliers, growth, draws, 3, 0.9999, chance))
+  count = len(inliers)
+  growth = jnp.asarray(samplers.prosac_growth(count, 3), jnp.int32)
+  found = np.cumsum(inliers)[stopping.prefixes(count) - 1]
+  return float(
+    stopping.prosac_draws(
+      jnp.asarray(found), count, growth, draws, 3, 0.9999, chance
+    )
+  )
 
 
 class RansacTest(parameterized.TestCase):
@@ -30,6 +35,17 @@ class RansacTest(parameterized.TestCase):
 
   def test_all_inliers_end_it_at_once(self):
     self.assertLess(stopping.ransac_draws(100, 100, 3, 0.9999), 1.0)
+
+
+class PrefixesTest(parameterized.TestCase):
+  @parameterized.parameters(1, 5, 32, 33, 100, 4096, 100_000)
+  def test_all_small_ones_then_few_and_the_last(self, capacity):
+    sizes = stopping.prefixes(capacity)
+    small = min(capacity, 32)
+    np.testing.assert_array_equal(sizes[:small], np.arange(1, small + 1))
+    self.assertTrue((np.diff(sizes) > 0).all())
+    self.assertEqual(sizes[-1], capacity)
+    self.assertLess(len(sizes), 110)
 
 
 class ProsacTest(absltest.TestCase):
