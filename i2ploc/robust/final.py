@@ -162,9 +162,7 @@ def _linearized(problem, model, data, threshold):
   step = _solution(matrix, weighted @ errors.ravel())
   # Weights follow a step, which is why it falls short.
   step /= max(_slope(squared, weights, heavy, dimensions), _LEAST_SLOPE)
-  return _State(
-    model, squared, weights, heavy, limit, matrix, step, dimensions
-  )
+  return _State(model, squared, weights, heavy, limit, matrix, step, dimensions)
 
 
 def _slope(squared, weights, heavy, dimensions):

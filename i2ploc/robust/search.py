@@ -38,9 +38,11 @@ _FIRST_DRAWS = 1024
 # A second search, among the inliers, if they are so many samples, and if so
 # many medians of their residuals are less than that part of the threshold.
 _WORTH_SHARPENING, _NOISE_REACH, _SHARPER, _LEAST_WIDTH = 2, 4.5, 0.75, 1e-3
-# Draws for a rival, which is not looked for among so many times more data than
-# agree with the first model.
-_RIVAL_DRAWS, _MOST_OTHERS = 256, 3
+# Random data, of which few agree with any model.
+_NUM_RANDOM = 8192
+# A rival is not looked for among so many times more data than agree with the
+# first model.
+_MOST_OTHERS = 3
 # Problems that an accelerator solves together.
 _TOGETHER = 256
 
@@ -259,8 +261,7 @@ def _sharpened(problem, checked, state, threshold, search):
     cost=np.float32(np.minimum(near / width**2, 1.0).sum()),
   )
   (found,) = _advanced(
-    problem, [inliers], [asked], [begin], [search.settings.batch],
-    search.settings,
+    problem, [inliers], [asked], [begin], [1], search.settings,
   )  # fmt: skip
   return state._replace(model=found.model)
 
@@ -272,7 +273,12 @@ def _limit(problem, checked, state, threshold, settings):
   data, model = checked.data, jax.tree.map(np.float64, state.model)
   agree = np.asarray(problem.residual(model, data)) < threshold**2
   share = evidence.chance(
-    problem, model, data, evidence.chosen(data, agree), threshold
+    problem,
+    model,
+    data,
+    evidence.chosen(data, agree),
+    threshold,
+    _NUM_RANDOM,
   )
   least = evidence.smallest_valid(
     len(checked.rows), problem.sample_size, share, problem.models_per_sample
@@ -379,8 +385,7 @@ def _result(problem, checked, state, threshold, search):
 def _rival(problem, checked, fit, proof, threshold, search):
   """The best model of the other data, and its evidence; None, None if chance.
 
-  A few draws: a rival that they miss has few of the other data, or of the first
-  model's.
+  One turn: a rival that it misses has few of the other data.
   """
   apart = evidence.others(problem, fit.model, checked.data, threshold)
   count = int(np.count_nonzero(apart))
@@ -397,9 +402,8 @@ def _rival(problem, checked, fit, proof, threshold, search):
   )
   asked = _asked(problem, others, threshold, search)
   begin = _begin(problem, checked.tree, asked.columns.shape[1])
-  limits = [min(_RIVAL_DRAWS, search.settings.max_draws)]
   (state,) = _advanced(
-    problem, [others], [asked], [begin], limits, search.settings
+    problem, [others], [asked], [begin], [1], search.settings
   )
   if state.found[-1] < least:
     return None, None
