@@ -116,7 +116,7 @@ def epipolar_errors(
       start[line].T,
       np.insert(ends[place, line], 2, 1.0, axis=1).T,
     )
-    distances = epipolar.sampson(matrix, first, second)
+    distances = epipolar.sampson(matrix, tuple(first), tuple(second))
     errors.append(focal * np.abs(distances).mean() if len(line) else np.inf)
   return {'epipolar': np.asarray(errors)}
 
