@@ -31,7 +31,7 @@ from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
 
 # Real roots that are kept. One sample in 200 has all ten: the last two are left
-# out, because a loop of eight is one vector on a CPU, and all takes 0.7 as long.
+# out, because a loop of eight is one vector on a CPU: all takes 0.7 as long.
 NUM_SOLUTIONS = 8
 _DEGREE = 10
 NUM_POLISH = 3
