@@ -37,7 +37,7 @@ _CAPACITY, _GROWTH = 4096, 4
 _FIRST_DRAWS = 1024
 # Second searches among the inliers, if the deviation of their noise is less
 # than that part of the threshold; their scale is so many deviations.
-_SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 0.25, 1.5, 1e-4
+_SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 9.0, 1.5, 1e-4
 # From the median of residuals to the deviation.
 _TO_DEVIATION = 1.4826
 # Random data, of which few agree with any model.
@@ -274,15 +274,15 @@ def _sharpened(problem, checked, asked, state, threshold, settings):
       data=_padded(columns[:, order]),
       scale=np.float32(scale),
     )
+    cost = scoring.scaled(np.minimum(parts, 1.0), scale).sum()
     begin = _begin(problem, checked.tree, asked.data.shape[1])._replace(
-      model=state.model,
-      cost=np.float32(scoring.scaled(np.minimum(parts, 1.0), scale).sum()),
-      draws=np.int32(turn),
+      draws=np.int32(turn)
     )
     (found,) = _advanced(
       problem, [checked], [mine], [begin], [turn + 1], settings
     )
-    state = state._replace(model=found.model)
+    if found.cost < cost:
+      state = state._replace(model=found.model)
   return state
 
 
