@@ -130,7 +130,7 @@ def retract(pose: rigid.Rigid, step: rigid.Array) -> rigid.Rigid:
 
 
 def linearized(pose: rigid.Rigid) -> tuple[Any, Any]:
-  """E [3, 3], and its derivative [5, 3, 3] by the step of `retract`, at zero."""
+  """E [3, 3] and its derivative [5, 3, 3] by the step of `retract`, at zero."""
   rotation, shift = pose
   xp = arrays.namespace(*pose)
   along = arrays.table([shift, *vectors.tangents(tuple(shift))], shift[0])

@@ -96,6 +96,8 @@ def minimize(
     equations: at this model.
   """
 
+  linearize = jax.jit(linearize)  # traced once
+
   def turn(_, state):
     found = linearize(state.trial)
     better = (found.cost < state.equations.cost) & _finite(state.trial)

@@ -106,6 +106,7 @@ def sum_blocks(term: Callable, data: Any, num_data: jax.Array) -> Any:
     found = term(block, start + jnp.arange(size) < num_data)
     return jax.tree.map(jnp.add, sums, found)
 
+  term = jax.jit(term)  # traced once
   first = jax.tree.map(lambda leaf: leaf[:size], data)
   shapes = jax.eval_shape(term, first, jnp.zeros(size, bool))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

@@ -350,10 +350,10 @@ def _advance_one(problem, tree, settings, asked, state, limit):
 
 
 _STATIC = ('problem', 'tree', 'settings')
-_advance = compilation.jit(_advance_one, static_argnames=_STATIC)
+_advance = compilation.jit(_advance_one, quick=True, static_argnames=_STATIC)
 
 
-@functools.partial(compilation.jit, static_argnames=_STATIC)
+@functools.partial(compilation.jit, quick=True, static_argnames=_STATIC)
 def _advance_each(problem, tree, settings, *given):
   return jax.vmap(functools.partial(_advance_one, problem, tree, settings))(
     *given
