@@ -12,9 +12,7 @@ from i2ploc.robust import alignment
 from i2ploc.robust import consensus
 from i2ploc.robust import search
 
-SEARCH = search.Search(
-  settings=consensus.Settings(batch=64, max_draws=512)
-)
+SEARCH = search.Search(settings=consensus.Settings(batch=64, max_draws=512))
 FAR = np.array([4e5, -5e6, 100.0])
 
 

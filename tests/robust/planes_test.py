@@ -12,9 +12,7 @@ from i2ploc.robust import lines
 from i2ploc.robust import planes
 from i2ploc.robust import search
 
-SEARCH = search.Search(
-  settings=consensus.Settings(batch=64, max_draws=512)
-)
+SEARCH = search.Search(settings=consensus.Settings(batch=64, max_draws=512))
 FUNCTIONS = {2: lines.line, 3: planes.plane}
 
 

@@ -17,9 +17,7 @@ PIXEL = 1 / planted.FOCAL
 
 def _refine(data, pose, steps=10):
   count = len(data.x)
-  return refine.refine(
-    absolute_pose.PLANE, pose, data, count, 3 * PIXEL, steps
-  )
+  return refine.refine(absolute_pose.PLANE, pose, data, count, 3 * PIXEL, steps)
 
 
 def _curve(x, y):

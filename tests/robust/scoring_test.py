@@ -38,9 +38,7 @@ class ScoringTest(parameterized.TestCase):
       return model * data
 
     models = jnp.array([1.0, jnp.nan, 0.5])
-    costs = scoring.total_costs(
-      residual, models, jnp.ones(5), 5, 1.0
-    )
+    costs = scoring.total_costs(residual, models, jnp.ones(5), 5, 1.0)
     self.assertEqual(float(costs[1]), np.inf)
     self.assertEqual(int(jnp.argmin(costs)), 2)
 
