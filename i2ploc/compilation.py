@@ -14,6 +14,8 @@ Only single products are left to it here.
 
 from collections.abc import Callable
 import functools
+import os
+import pathlib
 from typing import Any
 
 import jax
@@ -100,3 +102,26 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
       return inside(*args)
 
   return called
+
+
+def keep_programs(folder: str | os.PathLike | None = None) -> pathlib.Path:
+  """Keeps compiled programs on disk, for other processes.
+
+  A first call then loads in a fraction of a second what another process
+  compiled; a program is kept for the machine and the versions it was made with.
+  Call it before the first computation.
+
+  Args:
+    folder: where; by default `i2ploc/programs` in the user's cache.
+
+  Returns:
+    The folder; JAX makes it when there is something to keep.
+  """
+  if folder is None:
+    cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    folder = pathlib.Path(cache) / 'i2ploc' / 'programs'
+  jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
+  # By default only what took a second to compile is kept.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  return pathlib.Path(folder)

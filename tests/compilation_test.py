@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the compiler's options."""
 
+import subprocess
+import sys
+import tempfile
 from unittest import mock
 
 from absl.testing import absltest
@@ -68,6 +71,35 @@ class CompilationTest(absltest.TestCase):
   def test_other_devices_are_left_alone(self):
     with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
       self.assertEqual(compilation.options(), {})
+
+
+class KeepProgramsTest(absltest.TestCase):
+  def test_another_process_compiles_nothing(self):
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    script = """
+import sys
+import jax
+from i2ploc import compilation
+compilation.keep_programs(sys.argv[1])
+events = []
+jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
+compilation.jit(lambda x: 3 * x + 1)(2.0).block_until_ready()
+print(events.count('/jax/compilation_cache/cache_misses'))
+"""
+    misses = [
+      int(
+        subprocess.run(
+          [sys.executable, '-c', script, folder.name],
+          check=True,
+          capture_output=True,
+          text=True,
+        ).stdout
+      )
+      for _ in range(2)
+    ]
+    self.assertGreater(misses[0], 0)
+    self.assertEqual(misses[1], 0)
 
 
 if __name__ == '__main__':

@@ -1,34 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last fit of a model, on all data, in numpy and float64.
+"""The last fit of a model to the data that agree with it, and its covariance.
 
-float32 is enough to find a model, not to report one. Here nothing compiles: it
-costs a few small operations per step, for any number of data.
+A search finds a model whose inliers are right; how exact it is, the last fit
+decides. A threshold is a guess of the caller's, several times as wide as the
+noise, and the errors of real keypoints have heavy tails: most are far smaller
+than the few that a mean follows. So the scale and the tails of the noise are
+measured from the inliers. With s the deviation of a Gaussian that has the same
+median of residuals, a datum weighs
+
+  w(r) = 1 / (1 + a (r / s)^2) for r < c s, else 0.
+
+Were the noise Gaussian, the root of the mean of r^2 would be s too: then a = 0,
+and what is beyond c s are outliers, which pull the harder at a pose of two
+views as they are not where true points can be. The more this root exceeds s,
+the larger is a, up to the weights of a Cauchy distribution. The weighted
+equations are solved and weighted anew until a step is small beside the model's
+own deviation.
+
+All is numpy in float64: for 100 data that takes a third of a millisecond, less
+than a call of a compiled function for each part would.
 """
 
+import math
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from i2ploc.robust import problem as problem_lib
 
-_NUM_STEPS = 3
-_DAMPING = 1e-3
-# Data count as noise up to so many standard deviations of the inliers' own
-# residuals. The threshold cuts the tail from which that deviation is measured,
-# so it is trusted only within these multiples of the threshold.
-_NOISE_QUANTILE = 5.0
-_NARROWEST, _WIDEST = 0.5, 1.5
+_MOST_STEPS = 5
+# Of the slopes by which steps are divided.
+_LEAST_SLOPE = 0.3
+# a, for noise with heavy tails.
+_HEAVY = 0.45
+# c for errors in 1, 2 and 3 dimensions: 99.4 % of Gaussian ones are nearer.
+_CUTS = 2.75, 3.2, 3.53
+# Mean derivative of w(e) e for Gaussian noise, where the cut takes its part.
+_CUT_SLOPE = 0.955
+# Tails are heavy where the root of the mean square is so many times s, and by
+# 1 / sqrt(N) more, by which the ratio of N Gaussian data is off.
+_HEAVY_RATIO, _SLOPE = 1.35, 2.5
+# s is at least that part of the root of the mean square, and of the threshold.
+_LEAST_RATIO, _LEAST_NOISE = 1 / 3, 1e-6
+# Thresholds beyond which a datum has no weight.
+_REACH = 1.5
+# A step is small if it is less than that share of the model's deviation.
+_SMALL = 0.25
+# Share of the largest eigenvalue of the scaled matrix that an undetermined
+# direction has at most.
+_UNDETERMINED = 1e-6
+_LEVEL = 0.95
+# Median length of a Gaussian vector of deviation 1 in 1, 2 and 3 dimensions.
+_MEDIANS = 0.67449, 1.17741, 1.53817
 
 
 class Fit(NamedTuple):
-  """A fitted model.
+  """A model and what the data say of it.
 
   Attributes:
     model: pytree of float64 arrays.
-    inliers: [N] bool, data within the threshold of it.
-    covariance: [dof, dof] of the step of `retract`; infinite where the inliers
-      do not determine the model.
+    inliers: [N] bool, data within the threshold of the model.
+    covariance: [dof, dof] of the step that `retract` takes at the model;
+      infinite where the inliers do not determine it.
     cost: sum of min(r^2, t^2) / t^2.
   """
 
@@ -38,70 +73,186 @@ class Fit(NamedTuple):
   cost: float
 
 
+class _State(NamedTuple):
+  """A model, its residuals, and the equations of a step from there.
+
+  Attributes:
+    model: pytree.
+    squared: [N] squared residuals.
+    weights: [N].
+    heavy: a / s^2 of the weights.
+    limit: (c s)^2 of them.
+    matrix: [dof, dof], J^T W J; None where too few data have a weight.
+    step: [dof], that solves it.
+    dimensions: of the error of a datum.
+  """
+
+  model: Any
+  squared: np.ndarray
+  weights: np.ndarray
+  heavy: float
+  limit: float
+  matrix: np.ndarray | None
+  step: np.ndarray
+  dimensions: int
+
+
 def fit(
-  problem: problem_lib.Problem, model: Any, data: Any, threshold: float
+  problem: problem_lib.Problem,
+  model: problem_lib.Model,
+  data: problem_lib.Data,
+  threshold: float,
 ) -> Fit:
-  """The model near a given one that fits the data best.
+  """Fits a model that was found to the data around it.
 
   Args:
-    problem: see `Problem`.
-    model: pytree of float64 arrays.
-    data: pytree of float64 arrays [N].
+    problem: what to solve.
+    model: near the wanted one; pytree of float64 arrays.
+    data: pytree of numpy arrays [N], float64.
     threshold: residual of an inlier, at most.
+
+  Returns:
+    The fit. Where no more data agree with the model than determine it, it stays
+    as it is.
   """
-  limit = threshold**2
-  # The model may stay where it is, so its rotation is orthonormalized first.
+  # A rotation found in float32 is made orthonormal.
   model = problem.retract(model, np.zeros(problem.dof))
-  squared = problem.residual(model, data)
-  width = _noise_width(problem, squared, limit)
-  best, damping = np.minimum(squared, width).sum(), _DAMPING
-  errors, jacobian = problem.linearize(model, data)
-  for _ in range(_NUM_STEPS):
-    counts = squared < width
-    rows = (jacobian * counts).reshape(problem.dof, -1)
-    matrix = rows @ rows.T
-    gradient = rows @ errors.ravel()
-    diagonal = np.diagonal(matrix)
-    ridge = damping * np.maximum(diagonal, 1e-12 * diagonal.max() + 1e-300)
-    step = -np.linalg.solve(matrix + np.diag(ridge), gradient)
-    trial = problem.retract(model, step)
-    squared_there = problem.residual(trial, data)
-    cost = np.minimum(squared_there, width).sum()
-    if not cost < best:
-      damping *= 10
+  state = _linearized(problem, model, data, threshold)
+  step = state.step
+  for _ in range(_MOST_STEPS):
+    if state.matrix is None:
+      break
+    trial = problem.retract(state.model, step)
+    found = _linearized(problem, trial, data, threshold)
+    if not _loss(found.squared, state) <= _loss(state.squared, state):
+      step = step / 4
       continue
-    model, squared, best, damping = trial, squared_there, cost, damping / 10
-    errors, jacobian = problem.linearize(model, data)
+    size = step @ state.matrix @ step
+    state, step = found, found.step
+    if size < _SMALL**2 * problem.dof * _variance(state):
+      break
+  squared, limit = state.squared, threshold**2
   inliers = squared < limit
-  return Fit(
-    model,
-    inliers,
-    _covariance(errors[:, inliers], jacobian[:, :, inliers]),
-    float(np.minimum(squared, limit).sum() / limit),
+  cost = float(np.minimum(squared, limit).sum() / limit)
+  return Fit(state.model, inliers, _covariance(problem, state), cost)
+
+
+def _loss(squared, state):
+  """What the weights of `state` minimise, at other residuals."""
+  squared = np.minimum(squared, state.limit)
+  if state.heavy:
+    squared = np.log1p(state.heavy * squared) / state.heavy
+  return squared.sum()
+
+
+def _linearized(problem, model, data, threshold):
+  """The state at a model."""
+  errors, jacobian = problem.linearize(model, data)
+  squared = errors[0] ** 2 if len(errors) == 1 else (errors**2).sum(axis=0)
+  dimensions = _dimensions(jacobian)
+  near = squared[squared < threshold**2]
+  freedom = dimensions * len(near) - problem.dof
+  if freedom <= 0:
+    nothing = np.zeros(problem.dof)
+    return _State(model, squared, nothing, 0.0, 0.0, None, nothing, dimensions)
+  heavy, limit = _noise(near, freedom, dimensions, threshold)
+  weights = (squared < limit) / (1 + heavy * squared)
+  weighted = (jacobian * weights).reshape(problem.dof, -1)
+  matrix = weighted @ jacobian.reshape(problem.dof, -1).T
+  step = _solution(matrix, weighted @ errors.ravel())
+  # Weights follow a step, which is why it falls short.
+  step /= max(_slope(squared, weights, heavy, dimensions), _LEAST_SLOPE)
+  return _State(
+    model, squared, weights, heavy, limit, matrix, step, dimensions
   )
 
 
-def _noise_width(problem, squared, limit):
-  """Squared residual beyond which a datum is not noise."""
-  inliers = squared < limit
-  freedom = np.count_nonzero(inliers) * 2 - problem.dof
-  if freedom <= problem.dof:
-    return limit
-  variance = squared[inliers].sum() / freedom
-  width = _NOISE_QUANTILE**2 * variance
-  return min(max(width, _NARROWEST**2 * limit), _WIDEST**2 * limit)
+def _slope(squared, weights, heavy, dimensions):
+  """The mean derivative of w(e) e but for its cut, over the mean weight."""
+  if not heavy:
+    return 1.0
+  curved = weights * weights * squared
+  return 1 - 2 / dimensions * heavy * curved.sum() / weights.sum()
 
 
-def _covariance(errors, jacobian):
-  """s^2 (J^T J)^-1 with s^2 the residuals' own variance."""
-  dof = len(jacobian)
-  freedom = errors.size - dof
-  rows = jacobian.reshape(dof, -1)
-  matrix = rows @ rows.T
-  scale = 1 / np.sqrt(np.maximum(np.diagonal(matrix), 1e-300))
-  values, vectors = np.linalg.eigh(matrix * scale[:, None] * scale)
-  if freedom <= 0 or not values[0] > 1e-6:
-    return np.full((dof, dof), np.inf)
-  inverse = (vectors / values) @ vectors.T
-  variance = (errors**2).sum() / freedom
-  return variance * inverse * scale[:, None] * scale
+def _dimensions(jacobian):
+  """In how many directions the error of a datum can go."""
+  components = jacobian.shape[1]
+  if components < 3:
+    return components
+  # Between unit vectors there are three components, of two directions.
+  one = jacobian[:, :, jacobian.shape[2] // 2]
+  square = one.T @ one
+  flat = np.linalg.det(square) < 1e-9 * (np.trace(square) / components) ** 3
+  return components - int(flat)
+
+
+def _noise(near, freedom, dimensions, threshold):
+  """a / s^2 and (c s)^2 by the squared residuals [n] within the threshold."""
+  count = len(near)
+  # Least squares follow the noise; what is left of it is less.
+  mean = near.sum() / freedom
+  middle = np.partition(near, count // 2)[count // 2]
+  middle *= dimensions * count / (freedom * _MEDIANS[dimensions - 1] ** 2)
+  noise = max(middle, _LEAST_RATIO**2 * mean, (_LEAST_NOISE * threshold) ** 2)
+  excess = math.sqrt(mean / noise) - _HEAVY_RATIO - 1 / math.sqrt(count)
+  heavy = _HEAVY * min(max(1 + _SLOPE * excess, 0.0), 1.0)
+  reach = min(_CUTS[dimensions - 1] ** 2 * noise, (_REACH * threshold) ** 2)
+  return heavy / noise, reach
+
+
+def _solution(matrix, vector):
+  """-A^-1 b; zero where A is singular."""
+  diagonal = np.diagonal(matrix)
+  ridge = np.diag(1e-9 * diagonal + 1e-30)
+  try:
+    step = np.linalg.solve(matrix + ridge, -vector)
+  except np.linalg.LinAlgError:
+    return np.zeros_like(vector)
+  return step if np.isfinite(step).all() else np.zeros_like(vector)
+
+
+def _variance(state):
+  """Of an error, as the weights see it."""
+  weights = state.weights
+  return (weights @ state.squared) / (weights.sum() * state.dimensions)
+
+
+def _covariance(problem, state):
+  """Of the step at the fit (Huber and Ronchetti, 2009, section 7.6).
+
+  With psi(e) = w e the sum of psi^2 over the freedom that is left, divided by
+  the square of the mean derivative of psi, replaces the variance of the errors
+  in s^2 (J^T J)^-1. Few data estimate it badly: the ellipsoid of 95 % of a
+  Gaussian distribution is as large here as that of Fisher's.
+  """
+  dof, dimensions = problem.dof, state.dimensions
+  unknown = np.full((dof, dof), np.inf)
+  if state.matrix is None:
+    return unknown
+  weights, squared = state.weights, state.squared
+  total = weights.sum()
+  # So many data of equal weight would be as good.
+  count = total**2 / (weights @ weights)
+  freedom = dimensions * count - dof
+  if freedom <= 0:
+    return unknown
+  slope = _CUT_SLOPE * _slope(squared, weights, state.heavy, dimensions)
+  if slope <= 0:
+    return unknown
+  # J^T J of all data that count is that of the weighted, over the mean weight.
+  spread = (weights**2 * squared).sum() / (dimensions * total)
+  spread *= dimensions * count / freedom
+  variance = spread / slope**2
+  scale = 1 / np.sqrt(np.maximum(np.diagonal(state.matrix), 1e-30))
+  values, vectors = np.linalg.eigh(state.matrix * scale[:, None] * scale)
+  if values[0] < _UNDETERMINED:
+    return unknown
+  inverse = (vectors / values) @ vectors.T * scale[:, None] * scale
+  return _few(dof, freedom) * variance * inverse
+
+
+def _few(dof, freedom):
+  """Squared size of Fisher's 95 % region beside that of a Gaussian's."""
+  fisher = special.fdtri(dof, freedom, _LEVEL)
+  return dof * fisher / special.chdtri(dof, 1 - _LEVEL)
