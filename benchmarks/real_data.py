@@ -132,7 +132,9 @@ def match(
     if min(len(first), len(second)) < 2:
       nothing = np.zeros(0, np.int64)
       return {'rows0': nothing, 'rows1': nothing, 'scores': np.zeros(0)}
-    away = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2 * first @ second.T
+    away = (
+      (first**2).sum(1)[:, None] + (second**2).sum(1) - 2 * first @ second.T
+    )
     nearest = away.argmin(1)
     two = np.sqrt(np.maximum(np.partition(away, 1, axis=1)[:, :2], 1e-9))
     rows = np.arange(len(away))

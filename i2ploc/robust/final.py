@@ -51,6 +51,11 @@ _SMALL = 0.25
 # Share of the largest eigenvalue of the scaled matrix that an undetermined
 # direction has at most.
 _UNDETERMINED = 1e-6
+# Data per degree of freedom whose own pulls count as much as the assumption of
+# equal variances.
+_FEW = 5
+# Leverage of a datum, at most, beside the mean; of few data at most so much.
+_LEVERAGE, _FEW_LEVERAGE = 5.0, 0.5
 _LEVEL = 0.95
 # Median length of a Gaussian vector of deviation 1 in 1, 2 and 3 dimensions.
 _MEDIANS = 0.67449, 1.17741, 1.53817
@@ -78,6 +83,8 @@ class _State(NamedTuple):
 
   Attributes:
     model: pytree.
+    errors: [E, N].
+    jacobian: [dof, E, N].
     squared: [N] squared residuals.
     weights: [N].
     heavy: a / s^2 of the weights.
@@ -88,6 +95,8 @@ class _State(NamedTuple):
   """
 
   model: Any
+  errors: np.ndarray
+  jacobian: np.ndarray
   squared: np.ndarray
   weights: np.ndarray
   heavy: float
@@ -154,7 +163,18 @@ def _linearized(problem, model, data, threshold):
   freedom = dimensions * len(near) - problem.dof
   if freedom <= 0:
     nothing = np.zeros(problem.dof)
-    return _State(model, squared, nothing, 0.0, 0.0, None, nothing, dimensions)
+    return _State(
+      model,
+      errors,
+      jacobian,
+      squared,
+      nothing,
+      0.0,
+      0.0,
+      None,
+      nothing,
+      dimensions,
+    )
   heavy, limit = _noise(near, freedom, dimensions, threshold)
   weights = (squared < limit) / (1 + heavy * squared)
   weighted = (jacobian * weights).reshape(problem.dof, -1)
@@ -163,7 +183,16 @@ def _linearized(problem, model, data, threshold):
   # Weights follow a step, which is why it falls short.
   step /= max(_slope(squared, weights, heavy, dimensions), _LEAST_SLOPE)
   return _State(
-    model, squared, weights, heavy, limit, matrix, step, dimensions
+    model,
+    errors,
+    jacobian,
+    squared,
+    weights,
+    heavy,
+    limit,
+    matrix,
+    step,
+    dimensions,
   )
 
 
@@ -219,12 +248,13 @@ def _variance(state):
 
 
 def _covariance(problem, state):
-  """Of the step at the fit (Huber and Ronchetti, 2009, section 7.6).
+  """Of the step at the fit: A^-1 B A^-1 (Huber and Ronchetti, 2009, 7.6).
 
-  With psi(e) = w e the sum of psi^2 over the freedom that is left, divided by
-  the square of the mean derivative of psi, replaces the variance of the errors
-  in s^2 (J^T J)^-1. Few data estimate it badly: the ellipsoid of 95 % of a
-  Gaussian distribution is as large here as that of Fisher's.
+  A is J^T W J times the mean derivative of w(e) e over the mean of w. B is the
+  sum of the squared pulls of the data, or, of few, that of errors of equal
+  variance. Of its own error a datum of high leverage shows little, and such are
+  often outliers that the model went to: no datum adds to A more than a share.
+  The ellipsoid of 95 % of a Gaussian distribution is as large as Fisher's is.
   """
   dof, dimensions = problem.dof, state.dimensions
   unknown = np.full((dof, dof), np.inf)
@@ -235,21 +265,44 @@ def _covariance(problem, state):
   # So many data of equal weight would be as good.
   count = total**2 / (weights @ weights)
   freedom = dimensions * count - dof
-  if freedom <= 0:
+  slope = _slope(squared, weights, state.heavy, dimensions)
+  if freedom <= 0 or slope <= 0:
     return unknown
-  slope = _CUT_SLOPE * _slope(squared, weights, state.heavy, dimensions)
-  if slope <= 0:
-    return unknown
-  # J^T J of all data that count is that of the weighted, over the mean weight.
-  spread = (weights**2 * squared).sum() / (dimensions * total)
-  spread *= dimensions * count / freedom
-  variance = spread / slope**2
   scale = 1 / np.sqrt(np.maximum(np.diagonal(state.matrix), 1e-30))
   values, vectors = np.linalg.eigh(state.matrix * scale[:, None] * scale)
   if values[0] < _UNDETERMINED:
     return unknown
-  inverse = (vectors / values) @ vectors.T * scale[:, None] * scale
-  return _few(dof, freedom) * variance * inverse
+  # In white coordinates J^T W J is the identity.
+  white = scale[:, None] * vectors / np.sqrt(values)
+  rows = (white.T @ state.jacobian.reshape(dof, -1)).reshape(
+    state.jacobian.shape
+  )
+  pulls = (rows * state.errors).sum(axis=1) * weights
+  variance = (weights**2 * squared).sum() / (dimensions * total)
+  share = count / (count + _FEW * dof)
+  spread = share * (pulls @ pulls.T) + (1 - share) * variance * np.eye(dof)
+  left = np.linalg.inv(np.eye(dof) - _excess(rows, weights, count))
+  spread = left @ spread @ left
+  spread *= dimensions * count / (freedom * (_CUT_SLOPE * slope) ** 2)
+  return _few(dof, freedom) * white @ spread @ white.T
+
+
+def _excess(rows, weights, count):
+  """What data of high leverage add to the identity beyond their share.
+
+  Args:
+    rows: [dof, E, N], the Jacobian in white coordinates.
+    weights: [N].
+    count: of data.
+  """
+  dof = len(rows)
+  leverage = (rows**2).sum(axis=(0, 1)) * weights
+  mean = dof / count
+  most = min(_LEVERAGE * mean, max(_FEW_LEVERAGE, 1.5 * mean))
+  (few,) = (leverage > most).nonzero()
+  parts = weights[few] * (1 - most / leverage[few])
+  rows = (rows[:, :, few] * np.sqrt(parts)).reshape(dof, -1)
+  return rows @ rows.T
 
 
 def _few(dof, freedom):

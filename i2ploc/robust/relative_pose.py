@@ -20,6 +20,7 @@ from i2ploc.geometry import essential
 from i2ploc.geometry import five_points
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import rigid
+from i2ploc.robust import consensus
 from i2ploc.robust import evidence
 from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
@@ -133,6 +134,12 @@ def _problem(sphere):
 PLANE, SPHERE = _problem(False), _problem(True)
 
 
+# A sample of five costs as much as dozens of three.
+SEARCH = search_lib.Search(
+  settings=consensus.DEFAULT._replace(batch=64, max_draws=10_000)
+)
+
+
 class RelativePose(result.Result[rigid.Rigid]):
   """The pose of camera 1 relative to camera 0.
 
@@ -161,7 +168,7 @@ def relative_pose(
   threshold: float = 1.5,
   *,
   scores: np.ndarray | None = None,
-  search: search_lib.Search = search_lib.DEFAULT,
+  search: search_lib.Search = SEARCH,
 ) -> RelativePose:
   """The relative pose that most pairs of pixels agree with.
 
