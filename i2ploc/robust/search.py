@@ -382,7 +382,9 @@ def _result(problem, checked, state, threshold, search):
   data = checked.data
   model = jax.tree.map(np.float64, state.model)
   fit = final.fit(problem, model, data, threshold)
-  proof = evidence.weigh(problem, fit.model, data, fit.inliers, threshold)
+  proof = evidence.weigh(
+    problem, fit.model, data, fit.inliers, threshold, fit.covariance
+  )
   rival, other = None, None
   if proof.valid and search.rival:
     rival, other = _rival(problem, checked, fit, proof, threshold, search)
@@ -391,7 +393,7 @@ def _result(problem, checked, state, threshold, search):
   return result.Result(
     proof.model,
     chosen,
-    fit.covariance,
+    fit.covariance if proof.valid else np.full_like(fit.covariance, np.inf),
     fit.cost,
     num_draws,
     proof.valid,
@@ -429,7 +431,12 @@ def _rival(problem, checked, fit, proof, threshold, search):
   model = jax.tree.map(np.float64, state.model)
   second = final.fit(problem, model, others.data, threshold)
   other = evidence.weigh(
-    problem, second.model, others.data, second.inliers, threshold
+    problem,
+    second.model,
+    others.data,
+    second.inliers,
+    threshold,
+    second.covariance,
   )
   if not other.valid:
     return None, None
