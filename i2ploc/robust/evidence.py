@@ -84,6 +84,7 @@ def weigh(
   data: Any,
   inliers: np.ndarray,
   threshold: float,
+  covariance: np.ndarray | None = None,
 ) -> Evidence:
   """The evidence for a model.
 
@@ -93,6 +94,7 @@ def weigh(
     data: pytree of numpy arrays [N], usable data alone.
     inliers: [N] bool, data that agree with the model.
     threshold: residual of an inlier, at most.
+    covariance: of the fit, if it is known.
   """
   size = problem.sample_size
   count = int(np.count_nonzero(inliers))
@@ -120,6 +122,9 @@ def weigh(
   reason = ''
   if problem.degeneracy is not None:
     reason, model = problem.degeneracy(model, data, inliers, threshold)
+  if not reason and covariance is not None:
+    if not np.isfinite(covariance).all():
+      reason = 'the data that agree leave the model undetermined'
   return Evidence(total, count, share, alarms, reason, model)
 
 

@@ -37,7 +37,7 @@ _CAPACITY, _GROWTH = 4096, 4
 _FIRST_DRAWS = 1024
 # Second searches among the inliers, if the deviation of their noise is less
 # than that part of the threshold; their scale is so many deviations.
-_SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 0.25, 1.5, 1e-4
+_SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 9.0, 1.5, 1e-4
 # From the median of residuals to the deviation.
 _TO_DEVIATION = 1.4826
 # Random data, of which few agree with any model.
@@ -274,15 +274,15 @@ def _sharpened(problem, checked, asked, state, threshold, settings):
       data=_padded(columns[:, order]),
       scale=np.float32(scale),
     )
+    cost = scoring.scaled(np.minimum(parts, 1.0), scale).sum()
     begin = _begin(problem, checked.tree, asked.data.shape[1])._replace(
-      model=state.model,
-      cost=np.float32(scoring.scaled(np.minimum(parts, 1.0), scale).sum()),
-      draws=np.int32(turn),
+      draws=np.int32(turn)
     )
     (found,) = _advanced(
       problem, [checked], [mine], [begin], [turn + 1], settings
     )
-    state = state._replace(model=found.model)
+    if found.cost < cost:
+      state = state._replace(model=found.model)
   return state
 
 
@@ -382,7 +382,9 @@ def _result(problem, checked, state, threshold, search):
   data = checked.data
   model = jax.tree.map(np.float64, state.model)
   fit = final.fit(problem, model, data, threshold)
-  proof = evidence.weigh(problem, fit.model, data, fit.inliers, threshold)
+  proof = evidence.weigh(
+    problem, fit.model, data, fit.inliers, threshold, fit.covariance
+  )
   rival, other = None, None
   if proof.valid and search.rival:
     rival, other = _rival(problem, checked, fit, proof, threshold, search)
@@ -391,7 +393,7 @@ def _result(problem, checked, state, threshold, search):
   return result.Result(
     proof.model,
     chosen,
-    fit.covariance,
+    fit.covariance if proof.valid else np.full_like(fit.covariance, np.inf),
     fit.cost,
     num_draws,
     proof.valid,
@@ -429,7 +431,12 @@ def _rival(problem, checked, fit, proof, threshold, search):
   model = jax.tree.map(np.float64, state.model)
   second = final.fit(problem, model, others.data, threshold)
   other = evidence.weigh(
-    problem, second.model, others.data, second.inliers, threshold
+    problem,
+    second.model,
+    others.data,
+    second.inliers,
+    threshold,
+    second.covariance,
   )
   if not other.valid:
     return None, None
