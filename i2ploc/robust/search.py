@@ -37,7 +37,7 @@ _CAPACITY, _GROWTH = 4096, 4
 _FIRST_DRAWS = 1024
 # Second searches among the inliers, if the deviation of their noise is less
 # than that part of the threshold; their scale is so many deviations.
-_SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 9.0, 1.5, 1e-4
+_SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 0.5, 1.5, 1e-4
 # From the median of residuals to the deviation.
 _TO_DEVIATION = 1.4826
 # Random data, of which few agree with any model.
