@@ -120,7 +120,7 @@ def _degeneracy(pose, data, inliers, limit, *, sphere):
 def _problem(sphere):
   return problem_lib.Problem(
     sample_size=5,
-    models_per_sample=3,  # of ten slots 2.4 are filled where noise is small
+    models_per_sample=3,  # of eight slots 2.4 are filled where noise is small
     dof=5,
     solve=_solve,
     residual=functools.partial(_residual, sphere=sphere),
