@@ -141,9 +141,7 @@ def _circle(origins, rays, side):
   between = vectors.minus(origins[0], origins[1])
   total = vectors.total(rays[0], rays[1])
   difference = vectors.minus(rays[0], rays[1])
-  squares = [
-    jnp.maximum(vectors.dot(v, v), _TINY) for v in (total, difference)
-  ]
+  squares = [jnp.maximum(vectors.dot(v, v), _TINY) for v in (total, difference)]
   # x r_0 - y r_1 = (x - y) / 2 (r_0 + r_1) + (x + y) / 2 (r_0 - r_1).
   long, wide = (jnp.sqrt(square) for square in squares)
   along = vectors.dot(between, total) / long
@@ -244,8 +242,8 @@ def gp3p(
     >>> rays = np.array([[0.6, 0.0, 0.8], [0.0, 0.6, 0.8], [0.0, 0.0, 1.0]])
     >>> points = origins + rays * [[5.0], [6.0], [4.0]]
     >>> poses, valid = jax.jit(gp3p.gp3p)(origins, rays, points - [9, 0, 0])
-    >>> away = np.linalg.norm(poses.translation[valid] - [9, 0, 0], axis=1)
-    >>> away.min().round(3).item()
+    >>> found = np.asarray(poses.translation)[valid] - [9, 0, 0]
+    >>> np.linalg.norm(found, axis=1).min().round(3).item()
     0.0
   """
   chex.assert_shape([origins, rays, points], (3, 3))
@@ -310,7 +308,9 @@ def _extent(rays, points, usable):
   normal = vectors.cross(sides[0], sides[1])
   usable &= vectors.dot(normal, normal) > _FLAT
   squared = sum(vectors.dot(side, side) for side in sides)
-  chords = [vectors.minus(rays[i], rays[j]) for i, j in ((1, 2), (0, 2), (0, 1))]
+  chords = [
+    vectors.minus(rays[i], rays[j]) for i, j in ((1, 2), (0, 2), (0, 1))
+  ]
   chord = sum(vectors.dot(chord, chord) for chord in chords)
   # Rays that are parallel as to the first two have no circle.
   usable &= vectors.dot(chords[2], chords[2]) > _FLAT

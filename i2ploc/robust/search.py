@@ -33,11 +33,12 @@ SAMPLERS = ('auto', 'uniform', 'prosac', 'exhaustive')
 _FEW_SAMPLES = 1024
 # Data of the smallest program, and how many times as many the next one has.
 _CAPACITY, _GROWTH = 4096, 4
-# Draws after which a search that is not over asks whether it can still succeed.
-_FIRST_DRAWS = 1024
+# Turns after which a search that is not over asks whether it can still succeed,
+# and their finalists.
+_FIRST_TURNS, _FIRST_FINALISTS = 16, 16
 # Second searches among the inliers, if the deviation of their noise is less
 # than that part of the threshold; their scale is so many deviations.
-_SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 9.0, 1.5, 1e-4
+_SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 0.5, 1.5, 1e-4
 # From the median of residuals to the deviation.
 _TO_DEVIATION = 1.4826
 # Random data, of which few agree with any model.
@@ -208,6 +209,13 @@ def _padded(columns):
   return padded
 
 
+def _short(settings):
+  """Settings of a search that has just begun, or is not to be long."""
+  batch = min(settings.first_batch, settings.batch)
+  finalists = min(settings.finalists, _FIRST_FINALISTS)
+  return settings._replace(batch=batch, finalists=finalists)
+
+
 def _searched(problem, checked, asked, threshold, settings):
   """States at the end of searches, on the host.
 
@@ -219,8 +227,9 @@ def _searched(problem, checked, asked, threshold, settings):
     _begin(problem, one.tree, mine.data.shape[1])
     for one, mine in zip(checked, asked, strict=True)
   ]
-  limits = [min(settings.max_draws, _FIRST_DRAWS)] * len(asked)
-  states = _advanced(problem, checked, asked, states, limits, settings)
+  first = _short(settings)
+  limits = [min(settings.max_draws, _FIRST_TURNS * first.batch)] * len(asked)
+  states = _advanced(problem, checked, asked, states, limits, first)
   left, limits = [], []
   for i, (one, state) in enumerate(zip(checked, states, strict=True)):
     if state.draws < min(state.needed, settings.max_draws):
@@ -279,7 +288,7 @@ def _sharpened(problem, checked, asked, state, threshold, settings):
       draws=np.int32(turn)
     )
     (found,) = _advanced(
-      problem, [checked], [mine], [begin], [turn + 1], settings
+      problem, [checked], [mine], [begin], [turn + 1], _short(settings)
     )
     if found.cost < cost:
       state = state._replace(model=found.model)
@@ -424,7 +433,7 @@ def _rival(problem, checked, fit, proof, threshold, search):
   asked = _asked(problem, others, threshold, search)
   begin = _begin(problem, checked.tree, asked.data.shape[1])
   (state,) = _advanced(
-    problem, [others], [asked], [begin], [1], search.settings
+    problem, [others], [asked], [begin], [1], _short(search.settings)
   )
   if state.found[-1] < least:
     return None, None
