@@ -22,7 +22,8 @@ from i2ploc.models import projection
 
 # How solvers of `geometry` are named.
 _SOLVER_NAME = re.compile(
-  r'p\d\w*|from_(two|three|four|five|six|seven|eight)|fit\w*|align\w*'
+  r'g?p\d\w*|fit\w*|align\w*'
+  r'|from_(homography|two|three|four|five|six|seven|eight)'
 )
 
 

@@ -130,10 +130,12 @@ def retract(pose: rigid.Rigid, step: rigid.Array) -> rigid.Rigid:
 
 
 def linearized(pose: rigid.Rigid) -> tuple[Any, Any]:
-  """E [3, 3], and its derivative [5, 3, 3] by the step of `retract`, at zero."""
+  """E [3, 3] and its derivative [5, 3, 3] by the step of `retract`, at zero."""
   rotation, shift = pose
   xp = arrays.namespace(*pose)
-  along = arrays.table([shift, *vectors.tangents(tuple(shift))], shift[0])
+  along = arrays.table(
+    [tuple(shift), *vectors.tangents(tuple(shift))], shift[0]
+  )
   crosses = rigid.skew(along)
   by_shift = arrays.matmul(crosses, rotation)
   turned = arrays.matmul(rigid.TURNS, rotation)

@@ -351,7 +351,7 @@ def absolute_poses(
   threshold = inputs.check_threshold(threshold)
   lens_lib.check_lens(lens)
   checked = [
-    _measured(*one, lens) for one in zip(points, pixels, quality, strict=True)
+    measured(*one, lens) for one in zip(points, pixels, quality, strict=True)
   ]
   problem = SPHERE if lens.model == 'equirectangular' else PLANE
   found = search.find_each(
@@ -365,8 +365,23 @@ def absolute_poses(
   ]
 
 
-def _measured(points, pixels, scores, lens):
-  """Measurements in a frame of the map; which may be used; and that frame."""
+def measured(
+  points: np.ndarray,
+  pixels: np.ndarray,
+  scores: np.ndarray | None,
+  lens: lens_lib.Lens,
+) -> tuple[search_lib.Measurements, inputs.Usable, inputs.Frame]:
+  """Measurements in a frame of the map; which may be used; and that frame.
+
+  Args:
+    points: as in `absolute_pose`.
+    pixels: as in `absolute_pose`.
+    scores: as in `absolute_pose`.
+    lens: the camera.
+
+  Raises:
+    InputError: see `absolute_pose`.
+  """
   points, pixels, usable = inputs.pairs(
     points, pixels, (3, 2), ('points', 'pixels')
   )
@@ -390,18 +405,18 @@ def _in_map(found, frame):
   """The poses and their covariance in the map's own coordinates."""
   rival = found.rival
   if rival is not None:
-    rival = rival._replace(model=_moved(rival.model, frame))
+    rival = rival._replace(model=moved(rival.model, frame))
   scale = np.repeat([1.0, frame.unit], 3)
   return AbsolutePose(
     *found._replace(
-      model=None if found.model is None else _moved(found.model, frame),
+      model=None if found.model is None else moved(found.model, frame),
       covariance=found.covariance * scale[:, None] * scale,
       rival=rival,
     )
   )
 
 
-def _moved(pose, frame):
+def moved(pose: rigid.Rigid, frame: inputs.Frame) -> rigid.Rigid:
   """camera_from_map of a pose whose map is in the frame."""
   shift = frame.unit * pose.translation - pose.rotation @ frame.center
   return rigid.Rigid(pose.rotation, shift)

@@ -48,6 +48,8 @@ _MIXERS = np.array(
   + [0x27D4EB2F165667C5, 0xD6E8FEB86659FD93, 0xFF51AFD7ED558CCD],
   np.uint64,
 )
+# Noise of inliers, as a share of the threshold.
+_TYPICAL_NOISE = 0.3
 # A rival's data are so many thresholds away from the model.
 _RIVAL_REACH = 3.0
 
@@ -84,6 +86,7 @@ def weigh(
   data: Any,
   inliers: np.ndarray,
   threshold: float,
+  covariance: np.ndarray | None = None,
 ) -> Evidence:
   """The evidence for a model.
 
@@ -93,6 +96,7 @@ def weigh(
     data: pytree of numpy arrays [N], usable data alone.
     inliers: [N] bool, data that agree with the model.
     threshold: residual of an inlier, at most.
+    covariance: of the fit, if it is known.
   """
   size = problem.sample_size
   count = int(np.count_nonzero(inliers))
@@ -120,6 +124,9 @@ def weigh(
   reason = ''
   if problem.degeneracy is not None:
     reason, model = problem.degeneracy(model, data, inliers, threshold)
+  if not reason and covariance is not None:
+    if not np.isfinite(covariance).all():
+      reason = 'the data that agree leave the model undetermined'
   return Evidence(total, count, share, alarms, reason, model)
 
 
@@ -402,3 +409,27 @@ def narrow(points: np.ndarray, threshold: float) -> str:
   if first < threshold**2:
     return 'in one place'
   return 'on a line' if second < threshold**2 else ''
+
+
+def undetermined(
+  problem: problem_lib.Problem,
+  model: Any,
+  data: Any,
+  inliers: np.ndarray,
+  threshold: float,
+  largest: np.ndarray,
+) -> bool:
+  """Whether some step of a model hardly changes its residuals.
+
+  Args:
+    problem: what was solved.
+    model: pytree of numpy arrays.
+    data: pytree of numpy arrays [N].
+    inliers: [N] bool, data that agree with the model.
+    threshold: residual of an inlier, at most.
+    largest: [dof], steps by which a model that means anything is known.
+  """
+  _, jacobian = problem.linearize(model, chosen(data, inliers))
+  slope = jacobian.reshape(problem.dof, -1) * largest[:, None]
+  least = np.linalg.eigvalsh(slope @ slope.T)[0]
+  return bool(least < (_TYPICAL_NOISE * threshold) ** 2)

@@ -14,6 +14,7 @@ from i2ploc.geometry import epipolar
 from i2ploc.geometry import fundamental as fundamental_lib
 from i2ploc.geometry import rigid
 from i2ploc.geometry import vectors
+from i2ploc.robust import consensus
 from i2ploc.robust import evidence
 from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
@@ -147,6 +148,14 @@ PROBLEM = problem_lib.Problem(
 )
 
 
+# A sample of seven costs as much as dozens of three.
+SEARCH = search_lib.Search(
+  settings=consensus.DEFAULT._replace(
+    batch=256, first_batch=64, max_draws=10_000
+  )
+)
+
+
 class Fundamental(result.Result[np.ndarray]):
   """The epipolar geometry of two images: `model` is `matrix`.
 
@@ -169,7 +178,7 @@ def fundamental(
   threshold: float = 1.5,
   *,
   scores: np.ndarray | None = None,
-  search: search_lib.Search = search_lib.DEFAULT,
+  search: search_lib.Search = SEARCH,
 ) -> Fundamental:
   """The fundamental matrix that most pairs of points agree with.
 

@@ -20,6 +20,7 @@ from i2ploc.geometry import essential
 from i2ploc.geometry import five_points
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import rigid
+from i2ploc.robust import consensus
 from i2ploc.robust import evidence
 from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
@@ -119,7 +120,7 @@ def _degeneracy(pose, data, inliers, limit, *, sphere):
 def _problem(sphere):
   return problem_lib.Problem(
     sample_size=5,
-    models_per_sample=3,  # of ten slots 2.4 are filled where noise is small
+    models_per_sample=3,  # of eight slots 2.4 are filled where noise is small
     dof=5,
     solve=_solve,
     residual=functools.partial(_residual, sphere=sphere),
@@ -131,6 +132,14 @@ def _problem(sphere):
 
 
 PLANE, SPHERE = _problem(False), _problem(True)
+
+
+# A sample of five costs as much as dozens of three.
+SEARCH = search_lib.Search(
+  settings=consensus.DEFAULT._replace(
+    batch=256, first_batch=32, max_draws=10_000
+  )
+)
 
 
 class RelativePose(result.Result[rigid.Rigid]):
@@ -161,7 +170,7 @@ def relative_pose(
   threshold: float = 1.5,
   *,
   scores: np.ndarray | None = None,
-  search: search_lib.Search = search_lib.DEFAULT,
+  search: search_lib.Search = SEARCH,
 ) -> RelativePose:
   """The relative pose that most pairs of pixels agree with.
 
@@ -207,6 +216,34 @@ def relative_pose(
     True
   """
   threshold = inputs.check_threshold(threshold)
+  data, scores, usable = measured(pixels0, pixels1, lens0, lens1, scores)
+  limit = threshold / ((lens0.focal_length + lens1.focal_length) / 2)
+  sphere = 'equirectangular' in (lens0.model, lens1.model)
+  problem = SPHERE if sphere else PLANE
+  found = search.find(problem, data, limit, usable=usable.mask, scores=scores)
+  found = inputs.explained(found, problem, usable)
+  return RelativePose(*judged(found, problem, data, usable, limit))
+
+
+def measured(
+  pixels0: np.ndarray,
+  pixels1: np.ndarray,
+  lens0: lens_lib.Lens,
+  lens1: lens_lib.Lens,
+  scores: np.ndarray | None,
+) -> tuple[Rays, np.ndarray | None, inputs.Usable]:
+  """Data, scores, and which may be used.
+
+  Args:
+    pixels0: as in `relative_pose`.
+    pixels1: as in `relative_pose`.
+    lens0: camera 0.
+    lens1: camera 1.
+    scores: as in `relative_pose`.
+
+  Raises:
+    InputError: see `relative_pose`.
+  """
   lens_lib.check_lens(lens0)
   lens_lib.check_lens(lens1)
   pixels0, pixels1, usable = inputs.pairs(
@@ -217,16 +254,22 @@ def relative_pose(
   rays0, seen0 = _rays(lens0, pixels0, sphere)
   rays1, seen1 = _rays(lens1, pixels1, sphere)
   usable = usable.but(seen0 & seen1, 'have pixels beyond the lens')
-  data = Rays(*rays0.T, *rays1.T)
-  limit = threshold / ((lens0.focal_length + lens1.focal_length) / 2)
-  problem = SPHERE if sphere else PLANE
-  found = search.find(problem, data, limit, usable=usable.mask, scores=scores)
-  found = inputs.explained(found, problem, usable)
+  return Rays(*rays0.T, *rays1.T), scores, usable
+
+
+def judged(
+  found: result.Result,
+  problem: problem_lib.Problem,
+  data: Rays,
+  usable: inputs.Usable,
+  limit: float,
+) -> result.Result:
+  """The result; where all points are in one place, that is the reason."""
   if not found.valid and usable.mask.sum() > problem.sample_size:
     narrow = _narrow(data, usable.mask, limit)
     if narrow:
-      found = found._replace(reason=f'all points are {narrow}')
-  return RelativePose(*found)
+      return found._replace(reason=f'all points are {narrow}')
+  return found
 
 
 def _rays(lens, pixels, sphere):

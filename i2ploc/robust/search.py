@@ -33,14 +33,19 @@ SAMPLERS = ('auto', 'uniform', 'prosac', 'exhaustive')
 _FEW_SAMPLES = 1024
 # Data of the smallest program, and how many times as many the next one has.
 _CAPACITY, _GROWTH = 4096, 4
-# Draws after which a search that is not over asks whether it can still succeed.
-_FIRST_DRAWS = 1024
-# A second search, among the inliers, if they are so many samples, and if so
-# many medians of their residuals are less than that part of the threshold.
-_WORTH_SHARPENING, _NOISE_REACH, _SHARPER, _LEAST_WIDTH = 2, 4.5, 0.75, 1e-3
-# Draws for a rival, which is not looked for among so many times more data than
-# agree with the first model.
-_RIVAL_DRAWS, _MOST_OTHERS = 256, 3
+# Turns after which a search that is not over asks whether it can still succeed,
+# and their finalists.
+_FIRST_TURNS, _FIRST_FINALISTS = 16, 16
+# Second searches among the inliers, if the deviation of their noise is less
+# than that part of the threshold; their scale is so many deviations.
+_SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 0.5, 1.5, 1e-4
+# From the median of residuals to the deviation.
+_TO_DEVIATION = 1.4826
+# Random data, of which few agree with any model.
+_NUM_RANDOM = 8192
+# A rival is not looked for among so many times more data than agree with the
+# first model.
+_MOST_OTHERS = 3
 # Problems that an accelerator solves together.
 _TOGETHER = 256
 
@@ -167,22 +172,13 @@ class _Checked(NamedTuple):
     return jax.tree.unflatten(self.tree, list(kept))
 
 
-class _Asked(NamedTuple):
-  """What a search on the device is given; float32, padded to a capacity."""
-
-  sampler: samplers.Either
-  columns: np.ndarray
-  threshold: np.ndarray
-  seed: np.ndarray
-
-
 def _results(problem, checked, threshold, search):
   """The results of problems that have enough data."""
   asked = [_asked(problem, one, threshold, search) for one in checked]
   states = _searched(problem, checked, asked, threshold, search.settings)
   states = [
-    _sharpened(problem, one, state, threshold, search)
-    for one, state in zip(checked, states, strict=True)
+    _sharpened(problem, *one, threshold, search.settings)
+    for one in zip(checked, asked, states, strict=True)
   ]
   return [
     _result(problem, *one, threshold, search)
@@ -190,13 +186,34 @@ def _results(problem, checked, threshold, search):
   ]
 
 
-def _asked(problem, checked, threshold, search, name=None):
-  count = len(checked.rows)
-  columns = np.zeros((len(checked.columns), capacity(count)), np.float32)
-  columns[:, :count] = checked.columns[:, checked.rows]
-  name = name or _sampler_name(search.sampler, problem.sample_size, checked)
-  sampler = _sampler(name, count, problem.sample_size, columns.shape[1])
-  return _Asked(sampler, columns, np.float32(threshold), np.uint32(search.seed))
+def _asked(problem, checked, threshold, search):
+  """What the device is given; columns [L, N] for data, a seed for the key."""
+  name = _sampler_name(search.sampler, problem.sample_size, checked)
+  columns = _padded(checked.columns[:, checked.rows])
+  count, size = len(checked.rows), columns.shape[1]
+  return consensus.Asked(
+    _sampler(name, count, problem.sample_size, size),
+    columns,
+    np.int32(count),
+    np.float32(threshold),
+    np.float32(scoring.NO_SCALE),
+    np.uint32(search.seed),
+  )
+
+
+def _padded(columns):
+  """Columns [L, N], in float32 and padded to a capacity."""
+  count = columns.shape[1]
+  padded = np.zeros((len(columns), capacity(count)), np.float32)
+  padded[:, :count] = columns
+  return padded
+
+
+def _short(settings):
+  """Settings of a search that has just begun, or is not to be long."""
+  batch = min(settings.first_batch, settings.batch)
+  finalists = min(settings.finalists, _FIRST_FINALISTS)
+  return settings._replace(batch=batch, finalists=finalists)
 
 
 def _searched(problem, checked, asked, threshold, settings):
@@ -207,11 +224,12 @@ def _searched(problem, checked, asked, threshold, settings):
   nothing in common need not cost more than all others.
   """
   states = [
-    _begin(problem, one.tree, mine.columns.shape[1])
+    _begin(problem, one.tree, mine.data.shape[1])
     for one, mine in zip(checked, asked, strict=True)
   ]
-  limits = [min(settings.max_draws, _FIRST_DRAWS)] * len(asked)
-  states = _advanced(problem, checked, asked, states, limits, settings)
+  first = _short(settings)
+  limits = [min(settings.max_draws, _FIRST_TURNS * first.batch)] * len(asked)
+  states = _advanced(problem, checked, asked, states, limits, first)
   left, limits = [], []
   for i, (one, state) in enumerate(zip(checked, states, strict=True)):
     if state.draws < min(state.needed, settings.max_draws):
@@ -228,41 +246,53 @@ def _searched(problem, checked, asked, threshold, settings):
   return states
 
 
-def _sharpened(problem, checked, state, threshold, search):
+def _sharpened(problem, checked, asked, state, threshold, settings):
   """The state after a second search, among the inliers of the first.
 
-  Within a threshold that is several times as wide as the noise, a model may be
-  the best that is not near the truth. A few samples of inliers alone, whose
+  Within a threshold that is several times as wide as the noise, the best model
+  may be one that is not near the truth. A few samples of inliers alone, whose
   models are judged at the noise that these show, find the better ones
-  (Chum et al., LO-RANSAC, 2003, with the threshold measured here).
+  (Chum et al., LO-RANSAC, 2003, with a scale that is measured here).
   """
-  data, model = checked.data, jax.tree.map(np.float64, state.model)
-  squared = np.asarray(problem.residual(model, data))
-  agree = squared < threshold**2
-  count = int(np.count_nonzero(agree))
-  if count < _WORTH_SHARPENING * problem.sample_size:
+  if not np.isfinite(state.cost):
     return state
-  near = squared[agree]
-  width = _NOISE_REACH * math.sqrt(np.partition(near, count // 2)[count // 2])
-  if width > _SHARPER * threshold:
-    return state
-  width = max(width, _LEAST_WIDTH * threshold)
-  inliers = _Checked(
-    checked.columns[:, np.sort(checked.rows)[agree]],
-    checked.tree,
-    np.arange(count),
-    False,
-  )
-  asked = _asked(problem, inliers, width, search, 'uniform')
-  begin = _begin(problem, checked.tree, asked.columns.shape[1])._replace(
-    model=state.model,
-    cost=np.float32(np.minimum(near / width**2, 1.0).sum()),
-  )
-  (found,) = _advanced(
-    problem, [inliers], [asked], [begin], [search.settings.batch],
-    search.settings,
-  )  # fmt: skip
-  return state._replace(model=found.model)
+  columns = checked.columns[:, checked.rows]
+  data = jax.tree.unflatten(checked.tree, list(columns))
+  for turn in range(_SHARPENINGS):
+    model = jax.tree.map(np.float64, state.model)
+    parts = np.asarray(problem.residual(model, data)) / threshold**2
+    agree = parts < 1
+    count = int(np.count_nonzero(agree))
+    if count <= problem.sample_size + 1:
+      return state
+    near = parts[agree]
+    noise = math.sqrt(
+      max(
+        np.partition(near, count // 2)[count // 2] * _TO_DEVIATION**2,
+        near.mean() / 9,
+      )
+    )
+    if noise > _SHARPER and not turn:
+      return state
+    scale = max(_SCALE * noise, _LEAST_SCALE)
+    order = np.argsort(~agree, kind='stable')
+    mine = asked._replace(
+      sampler=_sampler(
+        'uniform', count, problem.sample_size, asked.data.shape[1]
+      ),
+      data=_padded(columns[:, order]),
+      scale=np.float32(scale),
+    )
+    cost = scoring.scaled(np.minimum(parts, 1.0), scale).sum()
+    begin = _begin(problem, checked.tree, asked.data.shape[1])._replace(
+      draws=np.int32(turn)
+    )
+    (found,) = _advanced(
+      problem, [checked], [mine], [begin], [turn + 1], _short(settings)
+    )
+    if found.cost < cost:
+      state = state._replace(model=found.model)
+  return state
 
 
 def _limit(problem, checked, state, threshold, settings):
@@ -272,7 +302,12 @@ def _limit(problem, checked, state, threshold, settings):
   data, model = checked.data, jax.tree.map(np.float64, state.model)
   agree = np.asarray(problem.residual(model, data)) < threshold**2
   share = evidence.chance(
-    problem, model, data, evidence.chosen(data, agree), threshold
+    problem,
+    model,
+    data,
+    evidence.chosen(data, agree),
+    threshold,
+    _NUM_RANDOM,
   )
   least = evidence.smallest_valid(
     len(checked.rows), problem.sample_size, share, problem.models_per_sample
@@ -288,7 +323,7 @@ def _advanced(problem, checked, asked, states, limits, settings):
   if jax.default_backend() == 'cpu':
     return [
       jax.device_get(
-        _advance(problem, one.tree, settings, *mine, state, np.int32(limit))
+        _advance(problem, one.tree, settings, mine, state, np.int32(limit))
       )
       for one, mine, state, limit in zip(
         checked, asked, states, limits, strict=True
@@ -298,7 +333,7 @@ def _advanced(problem, checked, asked, states, limits, settings):
   for first in range(0, len(asked), _TOGETHER):
     part = slice(first, first + _TOGETHER)
     given = [
-      (*mine, state, np.int32(limit))
+      (mine, state, np.int32(limit))
       for mine, state, limit in zip(
         asked[part], states[part], limits[part], strict=True
       )
@@ -315,20 +350,19 @@ def _advanced(problem, checked, asked, states, limits, settings):
   return found
 
 
-def _advance_one(
-  problem, tree, settings, sampler, columns, threshold, seed, state, limit
-):
-  data, key = jax.tree.unflatten(tree, list(columns)), jax.random.key(seed)
-  return consensus.advance(
-    problem, sampler, data, threshold, key, settings, state, limit
+def _advance_one(problem, tree, settings, asked, state, limit):
+  asked = asked._replace(
+    data=jax.tree.unflatten(tree, list(asked.data)),
+    key=jax.random.key(asked.key),
   )
+  return consensus.advance(problem, settings, asked, state, limit)
 
 
 _STATIC = ('problem', 'tree', 'settings')
-_advance = compilation.jit(_advance_one, static_argnames=_STATIC)
+_advance = compilation.jit(_advance_one, quick=True, static_argnames=_STATIC)
 
 
-@functools.partial(compilation.jit, static_argnames=_STATIC)
+@functools.partial(compilation.jit, quick=True, static_argnames=_STATIC)
 def _advance_each(problem, tree, settings, *given):
   return jax.vmap(functools.partial(_advance_one, problem, tree, settings))(
     *given
@@ -357,7 +391,9 @@ def _result(problem, checked, state, threshold, search):
   data = checked.data
   model = jax.tree.map(np.float64, state.model)
   fit = final.fit(problem, model, data, threshold)
-  proof = evidence.weigh(problem, fit.model, data, fit.inliers, threshold)
+  proof = evidence.weigh(
+    problem, fit.model, data, fit.inliers, threshold, fit.covariance
+  )
   rival, other = None, None
   if proof.valid and search.rival:
     rival, other = _rival(problem, checked, fit, proof, threshold, search)
@@ -366,7 +402,7 @@ def _result(problem, checked, state, threshold, search):
   return result.Result(
     proof.model,
     chosen,
-    fit.covariance,
+    fit.covariance if proof.valid else np.full_like(fit.covariance, np.inf),
     fit.cost,
     num_draws,
     proof.valid,
@@ -379,8 +415,7 @@ def _result(problem, checked, state, threshold, search):
 def _rival(problem, checked, fit, proof, threshold, search):
   """The best model of the other data, and its evidence; None, None if chance.
 
-  A few draws: a rival that they miss has few of the other data, or of the first
-  model's.
+  One turn: a rival that it misses has few of the other data.
   """
   apart = evidence.others(problem, fit.model, checked.data, threshold)
   count = int(np.count_nonzero(apart))
@@ -396,17 +431,21 @@ def _rival(problem, checked, fit, proof, threshold, search):
     False,
   )
   asked = _asked(problem, others, threshold, search)
-  begin = _begin(problem, checked.tree, asked.columns.shape[1])
-  limits = [min(_RIVAL_DRAWS, search.settings.max_draws)]
+  begin = _begin(problem, checked.tree, asked.data.shape[1])
   (state,) = _advanced(
-    problem, [others], [asked], [begin], limits, search.settings
+    problem, [others], [asked], [begin], [1], _short(search.settings)
   )
   if state.found[-1] < least:
     return None, None
   model = jax.tree.map(np.float64, state.model)
   second = final.fit(problem, model, others.data, threshold)
   other = evidence.weigh(
-    problem, second.model, others.data, second.inliers, threshold
+    problem,
+    second.model,
+    others.data,
+    second.inliers,
+    threshold,
+    second.covariance,
   )
   if not other.valid:
     return None, None
