@@ -121,7 +121,7 @@ def linearized(
   points1: Sequence[rigid.Array],
   *,
   sphere: bool = False,
-) -> tuple[Any, Sequence[Any]]:
+) -> tuple[Any, Any]:
   """`sampson` and its derivatives.
 
   Args:
@@ -133,7 +133,7 @@ def linearized(
 
   Returns:
     distances: [N].
-    derivatives: D arrays [N].
+    derivatives: [D, N].
   """
   value, inverse, lines0, lines1 = _gradient(matrix, points0, points1, sphere)
   distance = value * inverse
@@ -150,4 +150,5 @@ def linearized(
   for i, x in enumerate(points1):
     for j, b in enumerate(right):
       by_entry[3 * i + j] = by_entry[3 * i + j] + x * b
-  return distance, arrays.mapped(tangents.reshape(-1, 9), by_entry)
+  by_entry = arrays.table([(row,) for row in by_entry], distance)[:, 0]
+  return distance, arrays.matmul(tangents.reshape(-1, 9), by_entry)

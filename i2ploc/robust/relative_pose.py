@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.geometry import arrays
 from i2ploc.geometry import epipolar
 from i2ploc.geometry import essential
 from i2ploc.geometry import five_points
@@ -77,8 +76,7 @@ def _linearize(
   distances, derivatives = epipolar.linearized(
     *essential.linearized(pose), data[:3], data[3:], sphere=sphere
   )
-  rows = [(derivative,) for derivative in derivatives]
-  return distances[None], arrays.table(rows, distances)
+  return distances[None], derivatives[:, None]
 
 
 def _degeneracy(pose, data, inliers, limit, *, sphere):
