@@ -134,9 +134,7 @@ PLANE, SPHERE = _problem(False), _problem(True)
 
 # A sample of five costs as much as dozens of three.
 SEARCH = search_lib.Search(
-  settings=consensus.DEFAULT._replace(
-    batch=256, first_batch=32, max_draws=10_000
-  )
+  settings=consensus.DEFAULT._replace(batch=32, max_draws=10_000)
 )
 
 

@@ -33,9 +33,8 @@ SAMPLERS = ('auto', 'uniform', 'prosac', 'exhaustive')
 _FEW_SAMPLES = 1024
 # Data of the smallest program, and how many times as many the next one has.
 _CAPACITY, _GROWTH = 4096, 4
-# Turns after which a search that is not over asks whether it can still succeed,
-# and their finalists.
-_FIRST_TURNS, _FIRST_FINALISTS = 16, 16
+# Draws after which a search that is not over asks whether it can still succeed.
+_FIRST_DRAWS = 1024
 # Second searches among the inliers, if the deviation of their noise is less
 # than that part of the threshold; their scale is so many deviations.
 _SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 0.5, 1.5, 1e-4
@@ -216,30 +215,23 @@ def _padded(columns):
   return padded
 
 
-def _short(settings):
-  """Settings of a search that has just begun, or is not to be long."""
-  batch = min(settings.first_batch, settings.batch)
-  finalists = min(settings.finalists, _FIRST_FINALISTS)
-  return settings._replace(batch=batch, finalists=finalists)
-
-
 def _searched(problem, given, threshold, search):
   """States at the end of searches, on the host.
 
-  A search that is not over after its first turns ends where it would have found
+  A search that is not over after its first draws ends where it would have found
   any model with so many inliers that it could be valid: images that show
   nothing in common need not cost more than all others.
   """
   settings = search.settings
-  first, trees = _short(settings), [one.tree for one in given]
+  trees = [one.tree for one in given]
   asked = [_asked(problem, one, threshold, search) for one in given]
-  limit = min(settings.max_draws, _FIRST_TURNS * first.batch)
+  limit = min(settings.max_draws, _FIRST_DRAWS)
   states = [
     _begin(problem, one.tree, mine.data.shape[1])
     for one, mine in zip(given, asked, strict=True)
   ]
   limits = [limit] * len(given)
-  states = _advanced(problem, first, trees, asked, states, limits)
+  states = _advanced(problem, settings, trees, asked, states, limits)
   left = [
     i
     for i, (one, state) in enumerate(zip(given, states, strict=True))
@@ -303,7 +295,7 @@ def _sharpened(problem, given, states, threshold, search):
     some = [asked[i] for i in places]
     found = _advanced(
       problem,
-      _short(search.settings),
+      search.settings,
       [given[i].tree for i in places],
       [one for one, _ in some],
       [
@@ -377,7 +369,7 @@ def _rivals(problem, given, fitted, threshold, search):
   parts = [_asked(problem, one, threshold, search) for one, _ in others]
   states = _advanced(
     problem,
-    _short(search.settings),
+    search.settings,
     [one.tree for one, _ in others],
     parts,
     [
