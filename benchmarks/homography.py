@@ -116,12 +116,12 @@ def _refined(matrix, data):
 def oracle(scene: Scene) -> np.ndarray:
   """Least squares on the true inliers, from the true homography."""
   points0, points1 = scene.points0[scene.inliers], scene.points1[scene.inliers]
-  frame = two_views.frame(points0, points1)
-  before, after = frame.matrices()
+  frames = two_views.pairs(points0, points1).frames
+  before, after = frames.matrices()
   start = after @ scene.matrix @ np.linalg.inv(before)
   with jax.enable_x64(True):
     found = _refined(
-      start / np.linalg.norm(start), frame.matches(points0, points1)
+      start / np.linalg.norm(start), frames.matches(points0, points1)
     )
   return np.linalg.inv(after) @ np.asarray(found) @ before
 

@@ -5,8 +5,8 @@ truth   planted problems at the edge: 8 to 15 of 100 to 300 data agree, up to a
         pixel or centimetre of noise: share whose model is right, and share that
         is right and valid, and of those that are valid the share that is wrong
 none    random data, 100 to 300 of them: share that is called valid
-repeat  three to five random data, ten times each with noise of a tenth of a pixel
-        or centimetre: share that is called valid
+repeat  three to five random data, ten times each with noise of a tenth of a
+        pixel or centimetre: share that is called valid
 
 Every function of a problem is called as users call it, threshold 3 pixels or
 centimetres. Success is that of `planted_problems`.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the compiler's options."""
 
+import functools
 import subprocess
 import sys
 import tempfile
@@ -67,10 +68,63 @@ class CompilationTest(absltest.TestCase):
     with mock.patch.object(compilation, 'CPU_OPTIONS', {'xla_no_such': '1'}):
       self.assertEqual(compilation.options(), {})
       self.assertEqual(compilation.jit(lambda x: x + 1)(1), 2)
+      # One that is not there does not cost the others.
+      self.assertEqual(compilation.options(True), compilation.QUICK_OPTIONS)
+
+  def test_a_quick_program_gives_the_same(self):
+    quick = compilation.jit(lambda x: jnp.sin(x) ** 2, quick=True)
+    x = np.linspace(0, 1, 100, dtype=np.float32)
+    np.testing.assert_allclose(quick(x), np.sin(x) ** 2, rtol=1e-6)
+    self.assertNotEqual(compilation.options(True), compilation.options())
 
   def test_other_devices_are_left_alone(self):
     with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
       self.assertEqual(compilation.options(), {})
+
+
+def _power(x):
+  for i in range(20):
+    x = x * (x - i / 20) + 0.1
+  return x, 2 * x
+
+
+def _spread(power, x):
+  """Many arrays that depend on the same two."""
+  first, second = power(x)
+  return [jnp.roll(first * i + second, i) for i in range(1, 9)]
+
+
+class OnceTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.x = jnp.linspace(0.1, 0.9, 300).reshape(3, 100)
+    self.plain = functools.partial(_spread, _power)
+    self.apart = functools.partial(_spread, compilation.once(_power))
+
+  def test_values_and_derivatives_are_those_of_the_function(self):
+    for change in (
+      lambda f: f,
+      jax.vmap,
+      lambda f: jax.grad(lambda x: sum(f(x)).sum()),
+      lambda f: lambda x: jax.jvp(f, (x,), (x,)),
+    ):
+      found, expected = (
+        jax.jit(change(f))(self.x) for f in (self.apart, self.plain)
+      )
+      jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+        found,
+        expected,
+      )
+
+  def test_it_is_not_computed_for_each_use_of_it(self):
+    if jax.default_backend() != 'cpu':
+      self.skipTest('other devices fuse otherwise')
+    apart, plain = (
+      jax.jit(jax.vmap(f)).lower(self.x).compile().as_text()
+      for f in (self.apart, self.plain)
+    )
+    self.assertLess(apart.count('multiply('), 0.7 * plain.count('multiply('))
 
 
 class KeepProgramsTest(absltest.TestCase):

@@ -27,7 +27,7 @@ MAY_IMPORT = {
   'i2ploc.compilation': (),
   'i2ploc.files': (),
   'i2ploc.image_files': (),
-  'i2ploc.geometry': (),
+  'i2ploc.geometry': ('i2ploc.compilation',),
   'i2ploc.training': ('i2ploc.compilation', 'i2ploc.files'),
   'i2ploc.robust': _GROUND,
   'i2ploc.models': (*_GROUND, 'i2ploc.files'),  # fetched weights

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from i2ploc.geometry import epipolar
+
 UNITS = {
   'angle': '°',
   'corner': 'px',
   'direction': '°',
+  'epipolar': 'px',
   'offset': 'm',
   'position': 'm',
   'rotation': '°',
@@ -79,6 +82,43 @@ def corner_errors(
   """
   apart = mapped(found, corners) - mapped(true, corners)
   return {'corner': focal * np.linalg.norm(apart, axis=-1).mean(axis=1)}
+
+
+def epipolar_errors(
+  found: np.ndarray, true: np.ndarray, *, points: np.ndarray, focal: float
+) -> Errors:
+  """Errors of fundamental matrices: the mean distance between epipolar lines.
+
+  Every point of image 0 has a line in image 1 by the true matrix. Sampson's
+  distance to the matrix that was found is measured at all places of that line
+  that are nearest to a point, unless they are outside of the points' rectangle
+  (after Zhang, Determining the epipolar geometry and its uncertainty, 1998).
+
+  Args:
+    found: [B, 3, 3], of any scale.
+    true: [B, 3, 3], of any scale.
+    points: [K, 2], of both images.
+    focal: pixels per unit of the points.
+  """
+  errors = []
+  edge = np.abs(points).max(axis=0)
+  start = np.insert(points, 2, 1.0, axis=1)
+  for matrix, reference in zip(found, true, strict=True):
+    lines = start @ reference.T
+    lines = (
+      lines / np.maximum(np.linalg.norm(lines[:, :2], axis=1), 1e-12)[:, None]
+    )
+    away = start @ lines.T  # [K, K], of every point from every line
+    ends = points[:, None] - away[..., None] * lines[:, :2]
+    inside = (np.abs(ends) <= edge).all(-1)
+    place, line = np.nonzero(inside)
+    first, second = (
+      start[line].T,
+      np.insert(ends[place, line], 2, 1.0, axis=1).T,
+    )
+    distances = epipolar.sampson(matrix, tuple(first), tuple(second))
+    errors.append(focal * np.abs(distances).mean() if len(line) else np.inf)
+  return {'epipolar': np.asarray(errors)}
 
 
 def mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -23,9 +23,11 @@ from scipy.spatial import transform
 from i2ploc.errors import InputError
 from i2ploc.evaluation import model_errors
 from i2ploc.geometry import alignment as alignment_lib
+from i2ploc.geometry import essential
 from i2ploc.geometry import rigid
 from i2ploc.robust import absolute_pose
 from i2ploc.robust import alignment
+from i2ploc.robust import fundamental
 from i2ploc.robust import homography
 from i2ploc.robust import lines
 from i2ploc.robust import planes
@@ -36,6 +38,9 @@ from i2ploc.robust import two_views
 FOCAL = 500.0
 _HALF = np.array([320.0, 240.0]) / FOCAL
 _CORNERS = _HALF * [[-1, -1], [1, -1], [1, 1], [-1, 1]]
+_GRID = _HALF * np.stack(
+  np.meshgrid(*[np.linspace(-1, 1, 7)] * 2), axis=-1
+).reshape(-1, 2)
 _ROOM = 10.0  # metres, side of the cube that points are in
 _NEAREST, _FURTHEST = 2.0, 10.0  # metres, depths
 _PIXEL, _CENTIMETRE = 1 / FOCAL, 0.01
@@ -172,8 +177,11 @@ def _homography(draw):
   return two_views.Matches(*plane.T, *other.T), truth
 
 
-def _relative_pose(draw):
-  """A second camera, half a metre to one away, turned by up to 20 degrees."""
+def _two_views(draw):
+  """A second camera, half a metre to one away, turned by up to 20 degrees.
+
+  Image points [N, 2] of both, and the second from the first, of length 1.
+  """
   plane, seen = _seen(draw)
   turn, shift = draw.rng.normal(size=(2, 3))
   turn *= draw.rng.uniform(0, 0.35) / np.linalg.norm(turn)
@@ -182,9 +190,20 @@ def _relative_pose(draw):
   other = seen @ rotation.T + draw.rng.uniform(0.5, 1.0) * shift
   other = other[:, :2] / np.maximum(other[:, 2:], 0.1)
   other = draw.spoilt(other, -_HALF, _HALF)
+  return plane, other, rigid.Rigid(rotation, shift)
+
+
+def _relative_pose(draw):
+  plane, other, truth = _two_views(draw)
   plane, other = (np.insert(p, 2, 1.0, axis=1) for p in (plane, other))
-  data = relative_pose.Rays(*plane.T, *other.T)
-  return data, rigid.Rigid(rotation, shift)
+  return relative_pose.Rays(*plane.T, *other.T), truth
+
+
+def _fundamental(draw):
+  plane, other, motion = _two_views(draw)
+  matrix = essential.from_pose(motion)
+  truth = matrix / np.linalg.norm(matrix)
+  return two_views.Matches(*plane.T, *other.T), truth
 
 
 def _alignment(draw, scale=1.0):
@@ -248,6 +267,13 @@ KINDS = {
     _relative_pose,
     model_errors.relative_errors,
     {'direction': 5.0, 'rotation': 1.0},
+    _PIXEL,
+  ),
+  'fundamental': Kind(
+    fundamental.PROBLEM,
+    _fundamental,
+    functools.partial(model_errors.epipolar_errors, points=_GRID, focal=FOCAL),
+    {'epipolar': 3.0},
     _PIXEL,
   ),
   'alignment': Kind(

@@ -14,7 +14,7 @@ from i2ploc.geometry import arrays
 
 TINY = 1e-12
 
-Coordinate = arrays.Array | float
+Coordinate = Any  # an array, or a number
 Vector = Sequence[Coordinate]
 Matrix = Sequence[Vector]
 

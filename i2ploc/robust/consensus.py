@@ -131,13 +131,32 @@ def start(problem: problem_lib.Problem, data: problem_lib.Data) -> State:
   )
 
 
+class Asked(NamedTuple):
+  """What a search is about.
+
+  Attributes:
+    sampler: which samples to draw, from its first `num_data` data; in order of
+      decreasing quality if it needs that.
+    data: pytree of [N].
+    num_data: int32, real data, which come first; as many as the sampler's, or
+      more: the others are not drawn, but count.
+    threshold: residual of an inlier, at most.
+    scale: of the noise, in thresholds, see `scoring`.
+    key: of the samples, and of the data that models are scored on first.
+  """
+
+  sampler: samplers.Sampler
+  data: problem_lib.Data
+  num_data: jax.Array | int
+  threshold: jax.Array | float
+  scale: jax.Array | float
+  key: jax.Array
+
+
 def advance(
   problem: problem_lib.Problem,
-  sampler: samplers.Sampler,
-  data: problem_lib.Data,
-  threshold: jax.Array,
-  key: jax.Array,
   settings: Settings,
+  asked: Asked,
   state: State,
   limit: jax.Array | int,
 ) -> State:
@@ -145,23 +164,20 @@ def advance(
 
   Args:
     problem: what to solve.
-    sampler: which samples to draw, from its first `num_data` data; in order of
-      decreasing quality if it needs that.
-    data: pytree of [N].
-    threshold: residual of an inlier, at most.
-    key: of the samples, and of the data that models are scored on first.
     settings: how to search.
+    asked: what is searched.
     state: where to go on; its model may be any.
     limit: draws, counted from the start of the search, after which no further
       turn begins.
   """
-  capacity = len(jax.tree.leaves(data)[0])
+  capacity = len(jax.tree.leaves(asked.data)[0])
   padding = -capacity % scoring.block_size(1 << 30)
   whole = _View(
-    jax.tree.map(lambda leaf: jnp.pad(leaf, (0, padding)), data),
-    jnp.asarray(sampler.num_data, jnp.int32),
+    jax.tree.map(lambda leaf: jnp.pad(leaf, (0, padding)), asked.data),
+    jnp.asarray(asked.num_data, jnp.int32),
   )
-  key, *keys = jax.random.split(key, 3)
+  key, *keys = jax.random.split(asked.key, 3)
+  asked = asked._replace(key=key)
   views = (
     whole,
     _subset(keys[0], whole, settings.subset),
@@ -174,21 +190,20 @@ def advance(
 
     def term(block, mask):
       data, rows = block
-      agree = mask & (problem.residual(model, data) < threshold**2)
-      return jnp.sum(agree & (rows < sizes[:, None]), axis=1, dtype=jnp.int32)
+      agree = problem.residual(model, data) < asked.threshold**2
+      agree = mask & agree & (rows < sizes[:, None])
+      return jnp.sum(agree, axis=1, dtype=jnp.int32)
 
     rows = jnp.arange(capacity + padding)
     return scoring.sum_blocks(term, (whole.data, rows), whole.num_data)
 
   def goes_on(state):
-    left = state.draws < jnp.minimum(limit, sampler.num_samples)
-    left &= whole.num_data >= problem.sample_size
+    left = state.draws < jnp.minimum(limit, asked.sampler.num_samples)
+    left &= asked.sampler.num_data >= problem.sample_size
     return left & (state.draws < jnp.maximum(state.needed, settings.min_draws))
 
   def turn(state):
-    return _turn(
-      problem, settings, sampler, key, threshold, views, count, state
-    )
+    return _turn(problem, settings, asked, views, count, state)
 
   return jax.lax.while_loop(goes_on, turn, state)
 
@@ -207,19 +222,20 @@ def estimate(
 
   Args:
     problem: what to solve.
-    sampler: see `advance`.
+    sampler: see `Asked`.
     data: pytree of [N].
     threshold: residual of an inlier, at most.
-    key: see `advance`.
+    key: see `Asked`.
     settings: how to search.
 
   Returns:
     The estimate; degenerate data give `valid=False`.
   """
-  found = advance(
-    problem, sampler, data, threshold, key, settings,
-    start(problem, data), settings.max_draws,
-  )  # fmt: skip
+  asked = Asked(
+    sampler, data, sampler.num_data, threshold, scoring.NO_SCALE, key
+  )
+  begin = start(problem, data)
+  found = advance(problem, settings, asked, begin, settings.max_draws)
   valid = jnp.isfinite(found.cost) & (found.found[-1] > problem.sample_size)
   inliers = problem.residual(found.model, data) < threshold**2
   inliers &= jnp.arange(len(inliers)) < sampler.num_data
@@ -228,20 +244,30 @@ def estimate(
 
 # In TF32, a GPU's default, residuals would be a pixel off.
 @jax.default_matmul_precision('highest')
-def _turn(problem, settings, sampler, key, threshold, views, count, state):
+def _turn(problem, settings, asked, views, count, state):
   """The search after a batch of samples more."""
   whole, scored_first, refined_on = views
 
   def total(models, view):
     return scoring.total_costs(
-      problem.residual, models, *view, threshold, settings.score
+      problem.residual,
+      models,
+      *view,
+      asked.threshold,
+      settings.score,
+      asked.scale,
     )
 
   def improve(models, costs):
     """The best of some models and of what refinement makes of them."""
     better, _ = jax.vmap(
       lambda model: refine_lib.refine(
-        problem, model, *refined_on, threshold, settings.refine_steps
+        problem,
+        model,
+        *refined_on,
+        asked.threshold,
+        settings.refine_steps,
+        asked.scale,
       )
     )(models)
     again = jnp.where(jnp.isfinite(costs), total(better, whole), jnp.inf)
@@ -255,8 +281,8 @@ def _turn(problem, settings, sampler, key, threshold, views, count, state):
     del models, costs
     return state.model, state.cost, state.found
 
-  indices, drawn = sampler.draw(
-    key, state.draws, settings.batch, problem.sample_size
+  indices, drawn = asked.sampler.draw(
+    asked.key, state.draws, settings.batch, problem.sample_size
   )
   solved = _solve(problem, whole.data, indices, drawn)
   costs = jnp.where(solved.valid, total(solved.models, scored_first), jnp.inf)
@@ -267,7 +293,7 @@ def _turn(problem, settings, sampler, key, threshold, views, count, state):
     costs[0] < state.cost, improve, keep, models, costs
   )
   draws = state.draws + solved.num_samples
-  needed = sampler.needed(
+  needed = asked.sampler.needed(
     found, draws, problem.sample_size, settings.confidence, settings.chance
   )
   return State(model, cost, found, draws, needed)

@@ -86,6 +86,7 @@ def weigh(
   data: Any,
   inliers: np.ndarray,
   threshold: float,
+  covariance: np.ndarray | None = None,
 ) -> Evidence:
   """The evidence for a model.
 
@@ -95,6 +96,7 @@ def weigh(
     data: pytree of numpy arrays [N], usable data alone.
     inliers: [N] bool, data that agree with the model.
     threshold: residual of an inlier, at most.
+    covariance: of the fit, if it is known.
   """
   size = problem.sample_size
   count = int(np.count_nonzero(inliers))
@@ -122,6 +124,9 @@ def weigh(
   reason = ''
   if problem.degeneracy is not None:
     reason, model = problem.degeneracy(model, data, inliers, threshold)
+  if not reason and covariance is not None:
+    if not np.isfinite(covariance).all():
+      reason = 'the data that agree leave the model undetermined'
   return Evidence(total, count, share, alarms, reason, model)
 
 

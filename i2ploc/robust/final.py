@@ -13,9 +13,9 @@ median of residuals, a datum weighs
 Were the noise Gaussian, the root of the mean of r^2 would be s too: then a = 0,
 and what is beyond c s are outliers, which pull the harder at a pose of two
 views as they are not where true points can be. The more this root exceeds s,
-the larger is a, up to the weights of a Cauchy distribution. The weighted
-equations are solved and weighted anew until a step is small beside the model's
-own deviation.
+the larger are a, up to the weights of a Cauchy distribution, and c. The
+weighted equations are solved and weighted anew until a step is small beside the
+model's own deviation.
 
 All is numpy in float64: for 100 data that takes a third of a millisecond, less
 than a call of a compiled function for each part would.
@@ -34,7 +34,9 @@ _MOST_STEPS = 5
 # Of the slopes by which steps are divided.
 _LEAST_SLOPE = 0.3
 # a, for noise with heavy tails.
-_HEAVY = 0.45
+_HEAVY = 1.0
+# How much larger c is then.
+_WIDER = 0.5
 # c for errors in 1, 2 and 3 dimensions: 99.4 % of Gaussian ones are nearer.
 _CUTS = 2.75, 3.2, 3.53
 # Mean derivative of w(e) e for Gaussian noise, where the cut takes its part.
@@ -51,6 +53,11 @@ _SMALL = 0.25
 # Share of the largest eigenvalue of the scaled matrix that an undetermined
 # direction has at most.
 _UNDETERMINED = 1e-6
+# Data per degree of freedom whose own pulls count as much as the assumption of
+# equal variances.
+_FEW = 5
+# Leverage of a datum, at most, beside the mean; of few data at most so much.
+_LEVERAGE, _FEW_LEVERAGE = 5.0, 0.5
 _LEVEL = 0.95
 # Median length of a Gaussian vector of deviation 1 in 1, 2 and 3 dimensions.
 _MEDIANS = 0.67449, 1.17741, 1.53817
@@ -78,6 +85,8 @@ class _State(NamedTuple):
 
   Attributes:
     model: pytree.
+    errors: [E, N].
+    jacobian: [dof, E, N].
     squared: [N] squared residuals.
     weights: [N].
     heavy: a / s^2 of the weights.
@@ -88,6 +97,8 @@ class _State(NamedTuple):
   """
 
   model: Any
+  errors: np.ndarray
+  jacobian: np.ndarray
   squared: np.ndarray
   weights: np.ndarray
   heavy: float
@@ -154,7 +165,18 @@ def _linearized(problem, model, data, threshold):
   freedom = dimensions * len(near) - problem.dof
   if freedom <= 0:
     nothing = np.zeros(problem.dof)
-    return _State(model, squared, nothing, 0.0, 0.0, None, nothing, dimensions)
+    return _State(
+      model,
+      errors,
+      jacobian,
+      squared,
+      nothing,
+      0.0,
+      0.0,
+      None,
+      nothing,
+      dimensions,
+    )
   heavy, limit = _noise(near, freedom, dimensions, threshold)
   weights = (squared < limit) / (1 + heavy * squared)
   weighted = (jacobian * weights).reshape(problem.dof, -1)
@@ -162,7 +184,18 @@ def _linearized(problem, model, data, threshold):
   step = _solution(matrix, weighted @ errors.ravel())
   # Weights follow a step, which is why it falls short.
   step /= max(_slope(squared, weights, heavy, dimensions), _LEAST_SLOPE)
-  return _State(model, squared, weights, heavy, limit, matrix, step, dimensions)
+  return _State(
+    model,
+    errors,
+    jacobian,
+    squared,
+    weights,
+    heavy,
+    limit,
+    matrix,
+    step,
+    dimensions,
+  )
 
 
 def _slope(squared, weights, heavy, dimensions):
@@ -194,9 +227,10 @@ def _noise(near, freedom, dimensions, threshold):
   middle *= dimensions * count / (freedom * _MEDIANS[dimensions - 1] ** 2)
   noise = max(middle, _LEAST_RATIO**2 * mean, (_LEAST_NOISE * threshold) ** 2)
   excess = math.sqrt(mean / noise) - _HEAVY_RATIO - 1 / math.sqrt(count)
-  heavy = _HEAVY * min(max(1 + _SLOPE * excess, 0.0), 1.0)
-  reach = min(_CUTS[dimensions - 1] ** 2 * noise, (_REACH * threshold) ** 2)
-  return heavy / noise, reach
+  share = min(max(1 + _SLOPE * excess, 0.0), 1.0)
+  cut = _CUTS[dimensions - 1] * (1 + _WIDER * share)
+  limit = min(cut**2 * noise, (_REACH * threshold) ** 2)
+  return _HEAVY * share / noise, limit
 
 
 def _solution(matrix, vector):
@@ -217,12 +251,13 @@ def _variance(state):
 
 
 def _covariance(problem, state):
-  """Of the step at the fit (Huber and Ronchetti, 2009, section 7.6).
+  """Of the step at the fit: A^-1 B A^-1 (Huber and Ronchetti, 2009, 7.6).
 
-  With psi(e) = w e the sum of psi^2 over the freedom that is left, divided by
-  the square of the mean derivative of psi, replaces the variance of the errors
-  in s^2 (J^T J)^-1. Few data estimate it badly: the ellipsoid of 95 % of a
-  Gaussian distribution is as large here as that of Fisher's.
+  A is J^T W J times the mean derivative of w(e) e over the mean of w. B is the
+  sum of the squared pulls of the data, or, of few, that of errors of equal
+  variance. Of its own error a datum of high leverage shows little, and such are
+  often outliers that the model went to: no datum adds to A more than a share.
+  The ellipsoid of 95 % of a Gaussian distribution is as large as Fisher's is.
   """
   dof, dimensions = problem.dof, state.dimensions
   unknown = np.full((dof, dof), np.inf)
@@ -233,21 +268,44 @@ def _covariance(problem, state):
   # So many data of equal weight would be as good.
   count = total**2 / (weights @ weights)
   freedom = dimensions * count - dof
-  if freedom <= 0:
+  slope = _slope(squared, weights, state.heavy, dimensions)
+  if freedom <= 0 or slope <= 0:
     return unknown
-  slope = _CUT_SLOPE * _slope(squared, weights, state.heavy, dimensions)
-  if slope <= 0:
-    return unknown
-  # J^T J of all data that count is that of the weighted, over the mean weight.
-  spread = (weights**2 * squared).sum() / (dimensions * total)
-  spread *= dimensions * count / freedom
-  variance = spread / slope**2
   scale = 1 / np.sqrt(np.maximum(np.diagonal(state.matrix), 1e-30))
   values, vectors = np.linalg.eigh(state.matrix * scale[:, None] * scale)
   if values[0] < _UNDETERMINED:
     return unknown
-  inverse = (vectors / values) @ vectors.T * scale[:, None] * scale
-  return _few(dof, freedom) * variance * inverse
+  # In white coordinates J^T W J is the identity.
+  white = scale[:, None] * vectors / np.sqrt(values)
+  rows = (white.T @ state.jacobian.reshape(dof, -1)).reshape(
+    state.jacobian.shape
+  )
+  pulls = (rows * state.errors).sum(axis=1) * weights
+  variance = (weights**2 * squared).sum() / (dimensions * total)
+  share = count / (count + _FEW * dof)
+  spread = share * (pulls @ pulls.T) + (1 - share) * variance * np.eye(dof)
+  left = np.linalg.inv(np.eye(dof) - _excess(rows, weights, count))
+  spread = left @ spread @ left
+  spread *= dimensions * count / (freedom * (_CUT_SLOPE * slope) ** 2)
+  return _few(dof, freedom) * white @ spread @ white.T
+
+
+def _excess(rows, weights, count):
+  """What data of high leverage add to the identity beyond their share.
+
+  Args:
+    rows: [dof, E, N], the Jacobian in white coordinates.
+    weights: [N].
+    count: of data.
+  """
+  dof = len(rows)
+  leverage = (rows**2).sum(axis=(0, 1)) * weights
+  mean = dof / count
+  most = min(_LEVERAGE * mean, max(_FEW_LEVERAGE, 1.5 * mean))
+  (few,) = (leverage > most).nonzero()
+  parts = weights[few] * (1 - most / leverage[few])
+  rows = (rows[:, :, few] * np.sqrt(parts)).reshape(dof, -1)
+  return rows @ rows.T
 
 
 def _few(dof, freedom):

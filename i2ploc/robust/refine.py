@@ -96,6 +96,8 @@ def minimize(
     equations: at this model.
   """
 
+  linearize = jax.jit(linearize)  # traced once
+
   def turn(_, state):
     found = linearize(state.trial)
     better = (found.cost < state.equations.cost) & _finite(state.trial)
@@ -157,20 +159,29 @@ def _finite(model):
   return jnp.stack(leaves).all()
 
 
-def _linearize(problem, model, data, mask, limit):
+def _linearize(problem, model, data, mask, limit, scale):
   """The equations of the data within the limit, a squared threshold."""
   value, jacobian = problem.linearize(model, data)
   squared = problem.residual(model, data)
   counts = mask & (squared < limit)
+  part = jnp.minimum(squared / limit, 1.0)
+  # The slope of the cost, but for a factor.
+  weights = jnp.where(counts, (scale**2 / (part + scale**2)) ** 2, 0.0)
   # One product per component: joined, they would be copied number by number.
   parts = [
-    jnp.where(counts, rows, 0.0) for rows in jnp.unstack(jacobian, axis=1)
+    (jnp.where(counts, rows, 0.0), rows * weights)
+    for rows in jnp.unstack(jacobian, axis=1)
   ]
   value = jnp.where(counts, value, 0.0)
   return Equations(
-    jnp.sum(jnp.where(mask, jnp.minimum(squared, limit), 0.0)),
-    _total([rows @ rows.T for rows in parts]),
-    _total([rows @ errors for rows, errors in zip(parts, value, strict=True)]),
+    jnp.sum(jnp.where(mask, scoring.scaled(part, scale), 0.0)),
+    _total([weighted @ rows.T for rows, weighted in parts]),
+    _total(
+      [
+        jnp.where(counts, weighted, 0.0) @ errors
+        for (_, weighted), errors in zip(parts, value, strict=True)
+      ]
+    ),
   )
 
 
@@ -183,8 +194,9 @@ def refine(
   model: problem_lib.Model,
   data: problem_lib.Data,
   num_data: jax.Array | int,
-  threshold: jax.Array,
+  threshold: jax.Array | float,
   num_steps: int = 10,
+  scale: jax.Array | float = scoring.NO_SCALE,
 ) -> tuple[problem_lib.Model, jax.Array]:
   """Fits one model to the data that agree with it.
 
@@ -195,17 +207,18 @@ def refine(
     num_data: real data, which come first.
     threshold: residual beyond which a datum has no influence.
     num_steps: steps to try.
+    scale: of the noise, in thresholds, see `scoring`.
 
   Returns:
     model: never of a higher cost than the given one.
-    cost: its sum of min(r^2, threshold^2) over the real data.
+    cost: its sum over the real data, 'msac' at that scale.
   """
   limit = jnp.asarray(threshold) ** 2
   num_data = jnp.asarray(num_data, jnp.int32)
 
   def linearize(model):
     return scoring.sum_blocks(
-      lambda block, mask: _linearize(problem, model, block, mask, limit),
+      lambda block, mask: _linearize(problem, model, block, mask, limit, scale),
       data,
       num_data,
     )

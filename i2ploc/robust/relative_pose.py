@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.geometry import arrays
 from i2ploc.geometry import epipolar
 from i2ploc.geometry import essential
 from i2ploc.geometry import five_points
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import rigid
+from i2ploc.robust import consensus
 from i2ploc.robust import evidence
 from i2ploc.robust import inputs
 from i2ploc.robust import problem as problem_lib
@@ -76,8 +76,7 @@ def _linearize(
   distances, derivatives = epipolar.linearized(
     *essential.linearized(pose), data[:3], data[3:], sphere=sphere
   )
-  rows = [(derivative,) for derivative in derivatives]
-  return distances[None], arrays.table(rows, distances)
+  return distances[None], derivatives[:, None]
 
 
 def _degeneracy(pose, data, inliers, limit, *, sphere):
@@ -119,7 +118,7 @@ def _degeneracy(pose, data, inliers, limit, *, sphere):
 def _problem(sphere):
   return problem_lib.Problem(
     sample_size=5,
-    models_per_sample=3,  # of ten slots 2.4 are filled where noise is small
+    models_per_sample=3,  # of eight slots 2.4 are filled where noise is small
     dof=5,
     solve=_solve,
     residual=functools.partial(_residual, sphere=sphere),
@@ -131,6 +130,12 @@ def _problem(sphere):
 
 
 PLANE, SPHERE = _problem(False), _problem(True)
+
+
+# A sample of five costs as much as dozens of three.
+SEARCH = search_lib.Search(
+  settings=consensus.DEFAULT._replace(batch=32, max_draws=10_000)
+)
 
 
 class RelativePose(result.Result[rigid.Rigid]):
@@ -161,7 +166,7 @@ def relative_pose(
   threshold: float = 1.5,
   *,
   scores: np.ndarray | None = None,
-  search: search_lib.Search = search_lib.DEFAULT,
+  search: search_lib.Search = SEARCH,
 ) -> RelativePose:
   """The relative pose that most pairs of pixels agree with.
 

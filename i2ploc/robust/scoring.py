@@ -8,6 +8,11 @@ Costs, lower is better, of squared residuals r^2 and a squared threshold t^2:
 - 'gaussian_uniform': -log of a mixture of a Gaussian, whose 95 % quantile in
   two dimensions is t, and a uniform distribution as dense as it at t; scaled to
   [0, 1]. MAGSAC++ is numerically of this form.
+
+A threshold is often several times as wide as the noise. Where the scale c of
+the noise is known too, a cost x counts as x (1 + q) / (x + q) with q = c^2 / t^2
+(Geman and McClure, 1987): residuals within the noise matter most, and those
+between noise and threshold hardly differ. Without a scale it counts as it is.
 """
 
 from collections.abc import Callable
@@ -17,6 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import arrays
+
+Array = arrays.Array
 
 # 95 % of a Gaussian in two dimensions lie within sqrt(5.99) deviations.
 _QUANTILE = 5.99
@@ -49,10 +57,20 @@ COSTS: dict[str, Callable] = {
 }
 
 
+def scaled(cost: Array, scale: Array | float) -> Array:
+  """A cost from 0 to 1, seen at a scale of the noise, in thresholds."""
+  square = scale**2
+  return cost * (1 + square) / (cost + square)
+
+
 def check_score(name: str) -> None:
   """Raises InputError for an unknown cost."""
   if name not in COSTS:
     raise InputError(f'unknown score {name!r}; known: {sorted(COSTS)}')
+
+
+# Beside a scale of so many thresholds, float32 knows no threshold.
+NO_SCALE = 1e4
 
 
 def block_size(capacity: int) -> int:
@@ -88,6 +106,7 @@ def sum_blocks(term: Callable, data: Any, num_data: jax.Array) -> Any:
     found = term(block, start + jnp.arange(size) < num_data)
     return jax.tree.map(jnp.add, sums, found)
 
+  term = jax.jit(term)  # traced once
   first = jax.tree.map(lambda leaf: leaf[:size], data)
   shapes = jax.eval_shape(term, first, jnp.zeros(size, bool))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -101,6 +120,7 @@ def total_costs(
   num_data: jax.Array | int,
   threshold: jax.Array,
   score: str = 'msac',
+  scale: jax.Array | float = NO_SCALE,
 ) -> jax.Array:
   """Costs of many models.
 
@@ -111,6 +131,7 @@ def total_costs(
     num_data: real data, which come first.
     threshold: residual of an inlier, at most.
     score: of COSTS.
+    scale: of the noise, in thresholds.
 
   Returns:
     [S] sums over the data; infinite where a residual is NaN, so that such a
@@ -121,7 +142,8 @@ def total_costs(
 
   def term(block, mask):
     squared = jax.vmap(lambda model: residual(model, block))(models)
-    return jnp.sum(jnp.where(mask, cost(squared, limit), 0.0), axis=1)
+    costs = scaled(cost(squared, limit), scale)
+    return jnp.sum(jnp.where(mask, costs, 0.0), axis=1)
 
   totals = sum_blocks(term, data, jnp.asarray(num_data, jnp.int32))
   return jnp.where(jnp.isnan(totals), jnp.inf, totals)

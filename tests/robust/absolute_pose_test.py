@@ -141,7 +141,7 @@ class AbsolutePoseTest(parameterized.TestCase):
     spoiled[7, 1] = np.nan
     for arguments, message in (
       ((points[:, :2], pixels, PINHOLE), r'points must be \[N, 3\]'),
-      ((points[:9], pixels, PINHOLE), 'as many as pixels'),
+      ((points[:9], pixels, PINHOLE), 'must be as many'),
       ((spoiled, pixels, PINHOLE), 'not finite, first row 7'),
       ((points, pixels, PINHOLE, -1.0), 'threshold must be positive'),
     ):

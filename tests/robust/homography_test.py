@@ -112,10 +112,10 @@ class HomographyTest(parameterized.TestCase):
 
   def test_bad_input_is_named(self):
     points0, points1, _, _ = two_views.homography(20, 0.0)
-    with self.assertRaisesRegex(ValueError, r'\[N, 2\].*\[20, 2\].*\[19, 2\]'):
+    with self.assertRaisesRegex(ValueError, r'as many: \[20, 2\].*\[19, 2\]'):
       _solve(points0, points1[:19])
     points1[7, 0] = np.nan
-    with self.assertRaisesRegex(ValueError, '1 pairs.*first row 7'):
+    with self.assertRaisesRegex(ValueError, 'points1: 1 of 20.*first row 7'):
       _solve(points0, points1)
 
 
@@ -123,11 +123,11 @@ class ProblemTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     points0, points1, _, true = two_views.homography(50, 0.0)
-    frame = two_views_lib.frame(points0, points1)
-    before, after = frame.matrices()
+    frames = two_views_lib.pairs(points0, points1).frames
+    before, after = frames.matrices()
     model = after @ true @ np.linalg.inv(before)
     self.model = jnp.asarray(model / np.linalg.norm(model), jnp.float32)
-    data = frame.matches(points0, points1)
+    data = frames.matches(points0, points1)
     self.data = jax.tree.map(jnp.float32, data)
 
   def test_the_residual_is_the_squared_length_of_the_errors(self):

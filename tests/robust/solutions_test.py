@@ -61,9 +61,9 @@ class SevenPointsTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     points0, points1, inliers, _, _ = two_views.poses(60, 0.5, noise=0.3)
-    frame = two_views_lib.frame(points0, points1)
-    self.threshold = np.float32(THRESHOLD / frame.extent)
-    data = frame.matches(points0, points1)
+    frames = two_views_lib.pairs(points0, points1).frames
+    self.threshold = np.float32(THRESHOLD / frames.image1.unit)
+    data = frames.matches(points0, points1)
     self.data = two_views_lib.Matches(*np.float32(data))
     rng = np.random.default_rng(0)
     samples = np.stack([rng.choice(60, 7, replace=False) for _ in range(512)])
