@@ -28,12 +28,12 @@ import numpy as np
 from i2ploc.geometry import p3p
 from i2ploc.geometry import vectors
 
-NUM_SOLUTIONS = 4
+NUM_SOLUTIONS = 2
 # Inverse focal lengths to start from: fields of view of 6 to 105 degrees.
 _STARTS = (0.05, 0.15, 0.3, 0.5, 0.7, 0.9, 1.1, 1.3)
 # How far from a start its solution may be, in distances to its neighbours.
 _REACH = 0.75
-_NUM_STEPS = 8
+_NUM_STEPS = 6
 _LONGEST_STEP = 0.5
 _LEAST_INVERSE, _MOST_INVERSE = 0.01, 4.0
 _LEAST_DEPTH = 1e-3
@@ -43,13 +43,13 @@ _SAME = 1e-2
 
 
 class Cameras(NamedTuple):
-  """Up to four cameras.
+  """Up to two cameras.
 
   Attributes:
-    rotation: [4, 3, 3], of camera_from_map.
-    translation: [4, 3], in the unit of the points.
-    focal_length: [4], in the unit of the image points.
-    valid: [4] bool; the others are finite and meaningless.
+    rotation: [2, 3, 3], of camera_from_map.
+    translation: [2, 3], in the unit of the points.
+    focal_length: [2], in the unit of the image points.
+    valid: [2] bool; the others are finite and meaningless.
   """
 
   rotation: jax.Array

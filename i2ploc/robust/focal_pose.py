@@ -111,7 +111,7 @@ def _degeneracy(camera, data, inliers, threshold):
 
 PROBLEM = problem_lib.Problem(
   sample_size=4,
-  models_per_sample=2,
+  models_per_sample=1,  # of two slots 1.0 is filled where noise is small
   dof=7,
   solve=_solve,
   residual=_residual,
