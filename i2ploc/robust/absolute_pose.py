@@ -31,7 +31,7 @@ _MIN_DEPTH = 1e-3
 _MAX_SLOPE = 5.67
 # A pose is open where noise, of this share of the threshold, turns it by more
 # than this, radians, or moves it by more than this share of the depth.
-_NOISE, _MOST_UNCERTAIN = 0.3, 0.3
+_NOISE, _MOST_UNCERTAIN = 0.3, 0.1
 
 
 class Correspondences(NamedTuple):
