@@ -38,8 +38,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks import real_data
 from benchmarks import real_peers
+from i2ploc.geometry import rigid
 
-PARTS = ('relative',)
+PARTS = ('relative', 'fundamental', 'absolute', 'homography', 'strangers')
 PART = flags.DEFINE_multi_enum('part', PARTS, PARTS, 'Which parts.')
 SET = flags.DEFINE_multi_enum(
   'set', real_data.SETS, real_data.SETS, 'Which data.'
@@ -52,10 +53,12 @@ DATA = flags.DEFINE_string(
 )
 JSON = flags.DEFINE_string('json', None, 'Where to write the numbers.')
 
-_RELATIVE_PX = 1.0
+_RELATIVE_PX, _ABSOLUTE_PX, _HOMOGRAPHY_PX = 1.0, 2.0, 3.0
 # True matches, at least and less than.
 _ROWS = {'>= 50': (50, np.inf), '15 to 49': (15, 50), '< 8': (0, 8)}
-_DEGREES = (1, 5, 10)
+_DEGREES, _METRES, _CORNER_PX = (1, 5, 10), (0.02, 0.05, 0.2), (3, 5, 10)
+# An answer of peers for strangers counts as trusted with so many inliers.
+_TRUSTED = 15
 
 
 def auc(errors: Sequence[float], limit: float) -> float:
@@ -170,7 +173,136 @@ def show_relative() -> dict:
   return numbers
 
 
-SHOW = {'relative': show_relative}
+def _pose_of_matrix(matrix, pair):
+  """The pose of a fundamental matrix with the true lenses."""
+  if not np.isfinite(matrix).all():
+    return None
+  lenses = pair.lens0.intrinsics, pair.lens1.intrinsics
+  u, _, v = np.linalg.svd(lenses[1].T @ matrix @ lenses[0])
+  turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+  rays0, rays1 = (
+    real_data.rays(*one)
+    for one in ((pair.lens0, pair.pixels0), (pair.lens1, pair.pixels1))
+  )
+  best = None
+  for middle in (turn, turn.T):
+    rotation = u @ middle @ v
+    rotation = rotation * np.linalg.det(rotation)
+    for sign in (-1, 1):
+      pose = rigid.Rigid(rotation, sign * u[:, 2])
+      _, depths = real_data.triangulated(pose, rays0, rays1)
+      count = int((depths > 0).all(axis=1).sum())
+      if best is None or count > best[0]:
+        best = count, pose
+  return best[1]
+
+
+def show_fundamental() -> dict:
+  """Fundamental matrices of every set, judged by the poses that they give."""
+  numbers = {}
+  for name in SET.value:
+    pairs = real_data.pairs(pathlib.Path(DATA.value), name)
+    numbers[name] = _by_rows(
+      f'fundamental, {name}',
+      pairs,
+      _chosen('fundamental'),
+      _RELATIVE_PX,
+      lambda model, pair: pose_error(_pose_of_matrix(model, pair), pair.motion),
+      _DEGREES,
+    )
+  return numbers
+
+
+def _position_error(found, view):
+  """Metres between the cameras' positions."""
+  places = [-pose.rotation.T @ pose.translation for pose in (found, view.pose)]
+  return float(np.linalg.norm(places[0] - places[1]))
+
+
+def show_absolute() -> dict:
+  """Absolute poses in maps of other photographs."""
+  numbers = {}
+  for name, read in real_data.VIEWS.items():
+    if name not in SET.value:
+      continue
+    try:
+      views = list(read(pathlib.Path(DATA.value)))
+    except FileNotFoundError as error:
+      print(f'{name} is left out: {error.filename} is not there')
+      continue
+    numbers[name] = _by_rows(
+      f'absolute, {name}',
+      [view for view in views if len(view.scores) >= 4],
+      _chosen('absolute'),
+      _ABSOLUTE_PX,
+      _position_error,
+      _METRES,
+    )
+  return numbers
+
+
+def _corner_error(matrix, warp):
+  """Pixels, mean over the corners of the photograph."""
+  places = real_data.corners(warp.sizes[0])
+  away = real_data.mapped(matrix, places) - real_data.mapped(
+    warp.matrix, places
+  )
+  distance = np.linalg.norm(away, axis=1).mean()
+  return float(np.nan_to_num(distance, nan=np.inf, posinf=np.inf))
+
+
+def show_homography() -> dict:
+  """Homographies of photographs that were warped."""
+  warps = real_data.warps(pathlib.Path(DATA.value))
+  return _by_rows(
+    'homography, lund',
+    warps,
+    _chosen('homography'),
+    _HOMOGRAPHY_PX,
+    _corner_error,
+    _CORNER_PX,
+  )
+
+
+def show_strangers() -> dict:
+  """Who trusts a model of photographs that have nothing in common."""
+  pairs = real_data.strangers(pathlib.Path(DATA.value))
+  numbers = {}
+  for problem, threshold in (
+    ('relative', _RELATIVE_PX),
+    ('fundamental', _RELATIVE_PX),
+    ('homography', _HOMOGRAPHY_PX),
+  ):
+    rows = run(_chosen(problem), pairs, threshold, lambda *_: np.inf)
+    print(f'strangers, {problem}: {len(pairs)}', flush=True)
+    numbers[problem] = {}
+    for name, some in rows.items():
+      inliers = [one['inliers'] for one in some]
+      trusted = [
+        one['valid'] and (name in real_peers.OURS or one['inliers'] >= _TRUSTED)
+        for one in some
+      ]
+      row = numbers[problem][name] = {
+        'trusted': float(np.mean(trusted)),
+        'inliers': float(np.median(inliers)),
+        'most': int(max(inliers)),
+        'ms': statistics.median(one['ms'] for one in some),
+      }
+      print(
+        f'  {name:18} trusted {row["trusted"]:.3f}  inliers, median and most, '
+        f'{row["inliers"]:5.1f} {row["most"]:4d}  {row["ms"]:8.2f} ms',
+        flush=True,
+      )
+  return numbers
+
+
+SHOW = {
+  'relative': show_relative,
+  'fundamental': show_fundamental,
+  'absolute': show_absolute,
+  'homography': show_homography,
+  'strangers': show_strangers,
+}
 
 
 def main(argv: list[str]) -> None:

@@ -39,16 +39,6 @@ class Answer(NamedTuple):
   valid: bool
 
 
-class View(NamedTuple):
-  """Points of a map and where a photograph shows them, best scores first."""
-
-  points: np.ndarray
-  pixels: np.ndarray
-  scores: np.ndarray
-  lens: Any
-  size: tuple[int, int]
-
-
 Method = Callable[[Any, float], Answer | None]
 
 
@@ -286,11 +276,14 @@ def _superansac_pairs(pair, threshold, *, problem):
 def _superansac_absolute(view, threshold):
   peer = _peer('pysuperansac')
   matrix = view.lens.intrinsics
+  # It knows one focal length: rows are stretched to have that of the columns.
+  pixels = view.pixels - matrix[:2, 2]
+  pixels = pixels * [1, matrix[0, 0] / matrix[1, 1]] + matrix[:2, 2]
   low, high = view.points.min(axis=0), view.points.max(axis=0)
   rotation, shift, inliers, *_ = peer.estimateAbsolutePose(
-    np.concatenate([view.pixels, view.points], axis=1),
+    np.concatenate([pixels, view.points], axis=1),
     peer.CameraType.SimplePinhole,
-    [(matrix[0, 0] + matrix[1, 1]) / 2, matrix[0, 2], matrix[1, 2]],
+    [matrix[0, 0], matrix[0, 2], matrix[1, 2]],
     [*(float(x) for x in view.size), *(high - low)],
     config=_superansac_settings(threshold),
   )
@@ -414,8 +407,9 @@ def methods(problem: str) -> dict[str, Method]:
   """Who solves 'relative', 'fundamental', 'homography' or 'absolute', by name.
 
   Args:
-    problem: of these four. An absolute pose is of a `View`, all else of a
-      `real_data.Pair`.
+    problem: of these four. An absolute pose is of a
+      `real_data.View`, all else of a `real_data.Pair`, for homographies also
+      of a `real_data.Warp`.
   """
   ours, poselib = {
     'relative': (_ours_relative, _poselib_relative),
