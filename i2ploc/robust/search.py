@@ -272,20 +272,11 @@ def _limit(problem, given, state, threshold, settings):
     threshold,
     _NUM_RANDOM,
   )
-<<<<<<< HEAD
-  least = evidence.smallest_valid(
-    len(checked.rows), problem.sample_size, share, problem.models_per_sample
-  )
-  needed = stopping.ransac_draws(
-    least, len(checked.rows), problem.sample_size, settings.confidence
-  )
-  if problem.sample_size <= _SMALL_SAMPLE:
-    needed = max(needed, _CHEAP_DRAWS)
-=======
   count, size = len(given.rows), problem.sample_size
   least = evidence.smallest_valid(count, size, share, problem.models_per_sample)
   needed = stopping.ransac_draws(least, count, size, settings.confidence)
->>>>>>> main
+  if size <= _SMALL_SAMPLE:
+    needed = max(needed, _CHEAP_DRAWS)
   return int(min(settings.max_draws, needed))
 
 
