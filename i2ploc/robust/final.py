@@ -31,6 +31,8 @@ from scipy import special
 from i2ploc.robust import problem as problem_lib
 
 _MOST_STEPS = 5
+# Squared residual from which on the model cannot have made the datum.
+_NEVER = 1e6
 # Of the slopes by which steps are divided.
 _LEAST_SLOPE = 0.3
 # a, for noise with heavy tails.
@@ -128,13 +130,17 @@ def fit(
   """
   # A rotation found in float32 is made orthonormal.
   model = problem.retract(model, np.zeros(problem.dof))
-  state = _linearized(problem, model, data, threshold)
+  # Errors are those of every datum, residuals beyond any threshold where the
+  # model cannot have made it: a point behind the camera.
+  squared = problem.residual(model, data)
+  never = squared >= _NEVER
+  state = _linearized(problem, model, data, threshold, never)
   step = state.step
   for _ in range(_MOST_STEPS):
     if state.matrix is None:
       break
     trial = problem.retract(state.model, step)
-    found = _linearized(problem, trial, data, threshold)
+    found = _linearized(problem, trial, data, threshold, never)
     if not _loss(found.squared, state) <= _loss(state.squared, state):
       step = step / 4
       continue
@@ -142,7 +148,7 @@ def fit(
     state, step = found, found.step
     if size < _SMALL**2 * problem.dof * _variance(state):
       break
-  squared, limit = state.squared, threshold**2
+  squared, limit = problem.residual(state.model, data), threshold**2
   inliers = squared < limit
   cost = float(np.minimum(squared, limit).sum() / limit)
   return Fit(state.model, inliers, _covariance(problem, state), cost)
@@ -156,10 +162,11 @@ def _loss(squared, state):
   return squared.sum()
 
 
-def _linearized(problem, model, data, threshold):
-  """The state at a model."""
+def _linearized(problem, model, data, threshold, never):
+  """The state at a model; data that it `never` made [N] have no weight."""
   errors, jacobian = problem.linearize(model, data)
   squared = errors[0] ** 2 if len(errors) == 1 else (errors**2).sum(axis=0)
+  squared = np.where(never, _NEVER, squared)
   dimensions = _dimensions(jacobian)
   near = squared[squared < threshold**2]
   freedom = dimensions * len(near) - problem.dof

@@ -48,6 +48,9 @@ _NUM_RANDOM = 8192
 _MOST_OTHERS = 3
 # Problems that an accelerator solves together.
 _TOGETHER = 256
+# Samples of so few data cost so little that as many are always drawn: a model
+# may be right and yet not be told from chance.
+_SMALL_SAMPLE, _CHEAP_DRAWS = 3, 20_000
 
 
 class Measurements(NamedTuple):
@@ -272,6 +275,8 @@ def _limit(problem, given, state, threshold, settings):
   count, size = len(given.rows), problem.sample_size
   least = evidence.smallest_valid(count, size, share, problem.models_per_sample)
   needed = stopping.ransac_draws(least, count, size, settings.confidence)
+  if size <= _SMALL_SAMPLE:
+    needed = max(needed, _CHEAP_DRAWS)
   return int(min(settings.max_draws, needed))
 
 
