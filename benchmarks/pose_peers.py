@@ -92,10 +92,11 @@ def _ours(scene, has_scores):
 
 
 def pose_from_found(found: absolute_pose.AbsolutePose) -> Pose | None:
-  """A result of our own functions as a `Pose`."""
-  if not found.valid:
+  """A result of our own functions as a `Pose`, valid or not: as of the peers."""
+  if found.model is None:
     return None
-  return Pose(found.camera_from_map.rotation, found.camera_in_map)
+  rotation, translation = found.model
+  return Pose(rotation, -rotation.T @ translation)
 
 
 def _poselib(poselib, scene, **options):

@@ -22,13 +22,16 @@ EXACT = jax.lax.Precision.HIGHEST
 
 def namespace(*arrays: Any) -> Any:
   """`jax.numpy` if one of the arrays is of jax, else `numpy`."""
-  return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+  for array in arrays:
+    if isinstance(array, jax.Array):
+      return jnp
+  return np
 
 
 def matmul(a: Array, b: Array) -> Any:
   """a @ b, in full precision on every device."""
   if namespace(a, b) is np:
-    return np.matmul(a, b)
+    return a @ b
   return jnp.matmul(a, b, precision=EXACT)
 
 

@@ -121,7 +121,7 @@ def linearized(
   points1: Sequence[rigid.Array],
   *,
   sphere: bool = False,
-) -> tuple[Any, Sequence[Any]]:
+) -> tuple[Any, Any]:
   """`sampson` and its derivatives.
 
   Args:
@@ -133,7 +133,7 @@ def linearized(
 
   Returns:
     distances: [N].
-    derivatives: D arrays [N].
+    derivatives: [D, N].
   """
   value, inverse, lines0, lines1 = _gradient(matrix, points0, points1, sphere)
   distance = value * inverse
@@ -143,11 +143,12 @@ def linearized(
   # Together dr = left^T dF x0 + x1^T dF right; on the plane the gradient has
   # no third coordinates.
   left = [weight * x for x in points1]
-  right = [-pull * x for x in lines0[: 3 if sphere else 2]]
-  for i in range(len(right)):
-    left[i] = left[i] - pull * lines1[i]
-  by_entry = [a * x for a in left for x in points0]
-  for i, x in enumerate(points1):
-    for j, b in enumerate(right):
-      by_entry[3 * i + j] = by_entry[3 * i + j] + x * b
-  return distance, arrays.mapped(tangents.reshape(-1, 9), by_entry)
+  right = [0.0, 0.0, 0.0]
+  for i in range(3 if sphere else 2):
+    left[i], right[i] = left[i] - pull * lines1[i], -pull * lines0[i]
+  left, right, points0, points1 = arrays.table(
+    [left, right, points0, points1], distance
+  )
+  by_entry = left[:, None] * points0 + points1[:, None] * right
+  flat = by_entry.reshape(9, -1)
+  return distance, arrays.matmul(tangents.reshape(-1, 9), flat)

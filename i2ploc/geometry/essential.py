@@ -120,10 +120,10 @@ def retract(pose: rigid.Rigid, step: rigid.Array) -> rigid.Rigid:
   """
   xp = arrays.namespace(*pose, step)
   turn = rigid.rotation_from_vector(step[:3])
-  first, second = vectors.tangents(tuple(pose.translation))
-  moved = pose.translation + step[3] * xp.stack(first)
-  moved = moved + step[4] * xp.stack(second)
-  moved = moved / xp.sqrt(xp.sum(moved**2))
+  shift = tuple(pose.translation)
+  along = arrays.table(vectors.tangents(shift), shift[0])
+  moved = pose.translation + arrays.matmul(step[3:], along)
+  moved = moved / xp.sqrt((moved * moved).sum())
   # The error of a rotation found in float32 would remain in float64.
   rotation = rigid.orthonormalized(arrays.matmul(turn, pose.rotation))
   return rigid.Rigid(rotation, moved)

@@ -41,6 +41,8 @@ _SOLVED = 1e-5
 # Relative difference below which two solutions are the same.
 _SAME = 1e-3
 _FARTHEST = 1e5
+# Squares of larger coordinates, and of smaller sides, are none in float32.
+_HUGE = 1e15
 # Dummy input for degenerate samples: origins, rays and points.
 _EXAMPLE = (
   ((0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.0, 0.1, 0.0)),
@@ -247,10 +249,10 @@ def gp3p(
     0.0
   """
   chex.assert_shape([origins, rays, points], (3, 3))
-  usable = jnp.isfinite(origins).all() & jnp.isfinite(rays).all()
-  usable &= jnp.isfinite(points).all()
+  given = jnp.stack([origins, rays, points])
+  usable = (jnp.abs(given) < _HUGE).all()  # and not nan
   origins, rays, points = (
-    tuple(tuple(row) for row in rows) for rows in (origins, rays, points)
+    tuple(tuple(row) for row in rows) for rows in jnp.where(usable, given, 0.0)
   )
   # About their centres, in units of the distance at which a central camera
   # would see points so far apart.
@@ -302,7 +304,7 @@ def _extent(rays, points, usable):
   largest = functools.reduce(
     jnp.maximum, [jnp.abs(value) for side in sides for value in side]
   )
-  usable &= (largest > 1e-15) & (largest < 1e15)
+  usable &= largest > 1 / _HUGE
   largest = jnp.where(usable, largest, 1.0)
   sides = [vectors.scaled(side, 1 / largest) for side in sides]
   normal = vectors.cross(sides[0], sides[1])

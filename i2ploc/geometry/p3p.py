@@ -25,6 +25,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from i2ploc import compilation
 from i2ploc.geometry import vectors
 
 NUM_SOLUTIONS = 4
@@ -305,13 +306,15 @@ def _distances(chords, squares):
   one, zero = jnp.ones_like(a), jnp.zeros_like(a)
   conic_01 = _Conic(one, -m01, zero, 1 - a, a * m12, -a)
   conic_02 = _Conic(one, zero, -m02, -b, b * m12, 1 - b)
-  line, other = _lines(_degenerate(conic_01, conic_02))
-  found = _ratios(line, conic_02) + _ratios(other, conic_02)
-  x, y = (jnp.stack(parts) for parts in zip(*found, strict=True))
+  both = _lines(_degenerate(conic_01, conic_02))
+  line = [jnp.stack(parts) for parts in zip(*both, strict=True)]
+  found = _ratios(line, conic_02)
+  x, y = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
   d2 = jnp.sqrt(s12 / jnp.maximum(y * y + 1 - 2 * m12 * y, 1e-12))
   return x * d2, y * d2, d2
 
 
+@compilation.once
 def _usable(rays, points):
   """Whether three rays and points are finite and determine a pose at all."""
   sides = _sides(points)

@@ -128,20 +128,26 @@ def _seen(state, points):
 
 def _step(columns, right):
   """Least squares by orthogonalisation; columns and right side are [M, V]."""
-  upper, found = [], []
+  size = len(columns)
   left = jnp.stack([*columns, right])
-  for _ in columns:
-    column = left[0]
-    squared = jnp.sum(column**2, axis=0)
-    along = jnp.sum(left[1:] * column, axis=1) / (squared + _TINY)
-    left = left[1:] - along[:, None] * column
-    upper.append(along)
-  for k in reversed(range(len(columns))):
-    rest = upper[k][-1]
-    for j, value in enumerate(reversed(found)):
-      rest = rest - upper[k][j] * value
-    found.append(rest)
-  return found[::-1]
+
+  def orthogonalize(k, state):
+    left, upper = state
+    column = left[k]
+    squared = jnp.sum(column**2, axis=0) + _TINY
+    along = jnp.sum(left * column, axis=1) / squared
+    along = jnp.where(jnp.arange(size + 1)[:, None] > k, along, 0.0)
+    return left - along[:, None] * column, upper.at[k].set(along)
+
+  upper = jnp.zeros((size, size + 1, left.shape[2]), left.dtype)
+  _, upper = jax.lax.fori_loop(0, size, orthogonalize, (left, upper))
+
+  def substitute(k, found):
+    k = size - 1 - k
+    return found.at[k].set(-jnp.sum(upper[k] * found, axis=0))
+
+  found = jnp.zeros((size + 1, left.shape[2]), left.dtype).at[size].set(-1.0)
+  return tuple(jax.lax.fori_loop(0, size, substitute, found)[:size])
 
 
 def _improved(state, image, points):

@@ -96,7 +96,7 @@ def from_homography(homography: Any, rays0: Any) -> Motions:
   eye = xp.eye(3, dtype=homography.dtype)
   homography = xp.where(finite, homography, eye)
   largest = xp.abs(homography).max()
-  homography = homography / xp.maximum(largest, _TINY)
+  homography = homography / xp.where(largest > 0, largest, 1.0)
   a, b, c = (tuple(row) for row in homography)
   determinant = vectors.dot(a, vectors.cross(b, c))
   regular = finite & (xp.abs(determinant) > 1e-6)

@@ -136,7 +136,9 @@ def rotation_from_vector(vector: Array) -> Any:
   Smooth at zero, to all orders that float32 can tell.
   """
   xp = arrays.namespace(vector)
-  squared = (vector**2).sum(-1)[..., None, None]
+  squared = (vector * vector).sum(-1)
+  if vector.ndim > 1:
+    squared = squared[..., None, None]
   small = squared < 1e-4
   angle = xp.sqrt(xp.where(small, 1.0, squared))
   sine = xp.where(small, 1 - squared / 6, xp.sin(angle) / angle)

@@ -43,8 +43,10 @@ _NUM_POLISH = 2
 _SOLVED = 1e-5
 # Longest step of Newton's method, radians.
 _LONGEST_STEP = 0.2
-# Volume of three unit normals below which all rotations are solutions.
+# Volume, in cubes of the spread, below which all rotations are solutions.
 _FLAT = 1e-7
+# Squared chords, over both cameras, below which two points are one.
+_CLOSE = 1e-10
 
 
 def _turned(cosine, sine, ray):
@@ -187,6 +189,9 @@ def from_three(
     for rays in (rays0, rays1)
   )
   fixed0, fixed1 = jax.lax.stop_gradient((rays0, rays1))
+  for i, j in ((0, 1), (1, 2), (2, 0)):
+    chords = [vectors.minus(fixed[i], fixed[j]) for fixed in (fixed0, fixed1)]
+    usable &= sum(vectors.dot(v, v) for v in chords) > _CLOSE
   cosine, sine, real = _turns(fixed0, fixed1)
   a, b, c = _normals(cosine, sine, fixed0, fixed1)
   crossed = vectors.cross(a, b), vectors.cross(b, c), vectors.cross(c, a)

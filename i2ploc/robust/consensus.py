@@ -36,8 +36,6 @@ class Settings(NamedTuple):
 
   Attributes:
     batch: samples of a turn.
-    first_batch: samples of a turn of a `search.Search` that has just begun;
-      most end there.
     max_draws: samples after which no further turn begins.
     min_draws: samples before which the search does not stop.
     confidence: probability that no better model is left, see `stopping`.
@@ -51,14 +49,13 @@ class Settings(NamedTuple):
       PROSAC.
   """
 
-  batch: int = 512
-  first_batch: int = 64
+  batch: int = 128
   max_draws: int = 40_000
   min_draws: int = 0
   confidence: float = 0.9999
   score: str = 'msac'
   subset: int = 128
-  finalists: int = 64
+  finalists: int = 16
   refined: int = 4
   refine_steps: int = 4
   refine_data: int = 512

@@ -23,6 +23,15 @@ from i2ploc.robust import search as search_lib
 from i2ploc.robust import two_views
 
 _PLANE_STEPS = 10
+# A quaternion times i, j and k, three 4 x 4 matrices side by side.
+_AROUND = np.float32(
+  [
+    [0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1],
+    [-1, 0, 0, 0, 0, 0, 0, -1, 0, 0, 1, 0],
+    [0, 0, 0, 1, -1, 0, 0, 0, 0, -1, 0, 0],
+    [0, 0, -1, 0, 0, 1, 0, 0, -1, 0, 0, 0],
+  ]
+)
 # After so many steps half of the points are further from where a homography
 # takes them than so many thresholds: then there is no plane.
 _SETTLED, _MOVING = 3, 4.0
@@ -52,8 +61,7 @@ def _linearize(
   distances, derivatives = epipolar.linearized(
     matrix, _tangents(matrix), *_homogeneous(data)
   )
-  rows = [(derivative,) for derivative in derivatives]
-  return distances[None], arrays.table(rows, distances)
+  return distances[None], derivatives[:, None]
 
 
 def _planes(matrix):
@@ -73,13 +81,8 @@ def _planes(matrix):
 
 
 def _around(inner):
-  """Three 2 x 2 matrices orthogonal to one and to each other: [3, 4].
-
-  A quaternion times i, j, k.
-  """
-  (a, b), (c, d) = inner
-  rows = ((-b, a, -d, c), (-c, d, a, -b), (-d, -c, b, a))
-  return arrays.table(rows, a)
+  """Three 2 x 2 matrices orthogonal to one and to each other: [3, 4]."""
+  return arrays.matmul(inner.reshape(4), _AROUND).reshape(3, 4)
 
 
 def retract(matrix: rigid.Array, step: rigid.Array) -> rigid.Array:
@@ -150,9 +153,7 @@ PROBLEM = problem_lib.Problem(
 
 # A sample of seven costs as much as dozens of three.
 SEARCH = search_lib.Search(
-  settings=consensus.DEFAULT._replace(
-    batch=256, first_batch=64, max_draws=10_000
-  )
+  settings=consensus.DEFAULT._replace(batch=64, max_draws=10_000)
 )
 
 

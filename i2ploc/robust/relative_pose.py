@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2ploc.geometry import arrays
 from i2ploc.geometry import epipolar
 from i2ploc.geometry import essential
 from i2ploc.geometry import five_points
@@ -77,8 +76,7 @@ def _linearize(
   distances, derivatives = epipolar.linearized(
     *essential.linearized(pose), data[:3], data[3:], sphere=sphere
   )
-  rows = [(derivative,) for derivative in derivatives]
-  return distances[None], arrays.table(rows, distances)
+  return distances[None], derivatives[:, None]
 
 
 def _degeneracy(pose, data, inliers, limit, *, sphere):
@@ -136,9 +134,7 @@ PLANE, SPHERE = _problem(False), _problem(True)
 
 # A sample of five costs as much as dozens of three.
 SEARCH = search_lib.Search(
-  settings=consensus.DEFAULT._replace(
-    batch=256, first_batch=32, max_draws=10_000
-  )
+  settings=consensus.DEFAULT._replace(batch=32, max_draws=10_000)
 )
 
 

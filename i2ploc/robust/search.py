@@ -33,14 +33,14 @@ SAMPLERS = ('auto', 'uniform', 'prosac', 'exhaustive')
 _FEW_SAMPLES = 1024
 # Data of the smallest program, and how many times as many the next one has.
 _CAPACITY, _GROWTH = 4096, 4
-# Turns after which a search that is not over asks whether it can still succeed,
-# and their finalists.
-_FIRST_TURNS, _FIRST_FINALISTS = 16, 16
+# Draws after which a search that is not over asks whether it can still succeed.
+_FIRST_DRAWS = 1024
 # Second searches among the inliers, if the deviation of their noise is less
 # than that part of the threshold; their scale is so many deviations.
 _SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 0.5, 1.5, 1e-4
-# From the median of residuals to the deviation.
-_TO_DEVIATION = 1.4826
+# The deviation from the median of residuals, and its least part of their root
+# mean square.
+_TO_DEVIATION, _LEAST_RATIO = 1.4826, 1 / 3
 # Random data, of which few agree with any model.
 _NUM_RANDOM = 8192
 # A rival is not looked for among so many times more data than agree with the
@@ -119,12 +119,9 @@ class Search(NamedTuple):
   ) -> list[result.Result]:
     """`find` for many problems in one call.
 
-    Their sizes may differ, but all are padded to the largest and share a
-    sampler: group problems of very different sizes.
-
     Args:
       problem: what to solve.
-      measurements: of B problems.
+      measurements: of B problems; their sizes may differ.
       threshold: residual of an inlier, at most.
 
     Returns:
@@ -133,14 +130,12 @@ class Search(NamedTuple):
     Raises:
       InputError: see `find`.
     """
-    checked = [_checked(one, threshold, self) for one in measurements]
-    found = [_too_few(problem, one) for one in checked]
+    given = [_checked(one, threshold, self) for one in measurements]
+    found = [_too_few(problem, one) for one in given]
     places = [i for i, answer in enumerate(found) if answer is None]
-    if places:
-      some = [checked[i] for i in places]
-      results = _results(problem, some, threshold, self)
-      for i, one in zip(places, results, strict=True):
-        found[i] = one
+    results = _results(problem, [given[i] for i in places], threshold, self)
+    for i, one in zip(places, results, strict=True):
+      found[i] = one
     return found
 
 
@@ -155,44 +150,55 @@ def capacity(num_data: int) -> int:
   return size
 
 
-class _Checked(NamedTuple):
-  """Sound measurements as columns [L, N]; the rows to use, best ones first."""
+class _Given(NamedTuple):
+  """The usable data of a problem, best first.
+
+  Attributes:
+    columns: [L, N], the leaves of the data.
+    tree: their structure.
+    rows: [N], their places in the caller's order.
+    total: of the caller's data.
+    has_scores: whether the order means something.
+  """
 
   columns: np.ndarray
   tree: Any
   rows: np.ndarray
+  total: int
   has_scores: bool
 
   @property
-  def data(self):
-    """The usable data, in the caller's order."""
-    kept = self.columns
-    if len(self.rows) < kept.shape[1]:
-      kept = kept[:, np.sort(self.rows)]
-    return jax.tree.unflatten(self.tree, list(kept))
+  def data(self) -> Any:
+    """The pytree of [N]."""
+    return jax.tree.unflatten(self.tree, list(self.columns))
+
+  def only(self, chosen: np.ndarray) -> '_Given':
+    """Some of the data [N], in no order that means anything."""
+    columns, rows = self.columns[:, chosen], self.rows[chosen]
+    return self._replace(columns=columns, rows=rows, has_scores=False)
 
 
-def _results(problem, checked, threshold, search):
+def _results(problem, given, threshold, search):
   """The results of problems that have enough data."""
-  asked = [_asked(problem, one, threshold, search) for one in checked]
-  states = _searched(problem, checked, asked, threshold, search.settings)
-  states = [
-    _sharpened(problem, *one, threshold, search.settings)
-    for one in zip(checked, asked, states, strict=True)
+  states = _searched(problem, given, threshold, search)
+  states = _sharpened(problem, given, states, threshold, search)
+  fitted = [
+    _fitted(problem, *one, threshold) for one in zip(given, states, strict=True)
   ]
+  rivals = _rivals(problem, given, fitted, threshold, search)
   return [
-    _result(problem, *one, threshold, search)
-    for one in zip(checked, states, strict=True)
+    _result(problem, *one)
+    for one in zip(given, states, fitted, rivals, strict=True)
   ]
 
 
-def _asked(problem, checked, threshold, search):
+def _asked(problem, given, threshold, search):
   """What the device is given; columns [L, N] for data, a seed for the key."""
-  name = _sampler_name(search.sampler, problem.sample_size, checked)
-  columns = _padded(checked.columns[:, checked.rows])
-  count, size = len(checked.rows), columns.shape[1]
+  name = _sampler_name(search.sampler, problem.sample_size, given)
+  count = len(given.rows)
+  columns = _padded(given.columns)
   return consensus.Asked(
-    _sampler(name, count, problem.sample_size, size),
+    _sampler(name, count, problem.sample_size, columns.shape[1]),
     columns,
     np.int32(count),
     np.float32(threshold),
@@ -209,97 +215,51 @@ def _padded(columns):
   return padded
 
 
-def _short(settings):
-  """Settings of a search that has just begun, or is not to be long."""
-  batch = min(settings.first_batch, settings.batch)
-  finalists = min(settings.finalists, _FIRST_FINALISTS)
-  return settings._replace(batch=batch, finalists=finalists)
-
-
-def _searched(problem, checked, asked, threshold, settings):
+def _searched(problem, given, threshold, search):
   """States at the end of searches, on the host.
 
   A search that is not over after its first draws ends where it would have found
   any model with so many inliers that it could be valid: images that show
   nothing in common need not cost more than all others.
   """
+  settings = search.settings
+  trees = [one.tree for one in given]
+  asked = [_asked(problem, one, threshold, search) for one in given]
+  limit = min(settings.max_draws, _FIRST_DRAWS)
   states = [
     _begin(problem, one.tree, mine.data.shape[1])
-    for one, mine in zip(checked, asked, strict=True)
+    for one, mine in zip(given, asked, strict=True)
   ]
-  first = _short(settings)
-  limits = [min(settings.max_draws, _FIRST_TURNS * first.batch)] * len(asked)
-  states = _advanced(problem, checked, asked, states, limits, first)
-  left, limits = [], []
-  for i, (one, state) in enumerate(zip(checked, states, strict=True)):
-    if state.draws < min(state.needed, settings.max_draws):
-      left.append(i)
-      limits.append(_limit(problem, one, state, threshold, settings))
-  again = _advanced(
-    problem,
-    *([some[i] for i in left] for some in (checked, asked, states)),
-    limits,
-    settings,
-  )
-  for i, state in zip(left, again, strict=True):
+  limits = [limit] * len(given)
+  states = _advanced(problem, settings, trees, asked, states, limits)
+  left = [
+    i
+    for i, (one, state) in enumerate(zip(given, states, strict=True))
+    if state.draws < min(state.needed, _most_draws(problem, one, search))
+  ]
+  limits = [
+    _limit(problem, given[i], states[i], threshold, settings) for i in left
+  ]
+  rest = ([part[i] for i in left] for part in (trees, asked, states))
+  found = _advanced(problem, settings, *rest, limits)
+  for i, state in zip(left, found, strict=True):
     states[i] = state
   return states
 
 
-def _sharpened(problem, checked, asked, state, threshold, settings):
-  """The state after a second search, among the inliers of the first.
-
-  Within a threshold that is several times as wide as the noise, the best model
-  may be one that is not near the truth. A few samples of inliers alone, whose
-  models are judged at the noise that these show, find the better ones
-  (Chum et al., LO-RANSAC, 2003, with a scale that is measured here).
-  """
-  if not np.isfinite(state.cost):
-    return state
-  columns = checked.columns[:, checked.rows]
-  data = jax.tree.unflatten(checked.tree, list(columns))
-  for turn in range(_SHARPENINGS):
-    model = jax.tree.map(np.float64, state.model)
-    parts = np.asarray(problem.residual(model, data)) / threshold**2
-    agree = parts < 1
-    count = int(np.count_nonzero(agree))
-    if count <= problem.sample_size + 1:
-      return state
-    near = parts[agree]
-    noise = math.sqrt(
-      max(
-        np.partition(near, count // 2)[count // 2] * _TO_DEVIATION**2,
-        near.mean() / 9,
-      )
-    )
-    if noise > _SHARPER and not turn:
-      return state
-    scale = max(_SCALE * noise, _LEAST_SCALE)
-    order = np.argsort(~agree, kind='stable')
-    mine = asked._replace(
-      sampler=_sampler(
-        'uniform', count, problem.sample_size, asked.data.shape[1]
-      ),
-      data=_padded(columns[:, order]),
-      scale=np.float32(scale),
-    )
-    cost = scoring.scaled(np.minimum(parts, 1.0), scale).sum()
-    begin = _begin(problem, checked.tree, asked.data.shape[1])._replace(
-      draws=np.int32(turn)
-    )
-    (found,) = _advanced(
-      problem, [checked], [mine], [begin], [turn + 1], _short(settings)
-    )
-    if found.cost < cost:
-      state = state._replace(model=found.model)
-  return state
+def _most_draws(problem, given, search):
+  """Draws after which nothing new comes, or no more are wanted."""
+  most, size = search.settings.max_draws, problem.sample_size
+  if _sampler_name(search.sampler, size, given) == 'exhaustive':
+    most = min(most, math.comb(len(given.rows), size))
+  return most
 
 
-def _limit(problem, checked, state, threshold, settings):
+def _limit(problem, given, state, threshold, settings):
   """Draws that would have found any model which can be valid."""
   if not np.isfinite(state.cost):
     return settings.max_draws
-  data, model = checked.data, jax.tree.map(np.float64, state.model)
+  data, model = given.data, _on_host(state.model)
   agree = np.asarray(problem.residual(model, data)) < threshold**2
   share = evidence.chance(
     problem,
@@ -309,45 +269,202 @@ def _limit(problem, checked, state, threshold, settings):
     threshold,
     _NUM_RANDOM,
   )
-  least = evidence.smallest_valid(
-    len(checked.rows), problem.sample_size, share, problem.models_per_sample
-  )
-  needed = stopping.ransac_draws(
-    least, len(checked.rows), problem.sample_size, settings.confidence
-  )
+  count, size = len(given.rows), problem.sample_size
+  least = evidence.smallest_valid(count, size, share, problem.models_per_sample)
+  needed = stopping.ransac_draws(least, count, size, settings.confidence)
   return int(min(settings.max_draws, needed))
 
 
-def _advanced(problem, checked, asked, states, limits, settings):
+def _sharpened(problem, given, states, threshold, search):
+  """States after a second search, among the inliers of the first.
+
+  Within a threshold that is several times as wide as the noise, the best model
+  may be one that is not near the truth. A few samples of inliers alone, whose
+  models are judged at the noise that these show, find the better ones
+  (Chum et al., LO-RANSAC, 2003, with a scale that is measured here).
+  """
+  states = list(states)
+  for turn in range(_SHARPENINGS):
+    asked = [
+      _asked_again(problem, *one, threshold, search, _SHARPER + turn)
+      for one in zip(given, states, strict=True)
+    ]
+    places = [i for i, one in enumerate(asked) if one is not None]
+    if not places:
+      break
+    some = [asked[i] for i in places]
+    found = _advanced(
+      problem,
+      search.settings,
+      [given[i].tree for i in places],
+      [one for one, _ in some],
+      [
+        _begin(problem, given[i].tree, asked[i][0].data.shape[1])._replace(
+          draws=np.int32(turn)
+        )
+        for i in places
+      ],
+      [turn + 1] * len(places),
+    )
+    for i, state, (_, cost) in zip(places, found, some, strict=True):
+      if state.cost < cost:
+        states[i] = states[i]._replace(model=state.model)
+  return states
+
+
+def _asked_again(problem, given, state, threshold, search, most):
+  """What to ask among the inliers, and the cost of the model that is known.
+
+  None where these are few, or where the deviation of their noise, in
+  thresholds, is more than `most`: then the threshold is as good a scale.
+  """
+  if not np.isfinite(state.cost):
+    return None
+  squared = problem.residual(_on_host(state.model), given.data)
+  parts = np.minimum(squared / threshold**2, 1.0)
+  agree = parts < 1
+  count = int(np.count_nonzero(agree))
+  if count <= problem.sample_size + 1:
+    return None
+  near = parts[agree]
+  middle = np.partition(near, count // 2)[count // 2] * _TO_DEVIATION**2
+  noise = math.sqrt(max(middle, near.mean() * _LEAST_RATIO**2))
+  if noise > most:
+    return None
+  scale = max(_SCALE * noise, _LEAST_SCALE)
+  # Samples are of the inliers, which come first; all data judge the models.
+  order = np.argsort(~agree, kind='stable')
+  asked = _asked(problem, given.only(order), threshold, search)
+  sampler = _sampler('uniform', count, problem.sample_size, asked.data.shape[1])
+  asked = asked._replace(sampler=sampler, scale=np.float32(scale))
+  return asked, scoring.scaled(parts, scale).sum()
+
+
+def _fitted(problem, given, state, threshold):
+  """The last fit and the evidence for it; None where no sample gave a model."""
+  if not np.isfinite(state.cost):
+    return None
+  data = given.data
+  fit = final.fit(problem, _on_host(state.model), data, threshold)
+  proof = evidence.weigh(
+    problem, fit.model, data, fit.inliers, threshold, fit.covariance
+  )
+  return fit, proof
+
+
+def _rivals(problem, given, fitted, threshold, search):
+  """The best models of the other data, and their evidence; None if chance.
+
+  A few draws: a rival that they miss has few of the other data.
+  """
+  found = [None] * len(given)
+  if not search.rival:
+    return found
+  asked = [
+    fit and _asked_others(problem, one, *fit, threshold)
+    for one, fit in zip(given, fitted, strict=True)
+  ]
+  places = [i for i, one in enumerate(asked) if one]
+  others = [asked[i] for i in places]
+  parts = [_asked(problem, one, threshold, search) for one, _ in others]
+  states = _advanced(
+    problem,
+    search.settings,
+    [one.tree for one, _ in others],
+    parts,
+    [
+      _begin(problem, one.tree, part.data.shape[1])
+      for (one, _), part in zip(others, parts, strict=True)
+    ],
+    [1] * len(others),
+  )
+  for i, state, (one, least) in zip(places, states, others, strict=True):
+    if state.found[-1] < least:
+      continue
+    fit, proof = _fitted(problem, one, state, threshold)
+    if proof.valid:
+      count = int(np.count_nonzero(fit.inliers))
+      found[i] = result.Rival(proof.model, count), proof
+  return found
+
+
+def _asked_others(problem, given, fit, proof, threshold):
+  """The other data, and the inliers that a rival needs; None if too few."""
+  if not proof.valid:
+    return None
+  apart = evidence.others(problem, fit.model, given.data, threshold)
+  count = int(np.count_nonzero(apart))
+  least = evidence.smallest_valid(
+    count, problem.sample_size, proof.share, problem.models_per_sample
+  )
+  if least > count or count > _MOST_OTHERS * proof.num_inliers:
+    return None
+  return given.only(apart), least
+
+
+def _result(problem, given, state, fitted, rival):
+  """The result of one problem, in the caller's order."""
+  num_draws = int(state.draws)
+  if fitted is None:
+    reason = f'no sample of {problem.sample_size} gave a model'
+    return result.failure(given.total, problem.dof, reason, num_draws)
+  fit, proof = fitted
+  inliers = np.zeros(given.total, bool)
+  inliers[given.rows] = fit.inliers
+  covariance = fit.covariance
+  if not proof.valid:
+    covariance = np.full_like(covariance, np.inf)
+  second, other = rival or (None, None)
+  return result.Result(
+    model=proof.model,
+    inliers=inliers,
+    covariance=covariance,
+    cost=fit.cost,
+    num_draws=num_draws,
+    valid=proof.valid,
+    reason=proof.reason,
+    rival=second,
+    confidence=evidence.confidence(proof, other),
+  )
+
+
+def _on_host(model):
+  """A model in float64."""
+  return jax.tree.map(np.float64, model)
+
+
+def _advanced(problem, settings, trees, asked, states, limits):
   """States after more draws, on the host."""
+  given = [
+    (mine, state, np.int32(limit))
+    for mine, state, limit in zip(asked, states, limits, strict=True)
+  ]
   if jax.default_backend() == 'cpu':
     return [
-      jax.device_get(
-        _advance(problem, one.tree, settings, mine, state, np.int32(limit))
-      )
-      for one, mine, state, limit in zip(
-        checked, asked, states, limits, strict=True
-      )
+      jax.tree.map(np.asarray, _advance(problem, tree, settings, *one))
+      for tree, one in zip(trees, given, strict=True)
     ]
-  found = []
-  for first in range(0, len(asked), _TOGETHER):
-    part = slice(first, first + _TOGETHER)
-    given = [
-      (mine, state, np.int32(limit))
-      for mine, state, limit in zip(
-        asked[part], states[part], limits[part], strict=True
+  found = [None] * len(given)
+  # Problems of one capacity share a program.
+  sizes = [one.data.shape[1] for one in asked]
+  for size in sorted(set(sizes)):
+    places = [i for i, other in enumerate(sizes) if other == size]
+    for first in range(0, len(places), _TOGETHER):
+      some = places[first : first + _TOGETHER]
+      stacked = _stacked([given[i] for i in some])
+      together = jax.device_get(
+        _advance_each(problem, trees[0], settings, *stacked)
       )
-    ]
-    # Always as many: another number of problems would be another program.
-    given += [given[0][:-1] + (np.int32(0),)] * (_TOGETHER - len(given))
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *given)
-    together = _advance_each(problem, checked[0].tree, settings, *stacked)
-    together = jax.device_get(together)
-    found += [
-      jax.tree.map(operator.itemgetter(i), together)
-      for i in range(len(asked[part]))
-    ]
+      for row, place in enumerate(some):
+        found[place] = jax.tree.map(operator.itemgetter(row), together)
   return found
+
+
+def _stacked(given):
+  """Always as many: another number of problems would be another program."""
+  *most, _ = given[0]
+  given = [*given, *[(*most, np.int32(0))] * (_TOGETHER - len(given))]
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *given)
 
 
 def _advance_one(problem, tree, settings, asked, state, limit):
@@ -381,83 +498,12 @@ def _begin(problem, tree, size):
   return state._replace(cost=endless, needed=endless)
 
 
-def _result(problem, checked, state, threshold, search):
-  """The result of one problem, in the caller's order."""
-  total, num_draws = checked.columns.shape[1], int(state.draws)
-  if not np.isfinite(state.cost):
-    size = problem.sample_size
-    reason = f'no sample of {size} gave a model'
-    return result.failure(total, problem.dof, reason, num_draws)
-  data = checked.data
-  model = jax.tree.map(np.float64, state.model)
-  fit = final.fit(problem, model, data, threshold)
-  proof = evidence.weigh(
-    problem, fit.model, data, fit.inliers, threshold, fit.covariance
-  )
-  rival, other = None, None
-  if proof.valid and search.rival:
-    rival, other = _rival(problem, checked, fit, proof, threshold, search)
-  chosen = np.zeros(total, bool)
-  chosen[np.sort(checked.rows)] = fit.inliers
-  return result.Result(
-    proof.model,
-    chosen,
-    fit.covariance if proof.valid else np.full_like(fit.covariance, np.inf),
-    fit.cost,
-    num_draws,
-    proof.valid,
-    proof.reason,
-    rival,
-    evidence.confidence(proof, other),
-  )
-
-
-def _rival(problem, checked, fit, proof, threshold, search):
-  """The best model of the other data, and its evidence; None, None if chance.
-
-  One turn: a rival that it misses has few of the other data.
-  """
-  apart = evidence.others(problem, fit.model, checked.data, threshold)
-  count = int(np.count_nonzero(apart))
-  least = evidence.smallest_valid(
-    count, problem.sample_size, proof.share, problem.models_per_sample
-  )
-  if least > count or count > _MOST_OTHERS * proof.num_inliers:
-    return None, None
-  others = _Checked(
-    checked.columns[:, np.sort(checked.rows)[apart]],
-    checked.tree,
-    np.arange(count),
-    False,
-  )
-  asked = _asked(problem, others, threshold, search)
-  begin = _begin(problem, checked.tree, asked.data.shape[1])
-  (state,) = _advanced(
-    problem, [others], [asked], [begin], [1], _short(search.settings)
-  )
-  if state.found[-1] < least:
-    return None, None
-  model = jax.tree.map(np.float64, state.model)
-  second = final.fit(problem, model, others.data, threshold)
-  other = evidence.weigh(
-    problem,
-    second.model,
-    others.data,
-    second.inliers,
-    threshold,
-    second.covariance,
-  )
-  if not other.valid:
-    return None, None
-  return result.Rival(other.model, int(second.inliers.sum())), other
-
-
-def _sampler_name(name, size, checked):
+def _sampler_name(name, size, given):
   if name != 'auto':
     return name
-  if math.comb(len(checked.rows), size) <= _FEW_SAMPLES:
+  if math.comb(len(given.rows), size) <= _FEW_SAMPLES:
     return 'exhaustive'
-  return 'prosac' if checked.has_scores else 'uniform'
+  return 'prosac' if given.has_scores else 'uniform'
 
 
 @functools.lru_cache(maxsize=1024)
@@ -477,17 +523,17 @@ def _sampler(name, num_data, size, capacity):
   return jax.device_put(samplers.Either(listed, drawn))
 
 
-def _too_few(problem, checked):
+def _too_few(problem, given):
   """The result where there are no data beyond a sample; else None."""
-  count, size = len(checked.rows), problem.sample_size
+  count, size = len(given.rows), problem.sample_size
   if count > size:
     return None
   reason = f'{count} data, but more than {size} are needed'
-  return result.failure(checked.columns.shape[1], problem.dof, reason)
+  return result.failure(given.total, problem.dof, reason)
 
 
 def _checked(measurements, threshold, search):
-  """Measurements with their rows in order; InputError for unsound ones."""
+  """Usable data, best first; InputError for unsound ones."""
   if search.sampler not in SAMPLERS:
     raise InputError(f'unknown sampler {search.sampler!r}; known: {SAMPLERS}')
   scoring.check_score(search.settings.score)
@@ -507,13 +553,17 @@ def _checked(measurements, threshold, search):
         f'{total} data'
       )
   columns = np.stack(named)
-  spoiled = usable & ~np.isfinite(columns).all(axis=0)
-  if spoiled.any():
-    raise InputError(
-      f'{spoiled.sum()} data or scores are not finite, first row '
-      f'{np.flatnonzero(spoiled)[0]}; leave them out'
-    )
   rows = np.flatnonzero(usable)
+  if len(rows) < total:
+    columns = columns[:, rows]
+  if not math.isfinite(columns.sum()):
+    spoiled = ~np.isfinite(columns).all(axis=0)
+    if spoiled.any():
+      raise InputError(
+        f'{spoiled.sum()} data or scores are not finite, first row '
+        f'{rows[spoiled][0]}; leave them out'
+      )
   if scores is not None:
-    rows = rows[np.argsort(-columns[-1, rows], kind='stable')]
-  return _Checked(columns[: len(leaves)], tree, rows, scores is not None)
+    order = np.argsort(-columns[-1], kind='stable')
+    columns, rows = columns[: len(leaves), order], rows[order]
+  return _Given(columns, tree, rows, total, scores is not None)

@@ -12,9 +12,8 @@ from i2ploc.geometry import arrays
 
 # Probability that chance passes for a model, per pool; there are many pools.
 _CHANCE_LEVEL = 1e-3
-# PROSAC's pool holds the inliers of so many samples before it ends a search, or
-# such a share of all inliers.
-_LEAST_SAMPLES, _LEAST_SHARE = 4, 0.8
+# Share of all inliers with which PROSAC's pool may end a search in any case.
+_LEAST_SHARE = 0.8
 
 
 def _draws(inliers, total, sample_size, confidence):
@@ -123,7 +122,8 @@ def prosac_draws(
   # T'_{n - 1} draws come before the first one of pool n.
   before = jnp.asarray(growth)[sizes - 1]
   reached = (before > 0) & (before < num_draws) & (sizes <= num_data)
-  # A few of the best data make a model that may be far off.
-  many = found >= jnp.minimum(_LEAST_SAMPLES * m, _LEAST_SHARE * found[-1])
+  # A few of the best data make a model that may be far off, the more so the
+  # larger a sample is.
+  many = found >= jnp.minimum(m * (m - 1), _LEAST_SHARE * found[-1])
   admissible = (n > m) & reached & surprising & (drawn >= needed) & many
   return jnp.min(jnp.where(admissible, needed, jnp.inf))
