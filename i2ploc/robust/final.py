@@ -58,8 +58,11 @@ _UNDETERMINED = 1e-6
 # Data per degree of freedom whose own pulls count as much as the assumption of
 # equal variances.
 _FEW = 5
-# Leverage of a datum, at most, beside the mean; of few data at most so much.
-_LEVERAGE, _FEW_LEVERAGE = 5.0, 0.5
+# Leverage beyond which a datum is in doubt: so many times the mean; but among
+# few data so much, and where they are fewer yet so many times the mean. Of what
+# such a datum says that part is not believed.
+_LEVERAGE, _FEW_LEVERAGE, _LEAST_LEVERAGE = 6.0, 0.6, 1.75
+_DOUBT = 0.97
 _LEVEL = 0.95
 # Median length of a Gaussian vector of deviation 1 in 1, 2 and 3 dimensions.
 _MEDIANS = 0.67449, 1.17741, 1.53817
@@ -263,7 +266,7 @@ def _covariance(problem, state):
   A is J^T W J times the mean derivative of w(e) e over the mean of w. B is the
   sum of the squared pulls of the data, or, of few, that of errors of equal
   variance. Of its own error a datum of high leverage shows little, and such are
-  often outliers that the model went to: no datum adds to A more than a share.
+  often outliers that the model went to: they add next to nothing to A.
   The ellipsoid of 95 % of a Gaussian distribution is as large as Fisher's is.
   """
   dof, dimensions = problem.dof, state.dimensions
@@ -291,14 +294,14 @@ def _covariance(problem, state):
   variance = (weights**2 * squared).sum() / (dimensions * total)
   share = count / (count + _FEW * dof)
   spread = share * (pulls @ pulls.T) + (1 - share) * variance * np.eye(dof)
-  left = np.linalg.inv(np.eye(dof) - _excess(rows, weights, count))
+  left = np.linalg.inv(np.eye(dof) - _doubtful(rows, weights, count))
   spread = left @ spread @ left
   spread *= dimensions * count / (freedom * (_CUT_SLOPE * slope) ** 2)
   return _few(dof, freedom) * white @ spread @ white.T
 
 
-def _excess(rows, weights, count):
-  """What data of high leverage add to the identity beyond their share.
+def _doubtful(rows, weights, count):
+  """What data of high leverage add to the identity, [dof, dof].
 
   Args:
     rows: [dof, E, N], the Jacobian in white coordinates.
@@ -308,11 +311,11 @@ def _excess(rows, weights, count):
   dof = len(rows)
   leverage = (rows**2).sum(axis=(0, 1)) * weights
   mean = dof / count
-  most = min(_LEVERAGE * mean, max(_FEW_LEVERAGE, 1.5 * mean))
+  most = min(_LEVERAGE * mean, max(_FEW_LEVERAGE, _LEAST_LEVERAGE * mean))
   (few,) = (leverage > most).nonzero()
-  parts = weights[few] * (1 - most / leverage[few])
-  rows = (rows[:, :, few] * np.sqrt(parts)).reshape(dof, -1)
-  return rows @ rows.T
+  rows = (rows[:, :, few] * np.sqrt(weights[few])).reshape(dof, -1)
+  # All of it but a rest, so that some information is left.
+  return _DOUBT * rows @ rows.T
 
 
 def _few(dof, freedom):

@@ -12,12 +12,16 @@ from i2ploc.geometry import alignment as alignment_lib
 from i2ploc.geometry import rigid
 from i2ploc.robust import absolute_pose
 from i2ploc.robust import alignment
+from i2ploc.robust import focal_pose
 from i2ploc.robust import fundamental
 from i2ploc.robust import homography
 from i2ploc.robust import lines
 from i2ploc.robust import planes
 from i2ploc.robust import relative_pose
+from i2ploc.robust import rig_pose
 from i2ploc.robust import two_views
+from i2ploc.robust import upright_pose
+from i2ploc.robust import upright_relative_pose
 from tests.robust import planted
 
 SIZE = 40
@@ -81,6 +85,39 @@ def _rays(sphere):
   return data
 
 
+def _with_down(kind, size):
+  """Data whose last leaves are a direction, the same for all."""
+
+  def data(rng):
+    down = rng.normal(size=3)
+    down /= np.linalg.norm(down)
+    constant = np.broadcast_to(down[:, None], (3, SIZE))
+    return kind(*rng.normal(size=(size, SIZE)), *constant)
+
+  return data
+
+
+def _camera(rng):
+  return focal_pose.Camera(*_pose(rng), np.exp(0.3 * rng.normal()))
+
+
+def _upright(rng):
+  pose = _relative(rng)
+  return upright_relative_pose.Upright(*pose, planted.random_rotation(rng)[0])
+
+
+def _upright_rays(rng):
+  first = _rays(sphere=False)(rng)
+  down = np.ones((3, SIZE))
+  return upright_relative_pose.Rays(*first[:3], *down, *first[3:], *down)
+
+
+def _rig_sightings(rng):
+  axes = [planted.random_rotation(rng).reshape(9) for _ in range(SIZE)]
+  points = rng.normal(size=(6, SIZE)) * ([[2.0]] * 3 + [[0.1]] * 3)
+  return rig_pose.Sightings(*points, *np.stack(axes, axis=-1))
+
+
 # Problem, a random model, random data: not of the model.
 CASES = {
   'absolute_pose': (
@@ -106,6 +143,32 @@ CASES = {
     alignment.SIMILARITY,
     _similarity,
     _cloud(alignment.Pairs, 6),
+  ),
+  'upright_pose': (
+    upright_pose.FREE[False],
+    _pose,
+    _with_down(upright_pose.Correspondences, 5),
+  ),
+  'upright_pose_kept': (
+    upright_pose.KEPT[False],
+    _pose,
+    _with_down(upright_pose.Correspondences, 5),
+  ),
+  'focal_pose': (
+    focal_pose.PROBLEM,
+    _camera,
+    _cloud(absolute_pose.Correspondences, 5),
+  ),
+  'rig_pose': (rig_pose.PROBLEM, _pose, _rig_sightings),
+  'upright_relative_pose': (
+    upright_relative_pose.FREE[False],
+    _upright,
+    _upright_rays,
+  ),
+  'upright_relative_pose_kept': (
+    upright_relative_pose.KEPT[False],
+    _upright,
+    _upright_rays,
   ),
   'plane': (planes.PROBLEM, _plane, _cloud(planes.Points, 3)),
   'line': (lines.PROBLEM, _line, _cloud(lines.Points, 2)),
