@@ -206,7 +206,8 @@ class Alignment(result.Result[alignment_lib.Similarity]):
   @property
   def scale(self) -> float:
     """Metres of frame a per metre of frame b; 1 unless `valid`."""
-    return float(self.model.scale) if self.valid else 1.0
+    motion = self.trusted
+    return 1.0 if motion is None else float(motion.scale)
 
 
 def alignment(

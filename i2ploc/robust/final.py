@@ -135,8 +135,7 @@ def fit(
   model = problem.retract(model, np.zeros(problem.dof))
   # Errors are those of every datum, residuals beyond any threshold where the
   # model cannot have made it: a point behind the camera.
-  squared = problem.residual(model, data)
-  never = squared >= _NEVER
+  never = np.asarray(problem.residual(model, data)) >= _NEVER
   state = _linearized(problem, model, data, threshold, never)
   step = state.step
   for _ in range(_MOST_STEPS):
@@ -151,7 +150,8 @@ def fit(
     state, step = found, found.step
     if size < _SMALL**2 * problem.dof * _variance(state):
       break
-  squared, limit = problem.residual(state.model, data), threshold**2
+  squared = np.asarray(problem.residual(state.model, data))
+  limit = threshold**2
   inliers = squared < limit
   cost = float(np.minimum(squared, limit).sum() / limit)
   return Fit(state.model, inliers, _covariance(problem, state), cost)
