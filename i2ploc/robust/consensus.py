@@ -30,6 +30,8 @@ from i2ploc.robust import scoring
 from i2ploc.robust import solutions
 from i2ploc.robust import stopping
 
+Scalar = jax.Array | np.ndarray | np.number | float
+
 
 class Settings(NamedTuple):
   """How `estimate` searches; static, another value compiles anew.
@@ -78,8 +80,8 @@ class Estimate(NamedTuple):
 
   model: problem_lib.Model
   inliers: jax.Array | np.ndarray
-  cost: jax.Array | float
-  num_draws: jax.Array | int
+  cost: Scalar
+  num_draws: Scalar
   valid: jax.Array | bool
 
 
@@ -96,10 +98,10 @@ class State(NamedTuple):
   """
 
   model: problem_lib.Model
-  cost: jax.Array
-  found: jax.Array
-  draws: jax.Array
-  needed: jax.Array
+  cost: Scalar
+  found: jax.Array | np.ndarray
+  draws: Scalar
+  needed: Scalar
 
 
 class _View(NamedTuple):
@@ -147,10 +149,10 @@ class Asked(NamedTuple):
 
   sampler: samplers.Sampler
   data: problem_lib.Data
-  num_data: jax.Array | int
-  threshold: jax.Array | float
-  scale: jax.Array | float
-  key: jax.Array
+  num_data: Scalar
+  threshold: Scalar
+  scale: Scalar
+  key: jax.Array | np.number
 
 
 def advance(

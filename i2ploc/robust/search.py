@@ -511,21 +511,35 @@ def _sampler_name(name, size, given):
   return 'prosac' if given.has_scores else 'uniform'
 
 
-@functools.lru_cache(maxsize=1024)
 def _sampler(name, num_data, size, capacity):
-  """A sampler on the device, which nothing had to be compiled for."""
-  number = np.asarray(num_data, np.int32)
-  listed = samplers.Exhaustive(
-    number, np.zeros((_FEW_SAMPLES, size), np.int32), np.int32(0)
-  )
+  """A sampler of numpy arrays and of tables that stay on the device."""
+  if name == 'prosac':
+    growth = _growth(num_data, size, capacity)
+  else:
+    growth = _no_growth(capacity)
+  listed = _nothing_listed(size)
   if name == 'exhaustive':
     most = max(math.comb(num_data, size), _FEW_SAMPLES)
     listed = samplers.make_exhaustive(num_data, size, most)
-  if name == 'prosac':
-    drawn = samplers.make_prosac(num_data, size, capacity)
-  else:
-    drawn = samplers.make_uniform(num_data, capacity)
-  return jax.device_put(samplers.Either(listed, drawn))
+  number = np.asarray(num_data, np.int32)
+  return samplers.Either(listed, samplers.Prosac(number, growth))
+
+
+@functools.lru_cache(maxsize=256)
+def _growth(num_data, size, capacity):
+  return jax.device_put(samplers.make_prosac(num_data, size, capacity).growth)
+
+
+@functools.cache
+def _no_growth(capacity):
+  return jax.device_put(samplers.make_uniform(0, capacity).growth)
+
+
+@functools.cache
+def _nothing_listed(size):
+  nothing = np.asarray(0, np.int32)
+  samples = jax.device_put(np.zeros((_FEW_SAMPLES, size), np.int32))
+  return samplers.Exhaustive(nothing, samples, nothing)
 
 
 def _too_few(problem, given):
