@@ -251,25 +251,25 @@ def gp3p(
   chex.assert_shape([origins, rays, points], (3, 3))
   given = jnp.stack([origins, rays, points])
   usable = (jnp.abs(given) < _HUGE).all()  # and not nan
-  origins, rays, points = (
+  starts, ways, corners = (
     tuple(tuple(row) for row in rows) for rows in jnp.where(usable, given, 0.0)
   )
   # About their centres, in units of the distance at which a central camera
   # would see points so far apart.
   center, body = (
-    vectors.scaled(vectors.total(*rows), 1 / 3) for rows in (points, origins)
+    vectors.scaled(vectors.total(*rows), 1 / 3) for rows in (corners, starts)
   )
-  points = [vectors.minus(point, center) for point in points]
-  origins = [vectors.minus(origin, body) for origin in origins]
-  extent, usable = _extent(rays, points, usable)
+  corners = [vectors.minus(corner, center) for corner in corners]
+  starts = [vectors.minus(start, body) for start in starts]
+  extent, usable = _extent(ways, corners, usable)
   choose = functools.partial(vectors.where, usable)
   made = [
     tuple(map(choose, rows, dummy))
     for rows, dummy in zip(
       (
-        [vectors.scaled(origin, 1 / extent) for origin in origins],
-        rays,
-        [vectors.scaled(point, 1 / extent) for point in points],
+        [vectors.scaled(start, 1 / extent) for start in starts],
+        ways,
+        [vectors.scaled(corner, 1 / extent) for corner in corners],
       ),
       _EXAMPLE,
       strict=True,

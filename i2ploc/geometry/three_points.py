@@ -184,14 +184,17 @@ def from_three(
   """
   chex.assert_shape([rays0, rays1], (3, 3))
   usable = jnp.isfinite(rays0).all() & jnp.isfinite(rays1).all()
-  rays0, rays1 = (
+  first, second = (
     tuple(tuple(ray) for ray in jnp.where(usable, rays, 0.0))
     for rays in (rays0, rays1)
   )
-  fixed0, fixed1 = jax.lax.stop_gradient((rays0, rays1))
+  fixed0, fixed1 = jax.lax.stop_gradient((first, second))
   for i, j in ((0, 1), (1, 2), (2, 0)):
     chords = [vectors.minus(fixed[i], fixed[j]) for fixed in (fixed0, fixed1)]
-    usable &= sum(vectors.dot(v, v) for v in chords) > _CLOSE
+    usable &= (
+      vectors.dot(chords[0], chords[0]) + vectors.dot(chords[1], chords[1])
+      > _CLOSE
+    )
   cosine, sine, real = _turns(fixed0, fixed1)
   a, b, c = _normals(cosine, sine, fixed0, fixed1)
   crossed = vectors.cross(a, b), vectors.cross(b, c), vectors.cross(c, a)
@@ -208,14 +211,14 @@ def from_three(
     0,
     _NUM_POLISH,
     # The last step alone carries the whole gradient.
-    lambda _, pose: _polish(jax.lax.stop_gradient(pose), rays0, rays1),
+    lambda _, pose: _polish(jax.lax.stop_gradient(pose), first, second),
     pose,
   )
   cosine, sine, translation = pose
   rotation = _about_z(cosine, sine)
   valid = usable & real & some
-  normals = _normals(cosine, sine, rays0, rays1)
-  for ray0, ray1, normal in zip(rays0, rays1, normals, strict=True):
+  normals = _normals(cosine, sine, first, second)
+  for ray0, ray1, normal in zip(first, second, normals, strict=True):
     near, far = essential.depths(rotation, translation, ray0, ray1)
     error = jnp.abs(vectors.dot(normal, translation))
     valid &= (near > 0) & (far > 0) & (error < _SOLVED)

@@ -101,7 +101,7 @@ def _degeneracy(camera, data, inliers, threshold):
   camera, a longer focal length and a greater distance look the same.
   """
   points = np.stack([data.x, data.y, data.z])[:, inliers]
-  seen = rigid.moved(camera.rotation, camera.translation, points)
+  seen = rigid.moved(camera.rotation, camera.translation, tuple(points))
   largest = np.full(7, _MOST_UNCERTAIN)
   largest[3:6] *= float(np.median(seen[2]))
   if evidence.undetermined(PROBLEM, camera, data, inliers, threshold, largest):

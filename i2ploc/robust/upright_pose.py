@@ -143,7 +143,7 @@ def _degeneracy(pose, data, inliers, threshold, *, sphere, kept):
   """Why the pose is open; '' if it is not."""
   problem = (KEPT if kept else FREE)[sphere]
   points = np.stack([data.x, data.y, data.z])[:, inliers]
-  seen = rigid.moved(*pose, points)
+  seen = rigid.moved(*pose, tuple(points))
   depth = float(np.median(np.sqrt((np.stack(seen) ** 2).sum(0))))
   largest = np.full(problem.dof, _MOST_UNCERTAIN)
   largest[-3:] *= depth
@@ -284,7 +284,7 @@ def upright_pose(
   )
 
 
-def direction(vector: np.ndarray, name: str) -> np.ndarray:
+def direction(vector: np.ndarray | tuple, name: str) -> np.ndarray:
   """A unit vector [3], float64; InputError where there is none."""
   found, _ = inputs.array(vector, name)
   if found.shape != (3,) or not np.isfinite(found).all() or not found.any():

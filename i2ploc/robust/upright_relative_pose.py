@@ -249,12 +249,12 @@ def upright_relative_pose(
   limit = threshold / ((lens0.focal_length + lens1.focal_length) / 2)
   sphere = 'equirectangular' in (lens0.model, lens1.model)
   problem = (KEPT if keep_vertical else FREE)[sphere]
-  down0, down1 = (
+  first, second = (
     [np.full(len(data.x0), value) for value in down] for down in downs
   )
   found = search.find(
     problem,
-    Rays(*data[:3], *down0, *data[3:], *down1),
+    Rays(*data[:3], *first, *data[3:], *second),
     limit,
     usable=usable.mask,
     scores=scores,
