@@ -226,7 +226,7 @@ def encode(dataset: schema.Dataset, row: int) -> dict[str, object]:
   """A frame's record; see `PackedFrames`."""
   frames = dataset.frames
   rig = dataset.rigs[frames.drive[row]]
-  if rig.lens is None or np.size(rig.lens.distortion):
+  if rig.lens is None or rig.lens.coefficients.size:
     raise InputError(
       f'{dataset.name}: drive {frames.drive[row]} has a lens that cannot be '
       f'packed: {rig.lens}. Leave data.packed empty.'

@@ -130,22 +130,17 @@ def _linear(reduced):
   )
 
 
-def _powers(where, degree):
-  """z^n, z^(n - 1) w, ..., w^n; a list of arrays."""
-  z, w = jnp.sin(where), jnp.cos(where)
-  return [z ** (degree - i) * w**i for i in range(degree + 1)]
-
-
 def _at(coefficients, where):
   """The three equations, as rows, at angles [T] of (z, w)."""
-  third, fourth = _powers(where, 3), _powers(where, 4)
-  return tuple(
-    tuple(
-      sum(c * p for c, p in zip(part[i], powers, strict=True))
-      for part, powers in zip(coefficients, (third, third, fourth), strict=True)
-    )
-    for i in range(3)
-  )
+  z, w = jnp.sin(where), jnp.cos(where)
+  zz, ww = z * z, w * w
+  third = jnp.stack([z * zz, zz * w, z * ww, w * ww])
+  fourth = jnp.stack([zz * zz, z * zz * w, zz * ww, z * w * ww, ww * ww])
+  values = [
+    _exact(part, powers)
+    for part, powers in zip(coefficients, (third, third, fourth), strict=True)
+  ]
+  return tuple(tuple(value[i] for value in values) for i in range(3))
 
 
 def _essentials(basis):

@@ -69,11 +69,10 @@ def check_lens(lens: Lens) -> None:
   if lens.model not in MODELS:
     raise InputError(f'unknown camera model {lens.model!r}; known: {MODELS}')
   _check_intrinsics(lens.intrinsics)
-  if lens.distortion is not None:
-    _numbers(lens.distortion, 'distortion')
-  coefficients = lens.coefficients
+  given = () if lens.distortion is None else lens.distortion
+  coefficients = _numbers(given, 'distortion')
   count = coefficients.size
-  if count not in _NUM_COEFFICIENTS or np.ndim(lens.distortion) > 2:
+  if count not in _NUM_COEFFICIENTS or coefficients.ndim > 2:
     raise InputError(
       f'{count} distortion coefficients; known: {_NUM_COEFFICIENTS}, in the '
       'order k1 k2 p1 p2 k3 k4 k5 k6'

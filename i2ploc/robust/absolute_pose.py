@@ -31,7 +31,7 @@ _MIN_DEPTH = 1e-3
 _MAX_SLOPE = 5.67
 # A pose is open where noise, of this share of the threshold, turns it by more
 # than this, radians, or moves it by more than this share of the depth.
-_NOISE, _MOST_UNCERTAIN = 0.3, 0.3
+_NOISE, _MOST_UNCERTAIN = 0.3, 0.1
 
 
 class Correspondences(NamedTuple):
@@ -180,9 +180,9 @@ def retract(pose: rigid.Rigid, step: rigid.Array) -> rigid.Rigid:
 def _degeneracy(pose, data, inliers, threshold):
   """Why the pose is open; '' if it is not.
 
-  Points on a line leave a turn around it open, points on a cylinder through the
-  camera a small motion. What is open is a step that hardly moves the points in
-  the image.
+  Points on a line leave a turn around it open, a short arc of a circle below or
+  above the camera a small motion. What is open is a step that hardly moves the
+  points in the image.
   """
   seen = np.stack(_camera_points(pose, data))[:, inliers]
   depth = np.sqrt((seen**2).sum(axis=0))
@@ -211,6 +211,7 @@ PLANE = problem_lib.Problem(
   sample_size=3,
   models_per_sample=2,  # of four slots 1.8 are filled where noise is small
   dof=6,
+  example=lambda: rigid.Rigid(np.eye(3), np.zeros(3)),
   solve=_solve,
   residual=_residual,
   linearize=_linearize,

@@ -165,6 +165,7 @@ PROBLEM = problem_lib.Problem(
   sample_size=3,
   models_per_sample=1,
   dof=6,
+  example=lambda: rigid.Rigid(np.eye(3), np.zeros(3)),
   solve=_solve,
   residual=_residual,
   linearize=_linearize,
@@ -176,6 +177,7 @@ SIMILARITY = problem_lib.Problem(
   sample_size=3,
   models_per_sample=1,
   dof=7,
+  example=lambda: alignment_lib.Similarity(np.eye(3), np.zeros(3), np.ones(())),
   solve=_solve_similarity,
   residual=_residual_similarity,
   linearize=_linearize_similarity,
@@ -206,7 +208,8 @@ class Alignment(result.Result[alignment_lib.Similarity]):
   @property
   def scale(self) -> float:
     """Metres of frame a per metre of frame b; 1 unless `valid`."""
-    return float(self.model.scale) if self.valid else 1.0
+    motion = self.trusted
+    return 1.0 if motion is None else float(motion.scale)
 
 
 def alignment(

@@ -30,6 +30,8 @@ from i2ploc.robust import scoring
 from i2ploc.robust import solutions
 from i2ploc.robust import stopping
 
+Scalar = jax.Array | np.ndarray | np.number | float
+
 
 class Settings(NamedTuple):
   """How `estimate` searches; static, another value compiles anew.
@@ -78,8 +80,8 @@ class Estimate(NamedTuple):
 
   model: problem_lib.Model
   inliers: jax.Array | np.ndarray
-  cost: jax.Array | float
-  num_draws: jax.Array | int
+  cost: Scalar
+  num_draws: Scalar
   valid: jax.Array | bool
 
 
@@ -96,10 +98,10 @@ class State(NamedTuple):
   """
 
   model: problem_lib.Model
-  cost: jax.Array
-  found: jax.Array
-  draws: jax.Array
-  needed: jax.Array
+  cost: Scalar
+  found: jax.Array | np.ndarray
+  draws: Scalar
+  needed: Scalar
 
 
 class _View(NamedTuple):
@@ -109,25 +111,19 @@ class _View(NamedTuple):
   num_data: jax.Array
 
 
-def start(problem: problem_lib.Problem, data: problem_lib.Data) -> State:
-  """The search before the first turn: no model.
+def start(problem: problem_lib.Problem, capacity: int) -> State:
+  """The search before the first turn: no model. Numpy arrays.
 
   Args:
     problem: what to solve.
-    data: pytree of [N].
+    capacity: N, data that there is room for.
   """
-  sample = jax.tree.map(lambda leaf: leaf[: problem.sample_size], data)
-  shape = jax.eval_shape(problem.solve, sample)[0]
-  model = jax.tree.map(
-    lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), shape
-  )
-  sizes = stopping.prefixes(len(jax.tree.leaves(data)[0]))
   return State(
-    model,
-    jnp.asarray(jnp.inf, jax.tree.leaves(model)[0].dtype),
-    jnp.zeros(len(sizes), jnp.int32),
-    jnp.asarray(0, jnp.int32),
-    jnp.asarray(jnp.inf, jnp.float32),
+    jax.tree.map(np.float32, problem.example()),
+    np.float32(np.inf),
+    np.zeros(len(stopping.prefixes(capacity)), np.int32),
+    np.int32(0),
+    np.float32(np.inf),
   )
 
 
@@ -147,10 +143,10 @@ class Asked(NamedTuple):
 
   sampler: samplers.Sampler
   data: problem_lib.Data
-  num_data: jax.Array | int
-  threshold: jax.Array | float
-  scale: jax.Array | float
-  key: jax.Array
+  num_data: Scalar
+  threshold: Scalar
+  scale: Scalar
+  key: jax.Array | np.number
 
 
 def advance(
@@ -234,7 +230,7 @@ def estimate(
   asked = Asked(
     sampler, data, sampler.num_data, threshold, scoring.NO_SCALE, key
   )
-  begin = start(problem, data)
+  begin = start(problem, len(jax.tree.leaves(data)[0]))
   found = advance(problem, settings, asked, begin, settings.max_draws)
   valid = jnp.isfinite(found.cost) & (found.found[-1] > problem.sample_size)
   inliers = problem.residual(found.model, data) < threshold**2

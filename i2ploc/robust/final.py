@@ -31,6 +31,8 @@ from scipy import special
 from i2ploc.robust import problem as problem_lib
 
 _MOST_STEPS = 5
+# Squared residual from which on the model cannot have made the datum.
+_NEVER = 1e6
 # Of the slopes by which steps are divided.
 _LEAST_SLOPE = 0.3
 # a, for noise with heavy tails.
@@ -56,8 +58,11 @@ _UNDETERMINED = 1e-6
 # Data per degree of freedom whose own pulls count as much as the assumption of
 # equal variances.
 _FEW = 5
-# Leverage of a datum, at most, beside the mean; of few data at most so much.
-_LEVERAGE, _FEW_LEVERAGE = 5.0, 0.5
+# Leverage beyond which a datum is in doubt: so many times the mean; but among
+# few data so much, and where they are fewer yet so many times the mean. Of what
+# such a datum says that part is not believed.
+_LEVERAGE, _FEW_LEVERAGE, _LEAST_LEVERAGE = 6.0, 0.6, 1.75
+_DOUBT = 0.97
 _LEVEL = 0.95
 # Median length of a Gaussian vector of deviation 1 in 1, 2 and 3 dimensions.
 _MEDIANS = 0.67449, 1.17741, 1.53817
@@ -128,13 +133,16 @@ def fit(
   """
   # A rotation found in float32 is made orthonormal.
   model = problem.retract(model, np.zeros(problem.dof))
-  state = _linearized(problem, model, data, threshold)
+  # Errors are those of every datum, residuals beyond any threshold where the
+  # model cannot have made it: a point behind the camera.
+  never = np.asarray(problem.residual(model, data)) >= _NEVER
+  state = _linearized(problem, model, data, threshold, never)
   step = state.step
   for _ in range(_MOST_STEPS):
     if state.matrix is None:
       break
     trial = problem.retract(state.model, step)
-    found = _linearized(problem, trial, data, threshold)
+    found = _linearized(problem, trial, data, threshold, never)
     if not _loss(found.squared, state) <= _loss(state.squared, state):
       step = step / 4
       continue
@@ -142,7 +150,8 @@ def fit(
     state, step = found, found.step
     if size < _SMALL**2 * problem.dof * _variance(state):
       break
-  squared, limit = state.squared, threshold**2
+  squared = np.asarray(problem.residual(state.model, data))
+  limit = threshold**2
   inliers = squared < limit
   cost = float(np.minimum(squared, limit).sum() / limit)
   return Fit(state.model, inliers, _covariance(problem, state), cost)
@@ -156,10 +165,11 @@ def _loss(squared, state):
   return squared.sum()
 
 
-def _linearized(problem, model, data, threshold):
-  """The state at a model."""
+def _linearized(problem, model, data, threshold, never):
+  """The state at a model; data that it `never` made [N] have no weight."""
   errors, jacobian = problem.linearize(model, data)
   squared = errors[0] ** 2 if len(errors) == 1 else (errors**2).sum(axis=0)
+  squared = np.where(never, _NEVER, squared)
   dimensions = _dimensions(jacobian)
   near = squared[squared < threshold**2]
   freedom = dimensions * len(near) - problem.dof
@@ -256,7 +266,7 @@ def _covariance(problem, state):
   A is J^T W J times the mean derivative of w(e) e over the mean of w. B is the
   sum of the squared pulls of the data, or, of few, that of errors of equal
   variance. Of its own error a datum of high leverage shows little, and such are
-  often outliers that the model went to: no datum adds to A more than a share.
+  often outliers that the model went to: they add next to nothing to A.
   The ellipsoid of 95 % of a Gaussian distribution is as large as Fisher's is.
   """
   dof, dimensions = problem.dof, state.dimensions
@@ -284,14 +294,14 @@ def _covariance(problem, state):
   variance = (weights**2 * squared).sum() / (dimensions * total)
   share = count / (count + _FEW * dof)
   spread = share * (pulls @ pulls.T) + (1 - share) * variance * np.eye(dof)
-  left = np.linalg.inv(np.eye(dof) - _excess(rows, weights, count))
+  left = np.linalg.inv(np.eye(dof) - _doubtful(rows, weights, count))
   spread = left @ spread @ left
   spread *= dimensions * count / (freedom * (_CUT_SLOPE * slope) ** 2)
   return _few(dof, freedom) * white @ spread @ white.T
 
 
-def _excess(rows, weights, count):
-  """What data of high leverage add to the identity beyond their share.
+def _doubtful(rows, weights, count):
+  """What data of high leverage add to the identity, [dof, dof].
 
   Args:
     rows: [dof, E, N], the Jacobian in white coordinates.
@@ -301,11 +311,11 @@ def _excess(rows, weights, count):
   dof = len(rows)
   leverage = (rows**2).sum(axis=(0, 1)) * weights
   mean = dof / count
-  most = min(_LEVERAGE * mean, max(_FEW_LEVERAGE, 1.5 * mean))
+  most = min(_LEVERAGE * mean, max(_FEW_LEVERAGE, _LEAST_LEVERAGE * mean))
   (few,) = (leverage > most).nonzero()
-  parts = weights[few] * (1 - most / leverage[few])
-  rows = (rows[:, :, few] * np.sqrt(parts)).reshape(dof, -1)
-  return rows @ rows.T
+  rows = (rows[:, :, few] * np.sqrt(weights[few])).reshape(dof, -1)
+  # All of it but a rest, so that some information is left.
+  return _DOUBT * rows @ rows.T
 
 
 def _few(dof, freedom):

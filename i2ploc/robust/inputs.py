@@ -122,7 +122,7 @@ def points(values: Any, size: int, name: str) -> tuple[np.ndarray, Usable]:
     )
   usable = Usable(np.ones(len(found), bool))
   if mask is not None and len(found):
-    usable = usable.but(~mask.any(axis=1), 'are masked')
+    usable = usable.but(~np.any(mask, axis=1), 'are masked')
   if not math.isfinite(found.sum()):
     finite = np.isfinite(found).all(axis=1)
     if not finite.all():
@@ -234,7 +234,7 @@ def near(coordinates: np.ndarray, usable: Usable) -> Usable:
   """Those of the coordinates [N, D] in a frame that float32 can bear."""
   if np.abs(coordinates).max(initial=0.0) <= _FAR:
     return usable
-  inside = (np.abs(coordinates) <= _FAR).all(axis=1)
+  inside = np.abs(coordinates).max(axis=1) <= _FAR
   return usable.but(inside, 'are a million times further away than most')
 
 

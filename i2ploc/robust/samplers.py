@@ -18,8 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import arrays
 from i2ploc.robust import stopping
 
+Array = arrays.Array
 _ENDLESS = np.iinfo(np.int32).max
 # Draws of each sample, of which the first is taken that repeats no part.
 _ATTEMPTS = 4
@@ -34,11 +36,11 @@ class Sampler(Protocol):
   """
 
   @property
-  def num_data(self) -> jax.Array:
+  def num_data(self) -> Array:
     """See above."""
 
   @property
-  def num_samples(self) -> jax.Array | int:
+  def num_samples(self) -> Array | int:
     """See above."""
 
   def draw(
@@ -64,7 +66,7 @@ class Sampler(Protocol):
     size: int,
     confidence: float,
     chance: float,
-  ) -> jax.Array:
+  ) -> Array:
     """Draws after which no better model is to be expected.
 
     Args:
@@ -120,7 +122,7 @@ class Uniform(NamedTuple):
     num_data: int32 scalar.
   """
 
-  num_data: jax.Array | np.ndarray
+  num_data: Array
   num_samples = _ENDLESS
 
   def draw(
@@ -138,7 +140,7 @@ class Uniform(NamedTuple):
     size: int,
     confidence: float,
     chance: float,
-  ) -> jax.Array:
+  ) -> Array:
     """See `Sampler.needed`: one sample of inliers alone."""
     del draws, chance
     return stopping.ransac_draws(found[-1], self.num_data, size, confidence)
@@ -197,8 +199,8 @@ class Prosac(NamedTuple):
       make all draws uniform.
   """
 
-  num_data: jax.Array | np.ndarray
-  growth: jax.Array | np.ndarray
+  num_data: Array
+  growth: Array
   num_samples = _ENDLESS
 
   def pool(self, draw: jax.Array) -> jax.Array:
@@ -225,7 +227,7 @@ class Prosac(NamedTuple):
     size: int,
     confidence: float,
     chance: float,
-  ) -> jax.Array:
+  ) -> Array:
     """See `Sampler.needed`: uniform samples', or earlier by the best data."""
     return jnp.minimum(
       stopping.ransac_draws(found[-1], self.num_data, size, confidence),
@@ -287,7 +289,7 @@ class BalancedProsac(NamedTuple):
   num_samples = _ENDLESS
 
   @property
-  def num_data(self) -> jax.Array:
+  def num_data(self) -> Array:
     """Real pairs."""
     return self.progressive.num_data
 
@@ -312,7 +314,7 @@ class BalancedProsac(NamedTuple):
     size: int,
     confidence: float,
     chance: float,
-  ) -> jax.Array:
+  ) -> Array:
     """See `Prosac.needed`."""
     return self.progressive.needed(found, draws, size, confidence, chance)
 
@@ -333,9 +335,9 @@ class Exhaustive(NamedTuple):
     num_samples: int32 scalar, the real samples, which come first.
   """
 
-  num_data: jax.Array | np.ndarray
-  samples: jax.Array | np.ndarray
-  num_samples: jax.Array | np.ndarray
+  num_data: Array
+  samples: Array
+  num_samples: Array
 
   def draw(
     self, key: jax.Array, start: jax.Array, count: int, size: int
@@ -353,7 +355,7 @@ class Exhaustive(NamedTuple):
     size: int,
     confidence: float,
     chance: float,
-  ) -> jax.Array:
+  ) -> Array:
     """See `Sampler.needed`: all samples, whatever the best model is."""
     del found, draws, size, confidence, chance
     return jnp.asarray(jnp.inf, jnp.float32)
@@ -397,7 +399,7 @@ class Either(NamedTuple):
   drawn: Prosac
 
   @property
-  def num_data(self) -> jax.Array:
+  def num_data(self) -> Array:
     """See `Sampler`."""
     return self.drawn.num_data
 
@@ -423,7 +425,7 @@ class Either(NamedTuple):
     size: int,
     confidence: float,
     chance: float,
-  ) -> jax.Array:
+  ) -> Array:
     """See `Sampler.needed`."""
     drawn = self.drawn.needed(found, draws, size, confidence, chance)
     return jnp.where(self.listed.num_samples > 0, jnp.inf, drawn)

@@ -10,7 +10,7 @@ Costs, lower is better, of squared residuals r^2 and a squared threshold t^2:
   [0, 1]. MAGSAC++ is numerically of this form.
 
 A threshold is often several times as wide as the noise. Where the scale c of
-the noise is known too, a cost x counts as x (1 + q) / (x + q) with q = c^2 / t^2
+the noise is known too, a cost x counts as x (1 + q) / (x + q), q = c^2 / t^2
 (Geman and McClure, 1987): residuals within the noise matter most, and those
 between noise and threshold hardly differ. Without a scale it counts as it is.
 """

@@ -48,6 +48,9 @@ _NUM_RANDOM = 8192
 _MOST_OTHERS = 3
 # Problems that an accelerator solves together.
 _TOGETHER = 256
+# Samples of so few data cost so little that as many are always drawn: a model
+# may be right and yet not be told from chance.
+_SMALL_SAMPLE, _CHEAP_DRAWS = 3, 20_000
 
 
 class Measurements(NamedTuple):
@@ -226,10 +229,7 @@ def _searched(problem, given, threshold, search):
   trees = [one.tree for one in given]
   asked = [_asked(problem, one, threshold, search) for one in given]
   limit = min(settings.max_draws, _FIRST_DRAWS)
-  states = [
-    _begin(problem, one.tree, mine.data.shape[1])
-    for one, mine in zip(given, asked, strict=True)
-  ]
+  states = [consensus.start(problem, mine.data.shape[1]) for mine in asked]
   limits = [limit] * len(given)
   states = _advanced(problem, settings, trees, asked, states, limits)
   left = [
@@ -272,6 +272,8 @@ def _limit(problem, given, state, threshold, settings):
   count, size = len(given.rows), problem.sample_size
   least = evidence.smallest_valid(count, size, share, problem.models_per_sample)
   needed = stopping.ransac_draws(least, count, size, settings.confidence)
+  if size <= _SMALL_SAMPLE:
+    needed = max(needed, _CHEAP_DRAWS)
   return int(min(settings.max_draws, needed))
 
 
@@ -299,7 +301,7 @@ def _sharpened(problem, given, states, threshold, search):
       [given[i].tree for i in places],
       [one for one, _ in some],
       [
-        _begin(problem, given[i].tree, asked[i][0].data.shape[1])._replace(
+        consensus.start(problem, asked[i][0].data.shape[1])._replace(
           draws=np.int32(turn)
         )
         for i in places
@@ -372,10 +374,7 @@ def _rivals(problem, given, fitted, threshold, search):
     search.settings,
     [one.tree for one, _ in others],
     parts,
-    [
-      _begin(problem, one.tree, part.data.shape[1])
-      for (one, _), part in zip(others, parts, strict=True)
-    ],
+    [consensus.start(problem, part.data.shape[1]) for part in parts],
     [1] * len(others),
   )
   for i, state, (one, least) in zip(places, states, others, strict=True):
@@ -486,18 +485,6 @@ def _advance_each(problem, tree, settings, *given):
   )
 
 
-@functools.lru_cache(maxsize=64)
-def _begin(problem, tree, size):
-  """The state before the first draw, as numpy arrays."""
-  data = jax.tree.unflatten(
-    tree, [jax.ShapeDtypeStruct((size,), np.float32)] * tree.num_leaves
-  )
-  state = jax.eval_shape(functools.partial(consensus.start, problem), data)
-  state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
-  endless = np.asarray(np.inf, np.float32)
-  return state._replace(cost=endless, needed=endless)
-
-
 def _sampler_name(name, size, given):
   if name != 'auto':
     return name
@@ -506,21 +493,35 @@ def _sampler_name(name, size, given):
   return 'prosac' if given.has_scores else 'uniform'
 
 
-@functools.lru_cache(maxsize=1024)
 def _sampler(name, num_data, size, capacity):
-  """A sampler on the device, which nothing had to be compiled for."""
-  number = np.asarray(num_data, np.int32)
-  listed = samplers.Exhaustive(
-    number, np.zeros((_FEW_SAMPLES, size), np.int32), np.int32(0)
-  )
+  """A sampler of numpy arrays and of tables that stay on the device."""
+  if name == 'prosac':
+    growth = _growth(num_data, size, capacity)
+  else:
+    growth = _no_growth(capacity)
+  listed = _nothing_listed(size)
   if name == 'exhaustive':
     most = max(math.comb(num_data, size), _FEW_SAMPLES)
     listed = samplers.make_exhaustive(num_data, size, most)
-  if name == 'prosac':
-    drawn = samplers.make_prosac(num_data, size, capacity)
-  else:
-    drawn = samplers.make_uniform(num_data, capacity)
-  return jax.device_put(samplers.Either(listed, drawn))
+  number = np.asarray(num_data, np.int32)
+  return samplers.Either(listed, samplers.Prosac(number, growth))
+
+
+@functools.lru_cache(maxsize=256)
+def _growth(num_data, size, capacity):
+  return jax.device_put(samplers.make_prosac(num_data, size, capacity).growth)
+
+
+@functools.cache
+def _no_growth(capacity):
+  return jax.device_put(samplers.make_uniform(0, capacity).growth)
+
+
+@functools.cache
+def _nothing_listed(size):
+  nothing = np.asarray(0, np.int32)
+  samples = jax.device_put(np.zeros((_FEW_SAMPLES, size), np.int32))
+  return samplers.Exhaustive(nothing, samples, nothing)
 
 
 def _too_few(problem, given):

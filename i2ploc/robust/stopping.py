@@ -76,8 +76,8 @@ def prefixes(capacity: int) -> np.ndarray:
 
 def prosac_draws(
   found: jax.Array,
-  num_data: jax.Array | int,
-  growth: jax.Array,
+  num_data: arrays.Array | int,
+  growth: arrays.Array,
   num_draws: jax.Array,
   sample_size: int,
   confidence: float,

@@ -12,6 +12,7 @@ import numpy as np
 from i2ploc.evaluation import hypotheses
 from i2ploc.robust import consensus
 from i2ploc.robust import samplers
+from i2ploc.robust import stopping
 
 GRID = hypotheses.Grid(
   problem=('line',),
@@ -107,7 +108,8 @@ class LimitedTest(absltest.TestCase):
   def test_the_sampler_says_when_to_stop(self):
     prosac = samplers.make_prosac(50, 2, 50)
     sampler = hypotheses.Limited(prosac, jnp.int32(70))
-    asked = jnp.arange(50) < 5, jnp.int32(30_000), 2, 0.99, 0.01
+    found = jnp.minimum(stopping.prefixes(50), 5)
+    asked = found, jnp.int32(30_000), 2, 0.99, 0.01
     self.assertEqual(sampler.needed(*asked), prosac.needed(*asked))
     uniform = samplers.Uniform(jnp.int32(50))
     self.assertLess(sampler.needed(*asked), uniform.needed(*asked))

@@ -10,6 +10,7 @@ from i2ploc.geometry import panorama
 from i2ploc.robust import absolute_pose
 from i2ploc.robust import search
 from tests.robust import planted
+from tests.testing import programs as programs_lib
 
 SIZE = (480, 640)
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
@@ -124,6 +125,76 @@ class AbsolutePoseTest(parameterized.TestCase):
     self.assertFalse(found.valid)
     self.assertIn('no sample', found.reason)
 
+  def test_inliers_on_a_line_leave_the_pose_open(self):
+    """Beside wrong data, from which some sample gives a pose."""
+    points, pixels, rotation, center, _ = _scene(PINHOLE, 200, 0.0)
+    line = np.outer(np.linspace(-2, 2, 200), [1.0, 0.3, 0.1]) + [0, 0, 6]
+    points[:120] = line[:120] @ rotation + center
+    pixels[:120] = 500 * line[:120, :2] / line[:120, 2:] + [320, 240]
+    points[120:] = points[np.random.default_rng(0).permutation(80) + 120]
+    found = absolute_pose.absolute_pose(points, pixels, PINHOLE)
+    self.assertFalse(found.valid)
+    self.assertRegex(found.reason, 'undetermined')
+
+  def test_an_arc_of_a_circle_below_the_camera_leaves_the_pose_open(self):
+    """The dangerous cylinder: to first order a motion hardly shows."""
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(-0.6, 0.6, 100)
+    # The camera is above the circle's rim.
+    sine, cosine = np.sin(angle), np.cos(angle)
+    circle = np.stack([4 * sine, 0 * angle + 1.5, 4 + 4 * cosine], axis=-1)
+    pixels = 500 * circle[:, :2] / circle[:, 2:] + [320, 240]
+    noise = 0.5 * rng.normal(size=pixels.shape)
+    for spoilt in (pixels, pixels + noise):
+      found = absolute_pose.absolute_pose(circle, spoilt, PINHOLE)
+      self.assertFalse(found.valid)
+      self.assertIn('undetermined', found.reason)
+    off = circle * rng.uniform(0.7, 1.0, (100, 1))
+    found = absolute_pose.absolute_pose(off, pixels, PINHOLE)
+    self._assert_near(found, np.eye(3), np.zeros(3), 1e-3, 1e-2)
+
+  def test_copies_of_few_points_are_no_evidence(self):
+    for seed in range(5):
+      points, pixels, *_ = _scene(PINHOLE, 3, 0.0, seed)
+      rng = np.random.default_rng(seed)
+      copies = np.repeat(pixels, 10, axis=0)
+      for noise in (0.0, 0.3):
+        found = absolute_pose.absolute_pose(
+          np.repeat(points, 10, axis=0),
+          copies + noise * rng.normal(size=copies.shape),
+          PINHOLE,
+        )
+        self.assertFalse(found.valid)
+        self.assertGreater(found.num_inliers, 20)
+        self.assertIn('3 of 3 distinct data agree', found.reason)
+        self.assertEqual(found.confidence, 0.0)
+
+  def test_random_correspondences_are_rejected(self):
+    for seed in range(5):
+      points, pixels, *_ = _scene(PINHOLE, 100, 1.0, seed)
+      found = absolute_pose.absolute_pose(points, pixels, PINHOLE)
+      self.assertFalse(found.valid)
+      self.assertIsNotNone(found.model)
+      self.assertIsNone(found.camera_from_map)
+
+  def test_a_rival_is_told(self):
+    """Half of a building looks like the other half, turned around."""
+    points, pixels, rotation, center, _ = _scene(PINHOLE, 150, 0.0, noise=0.3)
+    turned = (points[90:] - [9, 0, 0]) * [-1, -1, 1]
+    found = absolute_pose.absolute_pose(
+      np.concatenate([points[:90], turned]), pixels, PINHOLE
+    )
+    self._assert_near(found, rotation, center, 0.05, 0.5)
+    self.assertAlmostEqual(found.rival.num_inliers, 60, delta=6)
+    self.assertBetween(found.confidence, 0.5, 0.7)
+    place = -found.rival.model.rotation.T @ found.rival.model.translation
+    np.testing.assert_allclose(
+      place, (center - [9, 0, 0]) * [-1, -1, 1], atol=0.05
+    )
+    alone = absolute_pose.absolute_pose(points, pixels, PINHOLE)
+    self.assertIsNone(alone.rival)
+    self.assertGreater(alone.confidence, 0.99)
+
   def test_pixels_beyond_the_lens_are_outliers(self):
     lens = lens_lib.Lens('opencv', K, np.array([-0.25, 0.0, 0.0, 0.0]))
     points, pixels, rotation, center, inliers = _scene(PINHOLE, 200, 0.2)
@@ -159,13 +230,14 @@ class ProgramsTest(absltest.TestCase):
   def test_one_program_serves_any_number_of_data_and_any_sampler(self):
     points, pixels, *_ = _scene(PINHOLE, 200)
     absolute_pose.absolute_pose(points, pixels, PINHOLE)
-    programs = search._advance._cache_size()
+    programs = programs_lib.of_this_process()
+    before = programs.count
     scores = np.arange(200.0)
     for count in (197, 100, 30, 12, 4):
       some = points[:count], pixels[:count]
       absolute_pose.absolute_pose(*some, PINHOLE, 2.0)
       absolute_pose.absolute_pose(*some, PINHOLE, scores=scores[:count])
-    self.assertEqual(search._advance._cache_size(), programs)
+    self.assertEqual(programs.count, before)
 
   def test_few_capacities(self):
     sizes = {search.capacity(n) for n in range(1, 250_000, 50)}

@@ -103,6 +103,24 @@ class HomographyTest(parameterized.TestCase):
       self.assertFalse(found.valid)
       self.assertRegex(found.reason, 'by chance|no sample')
 
+  def test_what_no_camera_sees_of_a_plane_is_not_valid(self):
+    rng = np.random.default_rng(0)
+    points0 = rng.uniform(0, 1, (200, 2)) * two_views.SIZE
+    mirrored = _solve(points0, points0 * [-1, 1] + [640, 0])
+    self.assertFalse(mirrored.valid)
+    self.assertIn('mirrored', mirrored.reason)
+    self.assertIsNone(mirrored.image1_from_image0)
+    # The horizon is the column 480: what is right of it would be behind.
+    horizon = np.array([[1.0, 0, 0], [0, 1, 0], [-1 / 480, 0, 1]])
+    left = points0[:, 0] < 400
+    points1 = rng.uniform(0, 1, (200, 2)) * two_views.SIZE
+    points1[left] = planted.mapped(horizon[None], points0[left][None])[0]
+    twisted = _solve(points0, points1)
+    self.assertFalse(twisted.valid)
+    self.assertIn('twisted', twisted.reason)
+    only = _solve(points0[left], points1[left])
+    self.assertTrue(only.valid, only.reason)
+
   def test_copies_of_a_few_pairs_prove_nothing(self):
     points0, points1, _, _ = two_views.homography(200, 1.0)
     points0[20:], points1[20:] = points0[0], points1[0]

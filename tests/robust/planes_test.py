@@ -47,10 +47,10 @@ class PlanesTest(parameterized.TestCase):
     distance = np.abs(points @ model.normal - model.offset)
     np.testing.assert_array_equal(found.inliers, distance < 0.04)
     self.assertGreater(np.mean(found.inliers == inliers), 0.95)
-    # Least squares has the last word, on the data it calls inliers.
+    # The last fit weighs its inliers, but hardly: their noise has no tails.
     centered = points[found.inliers] - points[found.inliers].mean(0)
     best = np.linalg.svd(centered, full_matrices=False)[2][-1]
-    self.assertGreater(abs(model.normal @ best), 1 - 1e-10)
+    self.assertGreater(abs(model.normal @ best), 1 - 1e-6)
 
   @parameterized.parameters(2, 3)
   def test_covariance_does_not_depend_on_the_origin(self, size):

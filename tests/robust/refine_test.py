@@ -90,9 +90,8 @@ class RefineTest(absltest.TestCase):
     np.testing.assert_allclose(
       model, np.polyfit(data['x'], data['y'], 1), atol=1e-4
     )
-    self.assertAlmostEqual(
-      float(cost), float(planted.LINE.residual(model, data).sum()), places=4
-    )
+    squared = planted.LINE.residual(model, data) / 10.0**2
+    self.assertAlmostEqual(float(cost), float(squared.sum()), places=6)
 
   def test_data_beyond_the_threshold_have_no_say(self):
     data, _ = planted.line(400, 0.4)
