@@ -121,7 +121,7 @@ class OnceTest(absltest.TestCase):
     if jax.default_backend() != 'cpu':
       self.skipTest('other devices fuse otherwise')
     apart, plain = (
-      jax.jit(jax.vmap(f)).lower(self.x).compile().as_text()
+      str(jax.jit(jax.vmap(f)).lower(self.x).compile().as_text())
       for f in (self.apart, self.plain)
     )
     self.assertLess(apart.count('multiply('), 0.7 * plain.count('multiply('))

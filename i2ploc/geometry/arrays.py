@@ -42,7 +42,7 @@ def rsqrt(value: Any) -> Any:
   return jax.lax.rsqrt(value)
 
 
-def mapped(matrix: Array, points: Sequence[Array]) -> Any:
+def mapped(matrix: Array, points: Sequence[Array] | Array) -> Any:
   """Coordinates of `matrix @ point`, one array each.
 
   Args:
@@ -59,7 +59,7 @@ def mapped(matrix: Array, points: Sequence[Array]) -> Any:
   return tuple(found)
 
 
-def table(rows: Sequence[Sequence[Any]], like: Array) -> Any:
+def table(rows: Sequence[Any], like: Array) -> Any:
   """Arrays and numbers [...] as one array [R, C, ...].
 
   Args:

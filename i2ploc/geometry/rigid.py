@@ -80,7 +80,7 @@ def rotate(rotation: Array, vectors: Array) -> Any:
 
 
 def moved(
-  matrix: Array, translation: Array, points: Sequence[Array]
+  matrix: Array, translation: Array, points: Sequence[Array] | Array
 ) -> Sequence[Any]:
   """Coordinates of `matrix @ point + translation`, one array each.
 

@@ -15,8 +15,8 @@ from i2ploc.geometry import arrays
 TINY = 1e-12
 
 Coordinate = Any  # an array, or a number
-Vector = Sequence[Coordinate]
-Matrix = Sequence[Vector]
+Vector = Sequence[Coordinate] | arrays.Array
+Matrix = Sequence[Vector] | arrays.Array
 
 
 def dot(a: Vector, b: Vector) -> Any:
@@ -60,7 +60,7 @@ def where(condition: Coordinate, a: Vector, b: Vector) -> Vector:
   return tuple(xp.where(condition, x, y) for x, y in zip(a, b, strict=True))
 
 
-def longest(vectors: Sequence[Vector]) -> Vector:
+def longest(vectors: Matrix) -> Vector:
   """The longest of three."""
   first, second, third = vectors
   lengths = [dot(v, v) for v in vectors]

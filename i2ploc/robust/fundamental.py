@@ -24,13 +24,14 @@ from i2ploc.robust import two_views
 
 _PLANE_STEPS = 10
 # A quaternion times i, j and k, three 4 x 4 matrices side by side.
-_AROUND = np.float32(
+_AROUND = np.array(
   [
     [0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1],
     [-1, 0, 0, 0, 0, 0, 0, -1, 0, 0, 1, 0],
     [0, 0, 0, 1, -1, 0, 0, 0, 0, -1, 0, 0],
     [0, 0, -1, 0, 0, 1, 0, 0, -1, 0, 0, 0],
-  ]
+  ],
+  np.float32,
 )
 # After so many steps half of the points are further from where a homography
 # takes them than so many thresholds: then there is no plane.
@@ -142,6 +143,7 @@ PROBLEM = problem_lib.Problem(
   sample_size=7,
   models_per_sample=fundamental_lib.NUM_SOLUTIONS,  # five in six are filled
   dof=7,
+  example=lambda: np.diag([1.0, 1.0, 0.0]),
   solve=_solve,
   residual=_residual,
   linearize=_linearize,
