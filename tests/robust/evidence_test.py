@@ -169,6 +169,18 @@ class WeighTest(parameterized.TestCase):
     proof = _weigh(_matches(points, points + [0, 5]), 0.02)
     self.assertIn('0 data agree, but more than 1 are needed', proof.reason)
 
+  @parameterized.parameters(
+    ('absolute_pose', 3, 2), ('homography', 2, 2), ('alignment', 3, 3)
+  )
+  def test_a_side_is_a_point(self, name, first, second):
+    kind = planted_problems.KINDS[name]
+    data = planted_problems.plant(kind, 9, 0.5, 1.0, 1).data
+    data = jax.tree.map(lambda leaf: leaf[0], data)
+    one, two = evidence.sides(kind.problem, data)
+    np.testing.assert_array_equal(one, np.stack(data[:first]))
+    np.testing.assert_array_equal(two, np.stack(data[first:]))
+    self.assertLen(two, second)
+
   @parameterized.parameters(*planted_problems.KINDS)
   def test_every_problem_tells_its_truth_from_another(self, name):
     kind = planted_problems.KINDS[name]

@@ -11,8 +11,10 @@ from i2ploc.evaluation import planted_problems
 from i2ploc.geometry import rigid
 from i2ploc.robust import absolute_pose
 from i2ploc.robust import final
+from i2ploc.robust import homography
 from i2ploc.robust import lines
 from i2ploc.robust import planes
+from i2ploc.robust import two_views
 from tests.robust import planted
 
 THRESHOLD = 3.0
@@ -106,6 +108,31 @@ class FitTest(parameterized.TestCase):
       self.assertGreater(found.inliers.sum(), before)
       clipped = np.minimum(squared, threshold**2)
       self.assertAlmostEqual(found.cost, clipped.sum() / threshold**2)
+
+  def test_what_the_model_cannot_have_made_does_not_count(self):
+    """Errors beyond the horizon are small, as points there move far."""
+    problem, threshold = homography.PROBLEM, 0.02
+    rng = np.random.default_rng(0)
+    matrix = [[0.18, 0.20, 0.05], [0.21, 0.36, 0.10], [0.47, 0.68, 0.22]]
+    matrix = np.array(matrix) / np.linalg.norm(matrix)
+    points = np.insert(rng.uniform(-1.5, 1.5, (2, 400)), 2, 1.0, axis=0)
+    x, y, depth = matrix @ points
+    seen = depth > 0.2
+    there = np.stack([x, y])[:, seen] / depth[seen]
+    there += 1e-3 * rng.normal(size=there.shape)
+    near = two_views.Matches(*points[:2, seen], *there)
+    behind = points[:2, depth < -0.1]
+    wild = two_views.Matches(*behind, *rng.uniform(-1.5, 1.5, behind.shape))
+    errors, _ = problem.linearize(matrix, wild)
+    close = (errors**2).sum(axis=0) < threshold**2
+    self.assertGreater(close.sum(), 5)
+    mixed = two_views.Matches(
+      *(np.append(*leaves) for leaves in zip(near, wild, strict=True))
+    )
+    alone = final.fit(problem, matrix, near, threshold)
+    found = final.fit(problem, matrix, mixed, threshold)
+    np.testing.assert_allclose(found.model, alone.model, atol=1e-9)
+    self.assertFalse(found.inliers[seen.sum() :].any())
 
   def test_a_model_in_float32_becomes_exact(self):
     problem, threshold, ((data, truth, _),) = _problems(
