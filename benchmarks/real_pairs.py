@@ -54,6 +54,8 @@ DATA = flags.DEFINE_string(
 JSON = flags.DEFINE_string('json', None, 'Where to write the numbers.')
 
 _RELATIVE_PX, _ABSOLUTE_PX, _HOMOGRAPHY_PX = 1.0, 2.0, 3.0
+# Matches without which some peers fail instead of saying so.
+_FEWEST = 8
 # True matches, at least and less than.
 _ROWS = {'>= 50': (50, np.inf), '15 to 49': (15, 50), '< 8': (0, 8)}
 _DEGREES, _METRES, _CORNER_PX = (1, 5, 10), (0.02, 0.05, 0.2), (3, 5, 10)
@@ -144,7 +146,11 @@ def _by_rows(title, problems, table, threshold, error, limits):
   """Tables of the problems, by their number of true matches."""
   numbers = {}
   for label, (least, most) in _ROWS.items():
-    some = [one for one in problems if least <= one.num_true < most]
+    some = [
+      one
+      for one in problems
+      if least <= one.num_true < most and len(one.scores) >= _FEWEST
+    ]
     if some:
       rows = run(table, some, threshold, error)
       numbers[label] = _show(f'{title}, {label} true', some, rows, limits)
@@ -232,7 +238,7 @@ def show_absolute() -> dict:
       continue
     numbers[name] = _by_rows(
       f'absolute, {name}',
-      [view for view in views if len(view.scores) >= 4],
+      views,
       _chosen('absolute'),
       _ABSOLUTE_PX,
       _position_error,
