@@ -15,7 +15,6 @@ python benchmarks/first_call.py --json=first_call.json
 
 import collections
 from collections.abc import Callable
-import functools
 import json
 import os
 import pathlib
@@ -31,6 +30,8 @@ import numpy as np
 
 # Run as a script, this folder is on the path and the checkout is not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from tests.testing import programs as programs_lib
 
 PARTS = ('first', 'calls', 'long')
 PART = flags.DEFINE_multi_enum('part', PARTS, PARTS, 'Which parts.')
@@ -199,24 +200,6 @@ def show_first() -> dict:
   return rows
 
 
-class _Programs:
-  """Counts the programs that a process compiles."""
-
-  def __init__(self):
-    import jax
-
-    self.count = 0
-    jax.monitoring.register_event_duration_secs_listener(self._heard)
-
-  def _heard(self, name, *_, **__):
-    self.count += name == '/jax/core/compile/backend_compile_duration'
-
-
-@functools.cache
-def _programs():
-  return _Programs()
-
-
 def _timed(function, problem):
   start = time.process_time()
   function(*problem)
@@ -238,7 +221,7 @@ def _percentiles(times):
 
 def show_calls() -> dict:
   """Problems of all sizes, of all functions, in turn."""
-  programs, others = _programs(), peers()
+  programs, others = programs_lib.of_this_process(), peers()
   rng = np.random.default_rng(0)
   ours, theirs = collections.defaultdict(list), collections.defaultdict(list)
   compiled = collections.Counter()

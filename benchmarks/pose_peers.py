@@ -92,7 +92,7 @@ def _ours(scene, has_scores):
 
 
 def pose_from_found(found: absolute_pose.AbsolutePose) -> Pose | None:
-  """A result of our own functions as a `Pose`, valid or not: as of the peers."""
+  """One of our own results as a `Pose`, valid or not: as of the peers."""
   if found.model is None:
     return None
   rotation, translation = found.model

@@ -21,6 +21,7 @@ import numpy as np
 from i2ploc import compilation
 from i2ploc.errors import InputError
 from i2ploc.evaluation import planted_problems
+from i2ploc.geometry import arrays
 from i2ploc.robust import consensus
 from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import samplers
@@ -123,7 +124,7 @@ class Limited(NamedTuple):
   num_samples: jax.Array
 
   @property
-  def num_data(self) -> jax.Array:
+  def num_data(self) -> arrays.Array:
     """See `samplers.Sampler`."""
     return self.sampler.num_data
 
@@ -142,7 +143,7 @@ class Limited(NamedTuple):
     size: int,
     confidence: float,
     chance: float,
-  ) -> jax.Array:
+  ) -> arrays.Array:
     """See `samplers.Sampler.needed`."""
     return self.sampler.needed(found, draws, size, confidence, chance)
 

@@ -211,6 +211,7 @@ PLANE = problem_lib.Problem(
   sample_size=3,
   models_per_sample=2,  # of four slots 1.8 are filled where noise is small
   dof=6,
+  example=lambda: rigid.Rigid(np.eye(3), np.zeros(3)),
   solve=_solve,
   residual=_residual,
   linearize=_linearize,

@@ -111,25 +111,19 @@ class _View(NamedTuple):
   num_data: jax.Array
 
 
-def start(problem: problem_lib.Problem, data: problem_lib.Data) -> State:
-  """The search before the first turn: no model.
+def start(problem: problem_lib.Problem, capacity: int) -> State:
+  """The search before the first turn: no model. Numpy arrays.
 
   Args:
     problem: what to solve.
-    data: pytree of [N].
+    capacity: N, data that there is room for.
   """
-  sample = jax.tree.map(lambda leaf: leaf[: problem.sample_size], data)
-  shape = jax.eval_shape(problem.solve, sample)[0]
-  model = jax.tree.map(
-    lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), shape
-  )
-  sizes = stopping.prefixes(len(jax.tree.leaves(data)[0]))
   return State(
-    model,
-    jnp.asarray(jnp.inf, jax.tree.leaves(model)[0].dtype),
-    jnp.zeros(len(sizes), jnp.int32),
-    jnp.asarray(0, jnp.int32),
-    jnp.asarray(jnp.inf, jnp.float32),
+    jax.tree.map(np.float32, problem.example()),
+    np.float32(np.inf),
+    np.zeros(len(stopping.prefixes(capacity)), np.int32),
+    np.int32(0),
+    np.float32(np.inf),
   )
 
 
@@ -236,7 +230,7 @@ def estimate(
   asked = Asked(
     sampler, data, sampler.num_data, threshold, scoring.NO_SCALE, key
   )
-  begin = start(problem, data)
+  begin = start(problem, len(jax.tree.leaves(data)[0]))
   found = advance(problem, settings, asked, begin, settings.max_draws)
   valid = jnp.isfinite(found.cost) & (found.found[-1] > problem.sample_size)
   inliers = problem.residual(found.model, data) < threshold**2

@@ -113,6 +113,7 @@ PROBLEM = problem_lib.Problem(
   sample_size=4,
   models_per_sample=2,
   dof=7,
+  example=lambda: Camera(np.eye(3), np.zeros(3), np.ones(())),
   solve=_solve,
   residual=_residual,
   linearize=_linearize,

@@ -143,6 +143,7 @@ PROBLEM = problem_lib.Problem(
   sample_size=7,
   models_per_sample=fundamental_lib.NUM_SOLUTIONS,  # five in six are filled
   dof=7,
+  example=lambda: np.diag([1.0, 1.0, 0.0]),
   solve=_solve,
   residual=_residual,
   linearize=_linearize,

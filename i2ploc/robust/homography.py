@@ -171,6 +171,7 @@ PROBLEM = problem_lib.Problem(
   sample_size=4,
   models_per_sample=1,
   dof=8,
+  example=lambda: np.eye(3),
   solve=_solve,
   residual=_residual,
   linearize=_linearize,

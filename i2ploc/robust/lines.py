@@ -95,6 +95,7 @@ PROBLEM = problem_lib.Problem(
   sample_size=2,
   models_per_sample=1,
   dof=2,
+  example=lambda: Line(np.array([0.0, 1.0]), np.zeros(())),
   solve=_solve,
   residual=_residual,
   linearize=_linearize,

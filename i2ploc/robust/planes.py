@@ -103,6 +103,7 @@ PROBLEM = problem_lib.Problem(
   sample_size=3,
   models_per_sample=1,
   dof=3,
+  example=lambda: Plane(np.array([0.0, 0.0, 1.0]), np.zeros(())),
   solve=_solve,
   residual=_residual,
   linearize=_linearize,

@@ -43,6 +43,7 @@ class Problem(NamedTuple):
       its samples. At most the V slots of `solve`; less where a solver leaves
       most of them empty, because empty slots cost as much as models.
     dof: degrees of freedom of a model.
+    example: gives some model, of numpy arrays: what a search begins with.
     solve: `sample -> models, valid`: a pytree like the data with leaves [m],
       to models with leading axis V and [V] bool. Models are finite, valid or
       not.
@@ -66,6 +67,7 @@ class Problem(NamedTuple):
   sample_size: int
   models_per_sample: int
   dof: int
+  example: Callable[[], Model]
   solve: Callable[[Data], tuple[Model, jax.Array]]
   residual: Callable[[Model, Data], Array]
   linearize: Callable[[Model, Data], tuple[Array, Array]]

@@ -120,6 +120,7 @@ def _problem(sphere):
     sample_size=5,
     models_per_sample=3,  # of eight slots 2.4 are filled where noise is small
     dof=5,
+    example=lambda: rigid.Rigid(np.eye(3), np.array([0.0, 0.0, 1.0])),
     solve=_solve,
     residual=functools.partial(_residual, sphere=sphere),
     linearize=functools.partial(_linearize, sphere=sphere),

@@ -147,6 +147,7 @@ PROBLEM = problem_lib.Problem(
   sample_size=3,
   models_per_sample=3,  # of eight slots 1.3 to 2 are filled
   dof=6,
+  example=lambda: rigid.Rigid(np.eye(3), np.zeros(3)),
   solve=_solve,
   residual=_residual,
   linearize=_linearize,

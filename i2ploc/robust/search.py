@@ -231,10 +231,7 @@ def _searched(problem, given, threshold, search):
   trees = [one.tree for one in given]
   asked = [_asked(problem, one, threshold, search) for one in given]
   limit = min(settings.max_draws, _FIRST_DRAWS)
-  states = [
-    _begin(problem, one.tree, mine.data.shape[1])
-    for one, mine in zip(given, asked, strict=True)
-  ]
+  states = [consensus.start(problem, mine.data.shape[1]) for mine in asked]
   limits = [limit] * len(given)
   states = _advanced(problem, settings, trees, asked, states, limits)
   left = [
@@ -306,7 +303,7 @@ def _sharpened(problem, given, states, threshold, search):
       [given[i].tree for i in places],
       [one for one, _ in some],
       [
-        _begin(problem, given[i].tree, asked[i][0].data.shape[1])._replace(
+        consensus.start(problem, asked[i][0].data.shape[1])._replace(
           draws=np.int32(turn)
         )
         for i in places
@@ -383,10 +380,7 @@ def _rivals(problem, given, fitted, threshold, search):
     search.settings,
     [one.tree for one, _ in others],
     parts,
-    [
-      _begin(problem, one.tree, part.data.shape[1])
-      for (one, _), part in zip(others, parts, strict=True)
-    ],
+    [consensus.start(problem, part.data.shape[1]) for part in parts],
     [1] * len(others),
   )
   for i, state, (one, least) in zip(places, states, others, strict=True):
@@ -495,18 +489,6 @@ def _advance_each(problem, tree, settings, *given):
   return jax.vmap(functools.partial(_advance_one, problem, tree, settings))(
     *given
   )
-
-
-@functools.lru_cache(maxsize=64)
-def _begin(problem, tree, size):
-  """The state before the first draw, as numpy arrays."""
-  data = jax.tree.unflatten(
-    tree, [jax.ShapeDtypeStruct((size,), np.float32)] * tree.num_leaves
-  )
-  state = jax.eval_shape(functools.partial(consensus.start, problem), data)
-  state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
-  endless = np.asarray(np.inf, np.float32)
-  return state._replace(cost=endless, needed=endless)
 
 
 def _sampler_name(name, size, given):

@@ -143,6 +143,7 @@ def _problems(base):
     sample_size=3,
     models_per_sample=3,  # of four slots 2.2 are filled where noise is small
     dof=5,
+    example=lambda: Upright(np.eye(3), *np.eye(3)[[2, 1]]),
     solve=_solve,
     residual=functools.partial(_residual, base=base),
     linearize=functools.partial(_linearize_free, base=base),

@@ -10,6 +10,7 @@ from i2ploc.geometry import panorama
 from i2ploc.robust import absolute_pose
 from i2ploc.robust import search
 from tests.robust import planted
+from tests.testing import programs as programs_lib
 
 SIZE = (480, 640)
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
@@ -229,13 +230,14 @@ class ProgramsTest(absltest.TestCase):
   def test_one_program_serves_any_number_of_data_and_any_sampler(self):
     points, pixels, *_ = _scene(PINHOLE, 200)
     absolute_pose.absolute_pose(points, pixels, PINHOLE)
-    programs = search._advance._cache_size()
+    programs = programs_lib.of_this_process()
+    before = programs.count
     scores = np.arange(200.0)
     for count in (197, 100, 30, 12, 4):
       some = points[:count], pixels[:count]
       absolute_pose.absolute_pose(*some, PINHOLE, 2.0)
       absolute_pose.absolute_pose(*some, PINHOLE, scores=scores[:count])
-    self.assertEqual(search._advance._cache_size(), programs)
+    self.assertEqual(programs.count, before)
 
   def test_few_capacities(self):
     sizes = {search.capacity(n) for n in range(1, 250_000, 50)}

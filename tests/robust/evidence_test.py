@@ -18,6 +18,7 @@ _SHIFT = problem_lib.Problem(
   sample_size=1,
   models_per_sample=1,
   dof=1,
+  example=lambda: np.zeros(1),
   solve=lambda sample: (sample.x1 - sample.x0, np.ones(1, bool)),
   residual=lambda model, data: (
     (data.x0 + model - data.x1) ** 2 + (data.y0 - data.y1) ** 2

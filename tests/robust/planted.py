@@ -74,6 +74,7 @@ LINE = problem_lib.Problem(
   sample_size=2,
   models_per_sample=1,
   dof=2,
+  example=lambda: np.zeros(2),
   solve=_line_through,
   residual=lambda model, data: _line_errors(model, data) ** 2,
   linearize=_line_linearized,
