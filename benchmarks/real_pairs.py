@@ -38,6 +38,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks import real_data
 from benchmarks import real_peers
+from benchmarks import real_problems
 from i2ploc.geometry import rigid
 
 PARTS = ('relative', 'fundamental', 'absolute', 'homography', 'strangers')
@@ -228,7 +229,7 @@ def _position_error(found, view):
 def show_absolute() -> dict:
   """Absolute poses in maps of other photographs."""
   numbers = {}
-  for name, read in real_data.VIEWS.items():
+  for name, read in real_problems.VIEWS.items():
     if name not in SET.value:
       continue
     try:
@@ -249,8 +250,8 @@ def show_absolute() -> dict:
 
 def _corner_error(matrix, warp):
   """Pixels, mean over the corners of the photograph."""
-  places = real_data.corners(warp.sizes[0])
-  away = real_data.mapped(matrix, places) - real_data.mapped(
+  places = real_problems.corners(warp.sizes[0])
+  away = real_problems.mapped(matrix, places) - real_problems.mapped(
     warp.matrix, places
   )
   distance = np.linalg.norm(away, axis=1).mean()
@@ -259,7 +260,7 @@ def _corner_error(matrix, warp):
 
 def show_homography() -> dict:
   """Homographies of photographs that were warped."""
-  warps = real_data.warps(pathlib.Path(DATA.value))
+  warps = real_problems.warps(pathlib.Path(DATA.value))
   return _by_rows(
     'homography, lund',
     warps,
@@ -272,7 +273,7 @@ def show_homography() -> dict:
 
 def show_strangers() -> dict:
   """Who trusts a model of photographs that have nothing in common."""
-  pairs = real_data.strangers(pathlib.Path(DATA.value))
+  pairs = real_problems.strangers(pathlib.Path(DATA.value))
   numbers = {}
   for problem, threshold in (
     ('relative', _RELATIVE_PX),

@@ -36,8 +36,8 @@ _CAPACITY, _GROWTH = 4096, 4
 # Draws after which a search that is not over asks whether it can still succeed.
 _FIRST_DRAWS = 1024
 # Second searches among the inliers, if the deviation of their noise is less
-# than that part of the threshold; their scale is so many deviations, of few data
-# more.
+# than that part of the threshold; their scale is so many deviations, and wider
+# for few data.
 _SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 0.5, 1.5, 1e-4
 _WIDER = 3.0
 # The deviation from the median of residuals, and its least part of their root
