@@ -55,6 +55,13 @@ def _normalized(name, model):
   return matrix * np.sign(matrix.flat[np.abs(matrix).argmax()])
 
 
+def _as(name, truth, model):
+  """The truth with the sign that a model happens to have."""
+  if name in ('plane', 'line') and truth[0] @ model[0] < 0:
+    return type(truth)(*(-leaf for leaf in truth))
+  return _normalized(name, truth)
+
+
 def _flat(name, model):
   leaves = jax.tree.leaves(_normalized(name, model))
   return np.concatenate([np.ravel(leaf) for leaf in leaves])
@@ -99,11 +106,11 @@ def measure(name: str, inliers: int, outliers: float) -> dict | None:
       lambda leaf: np.asarray(leaf[i], np.float64),  # noqa: B023
       (planted.data, planted.truth),
     )
-    truth = _normalized(name, truth)
     found = search.DEFAULT.find(problem, data, THRESHOLD * kind.unit)
     if not found.valid or not np.isfinite(found.covariance).all():
       continue
     valid += 1
+    truth = _as(name, truth, found.model)
     clean = type(data)(*(leaf[planted.inliers[i]] for leaf in data))
     least, information = least_squares(problem, truth, clean)
     step = step_between(name, problem, found.model, truth)

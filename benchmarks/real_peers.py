@@ -407,9 +407,9 @@ def methods(problem: str) -> dict[str, Method]:
   """Who solves 'relative', 'fundamental', 'homography' or 'absolute', by name.
 
   Args:
-    problem: of these four. An absolute pose is of a
-      `real_data.View`, all else of a `real_data.Pair`, for homographies also
-      of a `real_data.Warp`.
+    problem: of these four. An absolute pose is of a `real_problems.View`, all
+      else of a `real_data.Pair`, for homographies also of a
+      `real_problems.Warp`.
   """
   ours, poselib = {
     'relative': (_ours_relative, _poselib_relative),

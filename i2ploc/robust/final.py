@@ -63,6 +63,9 @@ _FEW = 5
 # such a datum says that part is not believed.
 _LEVERAGE, _FEW_LEVERAGE, _LEAST_LEVERAGE = 6.0, 0.6, 1.75
 _DOUBT = 0.97
+# How much larger the variance is, beside the degrees of freedom of a datum,
+# where a search chose the model.
+_CHOSEN = 2.0
 _LEVEL = 0.95
 # Median length of a Gaussian vector of deviation 1 in 1, 2 and 3 dimensions.
 _MEDIANS = 0.67449, 1.17741, 1.53817
@@ -297,6 +300,8 @@ def _covariance(problem, state):
   left = np.linalg.inv(np.eye(dof) - _doubtful(rows, weights, count))
   spread = left @ spread @ left
   spread *= dimensions * count / (freedom * (_CUT_SLOPE * slope) ** 2)
+  # The best of many models fits few data better than the truth does.
+  spread *= 1 + _CHOSEN * dof / (dimensions**2 * count)
   return _few(dof, freedom) * white @ spread @ white.T
 
 

@@ -36,8 +36,10 @@ _CAPACITY, _GROWTH = 4096, 4
 # Draws after which a search that is not over asks whether it can still succeed.
 _FIRST_DRAWS = 1024
 # Second searches among the inliers, if the deviation of their noise is less
-# than that part of the threshold; their scale is so many deviations.
+# than that part of the threshold; their scale is so many deviations, and wider
+# for few data.
 _SHARPENINGS, _SHARPER, _SCALE, _LEAST_SCALE = 2, 0.5, 1.5, 1e-4
+_WIDER = 3.0
 # The deviation from the median of residuals, and its least part of their root
 # mean square.
 _TO_DEVIATION, _LEAST_RATIO = 1.4826, 1 / 3
@@ -331,9 +333,13 @@ def _asked_again(problem, given, state, threshold, search, most):
   near = parts[agree]
   middle = np.partition(near, count // 2)[count // 2] * _TO_DEVIATION**2
   noise = math.sqrt(max(middle, near.mean() * _LEAST_RATIO**2))
+  # A model of few data has followed their noise, and the best of many models
+  # more so: the scale of few is wider.
+  noise /= math.sqrt(1 - problem.sample_size / count)
   if noise > most:
     return None
-  scale = max(_SCALE * noise, _LEAST_SCALE)
+  few = 1 + _WIDER * problem.sample_size / count
+  scale = max(_SCALE * few * noise, _LEAST_SCALE)
   # Samples are of the inliers, which come first; all data judge the models.
   order = np.argsort(~agree, kind='stable')
   asked = _asked(problem, given.only(order), threshold, search)
