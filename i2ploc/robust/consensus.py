@@ -138,7 +138,7 @@ class Asked(NamedTuple):
       more: the others are not drawn, but count.
     threshold: residual of an inlier, at most.
     scale: of the noise, in thresholds, see `scoring`.
-    key: of the samples, and of the data that models are scored on first.
+    key: of the samples.
   """
 
   sampler: samplers.Sampler
@@ -172,12 +172,10 @@ def advance(
     jax.tree.map(lambda leaf: jnp.pad(leaf, (0, padding)), asked.data),
     jnp.asarray(asked.num_data, jnp.int32),
   )
-  key, *keys = jax.random.split(asked.key, 3)
-  asked = asked._replace(key=key)
   views = (
     whole,
-    _subset(keys[0], whole, settings.subset),
-    _subset(keys[1], whole, settings.refine_data),
+    _subset(whole, settings.subset),
+    _subset(whole, settings.refine_data),
   )
   sizes = stopping.prefixes(capacity)
 
@@ -326,14 +324,16 @@ def estimate_each(
   return jax.lax.map(one, asked)
 
 
-def _subset(key, whole, size):
+def _subset(whole, size):
   """`size` data, spread evenly over the real ones."""
   capacity = len(jax.tree.leaves(whole.data)[0])
   if not size or size >= capacity:
     return whole
-  # One of every stretch: that needs no sort and covers all qualities.
+  # One of every stretch: that needs no sort and covers all qualities. Not the
+  # same place of each, which an order of the data might make special.
   stretch = jnp.maximum(whole.num_data / size, 1.0)
-  place = jnp.arange(size) + jax.random.uniform(key, (size,))
+  places = np.arange(size) + np.random.default_rng(0).uniform(size=size)
+  place = jnp.asarray(places, jnp.float32)
   rows = (place * stretch).astype(jnp.int32)
   data = jax.tree.map(lambda leaf: leaf[rows], whole.data)
   return _View(data, jnp.minimum(whole.num_data, size))

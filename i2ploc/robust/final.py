@@ -134,30 +134,38 @@ def fit(
     The fit. Where no more data agree with the model than determine it, it stays
     as it is.
   """
-  # A rotation found in float32 is made orthonormal.
-  model = problem.retract(model, np.zeros(problem.dof))
   # Errors are those of every datum, residuals beyond any threshold where the
   # model cannot have made it: a point behind the camera.
-  never = np.asarray(problem.residual(model, data)) >= _NEVER
+  squared = np.asarray(problem.residual(model, data))
+  never = squared >= _NEVER
   state = _linearized(problem, model, data, threshold, never)
-  step = state.step
+  step, moved = state.step, False
   for _ in range(_MOST_STEPS):
     if state.matrix is None:
       break
+    size = step @ state.matrix @ step
+    small = size < _SMALL**2 * problem.dof * _variance(state)
     trial = problem.retract(state.model, step)
-    found = _linearized(problem, trial, data, threshold, never)
-    if not _loss(found.squared, state) <= _loss(state.squared, state):
+    there = np.asarray(problem.residual(trial, data))
+    if not _loss(there, state) <= _loss(squared, state):
       step = step / 4
       continue
-    size = step @ state.matrix @ step
-    state, step = found, found.step
-    if size < _SMALL**2 * problem.dof * _variance(state):
+    moved, squared = True, there
+    if small:
+      # The equations of the last model are those of this one too.
+      state = state._replace(model=trial)
       break
-  squared = np.asarray(problem.residual(state.model, data))
+    state = _linearized(problem, trial, data, threshold, never)
+    step = state.step
+  model = state.model
+  if not moved:
+    # A rotation found in float32 is made orthonormal.
+    model = problem.retract(model, np.zeros(problem.dof))
+    squared = np.asarray(problem.residual(model, data))
   limit = threshold**2
   inliers = squared < limit
   cost = float(np.minimum(squared, limit).sum() / limit)
-  return Fit(state.model, inliers, _covariance(problem, state), cost)
+  return Fit(model, inliers, _covariance(problem, state), cost)
 
 
 def _loss(squared, state):

@@ -231,7 +231,7 @@ def _searched(problem, given, threshold, search):
   trees = [one.tree for one in given]
   asked = [_asked(problem, one, threshold, search) for one in given]
   limit = min(settings.max_draws, _FIRST_DRAWS)
-  states = [consensus.start(problem, mine.data.shape[1]) for mine in asked]
+  states = [_start(problem, mine.data.shape[1]) for mine in asked]
   limits = [limit] * len(given)
   states = _advanced(problem, settings, trees, asked, states, limits)
   left = [
@@ -303,7 +303,7 @@ def _sharpened(problem, given, states, threshold, search):
       [given[i].tree for i in places],
       [one for one, _ in some],
       [
-        consensus.start(problem, asked[i][0].data.shape[1])._replace(
+        _start(problem, asked[i][0].data.shape[1])._replace(
           draws=np.int32(turn)
         )
         for i in places
@@ -380,7 +380,7 @@ def _rivals(problem, given, fitted, threshold, search):
     search.settings,
     [one.tree for one, _ in others],
     parts,
-    [consensus.start(problem, part.data.shape[1]) for part in parts],
+    [_start(problem, part.data.shape[1]) for part in parts],
     [1] * len(others),
   )
   for i, state, (one, least) in zip(places, states, others, strict=True):
@@ -436,6 +436,12 @@ def _result(problem, given, state, fitted, rival):
 def _on_host(model):
   """A model in float64."""
   return jax.tree.map(np.float64, model)
+
+
+@functools.lru_cache(maxsize=64)
+def _start(problem, capacity):
+  """`consensus.start` on the device, where it stays."""
+  return jax.device_put(consensus.start(problem, capacity))
 
 
 def _advanced(problem, settings, trees, asked, states, limits):
