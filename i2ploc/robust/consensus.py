@@ -58,9 +58,9 @@ class Settings(NamedTuple):
   score: str = 'msac'
   subset: int = 128
   finalists: int = 16
-  refined: int = 4
+  refined: int = 2
   refine_steps: int = 4
-  refine_data: int = 512
+  refine_data: int = 256
   chance: float = 0.01
 
 
@@ -178,18 +178,19 @@ def advance(
     _subset(whole, settings.refine_data),
   )
   sizes = stopping.prefixes(capacity)
+  # Which of these every row is the first one to have.
+  bins = np.searchsorted(sizes, np.arange(capacity + padding), side='right')
 
   def count(model):
     """Inliers among the first data, by how many these are."""
 
     def term(block, mask):
-      data, rows = block
-      agree = problem.residual(model, data) < asked.threshold**2
-      agree = mask & agree & (rows < sizes[:, None])
-      return jnp.sum(agree, axis=1, dtype=jnp.int32)
+      data, place = block
+      agree = mask & (problem.residual(model, data) < asked.threshold**2)
+      return jnp.zeros(len(sizes), jnp.int32).at[place].add(agree)
 
-    rows = jnp.arange(capacity + padding)
-    return scoring.sum_blocks(term, (whole.data, rows), whole.num_data)
+    columns = whole.data, jnp.asarray(bins, jnp.int32)
+    return jnp.cumsum(scoring.sum_blocks(term, columns, whole.num_data))
 
   def goes_on(state):
     left = state.draws < jnp.minimum(limit, asked.sampler.num_samples)

@@ -220,12 +220,12 @@ def frame(values: np.ndarray, usable: Usable) -> Frame:
   if not len(some):
     return Frame(np.zeros(values.shape[1]), 1.0)
   # np.median takes ten times as long.
-  center = np.sort(some, axis=0)[len(some) // 2]
-  away = np.sort(np.abs(some - center), axis=None)
-  unit = away[away.size // 2]
+  center = np.partition(some, len(some) // 2, axis=0)[len(some) // 2]
+  away = np.abs(some - center).ravel()
+  unit = np.partition(away, away.size // 2)[away.size // 2]
   if unit <= 0:
     # Most are in one place, or on an axis.
-    away = away[np.searchsorted(away, 0.0, side='right') :]
+    away = np.sort(away[away > 0])
     unit = away[away.size // 2] if away.size else 1.0
   return Frame(center, _MEDIANS * float(unit))
 

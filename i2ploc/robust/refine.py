@@ -214,14 +214,10 @@ def refine(
     cost: its sum over the real data, 'msac' at that scale.
   """
   limit = jnp.asarray(threshold) ** 2
-  num_data = jnp.asarray(num_data, jnp.int32)
+  mask = jnp.arange(len(jax.tree.leaves(data)[0])) < num_data
 
   def linearize(model):
-    return scoring.sum_blocks(
-      lambda block, mask: _linearize(problem, model, block, mask, limit, scale),
-      data,
-      num_data,
-    )
+    return _linearize(problem, model, data, mask, limit, scale)
 
   model, equations = minimize(linearize, problem.retract, model, num_steps)
   return model, equations.cost
