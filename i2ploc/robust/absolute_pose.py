@@ -409,17 +409,8 @@ def measured(
 
 def _in_map(found, frame):
   """The poses and their covariance in the map's own coordinates."""
-  rival = found.rival
-  if rival is not None:
-    rival = rival._replace(model=moved(rival.model, frame))
-  scale = np.repeat([1.0, frame.unit], 3)
-  return AbsolutePose(
-    *found._replace(
-      model=None if found.model is None else moved(found.model, frame),
-      covariance=found.covariance * scale[:, None] * scale,
-      rival=rival,
-    )
-  )
+  step = np.diag(np.repeat([1.0, frame.unit], 3))
+  return AbsolutePose(*found.changed(lambda pose: moved(pose, frame), step))
 
 
 def moved(pose: rigid.Rigid, frame: inputs.Frame) -> rigid.Rigid:

@@ -273,15 +273,10 @@ def alignment(
     scores=scores,
   )
   found = inputs.explained(found, problem, usable)
-  rival = found.rival
-  if rival is not None:
-    rival = rival._replace(model=_moved(rival.model, frame_a, frame_b))
-  motion = found.model
   return Alignment(
-    *found._replace(
-      model=None if motion is None else _moved(motion, frame_a, frame_b),
-      covariance=_about_origin(found.covariance, frame_a),
-      rival=rival,
+    *found.changed(
+      lambda motion: _moved(motion, frame_a, frame_b),
+      _about_origin(problem.dof, frame_a),
     )
   )
 
@@ -296,16 +291,14 @@ def _moved(motion, frame_a, frame_b):
   )
 
 
-def _about_origin(covariance, frame):
-  """The covariance of steps about the origin, from one of steps in a frame.
+def _about_origin(dof, frame):
+  """[dof, dof], to steps about the origin, from steps in a frame.
 
   A turn w about c moves the origin by c x w, a scaling g by -g c.
   """
-  if not np.isfinite(covariance).all():
-    return covariance
   x, y, z = frame.center
-  change = np.eye(len(covariance))
+  change = np.eye(dof)
   change[3:6, 3:6] *= frame.unit
   change[3:6, :3] = [[0, -z, y], [z, 0, -x], [-y, x, 0]]
   change[3:6, 6:] = -frame.center[:, None]
-  return change @ covariance @ change.T
+  return change

@@ -224,15 +224,5 @@ def focal_pose(
     pose = absolute_pose.moved(pose, frame)
     return Camera(*pose, np.asarray(camera.focal_length * unit))
 
-  rival = found.rival
-  if rival is not None:
-    rival = rival._replace(model=moved(rival.model))
-  scale = np.ones(7)
-  scale[3:6] = frame.unit
-  return FocalPose(
-    *found._replace(
-      model=None if found.model is None else moved(found.model),
-      covariance=found.covariance * scale[:, None] * scale,
-      rival=rival,
-    )
-  )
+  step = np.diag([1.0] * 3 + [frame.unit] * 3 + [1.0])
+  return FocalPose(*found.changed(moved, step))

@@ -231,12 +231,9 @@ def fundamental(
     scores=pairs.scores,
   )
   found = inputs.explained(found, PROBLEM, usable)
-  matrix, rival = found.model, found.rival
-  if matrix is not None:
-    matrix = _of_points(matrix, pairs.frames)
-  if rival is not None:
-    rival = rival._replace(model=_of_points(rival.model, pairs.frames))
-  return Fundamental(*found._replace(model=matrix, rival=rival))
+  return Fundamental(
+    *found.changed(lambda matrix: _of_points(matrix, pairs.frames))
+  )
 
 
 def _of_points(matrix, frames):

@@ -314,20 +314,12 @@ def homographies(
 def _in_pixels(found, data, usable, frames, threshold):
   """The homography in pixels, and why there is none."""
   found = inputs.explained(found, PROBLEM, usable)
-  model, covariance, reason = found.model, found.covariance, found.reason
   if not found.valid and usable.mask.sum() > PROBLEM.sample_size:
-    narrow = _narrow(data, threshold, usable.mask)
-    reason = f'all points are {narrow}' if narrow else reason
-  if model is not None:
-    model = _of_points(model, frames)
-    covariance = _covariance_in_pixels(covariance, frames.image1.matrix())
-  rival = found.rival
-  if rival is not None:
-    rival = rival._replace(model=_of_points(rival.model, frames))
+    if narrow := _narrow(data, threshold, usable.mask):
+      found = found._replace(reason=f'all points are {narrow}')
+  step = _step_in_pixels(frames.image1.matrix())
   return Homography(
-    *found._replace(
-      model=model, covariance=covariance, reason=reason, rival=rival
-    )
+    *found.changed(lambda model: _of_points(model, frames), step)
   )
 
 
@@ -346,13 +338,11 @@ def _narrow(data, threshold, chosen):
   return ''
 
 
-def _covariance_in_pixels(covariance, after):
-  """Covariance of steps in pixels; `after` maps pixels to the unit of image 1.
+def _step_in_pixels(after):
+  """[8, 8], to steps in pixels; `after` maps pixels to the unit of image 1.
 
   X becomes after^-1 X after.
   """
-  if not np.isfinite(covariance).all():
-    return covariance
   inverse = np.linalg.inv(after)
   change = np.zeros((8, 8))
   for i in range(8):
@@ -360,4 +350,4 @@ def _covariance_in_pixels(covariance, after):
     step[i] = 1.0
     step[8] = -step[0] - step[4]
     change[:, i] = (inverse @ step.reshape(3, 3) @ after).reshape(9)[:8]
-  return change @ covariance @ change.T
+  return change

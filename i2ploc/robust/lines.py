@@ -156,16 +156,10 @@ def line(
     scores=scores,
   )
   found = inputs.explained(found, PROBLEM, usable)
-  rival = found.rival
-  if rival is not None:
-    rival = rival._replace(model=_in_units(rival.model, frame)[0])
   if found.model is None:
     return found
-  model, change = _in_units(found.model, frame)
-  covariance = found.covariance
-  if np.isfinite(covariance).all():
-    covariance = change @ covariance @ change.T
-  return found._replace(model=model, covariance=covariance, rival=rival)
+  _, step = _in_units(found.model, frame)
+  return found.changed(lambda model: _in_units(model, frame)[0], step)
 
 
 def _in_units(line, frame):

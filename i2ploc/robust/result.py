@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The result of a robust estimate: the same fields for every problem."""
 
+from collections.abc import Callable
 from typing import Generic
 from typing import NamedTuple
+from typing import Self
 from typing import TypeVar
 
 import numpy as np
@@ -61,6 +63,27 @@ class Result(NamedTuple, Generic[Model]):
   def num_inliers(self) -> int:
     """Data within the threshold."""
     return int(np.sum(self.inliers))
+
+  def changed(
+    self,
+    change: Callable[[Model], Model],
+    step: np.ndarray | None = None,
+  ) -> Self:
+    """The result in other coordinates.
+
+    Args:
+      change: `model -> model` in these coordinates; of the rival's, too.
+      step: [dof, dof], from steps at the model to those there; None if they
+        are the same.
+    """
+    model, covariance, rival = self.model, self.covariance, self.rival
+    if model is not None:
+      model = change(model)
+    if rival is not None:
+      rival = rival._replace(model=change(rival.model))
+    if step is not None and np.isfinite(covariance).all():
+      covariance = step @ covariance @ step.T
+    return self._replace(model=model, covariance=covariance, rival=rival)
 
   @property
   def trusted(self) -> Model | None:

@@ -250,19 +250,9 @@ def rig_pose(
     PROBLEM, data, threshold / focal, usable=usable.mask, scores=scores
   )
   found = inputs.explained(found, PROBLEM, usable)
-  rival = found.rival
-  if rival is not None:
-    rival = rival._replace(model=absolute_pose.moved(rival.model, frame))
-  model = found.model
-  if model is not None:
-    model = absolute_pose.moved(model, frame)
-  scale = np.repeat([1.0, frame.unit], 3)
+  step = np.diag(np.repeat([1.0, frame.unit], 3))
   return RigPose(
-    *found._replace(
-      model=model,
-      covariance=found.covariance * scale[:, None] * scale,
-      rival=rival,
-    )
+    *found.changed(lambda pose: absolute_pose.moved(pose, frame), step)
   )
 
 

@@ -45,9 +45,10 @@ _WIDER = 3.0
 _TO_DEVIATION, _LEAST_RATIO = 1.4826, 1 / 3
 # Random data, of which few agree with any model.
 _NUM_RANDOM = 8192
-# A rival is not looked for among so many times more data than agree with the
-# first model.
-_MOST_OTHERS = 3
+# A rival is looked for among at least half as many data as agree with the first
+# model, so that it can matter, and at most three times as many, so that a few
+# samples find it.
+_LEAST_OTHERS, _MOST_OTHERS = 0.5, 3.0
 # Problems that an accelerator solves together.
 _TOGETHER = 256
 # Samples of so few data cost so little that as many are always drawn: a model
@@ -402,7 +403,10 @@ def _asked_others(problem, given, fit, proof, threshold):
   least = evidence.smallest_valid(
     count, problem.sample_size, proof.share, problem.models_per_sample
   )
-  if least > count or count > _MOST_OTHERS * proof.num_inliers:
+  if least > count:
+    return None
+  share = count / max(proof.num_inliers, 1)
+  if not _LEAST_OTHERS < share < _MOST_OTHERS:
     return None
   return given.only(apart), least
 

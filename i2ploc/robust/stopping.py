@@ -12,8 +12,6 @@ from i2ploc.geometry import arrays
 
 # Probability that chance passes for a model, per pool; there are many pools.
 _CHANCE_LEVEL = 1e-3
-# Share of all inliers with which PROSAC's pool may end a search in any case.
-_LEAST_SHARE = 0.8
 
 
 def _draws(inliers, total, sample_size, confidence):
@@ -124,6 +122,6 @@ def prosac_draws(
   reached = (before > 0) & (before < num_draws) & (sizes <= num_data)
   # A few of the best data make a model that may be far off, the more so the
   # larger a sample is.
-  many = found >= jnp.minimum(m * (m - 1), _LEAST_SHARE * found[-1])
+  many = found >= m * (m - 1)
   admissible = (n > m) & reached & surprising & (drawn >= needed) & many
   return jnp.min(jnp.where(admissible, needed, jnp.inf))

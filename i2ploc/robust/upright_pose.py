@@ -274,16 +274,7 @@ def upright_pose(
     pose = absolute_pose.moved(pose, frame)
     return rigid.Rigid(pose.rotation @ turn, pose.translation)
 
-  rival = found.rival
-  if rival is not None:
-    rival = rival._replace(model=moved(rival.model))
-  return UprightPose(
-    *found._replace(
-      model=None if found.model is None else moved(found.model),
-      covariance=found.covariance * scale[:, None] * scale,
-      rival=rival,
-    )
-  )
+  return UprightPose(*found.changed(moved, np.diag(scale)))
 
 
 def direction(vector: np.ndarray | tuple, name: str) -> np.ndarray:

@@ -263,8 +263,4 @@ def upright_relative_pose(
   )
   found = inputs.explained(found, problem, usable)
   found = relative_pose.judged(found, problem, data, usable, limit)
-  rival = found.rival
-  if rival is not None:
-    rival = rival._replace(model=_pose(rival.model))
-  model = None if found.model is None else _pose(found.model)
-  return UprightRelativePose(*found._replace(model=model, rival=rival))
+  return UprightRelativePose(*found.changed(_pose))
