@@ -41,6 +41,13 @@ _ONE = flags.DEFINE_string('one', None, 'Time this function; used inside.')
 _KEPT = flags.DEFINE_string('kept', None, 'Folder of kept programs.')
 
 FOCAL, SIZE = 500.0, np.array([640.0, 480.0])
+_ABSOLUTE = (
+  'absolute_pose',
+  'absolute_pose_all_around',
+  'upright_pose',
+  'focal_pose',
+  'rig_pose',
+)
 # PoseLib as in benchmarks/absolute_pose.py.
 MAX_DRAWS, CONFIDENCE = 10_000, 0.9999
 
@@ -73,12 +80,12 @@ def plant(name: str, rng: np.random.Generator, count: int, share: float):
   """Arguments of a function of `functions`: a planted problem."""
   points = _points(rng, count)
   before, after = _seen(points), _seen(points + rng.uniform(-1, 1, 3))
-  if name in ('absolute_pose', 'absolute_pose_all_around'):
+  if name in _ABSOLUTE:
     return points + rng.uniform(-9, 9, 3), _spoilt(rng, before, share)
-  if name == 'homography':
+  if name in ('homography', 'plane_motion'):
     flat = _seen(points / points[:, 2:] * 5 + rng.uniform(-1, 1, 3))
     return before, _spoilt(rng, flat, share)
-  if name in ('relative_pose', 'fundamental'):
+  if name in ('relative_pose', 'upright_relative_pose', 'fundamental'):
     return _spoilt(rng, before, 0.0), _spoilt(rng, after, share)
   if name in ('alignment', 'similarity'):
     wrong = rng.uniform(size=(count, 1)) < share
@@ -94,22 +101,45 @@ def plant(name: str, rng: np.random.Generator, count: int, share: float):
 def functions() -> dict[str, Callable]:
   """What a user calls, by name."""
   from i2ploc.geometry import lens
+  from i2ploc.geometry import rigid
   from i2ploc.robust import absolute_pose
   from i2ploc.robust import alignment
+  from i2ploc.robust import focal_pose
   from i2ploc.robust import fundamental
   from i2ploc.robust import homography
   from i2ploc.robust import lines
+  from i2ploc.robust import plane_motion
   from i2ploc.robust import planes
   from i2ploc.robust import relative_pose
+  from i2ploc.robust import rig_pose
+  from i2ploc.robust import upright_pose
+  from i2ploc.robust import upright_relative_pose
 
   camera = _camera()
   around = lens.Lens('equirectangular', camera.intrinsics)
+  down = np.array([0.0, 1.0, 0.0])
+  rig = [rig_pose.RigCamera(camera, rigid.Rigid(np.eye(3), np.zeros(3)))] * 2
   return {
     'absolute_pose': lambda a, b: absolute_pose.absolute_pose(a, b, camera),
     'absolute_pose_all_around': lambda a, b: absolute_pose.absolute_pose(
       a, b, around
     ),
     'relative_pose': lambda a, b: relative_pose.relative_pose(
+      a, b, camera, camera
+    ),
+    'upright_pose': lambda a, b: upright_pose.upright_pose(
+      a, b, camera, down, up=-down
+    ),
+    'focal_pose': lambda a, b: focal_pose.focal_pose(a, b, SIZE / 2),
+    'rig_pose': lambda a, b: rig_pose.rig_pose(
+      a, b, np.arange(len(a)) % 2, rig
+    ),
+    'upright_relative_pose': lambda a, b: (
+      upright_relative_pose.upright_relative_pose(
+        a, b, camera, camera, down, down
+      )
+    ),
+    'plane_motion': lambda a, b: plane_motion.plane_motion(
       a, b, camera, camera
     ),
     'fundamental': fundamental.fundamental,
