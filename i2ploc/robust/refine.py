@@ -164,7 +164,9 @@ def _linearize(problem, model, data, mask, limit, scale):
   value, jacobian = problem.linearize(model, data)
   squared = problem.residual(model, data)
   counts = mask & (squared < limit)
-  part = jnp.minimum(squared / limit, 1.0)
+  # Without a limit all data count, in their own unit.
+  unit = jnp.where(jnp.isfinite(limit), limit, 1.0)
+  part = jnp.minimum(squared, limit) / unit
   # The slope of the cost, but for a factor.
   weights = jnp.where(counts, (scale**2 / (part + scale**2)) ** 2, 0.0)
   # One product per component: joined, they would be copied number by number.

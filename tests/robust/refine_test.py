@@ -93,6 +93,17 @@ class RefineTest(absltest.TestCase):
     squared = planted.LINE.residual(model, data) / 10.0**2
     self.assertAlmostEqual(float(cost), float(squared.sum()), places=6)
 
+  def test_without_a_threshold_all_data_count(self):
+    data, _ = planted.line(200, 0.2)
+    model, cost = refine.refine(
+      planted.LINE, jnp.asarray([1.8, -1.1]), data, 200, jnp.inf
+    )
+    np.testing.assert_allclose(
+      model, np.polyfit(data['x'], data['y'], 1), atol=1e-4
+    )
+    squared = planted.LINE.residual(model, data)
+    np.testing.assert_allclose(cost, squared.sum(), rtol=1e-4)
+
   def test_data_beyond_the_threshold_have_no_say(self):
     data, _ = planted.line(400, 0.4)
     model, _ = refine.refine(
