@@ -155,7 +155,7 @@ PROBLEM = problem_lib.Problem(
 
 # A sample of seven costs as much as dozens of three.
 SEARCH = search_lib.Search(
-  settings=consensus.DEFAULT._replace(batch=64, max_draws=10_000)
+  settings=consensus.DEFAULT._replace(batch=64, max_draws=20_000)
 )
 
 
