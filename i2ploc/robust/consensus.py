@@ -344,6 +344,9 @@ def _solve(problem, data, indices, drawn):
   """The models of samples [S, m], and how many samples count."""
   samples = jax.tree.map(lambda leaf: leaf[indices], data)
   models, valid = jax.vmap(problem.solve)(samples)
+  # Where the user's default is float64, a solver's constants may be that.
+  dtype = jax.tree.leaves(data)[0].dtype
+  models = jax.tree.map(lambda leaf: leaf.astype(dtype), models)
   valid &= drawn[:, None]
   return solutions.gather(models, valid, problem.models_per_sample)
 

@@ -80,6 +80,21 @@ class SharpenedTest(absltest.TestCase):
     self.assertAlmostEqual(float(abs(found.model.offset)), 1.0, delta=0.01)
 
 
+class PrecisionTest(absltest.TestCase):
+  def test_a_default_of_float64_changes_nothing(self):
+    rng = np.random.default_rng(0)
+    before = rng.uniform(0, 480, (60, 2))
+    after = np.where(np.arange(60)[:, None] < 40, before + [30, -10], before)
+    with jax.enable_x64(True):
+      found = homography.homography(before, after)
+      line = lines.line(_on_line(rng, 0.3, 60), THRESHOLD)
+    self.assertEqual(found.num_inliers, 40)
+    np.testing.assert_allclose(
+      found.image1_from_image0, [[1, 0, 30], [0, 1, -10], [0, 0, 1]], atol=1e-6
+    )
+    self.assertAlmostEqual(_angle(line.model), np.degrees(0.3), delta=0.5)
+
+
 class LimitTest(absltest.TestCase):
   def test_a_search_ends_where_nothing_valid_can_be_expected(self):
     rng = np.random.default_rng(0)
