@@ -103,7 +103,7 @@ def measure(name: str, inliers: int, outliers: float) -> dict | None:
   inside, errors, best, valid = [], [], [], 0
   for i in range(number):
     data, truth = jax.tree.map(
-      lambda leaf: np.asarray(leaf[i], np.float64),  # noqa: B023
+      lambda leaf, i=i: np.asarray(leaf[i], np.float64),
       (planted.data, planted.truth),
     )
     found = search.DEFAULT.find(problem, data, THRESHOLD * kind.unit)

@@ -23,8 +23,6 @@ from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
 
-# Squared residual of a point behind the camera, larger than any threshold.
-_BEHIND = 1e6
 _MIN_DEPTH = 1e-3
 # Rays further off the lens's axis than 80 degrees (the tangent of that) are not
 # projected to a plane.
@@ -101,7 +99,7 @@ def _residual(pose: rigid.Rigid, data: Correspondences) -> rigid.Array:
   xp = arrays.namespace(x)
   inverse = 1 / xp.maximum(z, _MIN_DEPTH)
   squared = (x * inverse - data.u) ** 2 + (y * inverse - data.v) ** 2
-  return xp.where(z > _MIN_DEPTH, squared, _BEHIND)
+  return xp.where(z > _MIN_DEPTH, squared, problem_lib.NEVER)
 
 
 def _linearize(

@@ -31,8 +31,6 @@ from scipy import special
 from i2ploc.robust import problem as problem_lib
 
 _MOST_STEPS = 5
-# Squared residual from which on the model cannot have made the datum.
-_NEVER = 1e6
 # Of the slopes by which steps are divided.
 _LEAST_SLOPE = 0.3
 # a, for noise with heavy tails.
@@ -137,7 +135,7 @@ def fit(
   # Errors are those of every datum, residuals beyond any threshold where the
   # model cannot have made it: a point behind the camera.
   squared = np.asarray(problem.residual(model, data))
-  never = squared >= _NEVER
+  never = squared >= problem_lib.NEVER
   state = _linearized(problem, model, data, threshold, never)
   step, moved = state.step, False
   for _ in range(_MOST_STEPS):
@@ -180,7 +178,7 @@ def _linearized(problem, model, data, threshold, never):
   """The state at a model; data that it `never` made [N] have no weight."""
   errors, jacobian = problem.linearize(model, data)
   squared = errors[0] ** 2 if len(errors) == 1 else (errors**2).sum(axis=0)
-  squared = np.where(never, _NEVER, squared)
+  squared = np.where(never, problem_lib.NEVER, squared)
   dimensions = _dimensions(jacobian)
   near = squared[squared < threshold**2]
   freedom = dimensions * len(near) - problem.dof

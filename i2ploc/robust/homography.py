@@ -22,8 +22,6 @@ from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
 from i2ploc.robust import two_views
 
-# Squared residual of a point that only one camera sees: beyond any threshold.
-_UNSEEN = 1e6
 _LEAST_DEPTH = 1e-3
 # Magnification of an area beyond which, in either direction, a homography maps
 # nearly everything to one point.
@@ -73,7 +71,7 @@ def _residual(model: rigid.Array, data: two_views.Matches) -> rigid.Array:
   x, y = x - data.x1, y - data.y1
   squared = x * x + y * y + (c * x - a * y) ** 2 + (d * x - b * y) ** 2
   squared = 2 * squared / _determinant(derivative)
-  return arrays.namespace(squared).where(seen, squared, _UNSEEN)
+  return arrays.namespace(squared).where(seen, squared, problem_lib.NEVER)
 
 
 def _linearize(

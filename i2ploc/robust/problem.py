@@ -18,6 +18,8 @@ from i2ploc.geometry import arrays
 
 Model = Any
 Data = Any
+# Squared residual of a datum that a model cannot have made: beyond thresholds.
+NEVER = 1e6
 Array = arrays.Array
 
 
@@ -48,8 +50,7 @@ class Problem(NamedTuple):
       to models with leading axis V and [V] bool. Models are finite, valid or
       not.
     residual: `model, data -> [N]`: squared residuals, finite. Where the model
-      cannot have made the datum (a point behind the camera) they are larger
-      than any squared threshold.
+      cannot have made the datum (a point behind the camera) they are `NEVER`.
     linearize: `model, data -> errors [E, N], jacobian [dof, E, N]`, for least
       squares: the sum of the squared errors over E is the residual wherever the
       model can have made the datum, and the Jacobian is their derivative by the

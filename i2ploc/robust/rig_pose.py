@@ -28,8 +28,6 @@ from i2ploc.robust import problem as problem_lib
 from i2ploc.robust import result
 from i2ploc.robust import search as search_lib
 
-# Squared residual of a point behind the camera, larger than any threshold.
-_BEHIND = 1e6
 _MIN_DEPTH = 1e-3
 # A pose is open where noise turns it by more than this, radians, or moves it by
 # more than this share of the depth.
@@ -111,7 +109,7 @@ def _projected(pose, data):
 def _residual(pose: rigid.Rigid, data: Sightings) -> rigid.Array:
   _, depth, _, x, y = _projected(pose, data)
   xp = arrays.namespace(depth)
-  return xp.where(depth > _MIN_DEPTH, x * x + y * y, _BEHIND)
+  return xp.where(depth > _MIN_DEPTH, x * x + y * y, problem_lib.NEVER)
 
 
 def _linearize(

@@ -16,6 +16,7 @@ between noise and threshold hardly differ. Without a scale it counts as it is.
 """
 
 from collections.abc import Callable
+import math
 from typing import Any
 
 import jax
@@ -35,19 +36,18 @@ _LARGE_BLOCK = 4096
 
 
 def _inliers(squared, limit):
-  return jnp.where(squared < limit, 0.0, 1.0)
+  return arrays.namespace(squared).where(squared < limit, 0.0, 1.0)
 
 
 def _msac(squared, limit):
-  return jnp.minimum(squared, limit) / limit
+  return arrays.namespace(squared).minimum(squared, limit) / limit
 
 
 def _gaussian_uniform(squared, limit):
-  level = jnp.exp(-_QUANTILE / 2)
-  likelihood = jnp.exp(-_QUANTILE / 2 * squared / limit)
+  xp, level = arrays.namespace(squared), math.exp(-_QUANTILE / 2)
+  likelihood = xp.exp(-_QUANTILE / 2 * squared / limit)
   # The uniform part has the Gaussian's density at t: 0 at best, 1 far away.
-  scale = jnp.log1p(1 / level)
-  return 1 - jnp.log1p(likelihood / level) / scale
+  return 1 - xp.log1p(likelihood / level) / math.log1p(1 / level)
 
 
 COSTS: dict[str, Callable] = {

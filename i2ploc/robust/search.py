@@ -209,7 +209,7 @@ def _asked(problem, given, threshold, search):
     np.int32(count),
     np.float32(threshold),
     np.float32(scoring.NO_SCALE),
-    np.uint32(search.seed),
+    np.uint32(search.seed % 2**32),
   )
 
 
@@ -325,13 +325,13 @@ def _asked_again(problem, given, state, threshold, search, most):
   """
   if not np.isfinite(state.cost):
     return None
-  squared = problem.residual(_on_host(state.model), given.data)
-  parts = np.minimum(squared / threshold**2, 1.0)
-  agree = parts < 1
+  limit = threshold**2
+  squared = np.asarray(problem.residual(_on_host(state.model), given.data))
+  agree = squared < limit
   count = int(np.count_nonzero(agree))
   if count <= problem.sample_size + 1:
     return None
-  near = parts[agree]
+  near = squared[agree] / limit
   middle = np.partition(near, count // 2)[count // 2] * _TO_DEVIATION**2
   noise = math.sqrt(max(middle, near.mean() * _LEAST_RATIO**2))
   # A model of few data has followed their noise, and the best of many models
@@ -343,10 +343,12 @@ def _asked_again(problem, given, state, threshold, search, most):
   scale = max(_SCALE * few * noise, _LEAST_SCALE)
   # Samples are of the inliers, which come first; all data judge the models.
   order = np.argsort(~agree, kind='stable')
-  asked = _asked(problem, given.only(order), threshold, search)
+  uniform = search._replace(sampler='uniform')
+  asked = _asked(problem, given.only(order), threshold, uniform)
   sampler = _sampler('uniform', count, problem.sample_size, asked.data.shape[1])
   asked = asked._replace(sampler=sampler, scale=np.float32(scale))
-  return asked, scoring.scaled(parts, scale).sum()
+  costs = scoring.COSTS[search.settings.score](squared, limit)
+  return asked, scoring.scaled(costs, scale).sum()
 
 
 def _fitted(problem, given, state, threshold):
@@ -375,7 +377,9 @@ def _rivals(problem, given, fitted, threshold, search):
   ]
   places = [i for i, one in enumerate(asked) if one]
   others = [asked[i] for i in places]
-  parts = [_asked(problem, one, threshold, search) for one, _ in others]
+  # A turn of a list of all samples would try those of the first data alone.
+  uniform = search._replace(sampler='uniform')
+  parts = [_asked(problem, one, threshold, uniform) for one, _ in others]
   states = _advanced(
     problem,
     search.settings,

@@ -44,8 +44,12 @@ class RivalTest(parameterized.TestCase):
     self.second = _on_line(rng, -0.8, 30)
     self.others = _scattered(rng, 10)
 
-  def test_the_second_line_is_the_rival_of_the_first(self):
-    both = np.concatenate([self.second, self.others, self.first])
+  @parameterized.parameters(False, True)
+  def test_the_second_line_is_the_rival_of_the_first(self, is_last):
+    # So few that all their samples could be listed: a turn must not try those
+    # of the first data alone.
+    rest = [self.second, self.others]
+    both = np.concatenate([*(rest[::-1] if is_last else rest), self.first])
     found = lines.line(both, THRESHOLD)
     self.assertTrue(found.valid)
     self.assertAlmostEqual(_angle(found.model), np.degrees(0.3), delta=0.5)
@@ -68,13 +72,19 @@ class RivalTest(parameterized.TestCase):
     self.assertIsNone(found.rival)
 
 
-class SharpenedTest(absltest.TestCase):
-  def test_a_threshold_far_beyond_the_noise_does_no_harm(self):
+class SharpenedTest(parameterized.TestCase):
+  @parameterized.parameters('msac', 'inliers', 'gaussian_uniform')
+  def test_a_threshold_far_beyond_the_noise_does_no_harm(self, score):
     # What is near the line but not of it tilts the best line of the threshold.
     rng = np.random.default_rng(0)
     line = _on_line(rng, 0.0, 80, noise=0.002)
     beside = np.stack([rng.uniform(0, 5, 60), rng.uniform(1.02, 1.3, 60)], -1)
-    found = lines.line(np.concatenate([line, beside]), 0.3)
+    settings = consensus.DEFAULT._replace(score=score)
+    found = lines.line(
+      np.concatenate([line, beside]),
+      0.3,
+      search=search.Search(settings=settings),
+    )
     self.assertTrue(found.valid)
     self.assertLess(abs(_angle(found.model)), 0.25)
     self.assertAlmostEqual(float(abs(found.model.offset)), 1.0, delta=0.01)
@@ -93,6 +103,15 @@ class PrecisionTest(absltest.TestCase):
       found.image1_from_image0, [[1, 0, 30], [0, 1, -10], [0, 0, 1]], atol=1e-6
     )
     self.assertAlmostEqual(_angle(line.model), np.degrees(0.3), delta=0.5)
+
+
+class SeedTest(parameterized.TestCase):
+  @parameterized.parameters(-1, 2**40)
+  def test_any_whole_number_is_a_seed(self, seed):
+    rng = np.random.default_rng(0)
+    points = np.concatenate([_on_line(rng, 0.3, 60), _scattered(rng, 30)])
+    found = lines.line(points, THRESHOLD, search=search.Search(seed=seed))
+    self.assertTrue(found.valid)
 
 
 class LimitTest(absltest.TestCase):
