@@ -20,6 +20,25 @@ class ScoringTest(parameterized.TestCase):
     self.assertLessEqual(float(costs[-1]), 1.0)
     self.assertEqual(float(scoring.COSTS[score](jnp.inf, 1.0)), 1.0)
 
+  @parameterized.parameters('inliers', 'msac', 'gaussian_uniform')
+  def test_numpy_gives_what_jax_does(self, score):
+    squared = np.linspace(0.0, 4.0, 50)
+    costs = [
+      scoring.scaled(scoring.COSTS[score](values, 1.0), 0.3)
+      for values in (squared, jnp.asarray(squared))
+    ]
+    self.assertIsInstance(costs[0], np.ndarray)
+    np.testing.assert_allclose(*costs, atol=1e-6)
+
+  def test_a_small_scale_tells_small_residuals_apart(self):
+    costs = np.array([0.01, 0.04, 0.5, 1.0])
+    plain = scoring.scaled(costs, scoring.NO_SCALE)
+    np.testing.assert_allclose(plain, costs, rtol=1e-6)
+    sharp = scoring.scaled(costs, 0.1)
+    self.assertGreater(sharp[1] - sharp[0], 0.25)
+    self.assertLess(sharp[3] - sharp[2], 0.02)
+    self.assertAlmostEqual(sharp[3], 1.0)
+
   def test_inliers_count_msac_measures(self):
     near, far = jnp.asarray([0.0, 0.0]), jnp.asarray([0.9, 0.9])
     count, msac = (scoring.COSTS[name] for name in ('inliers', 'msac'))
