@@ -338,7 +338,8 @@ def _check_columns(index: Index) -> None:
   bad = [k for k, v in index.learned.items() if not np.isfinite(v).all()]
   if bad:
     raise InputError(
-      f'{", ".join(bad)}, learned from the map, hold numbers that are not finite.'
+      f'{", ".join(bad)}, learned from the map, hold numbers that are not'
+      ' finite.'
     )
   # A pose may be unknown (NaN), but not infinite.
   if np.isinf(np.asarray(index.poses, np.float64)).any():
