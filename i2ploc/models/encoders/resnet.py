@@ -3,8 +3,9 @@
 
 He et al., Deep Residual Learning, CVPR 2016, in the form that torchvision, timm
 and Hugging Face call ResNet-18 to ResNet-152: a block strides in its first
-3 x 3 convolution. With the defaults it is ResNet-50 without its classifier. BatchNorm looks across the
-batch, so that a gradient cache over micro-batches would not be exact.
+3 x 3 convolution. With the defaults it is ResNet-50 without its classifier.
+BatchNorm looks across the batch, so that a gradient cache over micro-batches
+would not be exact.
 """
 
 import chex
