@@ -22,6 +22,7 @@ from i2ploc.models import projection
 from i2ploc.models import towers as towers_lib
 from i2ploc.models import views
 from i2ploc.models.weights import clip
+from i2ploc.models.weights import efficientnet
 from i2ploc.models.weights import lip_loc
 from i2ploc.models.weights import resnet as resnet_lib
 from i2ploc.models.weights import saliency_i2ploc
@@ -67,6 +68,11 @@ _RESNET = _Family(
   lambda path, model, _: resnet_lib.load_resnet_variables(path, model),
   ('num_stages',),
 )
+_EFFICIENTNET = _Family(
+  efficientnet.make_efficientnet,
+  lambda path, model, _: efficientnet.load_efficientnet_variables(path, model),
+  ('stage', 'padding'),
+)
 _VIT = _Family(
   lambda path, **options: vit.make_vit(path).clone(**options),
   vit.load_vit_variables,
@@ -94,7 +100,7 @@ def make_encoder(
     checkpoint: see the module.
     dtype: of the computation.
     **options: which features: block and facet of a `vit.ViT`, num_stages of a
-      `resnet.ResNet`.
+      `resnet.ResNet`, stage and padding of an `EfficientNetLite0`.
 
   Raises:
     MissingFileError: nothing there.
@@ -119,7 +125,7 @@ def normalization(checkpoint: str | os.PathLike) -> Normalization:
 
   Raises:
     MissingFileError: nothing there.
-    InputError: the file is damaged.
+    InputError: the file is damaged, or no encoder that is known here.
   """
   path = sources.find(checkpoint)
   fields = _json(path / 'preprocessor_config.json')
@@ -127,6 +133,8 @@ def normalization(checkpoint: str | os.PathLike) -> Normalization:
     return Normalization(
       tuple(fields['image_mean']), tuple(fields['image_std'])
     )
+  if _family(path) is _EFFICIENTNET:
+    return Normalization(efficientnet.MEAN, efficientnet.STD)
   return _BY_TYPE.get(_model_type(path), IMAGENET)
 
 
@@ -233,6 +241,8 @@ def _family(path: pathlib.Path) -> _Family:
   if kind is not None:
     return _RESNET if kind == 'resnet' else _VIT
   names = tensor_files.read_tensors(path)
+  if efficientnet.is_efficientnet(names):
+    return _EFFICIENTNET
   return _VIT if resnet_lib.names_of(names) is None else _RESNET
 
 
