@@ -29,6 +29,7 @@ from i2ploc.models import projection as projection_lib
 from i2ploc.models import saliency as saliency_lib
 from i2ploc.models import towers as towers_lib
 from i2ploc.models import views
+from i2ploc.models import vlad
 from i2ploc.models.encoders import point_transformer
 from i2ploc.models.encoders import resnet
 from i2ploc.models.encoders import text as text_lib
@@ -52,8 +53,9 @@ AGGREGATORS = {
   'first': aggregators.FirstToken,
   'gem': aggregators.GeM,
   'mean': aggregators.Mean,
-  'netvlad': aggregators.NetVLAD,
+  'netvlad': vlad.NetVLAD,
   'projection': projection_lib.ProjectionHead,
+  'vlad': vlad.VLAD,
 }
 SALIENCIES = {
   'attention': saliency_lib.AttentionSaliency,

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from i2ploc.errors import InputError
-from i2ploc.models import aggregators
 from i2ploc.models import projection
 from i2ploc.models import towers as towers_lib
 from i2ploc.models import views
+from i2ploc.models import vlad
 from i2ploc.models.weights import clip
 from i2ploc.models.weights import efficientnet
 from i2ploc.models.weights import lip_loc
@@ -32,7 +32,7 @@ from i2ploc.models.weights import vit
 
 # Whose checkpoints of both towers fit which aggregator.
 METHODS = {
-  aggregators.NetVLAD: saliency_i2ploc,
+  vlad.NetVLAD: saliency_i2ploc,
   projection.ProjectionHead: lip_loc,
 }
 
