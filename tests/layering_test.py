@@ -210,7 +210,14 @@ ORDER = {
     'search',
   ),
   'i2ploc.localization': ('answer', 'query_files', 'retrieve', 'objects'),
-  'i2ploc.tasks': ('task', 'places', 'captions', 'objects', 'hypotheses'),
+  'i2ploc.tasks': (
+    'task',
+    'embedding',
+    'places',
+    'captions',
+    'objects',
+    'hypotheses',
+  ),
   'i2ploc.training': (
     'state',
     'optimizer',
