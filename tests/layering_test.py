@@ -28,6 +28,7 @@ MAY_IMPORT = {
   'i2ploc.files': (),
   'i2ploc.image_files': (),
   'i2ploc.geometry': ('i2ploc.compilation',),
+  'i2ploc.photos': ('i2ploc.geometry', 'i2ploc.image_files'),
   'i2ploc.training': ('i2ploc.compilation', 'i2ploc.files'),
   'i2ploc.robust': _GROUND,
   'i2ploc.models': (*_GROUND, 'i2ploc.files'),  # fetched weights
@@ -45,6 +46,7 @@ MAY_IMPORT = {
     'i2ploc.robust',
     'i2ploc.retrieval',
     'i2ploc.localization',
+    'i2ploc.photos',
   ),
   'i2ploc.factory': (*_MEASURES, 'i2ploc.training'),
   'i2ploc.tasks': (
@@ -63,6 +65,7 @@ MAY_IMPORT = {
     'i2ploc.geometry',
     'i2ploc.files',
     'i2ploc.image_files',
+    'i2ploc.photos',
   ),
   'configs': ('configs.common',),
 }
@@ -100,6 +103,16 @@ ORDER = {
     'three_points',
     'five_points',
     'ellipsoid',
+  ),
+  'i2ploc.photos': (
+    'listing',
+    'csv_tables',
+    'footprints',
+    'truth',
+    'answer_lists',
+    'positions',
+    'msls',
+    'album',
   ),
   'i2ploc.robust': (
     'problem',
@@ -274,7 +287,6 @@ ORDER = {
     'kitti_and_kitti360',
     'tum_files',
     'tum_rgbd',
-    'photo_positions',
     'photos',
   ),
   'input_pipeline.synthetic_city': (
