@@ -36,6 +36,7 @@ from i2ploc.losses import contrastive
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
 from i2ploc.retrieval import index as index_lib
+from i2ploc.retrieval import sequences
 from i2ploc.tasks import task as task_lib
 from i2ploc.training import checkpoint
 from i2ploc.training import provenance as provenance_lib
@@ -224,7 +225,7 @@ def _evaluator(config, data, towers, role):
     batches={side: batches(side) for side in sides},
     frames=split.frames,
     questions=questions,
-    sequence_stride=config.evaluation.sequence_stride,
+    sequence=sequences.Sequence(stride=config.evaluation.sequence_stride),
     views=known,
     temperature=functools.partial(_temperature, config, towers),
   )

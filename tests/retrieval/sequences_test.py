@@ -198,9 +198,9 @@ class ContrastTest(absltest.TestCase):
     around = np.arange(204, 210)
 
     def found(sequence):
-      return sequences.match(similarities, runs, runs, sequence)[
-        around
-      ].argmax(1)
+      return sequences.match(similarities, runs, runs, sequence)[around].argmax(
+        1
+      )
 
     plain = found(sequences.Sequence(7))
     enhanced = found(sequences.Sequence(7, contrast=21))
