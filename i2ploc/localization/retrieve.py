@@ -12,6 +12,7 @@ somewhere in the map, and it is only as calibrated as the model.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import math
 import os
 import pathlib
@@ -53,21 +54,31 @@ def make_stage(
 
   def retrieve(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:
     del answers
-    batch = {'image': resizing.resize_image(query.image, image_size)[None]}
-    if query.lens is not None:
-      matrix = resizing.resize_intrinsics(
-        query.lens.intrinsics, query.image.shape[:2], image_size
-      )
-      batch['intrinsics'] = np.asarray(matrix, np.float32)[None]
-    descriptors = np.asarray(embed(batch))
+    descriptors = describe(query, embed, image_size)[None]
     found = localize(descriptors, index, scale=scale, radius=radius, k=k)[0]
-    return [_with_image(one, pathlib.Path(folder)) for one in found]
+    return [with_image(one, folder) for one in found]
 
   return retrieve
 
 
-def _with_image(answer: Answer, folder: pathlib.Path) -> Answer:
-  path = folder / answer.evidence['name']
+def describe(
+  query: answer_lib.Query,
+  embed: Callable[[Batch], np.ndarray],
+  image_size: tuple[int, int],
+) -> np.ndarray:
+  """The descriptor [D] of a query's image, see `make_stage`."""
+  batch = {'image': resizing.resize_image(query.image, image_size)[None]}
+  if query.lens is not None:
+    matrix = resizing.resize_intrinsics(
+      query.lens.intrinsics, query.image.shape[:2], image_size
+    )
+    batch['intrinsics'] = np.asarray(matrix, np.float32)[None]
+  return np.asarray(embed(batch))[0]
+
+
+def with_image(answer: Answer, folder: str | os.PathLike) -> Answer:
+  """An answer whose evidence names its file in a folder, None if not there."""
+  path = pathlib.Path(folder) / answer.evidence['name']
   image = str(path) if path.is_file() else None
   return answer._replace(evidence={**answer.evidence, 'image': image})
 
@@ -121,7 +132,9 @@ def localize(
           rows, scale * (similarities - similarities[0]) - log_sum, strict=True
         )
       ]
-    answers.append(_answers(index, rows, similarities, confidence))
+    if index.similarity == 'cosine':
+      similarities = np.clip(similarities, -1, 1)
+    answers.append(answers_from_rows(index, rows, similarities, confidence))
   return answers
 
 
@@ -137,15 +150,25 @@ def _mass(index, query, row, logit, scale, radius) -> float:
   return float(min(np.exp(scale * (similar - own) + logit).sum(), 1.0))
 
 
-def _answers(index, rows, similarities, confidences) -> list[Answer]:
-  """Answers of one query, most similar first."""
+def answers_from_rows(
+  index: index_lib.Index,
+  rows: np.ndarray,
+  similarities: np.ndarray,
+  confidences: Sequence[float | None],
+) -> list[Answer]:
+  """The answers of one query that rows of a map are, see `localize`.
+
+  Args:
+    index: the map.
+    rows: int [k], best first.
+    similarities: [k].
+    confidences: [k].
+  """
   world_from_view = index.world_from_view(rows)
   camera_from_body = np.asarray(index.rig.camera_from_body, np.float64)
   world_from_camera = world_from_view @ np.linalg.inv(camera_from_body)
   headings = np.arctan2(world_from_view[:, 1, 0], world_from_view[:, 0, 0])
   distances = index.distances(rows[0], rows)
-  if index.similarity == 'cosine':
-    similarities = np.clip(similarities, -1, 1)
   return [
     Answer(
       rank=i + 1,
