@@ -206,7 +206,13 @@ ORDER = {
     'verification',
     'search',
   ),
-  'i2ploc.localization': ('answer', 'query_files', 'retrieve', 'objects'),
+  'i2ploc.localization': (
+    'answer',
+    'query_files',
+    'retrieve',
+    'sequences',
+    'objects',
+  ),
   'i2ploc.tasks': (
     'task',
     'embedding',
