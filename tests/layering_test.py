@@ -179,7 +179,7 @@ ORDER = {
     'relational',
     'metric',
   ),
-  'i2ploc.retrieval': ('relations', 'index', 'sequences'),
+  'i2ploc.retrieval': ('relations', 'index', 'sequences', 'calibration'),
   'i2ploc.objects': (
     'association',
     'detections',

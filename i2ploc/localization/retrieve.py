@@ -7,7 +7,8 @@ similarities of all places, times the learned scale, through a softmax are the
 probabilities that training fitted (InfoNCE is cross-entropy over places); the
 confidence of an answer is the mass of all places within a radius of it, since
 neighbouring readings of one street share it. It assumes that the query lies
-somewhere in the map, and it is only as calibrated as the model.
+somewhere in the map, and it is only as calibrated as the model. A model without
+a temperature is calibrated on the map itself, see `retrieval.calibration`.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import numpy as np
 from i2ploc.errors import InputError
 from i2ploc.geometry import resizing
 from i2ploc.localization import answer as answer_lib
+from i2ploc.retrieval import calibration as calibration_lib
 from i2ploc.retrieval import index as index_lib
 
 Answer = answer_lib.Answer
@@ -37,6 +39,7 @@ def make_stage(
   radius: float,
   k: int,
   folder: str | os.PathLike = '',
+  calibration: calibration_lib.Calibration | None = None,
 ) -> answer_lib.Stage:
   """The stage `retrieve`; it needs no answers to start from.
 
@@ -50,12 +53,20 @@ def make_stage(
     k: answers per query.
     folder: of the map's data; evidence names the files in it that answer, as
       `image`.
+    calibration: see `localize`.
   """
 
   def retrieve(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:
     del answers
     descriptors = describe(query, embed, image_size)[None]
-    found = localize(descriptors, index, scale=scale, radius=radius, k=k)[0]
+    found = localize(
+      descriptors,
+      index,
+      scale=scale,
+      radius=radius,
+      k=k,
+      calibration=calibration,
+    )[0]
     return [with_image(one, folder) for one in found]
 
   return retrieve
@@ -90,6 +101,7 @@ def localize(
   scale: float | None,
   radius: float = 10.0,
   k: int = 5,
+  calibration: calibration_lib.Calibration | None = None,
 ) -> list[list[Answer]]:
   """The k most similar places of each query.
 
@@ -102,9 +114,12 @@ def localize(
     queries: [Q, D], of the model that made the index.
     index: the map.
     scale: the model's inverse temperature, exp(log_scale); None if it has
-      learned none: then there are no confidences.
+      learned none: then the map's `calibration` says how sure an answer is, or
+      nobody.
     radius: metres.
     k: answers per query; a map of fewer places gives all of them.
+    calibration: of this map and model, with a radius of its own; one without a
+      curve gives no confidences.
 
   Returns:
     Q lists of min(k, places) answers, best first. Evidence: key, frame, view
@@ -125,6 +140,13 @@ def localize(
   answers = []
   for query, similarities, rows, log_sum in zip(queries, *found, strict=True):
     confidence = [None] * len(rows)
+    if scale is None and calibration is not None and not calibration.reason:
+      margins = calibration_lib.margins(
+        index, query, rows, similarities, calibration.radius
+      )
+      confidence = calibration_lib.confidence(
+        calibration, similarities, margins
+      ).tolist()
     if scale is not None:
       confidence = [
         _mass(index, query, row, logit, scale, radius)
