@@ -100,10 +100,20 @@ def from_dict(saved: Mapping[str, Any]) -> Calibration:
       f'A calibration has {sorted(saved)}; expected'
       f' {sorted(Calibration._fields)}: build the index again.'
     )
-  nan = float('nan')
-  values = {k: nan if v is None else v for k, v in saved.items()}
-  slopes = (nan, nan) if saved['slopes'] is None else tuple(saved['slopes'])
-  return Calibration(**values | {'slopes': slopes})
+  curve = (saved['offset'], *(saved['slopes'] or (None, None)))
+  offset, along, apart, right, error = (
+    float('nan') if value is None else float(value)
+    for value in (*curve, saved['right'], saved['error'])
+  )
+  return Calibration(
+    offset,
+    (along, apart),
+    float(saved['radius']),
+    int(saved['count']),
+    right,
+    error,
+    str(saved['reason']),
+  )
 
 
 def confidence(
