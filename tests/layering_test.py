@@ -195,7 +195,7 @@ ORDER = {
     'relational',
     'metric',
   ),
-  'i2ploc.retrieval': ('relations', 'index', 'sequences'),
+  'i2ploc.retrieval': ('relations', 'index', 'sequences', 'calibration'),
   'i2ploc.objects': (
     'association',
     'detections',
@@ -222,7 +222,13 @@ ORDER = {
     'verification',
     'search',
   ),
-  'i2ploc.localization': ('answer', 'query_files', 'retrieve', 'objects'),
+  'i2ploc.localization': (
+    'answer',
+    'query_files',
+    'retrieve',
+    'sequences',
+    'objects',
+  ),
   'i2ploc.tasks': (
     'task',
     'embedding',

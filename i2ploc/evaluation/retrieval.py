@@ -100,7 +100,8 @@ class RetrievalEvaluator:
     batches: Mapping[str, Batches],
     frames: questions_lib.Frames,
     questions: Sequence[questions_lib.Question],
-    sequence_stride: int = 1,
+    sequence: sequences_lib.Sequence = sequences_lib.THREE_FRAMES,
+    any_frame: bool = False,
     views: Mapping[str, Sequence[int]] | None = None,
     temperature: Callable[[Variables], scores.Temperature | None] | None = None,
     asking: Mapping[str, Asking] | None = None,
@@ -116,8 +117,9 @@ class RetrievalEvaluator:
       frames: the frame table.
       questions: one per name and town; those of one name share their radii.
         Between two sides, both ask.
-      sequence_stride: rows between two frames of a sequence of three, see
-        `sequences.sequence_similarity`.
+      sequence: what is scored beside single readings where rows are in the
+        order of travel.
+      any_frame: see `scores.Runs`.
       views: by name of a question, which of the V views of a reading count in
         it; all where it is not named. A known heading is a choice of view.
       temperature: of the confidences in `predictions`, from the variables; None
@@ -149,7 +151,9 @@ class RetrievalEvaluator:
     self._embed, self._batches = embed, batches
     self._frames, self._questions = frames, questions
     self._track = questions_lib.track_from_frames(frames)
-    self._stride, self._views = sequence_stride, dict(views or {})
+    sequences_lib.check_sequence(sequence)
+    self._sequence, self._any_frame = sequence, any_frame
+    self._views = dict(views or {})
     self._temperature_of = temperature
     self._asking = dict(asking or {})
     self._temperature: scores.Temperature | None = None
@@ -261,14 +265,18 @@ class RetrievalEvaluator:
     )
     runs = None
     if question.travel:
-      drives, positions = self._frames.drive, self._frames.position
       runs = scores.Runs(
         *(
-          sequences_lib.consecutive_runs(drives[rows], positions[rows])
+          sequences_lib.consecutive_runs(
+            self._frames.drive[rows],
+            self._frames.position[rows],
+            self._frames.frame[rows],
+          )
           for rows in (question.query_rows, question.map_rows)
         ),
         question.travel,
-        self._stride,
+        self._sequence,
+        self._any_frame,
       )
       blocks = metrics.blocks_from_runs(runs.queries)
     else:

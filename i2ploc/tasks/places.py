@@ -35,6 +35,7 @@ from i2ploc.models import fitting
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
 from i2ploc.retrieval import index as index_lib
+from i2ploc.retrieval import sequences
 from i2ploc.tasks import embedding as embedding_lib
 from i2ploc.tasks import task as task_lib
 from i2ploc.training import checkpoint
@@ -262,7 +263,7 @@ def _evaluator(config, data, towers, role, embedding=None):
     asking=_asking(config, data, embedding),
     frames=split.frames,
     questions=questions,
-    sequence_stride=config.evaluation.sequence_stride,
+    sequence=sequences.Sequence(stride=config.evaluation.sequence_stride),
     views=known,
     temperature=functools.partial(_temperature, config, towers),
   )
