@@ -23,6 +23,7 @@ from i2ploc import factory
 from i2ploc import files
 from i2ploc.errors import InputError
 from i2ploc.evaluation import descriptor_files
+from i2ploc.evaluation import photo_file
 from i2ploc.evaluation import pictures
 from i2ploc.evaluation import predictions
 from i2ploc.evaluation import questions as questions_lib
@@ -35,6 +36,7 @@ from i2ploc.localization import retrieve
 from i2ploc.losses import contrastive
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
+from i2ploc.models.weights import sources
 from i2ploc.retrieval import index as index_lib
 from i2ploc.tasks import task as task_lib
 from i2ploc.training import checkpoint
@@ -177,8 +179,22 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
       radius=config.index.radius,
     )
   data.save_pictures(workdir, _shown(questions))
+  _save_photos(config, data, split, workdir)
   return task_lib.Evaluation(
     results, tables.text(results, 'test', config.index.radius)
+  )
+
+
+def _save_photos(config, data, split, workdir) -> None:
+  """What a page says of photos; nothing of the readings of drives."""
+  if np.isfinite(split.frames.timestamp).any():
+    return
+  photo_file.save_photos(
+    workdir,
+    split.frames,
+    folder=data.folder,
+    radius=config.index.radius,
+    weights=sources.describe(config.checkpoint),
   )
 
 
@@ -296,6 +312,7 @@ def _index(config, data, towers, workdir) -> str:
   found = _index_of(split, rows, np.concatenate(parts), towers, provenance)
   index_lib.save_index(found, workdir / FILE)
   shutil.rmtree(folder.parent)
+  _save_photos(config, data, split, workdir)
   return f'{found.num_places} places in {workdir / FILE}'
 
 
