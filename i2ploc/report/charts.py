@@ -62,7 +62,7 @@ def error_charts(
     series, photos = [], direction == recall.PHOTOS
     for name, record in predictions.items():
       errors = np.sort(record['distances'][:, 0])
-      near = np.isfinite(errors)
+      near = errors < workdir_lib.ELSEWHERE  # false of NaN, too
       if not name.endswith(f'/{direction}') or not near.any():
         continue
       share = 100 * np.arange(1, len(errors) + 1) / len(errors)
@@ -131,7 +131,7 @@ def town_maps(
   """
   ids = {town: f'overview-{i}' for i, town in enumerate(overviews)}
   panels = {}
-  for name, record in predictions.items():
+  for name, record in comparable(predictions).items():
     direction = name.split('/')[-1]
     maps = [
       _town_map(
@@ -162,6 +162,15 @@ def town_maps(
     photos=all(name.endswith('image_to_image') for name in predictions),
     radius=f'{radius:g}',
   )
+
+
+def comparable(predictions: Mapping[str, Arrays]) -> Mapping[str, Arrays]:
+  """Without those that ask all towns at once: no map shows two of them."""
+  return {
+    name: record
+    for name, record in predictions.items()
+    if not _protocol(name).endswith('_one_pool')
+  }
 
 
 def _town_map(

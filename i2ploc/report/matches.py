@@ -55,7 +55,7 @@ def charts_of_order(
     radius: within which an answer is right.
   """
   drawn = []
-  for record in predictions.values():
+  for record in charts.comparable(predictions).values():
     for town in dict.fromkeys(record['towns'].tolist()):
       found = _numbered(record, town, photos, radius) or _along_line(
         record, town, photos, radius

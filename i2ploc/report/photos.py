@@ -237,6 +237,8 @@ def _verdict(distance: float, radius: float) -> str:
 def _length(distance: float, photos: workdir_lib.Photos) -> str:
   if not photos.has_length or not np.isfinite(distance):
     return ''
+  if distance >= workdir_lib.ELSEWHERE:
+    return 'another town'
   if photos.unit == 'frames':
     return f'{distance:.0f} frames off'
   return f'{distance:.1f} m off'

@@ -27,6 +27,8 @@ Arrays = Mapping[str, np.ndarray]
 
 # Protocols of the project, the one that means localization first.
 PROTOCOLS = ('cross', 'opposite', 'sync')
+# Between places of different towns, and more than any distance on earth.
+ELSEWHERE = 1e7
 LENGTHS = ('m', 'frames')  # units in which answers are so far away
 DIRECTION = re.compile(r'[a-z]+_to_[a-z]+')
 FILES = (

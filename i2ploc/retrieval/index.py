@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import pathlib
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -37,6 +38,8 @@ MIN_QUERIES = 16
 # bfloat16 towers end in norms that are off by up to 4e-3.
 NORM_TOLERANCE = 2e-2
 _REMEDY = 'build it with --mode=index'
+# What begins the names of arrays that a model learned from the map.
+_LEARNED = 'learned/'
 
 
 class Rig(NamedTuple):
@@ -91,6 +94,11 @@ class Index:
       (digest), 'dataset' and 'software'; strings. 'similarity' too, if it is
       not cosine but the dot product of what a model gives.
     rig: the camera and its mounting.
+    learned: what the model took from the map's own readings, such as a
+      vocabulary or a whitening: arrays by their path in the model's variables.
+      The queries are described with them.
+    calibration: how confidences follow from similarities on this map, see
+      `retrieval.calibration`; empty if they do not.
   """
 
   descriptors: np.ndarray
@@ -102,6 +110,8 @@ class Index:
   views: np.ndarray
   provenance: Mapping[str, str]
   rig: Rig
+  learned: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def num_places(self) -> int:
@@ -325,6 +335,12 @@ def _check_columns(index: Index) -> None:
         f'{column} has shape {found}, expected {size} beside descriptors'
         f' {shape}.'
       )
+  bad = [k for k, v in index.learned.items() if not np.isfinite(v).all()]
+  if bad:
+    raise InputError(
+      f'{", ".join(bad)}, learned from the map, hold numbers that are not'
+      ' finite.'
+    )
   # A pose may be unknown (NaN), but not infinite.
   if np.isinf(np.asarray(index.poses, np.float64)).any():
     raise InputError('poses holds numbers that are not finite.')
@@ -385,6 +401,9 @@ def save_index(index: Index, path: str | os.PathLike) -> None:
     }
   if size is not None:
     arrays['image_size'] = np.asarray(size, np.int64)
+  if index.calibration:
+    arrays['calibration'] = np.array(json.dumps(dict(index.calibration)))
+  arrays |= {_LEARNED + name: value for name, value in index.learned.items()}
   files.save_arrays(path, arrays, FORMAT)
 
 
@@ -439,7 +458,11 @@ def _from_format_1(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _index_from_arrays(
   arrays: dict[str, np.ndarray], path: pathlib.Path
 ) -> Index:
-  columns = [field.name for field in dataclasses.fields(Index)][:-1]
+  columns = [
+    field.name
+    for field in dataclasses.fields(Index)
+    if field.name not in ('rig', 'learned', 'calibration')
+  ]
   names = [*columns, 'camera_from_body']
   if 'lens_model' in arrays:
     names += ['intrinsics', 'distortion', 'image_size']
@@ -459,4 +482,10 @@ def _index_from_arrays(
     **{name: arrays[name] for name in columns if name != 'provenance'},
     provenance=provenance,
     rig=Rig(lens, size, arrays['camera_from_body']),
+    learned={
+      name.removeprefix(_LEARNED): value
+      for name, value in arrays.items()
+      if name.startswith(_LEARNED)
+    },
+    calibration=json.loads(str(arrays.get('calibration', '{}'))),
   )

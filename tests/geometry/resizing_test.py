@@ -37,7 +37,96 @@ class ImageTest(absltest.TestCase):
     self.assertEqual({*found.ravel().tolist()}, {3, 200})
 
 
+class PolicyTest(parameterized.TestCase):
+  def test_a_crop_covers_the_size_and_keeps_the_shape_of_things(self):
+    # A circle stays a circle in a crop and becomes an ellipse when stretched.
+    y, x = np.mgrid[:90, :200]
+    disc = np.hypot(x - 100, y - 45) < 30
+    image = np.repeat((255 * disc[..., None]).astype(np.uint8), 3, 2)
+    extents = {}
+    for policy in ('stretch', 'crop'):
+      found = resizing.resize_image(image, (45, 45), policy)[..., 0] > 127
+      extents[policy] = [int(found.any(axis).sum()) for axis in (0, 1)]
+    self.assertEqual(extents['crop'], [30, 30])
+    self.assertLess(extents['stretch'][0], 15)
+
+  @parameterized.parameters((40, 100), (100, 40), (37, 61), (64, 64))
+  def test_five_views_are_corners_and_middle(self, height, width):
+    image = np.random.default_rng(1).integers(
+      0, 256, (height, width, 3), np.uint8
+    )
+    found = resizing.resize_image(image, (32, 32), 'five_crops')
+    again = resizing.resize_image(image, (32, 32), 'nearest_crop')
+    np.testing.assert_array_equal(found, again)
+    self.assertEqual(found.shape, (5, 32, 32, 3))
+    middle = resizing.resize_image(image, (32, 32), 'crop')
+    np.testing.assert_array_equal(found[4], middle)
+    # Mirrored, left and right change places, and so do top and bottom.
+    turned = resizing.resize_image(
+      np.ascontiguousarray(image[::-1, ::-1]), (32, 32), 'five_crops'
+    )[:, ::-1, ::-1]
+    difference = np.abs(turned[[3, 2, 1, 0, 4]].astype(int) - found)
+    self.assertLessEqual(difference.max(), 1)
+    boxes = resizing.boxes((height, width), (32, 32), 'five_crops')
+    self.assertEqual(boxes[:, :2].min(), 0)
+    np.testing.assert_allclose(boxes[:, 2:].max(0), [width, height])
+
+  def test_a_crop_is_what_resizing_and_then_cutting_gives(self):
+    image = np.random.default_rng(2).integers(0, 256, (64, 128, 3), np.uint8)
+    whole = resizing.resize_image(image, (32, 64))
+    found = resizing.resize_image(image, (32, 32), 'five_crops')
+    np.testing.assert_array_equal(found[0], whole[:, :32])
+    np.testing.assert_array_equal(found[3], whole[:, 32:])
+    np.testing.assert_array_equal(found[4], whole[:, 16:48])
+
+  def test_labels_go_with_their_image(self):
+    image = np.zeros((30, 90, 3), np.uint8)
+    image[:, 45:] = 200
+    found = resizing.resize_image(image, (30, 30), 'crop')
+    labels = resizing.resize_labels(
+      np.ascontiguousarray(image[..., 0]), (30, 30), 'crop'
+    )
+    np.testing.assert_array_equal(labels, found[..., 0])
+
+  def test_views_are_averaged_or_searched_one_by_one(self):
+    views = np.random.default_rng(3).normal(size=(7, 5, 4))
+    mean = resizing.join_views(views, 'five_crops')
+    np.testing.assert_allclose(mean[:, 0], views.mean(1))
+    self.assertIs(resizing.join_views(views, 'nearest_crop'), views)
+    one = views[:, :1]
+    self.assertIs(resizing.join_views(one, 'crop'), one)
+    with self.assertRaisesRegex(ValueError, 'makes 5 views of an image, not 1'):
+      resizing.join_views(one, 'five_crops')
+
+  def test_an_unknown_policy_lists_the_known_ones(self):
+    with self.assertRaisesRegex(ValueError, "'squeeze'; expected .*'crop'"):
+      resizing.resize_image(np.zeros((4, 4, 3), np.uint8), (4, 4), 'squeeze')
+
+
 class IntrinsicsTest(parameterized.TestCase):
+  @parameterized.parameters((32, 32), (20, 90), (80, 50))
+  def test_a_drawn_point_is_where_the_cropped_camera_sees_it(self, *size):
+    points = np.random.default_rng(5).uniform(-1, 1, (200, 3))
+    points[:, 2] = 3
+    before, _ = camera.project(INTRINSICS, points.astype(np.float32))
+    lens = resizing.resize_intrinsics(INTRINSICS, (HEIGHT, WIDTH), size, 'crop')
+    after, _ = camera.project(lens, points.astype(np.float32))
+    # An image whose pixels say where they were.
+    x, y = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
+    image = np.stack([x, y, 0 * x], -1).astype(np.uint8)
+    found = resizing.resize_image(image, size, 'crop')
+    column, row = np.floor(np.asarray(after)).astype(int).T
+    inside = (1 < column) & (column < size[1] - 2) & (1 < row)
+    inside &= row < size[0] - 2
+    self.assertGreater(inside.sum(), 10)
+    np.testing.assert_allclose(
+      found[row[inside], column[inside], :2],
+      np.asarray(before)[inside],
+      atol=2.5,
+    )
+    with self.assertRaisesRegex(ValueError, 'which no one camera took'):
+      resizing.resize_intrinsics(INTRINSICS, (40, 120), size, 'five_crops')
+
   @parameterized.parameters(((20, 60),), ((80, 240),), ((37, 55),))
   def test_a_point_keeps_its_relative_position(self, to_size):
     points = np.random.default_rng(3).uniform(1, 9, (30, 3)).astype(np.float32)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.models import aggregators
+from i2ploc.models import vlad
 from tests.models import planted
 from tests.testing import compiled
 
@@ -17,7 +18,7 @@ KEY = jax.random.key(0)
 sector_membership = compiled.function(aggregators.sector_membership)
 sector_weights = compiled.function(aggregators.sector_weights)
 BOUNDS = (np.full(2, -0.8, np.float32), np.full(2, 0.8, np.float32))
-ALL = (aggregators.Mean, aggregators.GeM, aggregators.NetVLAD)
+ALL = (aggregators.Mean, aggregators.GeM, vlad.NetVLAD)
 
 
 def _tokens(seed=0, batch=2, length=30, width=6):
@@ -36,7 +37,7 @@ def _weights(seed=0, batch=2, length=30):
 
 @functools.cache
 def _model(kind, num_sectors=0, **fields):
-  if kind is aggregators.NetVLAD:
+  if kind is vlad.NetVLAD:
     fields = dict(num_clusters=3) | fields
   model = kind(features=8, num_sectors=num_sectors, **fields)
   variables = planted.variables(model, _tokens(), _weights(), BOUNDS)
@@ -62,7 +63,7 @@ class PoolingTest(parameterized.TestCase):
   def test_order_of_tokens_does_not_matter(self, kind, num_sectors):
     apply, tokens, weights = _model(kind, num_sectors), _tokens(), _weights()
     order = np.random.default_rng(1).permutation(30)
-    moved = aggregators.Tokens(*(x[:, order] for x in tokens))
+    moved = jax.tree.map(lambda x: x[:, order], tokens)
     one, _ = apply(tokens, weights, BOUNDS)
     other, _ = apply(moved, weights[:, order], BOUNDS)
     np.testing.assert_allclose(one, other, atol=1e-6)
@@ -116,7 +117,7 @@ class PoolingTest(parameterized.TestCase):
 
   def test_netvlad_equals_the_loop_over_residuals(self):
     tokens, weights = _tokens(), _weights()
-    model = aggregators.NetVLAD(num_clusters=3, features=8, num_sectors=4)
+    model = vlad.NetVLAD(num_clusters=3, features=8, num_sectors=4)
     variables = planted.variables(model, tokens, weights, BOUNDS)
     _, out = compiled.apply(model, variables, tokens, weights, BOUNDS)
     norm = np.linalg.norm(tokens.features, axis=-1, keepdims=True)
@@ -261,18 +262,18 @@ class SectorTest(parameterized.TestCase):
     tokens, weights = _tokens(), _weights()
     mirrored = tokens._replace(azimuth=-tokens.azimuth)
     for num_sectors in (0, 4):
-      apply = _model(aggregators.NetVLAD, num_sectors)
+      apply = _model(vlad.NetVLAD, num_sectors)
       one, _ = apply(tokens, weights, BOUNDS)
       other, _ = apply(mirrored, weights, BOUNDS)
       self.assertEqual(np.abs(one - other).max() > 1e-2, num_sectors > 0)
 
   def test_a_descriptor_must_divide_into_sectors(self):
-    model = aggregators.NetVLAD(features=10, num_sectors=4)
+    model = vlad.NetVLAD(features=10, num_sectors=4)
     with self.assertRaisesRegex(ValueError, 'multiple of num_sectors'):
       jax.eval_shape(model.init, KEY, _tokens(), _weights(), BOUNDS)
 
   def test_unknown_norms_are_named(self):
-    model = aggregators.NetVLAD(norm='instance')
+    model = vlad.NetVLAD(norm='instance')
     with self.assertRaisesRegex(ValueError, "norm is 'instance'"):
       jax.eval_shape(model.init, KEY, _tokens(), _weights(), BOUNDS)
 

@@ -265,6 +265,19 @@ class FileTest(parameterized.TestCase):
     self.assertIsNone(loaded.rig.lens)
     self.assertEqual(loaded.rig.image_size, (224, 224))
 
+  def test_what_the_model_learned_from_the_map_goes_along(self):
+    learned = {'map/image_aggregator/centers': np.eye(3, dtype=np.float32)}
+    calibration = {'slope': 2.5, 'reason': ''}
+    index_lib.save_index(
+      dataclasses.replace(self.index, learned=learned, calibration=calibration),
+      self.path,
+    )
+    loaded = index_lib.load_index(self.path, 'abc')
+    self.assertEqual(loaded.calibration, calibration)
+    self.assertEqual(list(loaded.learned), list(learned))
+    for name, value in learned.items():
+      np.testing.assert_array_equal(loaded.learned[name], value)
+
   def test_a_lens_keeps_its_model_and_distortion(self):
     lens = lens_lib.Lens('opencv', LENS.intrinsics, np.array([0.1, 0, 0, 0.2]))
     rig = index_lib.Rig(lens, (64, 208), np.eye(4))
@@ -367,6 +380,7 @@ class FileTest(parameterized.TestCase):
       'rig has no lens, .*mounting',
     ),
     ({'names': np.full(5, '')}, 'names has shape'),
+    ({'learned': {'map/mean': np.full(2, np.nan)}}, 'learned from the map'),
     (
       {'rig': index_lib.Rig(LENS, (1, 1), np.eye(4) * np.nan)},
       'rig holds',

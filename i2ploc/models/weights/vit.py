@@ -154,7 +154,8 @@ def vit_rules(
 
   Args:
     names: of the checkpoint.
-    model: the encoder, without a convolutional stem.
+    model: the encoder, without a convolutional stem; all its blocks have rules,
+      whichever run.
     from_grid: (rows, columns) of the checkpoint's position embeddings.
     to_grid: (rows, columns) of tokens wanted.
     prefix: in front of every name of the checkpoint, such as 'image_encoder.'.
@@ -291,13 +292,12 @@ def _variables(path, description, tensors, model, image_size):
   shapes = jax.eval_shape(model.init, jax.random.key(0), images)
   to_grid = token_grid(model, image_size)
   from_grid = _grid(description, tensors, model) or to_grid
-  return load.convert(
-    tensors,
-    vit_rules(description.names, model, from_grid, to_grid),
-    shapes,
-    ignore=description.names.unused,
-    name=str(path),
-  )
+  rules = vit_rules(description.names, model, from_grid, to_grid)
+  ignore = description.names.unused
+  if model.block:
+    # Of the blocks that do not run, and of the last norm: known all the same.
+    ignore += tuple(source for rule in rules for source in rule.sources)
+  return load.convert(tensors, rules, shapes, ignore=ignore, name=str(path))
 
 
 def _grid(description, tensors, model):

@@ -116,6 +116,18 @@ class PhotosTest(parameterized.TestCase):
     shapes = jax.tree.map(lambda x: x.shape, towers.shapes(model))
     self.assertEqual(jax.tree.map(np.shape, variables), shapes)
 
+  def test_a_config_chooses_the_features(self):
+    path = str(shared.GOLDEN / 'dinov2_tiny')
+    image = dict(name='published', checkpoint=path, block=2, facet='key')
+    model = self._vit((28, 42), image=image)
+    encoder = model.towers['image'].encoder
+    self.assertEqual((encoder.block, encoder.facet), (2, 'key'))
+    variables = published.load_variables(path, model)
+    params = variables['params']['image']
+    self.assertEqual(set(params['blocks_1']['attention']), {'qkv'})
+    with self.assertRaisesRegex(ValueError, 'no stage; it takes block, facet'):
+      published.make_encoder(path, stage=3)
+
   def test_a_resnet_is_one_too(self):
     path = self.folder / 'resnet.safetensors'
     safetensors_numpy.save_file(resnet_tensors.torchvision(), path)
