@@ -209,7 +209,7 @@ def _photo_facts(work: Work, of: workdir_lib.Photos) -> dict[str, str]:
   config = work.config
   model, data = config.get('model', {}), config.get('data', {})
   facts = {'Photos': str(of.folder)}
-  asked = sum(drive == 'queries' for drive in of.drives)
+  asked = sum(drive.endswith('queries') for drive in of.drives)
   answer = len(of.drives) - asked
   facts['Photos'] += (
     f', {asked} ask and {answer} answer'

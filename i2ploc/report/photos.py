@@ -284,6 +284,8 @@ def _answered(record, thumbnails, width) -> Row:
     away = evidence.get('distance_from_best')
     if one['rank'] > 1 and away is not None and evidence.get('position'):
       facts.append(f'{away:.0f} m from answer 1')
+    if evidence.get('rank_alone'):
+      facts.append(f'by the last photo alone at rank {evidence["rank_alone"]}')
     if one['reason']:
       facts.append(one['reason'])
     answers.append(Picture(uri, file, f'{one["rank"]}', facts))
