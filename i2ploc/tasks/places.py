@@ -21,6 +21,7 @@ import numpy as np
 from i2ploc import factory
 from i2ploc.errors import InputError
 from i2ploc.evaluation import descriptor_files
+from i2ploc.evaluation import photo_file
 from i2ploc.evaluation import pictures
 from i2ploc.evaluation import predictions
 from i2ploc.evaluation import questions as questions_lib
@@ -34,6 +35,7 @@ from i2ploc.losses import contrastive
 from i2ploc.models import fitting
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
+from i2ploc.models.weights import sources
 from i2ploc.retrieval import index as index_lib
 from i2ploc.retrieval import sequences
 from i2ploc.tasks import embedding as embedding_lib
@@ -208,9 +210,23 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
     of_map = np.isin(rows, embedding.map_rows)
     found = _index_of(split, descriptors[of_map], towers, embedding)
     index_lib.save_index(found, workdir / FILE)
+  _save_photos(config, data, split, workdir)
   embedding.remove()
   return task_lib.Evaluation(
     results, tables.text(results, 'test', config.index.radius)
+  )
+
+
+def _save_photos(config, data, split, workdir) -> None:
+  """What a page says of photos; nothing of the readings of drives."""
+  if np.isfinite(split.frames.timestamp).any():
+    return
+  photo_file.save_photos(
+    workdir,
+    split.frames,
+    folder=data.folder,
+    radius=config.index.radius,
+    weights=sources.describe(config.checkpoint),
   )
 
 
@@ -331,6 +347,7 @@ def _index(config, data, towers, workdir) -> str:
   )
   found = _index_of(split, descriptors, towers, embedding)
   index_lib.save_index(found, workdir / FILE)
+  _save_photos(config, data, split, workdir)
   embedding.remove()
   return f'{found.num_places} places in {workdir / FILE}'
 
