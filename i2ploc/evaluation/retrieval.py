@@ -49,6 +49,8 @@ Batch = Mapping[str, np.ndarray]
 Embed = Callable[[Variables, Batch], np.ndarray]
 Batches = Callable[[np.ndarray], Iterable[Batch]]
 Asking = tuple[Embed, Batches]
+Embedded = Mapping[str, tuple[np.ndarray, np.ndarray]]
+Confident = Callable[[Variables, Embedded], scores.Confidence | None]
 
 
 class _Embedded(NamedTuple):
@@ -103,7 +105,7 @@ class RetrievalEvaluator:
     sequence: sequences_lib.Sequence = sequences_lib.THREE_FRAMES,
     any_frame: bool = False,
     views: Mapping[str, Sequence[int]] | None = None,
-    temperature: Callable[[Variables], scores.Temperature | None] | None = None,
+    confidence: Confident | None = None,
     asking: Mapping[str, Asking] | None = None,
   ):
     """Keeps what a run needs; reads nothing yet.
@@ -122,8 +124,8 @@ class RetrievalEvaluator:
       any_frame: see `scores.Runs`.
       views: by name of a question, which of the V views of a reading count in
         it; all where it is not named. A known heading is a choice of view.
-      temperature: of the confidences in `predictions`, from the variables; None
-        for none.
+      confidence: of the answers in `predictions`: what makes it of the
+        variables and of `embedded`; None for none.
       asking: by side, how its queries are embedded; those of other sides are
         embedded as the map is.
 
@@ -154,9 +156,9 @@ class RetrievalEvaluator:
     sequences_lib.check_sequence(sequence)
     self._sequence, self._any_frame = sequence, any_frame
     self._views = dict(views or {})
-    self._temperature_of = temperature
+    self._confident = confidence
     self._asking = dict(asking or {})
-    self._temperature: scores.Temperature | None = None
+    self._confidence: scores.Confidence | None = None
     self.predictions: dict[str, predictions_lib.Predictions] = {}
     self.embedded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     self.asked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -167,8 +169,6 @@ class RetrievalEvaluator:
     Raises:
       InputError: descriptors that are not finite, or rows that no batch held.
     """
-    if self._temperature_of is not None:
-      self._temperature = self._temperature_of(variables)
     rows = questions_lib.rows_to_embed(self._frames, self._questions)
     rows |= {side: self._rows(side, 'map_rows') for side in self._asking}
     sides = {
@@ -185,6 +185,8 @@ class RetrievalEvaluator:
     }
     self.embedded = {name: side.listed() for name, side in sides.items()}
     self.asked = {name: side.listed() for name, side in asking.items()}
+    if self._confident is not None:
+      self._confidence = self._confident(variables, self.embedded)
     for name in dict.fromkeys(question.name for question in self._questions):
       ways = [
         questions_lib.both_ways(question)
@@ -288,7 +290,7 @@ class RetrievalEvaluator:
       blocks,
       runs=runs,
       num_ranked=predictions_lib.NUM_RANKED,
-      temperature=self._temperature,
+      confidence=self._confidence,
     )
 
   def _record(

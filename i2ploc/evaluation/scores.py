@@ -33,6 +33,7 @@ A rate over no query is left out. See `metrics` for the conventions on ties and
 positives.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -44,6 +45,11 @@ from i2ploc.evaluation import questions as questions_lib
 from i2ploc.retrieval import sequences as sequences_lib
 
 RECALL_AT = (1, 5, 10, 20)
+
+
+# Of similarities [b, M], candidates [b, M] and the ground positions [M, 2]: the
+# probability [b] that the first answer is right, NaN if nobody can say.
+Confidence = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Side(NamedTuple):
@@ -92,6 +98,14 @@ class Temperature(NamedTuple):
   scale: float
   radius: float
 
+  def __call__(
+    self, similarities: np.ndarray, candidates: np.ndarray, ground: np.ndarray
+  ) -> np.ndarray:
+    """See `Confidence`."""
+    return metrics.posterior_mass(
+      similarities, candidates, ground, self.scale, self.radius
+    )
+
 
 class Outcome(NamedTuple):
   """What a model answered, query by query; R radii, K ranked answers.
@@ -117,7 +131,7 @@ class Outcome(NamedTuple):
     similarities: float32 [Q, K], -inf where unused.
     distances: float32 [Q, K], inf where unused, NaN where unknown.
     confidence: float32 [Q], of the first answer; NaN where there is none, or no
-      temperature.
+      `Confidence`.
     database: how many places.
     database_unknown: of them without position.
     sequence_length: frames of a sequence; 0 where they are not scored.
@@ -155,7 +169,7 @@ def ask(
   similarity: str = 'dot',
   runs: Runs | None = None,
   num_ranked: int = 0,
-  temperature: Temperature | None = None,
+  confidence: Confidence | None = None,
 ) -> Outcome:
   """Answers a question, block by block.
 
@@ -167,7 +181,7 @@ def ask(
     similarity: one of `metrics.SIMILARITIES`.
     runs: where sequences are scored too.
     num_ranked: answers of each query to keep.
-    temperature: of confidences; None for none.
+    confidence: of the first answers; None for none.
 
   Raises:
     InputError: similarities that are not finite.
@@ -197,12 +211,9 @@ def ask(
         own,
       )
     part['confidence'] = np.full(len(block.graded), np.nan, np.float32)
-    if temperature is not None:
-      part['confidence'] = metrics.posterior_mass(
-        similarities[own],
-        block.candidates,
-        places.track.ground,
-        *temperature,
+    if confidence is not None:
+      part['confidence'] = confidence(
+        similarities[own], block.candidates, places.track.ground
       ).astype(np.float32)
     parts.append(part)
   columns = {
