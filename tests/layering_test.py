@@ -230,6 +230,7 @@ ORDER = {
     'scores',
     'descriptor_files',
     'predictions',
+    'duplicates',
     'retrieval',
     'tables',
     'saliency',

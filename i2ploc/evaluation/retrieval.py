@@ -35,6 +35,7 @@ import numpy as np
 
 from i2ploc.errors import InputError
 from i2ploc.evaluation import descriptor_files
+from i2ploc.evaluation import duplicates as duplicates_lib
 from i2ploc.evaluation import metrics
 from i2ploc.evaluation import predictions as predictions_lib
 from i2ploc.evaluation import protocols as protocols_lib
@@ -57,6 +58,10 @@ class _Embedded(NamedTuple):
   descriptors: np.ndarray  # [N, V, D]
   slot: np.ndarray  # [F], -1 where not embedded
 
+  def of(self, rows: np.ndarray) -> np.ndarray:
+    """Descriptors [N, V, D] of rows that are embedded."""
+    return self.descriptors[self.slot[rows]]
+
   def take(
     self,
     rows: np.ndarray,
@@ -69,7 +74,7 @@ class _Embedded(NamedTuple):
         f'The {self.name} of {len(missing)} rows were in no batch, first rows'
         f' {missing[:5].tolist()}; read all the rows that are asked for.'
       )
-    taken = self.descriptors[self.slot[rows]]
+    taken = self.of(rows)
     # A side with one view (images) has nothing to choose from.
     if views is not None and taken.shape[1] > 1:
       taken = taken[:, views]
@@ -83,6 +88,8 @@ class RetrievalEvaluator:
     predictions: after `run`, the ranked answers by
       '<split>/<protocol>/<direction>'.
     embedded: after `run`, (rows [N], descriptors [N, V, D]) by side.
+    duplicates: after `run`, of the queries, as `predictions`; {} if nobody
+      looked for them.
   """
 
   def __init__(
@@ -96,6 +103,7 @@ class RetrievalEvaluator:
     sequence_stride: int = 1,
     views: Mapping[str, Sequence[int]] | None = None,
     temperature: Callable[[Variables], scores.Temperature | None] | None = None,
+    duplicates: duplicates_lib.Finder | None = None,
   ):
     """Keeps what a run needs; reads nothing yet.
 
@@ -114,6 +122,8 @@ class RetrievalEvaluator:
         it; all where it is not named. A known heading is a choice of view.
       temperature: of the confidences in `predictions`, from the variables; None
         for none.
+      duplicates: finds queries of one side that lie in the database; None
+        where nobody looks for them.
 
     Raises:
       InputError: if there is no question, one comes twice, or one has no
@@ -144,6 +154,8 @@ class RetrievalEvaluator:
     self._temperature: scores.Temperature | None = None
     self.predictions: dict[str, predictions_lib.Predictions] = {}
     self.embedded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    self._finder = duplicates
+    self.duplicates: dict[str, duplicates_lib.Duplicates] = {}
 
   def run(self, variables: Variables) -> Iterator[tuple[str, float]]:
     """Embeds every reading once and yields (name, value).
@@ -163,6 +175,7 @@ class RetrievalEvaluator:
         variables,
         self._batches[name](rows),
         len(self._frames.drive),
+        self._finder,
       )
       rows = np.flatnonzero(side.slot >= 0)
       self.embedded[name] = rows, side.descriptors[side.slot[rows]]
@@ -184,7 +197,7 @@ class RetrievalEvaluator:
   ) -> Iterator[tuple[str, float]]:
     """The numbers of a name in one direction, of all towns and of each."""
     outcomes: dict[str, scores.Outcome] = {}
-    records = []
+    records, found = [], {}
     for question in asked:
       question = questions_lib.with_readings(question, self._frames)
       # A drive without scans has images to localize, but no points to ask with.
@@ -193,6 +206,10 @@ class RetrievalEvaluator:
       outcome = self._ask(question, sides)
       outcomes[question.town] = outcome
       records.append(self._record(question, outcome))
+      if self._finder is not None:
+        found[question.town] = self._finder.find(
+          question, outcome, lambda rows, side: sides[side].of(rows)
+        )
     if not outcomes:
       return
     question = asked[0]
@@ -200,6 +217,12 @@ class RetrievalEvaluator:
     record = predictions_lib.concatenate(records)
     self.predictions[f'{prefix}/{question.direction}'] = record
     pooled = scores.pool(list(outcomes.values()))
+    doubles = None
+    if found:
+      doubles = duplicates_lib.pool(
+        list(found.values()), [len(x.ranks) for x in outcomes.values()]
+      )
+      self.duplicates[f'{prefix}/{question.direction}'] = doubles
     named = {prefix: pooled} | {
       f'{prefix}/{str(town).replace("/", "_")}': outcome
       for town, outcome in outcomes.items()
@@ -213,6 +236,9 @@ class RetrievalEvaluator:
         question, outcome, intervals=outcome is pooled
       ):
         yield f'{full}/{name}', value
+      if outcome is pooled and doubles is not None:
+        for name, value in duplicates_lib.without(question, outcome, doubles):
+          yield f'{full}/{name}', value
 
   def _ask(
     self,
@@ -258,7 +284,7 @@ class RetrievalEvaluator:
     rows = question.map_rows[np.maximum(ranked, 0)]
     positions = self._frames.position
     return predictions_lib.Predictions(
-      towns=np.full(len(ranked), question.town),
+      towns=self._frames.town[question.query_rows],
       query_rows=question.query_rows,
       query_positions=positions[question.query_rows],
       ranked_rows=np.where(ranked >= 0, rows, -1),
@@ -266,7 +292,7 @@ class RetrievalEvaluator:
       distances=outcome.distances,
       confidence=outcome.confidence,
       nearest=outcome.nearest,
-      map_towns=np.full(len(question.map_rows), question.town),
+      map_towns=self._frames.town[question.map_rows],
       map_rows=question.map_rows,
       map_positions=positions[question.map_rows],
     )
@@ -278,6 +304,7 @@ def _embed_all(
   variables: Variables,
   batches: Iterable[Batch],
   num_rows: int,
+  finder: duplicates_lib.Finder | None = None,
 ) -> _Embedded:
   slot = np.full(num_rows, -1, np.int64)
   parts, count = [], 0
@@ -287,6 +314,8 @@ def _embed_all(
     descriptors = np.asarray(embed(variables, batch), np.float32)[mask]
     if descriptors.ndim == 2:
       descriptors = descriptors[:, None]
+    if finder is not None and name in batch:
+      finder.see(rows, np.asarray(batch[name])[mask])
     finite = np.isfinite(descriptors).all((1, 2))
     if not finite.all():
       raise InputError(
