@@ -25,10 +25,15 @@ from i2ploc.losses import soft_targets
 from i2ploc.losses import tiled
 from i2ploc.losses import tiles
 from i2ploc.models import aggregators
+from i2ploc.models import mixing
 from i2ploc.models import projection as projection_lib
+from i2ploc.models import queries
+from i2ploc.models import salad
 from i2ploc.models import saliency as saliency_lib
 from i2ploc.models import towers as towers_lib
 from i2ploc.models import views
+from i2ploc.models import vlad
+from i2ploc.models import whitening as whitening_lib
 from i2ploc.models.encoders import point_transformer
 from i2ploc.models.encoders import resnet
 from i2ploc.models.encoders import text as text_lib
@@ -49,11 +54,15 @@ POINTS_ENCODERS = {
   **IMAGE_ENCODERS,  # on range images
 }
 AGGREGATORS = {
+  'boq': queries.BoQ,
   'first': aggregators.FirstToken,
   'gem': aggregators.GeM,
   'mean': aggregators.Mean,
-  'netvlad': aggregators.NetVLAD,
+  'mixvpr': mixing.MixVPR,
+  'netvlad': vlad.NetVLAD,
   'projection': projection_lib.ProjectionHead,
+  'salad': salad.SALAD,
+  'vlad': vlad.VLAD,
 }
 SALIENCIES = {
   'attention': saliency_lib.AttentionSaliency,
@@ -109,6 +118,7 @@ def make_places(
   projection: str = 'pinhole',
   saliency: str = 'attention',
   aggregate_cls: bool = False,
+  whitening: int = 0,
   num_points: int = 1024,
   azimuth_margin: float = 0.05,
   range_shape: tuple[int, int] | None = None,
@@ -135,6 +145,8 @@ def make_places(
     projection: of the camera, see `views.Image`.
     saliency: of SALIENCIES.
     aggregate_cls: see `towers.Tower`.
+    whitening: numbers to which descriptors are whitened, as the map has them,
+      see `whitening.Whitening`; 0 for none.
     num_points: see `views.Field`.
     azimuth_margin: see `views.Field`.
     range_shape: (H, W) of the range image; None for a point encoder.
@@ -166,6 +178,7 @@ def make_places(
       make(AGGREGATORS, 'aggregator', aggregator),
       make(SALIENCIES, 'saliency', {'name': saliency}),
       aggregate_cls,
+      whitening_lib.Whitening(whitening) if whitening else None,
     )
 
   size = tuple(image_size)

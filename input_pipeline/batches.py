@@ -11,6 +11,7 @@ import grain
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import resizing
 from input_pipeline import pairing
 from input_pipeline import readings as readings_lib
 from input_pipeline import schema
@@ -119,6 +120,7 @@ def read_batches(
   num_points: int,
   frustum: float | None = None,
   what: tuple[str, ...] = ('image', 'points'),
+  resize: str = resizing.STRETCH,
   workers: int = 1,
 ) -> Iterator[readings_lib.Batch]:
   """Batches of these rows in their order, the last one padded.
@@ -134,6 +136,8 @@ def read_batches(
     frustum: as in `train_batches`.
     what: of 'image', 'points' and 'labels'; labels adds image_semantic
       [B, H, W] and points_semantic [B, P] to what is asked for.
+    resize: how images become `image_size`, of `resizing.POLICIES`; those with
+      several views give image [B, V, H, W, 3].
     workers: threads that prepare batches ahead.
 
   Yields:
@@ -154,7 +158,7 @@ def read_batches(
       f'Nothing to read: batch_size={batch_size}, {len(rows)} rows.'
     )
   readings = readings_lib.Readings(
-    dataset, image_size, num_points, frustum, 'labels' in what
+    dataset, image_size, num_points, frustum, 'labels' in what, resize
   )
 
   def entry(row: int) -> readings_lib.Entry:

@@ -38,6 +38,7 @@ class _Form(NamedTuple):
   image_size: tuple[int, int]
   frustum: float | None
   labels: bool
+  resize: str
 
 
 class Memory:
@@ -119,6 +120,7 @@ class Readings:
     num_points: int,
     frustum: float | None,
     labels: bool = False,
+    resize: str = resizing.STRETCH,
   ):
     check_not_empty(dataset)
     if num_points < 1:
@@ -129,7 +131,7 @@ class Readings:
       )
     self._dataset = dataset
     self._num_points = num_points
-    self._form = _Form(tuple(image_size), frustum, labels)
+    self._form = _Form(tuple(image_size), frustum, labels, resize)
     self._memory = memory(dataset)
     self._place = _places(dataset.frames)
     self._matching_rig = functools.cache(
@@ -177,14 +179,17 @@ class Readings:
   def camera(self, row: int) -> Entry:
     """Calibration of the camera with which the scan of a row is compared."""
     drive = str(self._dataset.frames.drive[row])
-    return _camera(self._matching_rig(drive), self._form.image_size)
+    return _camera(
+      self._matching_rig(drive), self._form.image_size, self._form.resize
+    )
 
   def _read(self, row: int, sensor: str) -> dict[str, Any]:
     what = (sensor, 'labels') if self._form.labels else (sensor,)
     return self._dataset.read(int(row), what)
 
   def _prepare_image(self, row: int) -> Entry:
-    reading, size = self._read(row, 'image'), self._form.image_size
+    reading = self._read(row, 'image')
+    size, policy = self._form.image_size, self._form.resize
     frames = self._dataset.frames
     rig = self._dataset.rigs[frames.drive[row]]
     image = np.asarray(reading['image'])
@@ -199,11 +204,11 @@ class Readings:
         f'but the camera of its drive has {rig.image_size[1]}x'
         f'{rig.image_size[0]}. Use the original images.'
       )
-    entry: Entry = {'image': resizing.resize_image(image, size)}
-    entry |= _camera(rig, size)
+    entry: Entry = {'image': resizing.resize_image(image, size, policy)}
+    entry |= _camera(rig, size, policy)
     if self._form.labels:
       entry['image_semantic'] = resizing.resize_labels(
-        reading['image_semantic'], size
+        reading['image_semantic'], size, policy
       )
     return entry
 
@@ -230,13 +235,15 @@ class Readings:
     return entry
 
 
-def _camera(rig: schema.Rig, size: tuple[int, int]) -> Entry:
+def _camera(rig: schema.Rig, size: tuple[int, int], policy: str) -> Entry:
   """The calibration in a batch's entry; nothing of an unknown camera."""
   if rig.lens is None or rig.image_size is None:
     return {}
   matrix = np.asarray(rig.lens.intrinsics, np.float32)
   return {
-    'intrinsics': resizing.resize_intrinsics(matrix, rig.image_size, size),
+    'intrinsics': resizing.resize_intrinsics(
+      matrix, rig.image_size, size, policy
+    ),
     'camera_from_lidar': np.asarray(rig.camera_from_body, np.float32),
   }
 

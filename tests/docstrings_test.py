@@ -16,9 +16,8 @@ from flax import linen as nn
 
 from i2ploc import geometry
 from i2ploc import losses
+from i2ploc import models
 from i2ploc import robust
-from i2ploc.models import aggregators
-from i2ploc.models import projection
 
 # How solvers of `geometry` are named.
 _SOLVER_NAME = re.compile(
@@ -76,7 +75,7 @@ def subjects() -> list[tuple[str, Any]]:
   ):
     for module in _modules(package):
       found += [(module, n, v) for n, v in _public(module) if wanted(v)]
-  for module in (aggregators, projection):
+  for module in _modules(models):
     found += [(module, n, v) for n, v in _public(module) if is_aggregator(v)]
   for module in _modules(geometry):
     found += [
@@ -86,8 +85,12 @@ def subjects() -> list[tuple[str, Any]]:
 
 
 def documented_modules() -> list[str]:
-  """Modules whose examples are run: those of all subjects."""
-  return sorted({name.rpartition('.')[0] for name, _ in subjects()})
+  """Modules whose examples are run: those of all subjects, and of models."""
+  found = {name.rpartition('.')[0] for name, _ in subjects()}
+  for module in _modules(models):
+    if '>>> ' in inspect.getsource(module):
+      found.add(module.__name__)
+  return sorted(found)
 
 
 class ExamplesTest(parameterized.TestCase):
@@ -112,7 +115,7 @@ class SubjectsTest(parameterized.TestCase):
         'i2ploc.losses.contrastive.info_nce',
         'i2ploc.losses.metric.triplet',
         'i2ploc.losses.relational.hyperbolic_consistency',
-        'i2ploc.models.aggregators.NetVLAD',
+        'i2ploc.models.vlad.NetVLAD',
         'i2ploc.models.projection.ProjectionHead',
         'i2ploc.robust.planes.plane',
         'i2ploc.geometry.p3p.p3p',

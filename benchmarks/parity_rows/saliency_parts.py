@@ -18,6 +18,7 @@ from benchmarks.parity_rows import comparison
 from i2ploc.geometry import point_cloud
 from i2ploc.models import aggregators
 from i2ploc.models import saliency
+from i2ploc.models import vlad
 from i2ploc.models.encoders import normalization
 from i2ploc.models.encoders import point_transformer
 from i2ploc.models.encoders import vit
@@ -77,7 +78,7 @@ def netvlad(path):
     'nogate': dict(gating=False),
     'bias': dict(norm='bias'),
   }.items():
-    model = aggregators.NetVLAD(8, 16, **NETVLAD | fields)
+    model = vlad.NetVLAD(8, 16, **NETVLAD | fields)
     for mode in ('eval', 'train'):
       yield from _netvlad_mode(golden, model, variant, mode)
 

@@ -16,6 +16,7 @@ without these queries is given beside the other.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc.evaluation import predictions as predictions_lib
 from i2ploc.evaluation import questions as questions_lib
 from i2ploc.evaluation import scores
 
@@ -36,6 +38,8 @@ SAME = {
 MAX_BITS = 6
 MAX_DISTANCE = 0.02
 SUFFIX = '_without_duplicates'
+Batch = Mapping[str, np.ndarray]
+Descriptors = Callable[[np.ndarray], np.ndarray]  # rows [N] -> [N, V, D]
 _SIDE = 16
 _BLOCK = 512
 
@@ -109,23 +113,41 @@ class Finder:
     self._bits = np.zeros((num_rows, _SIDE * _SIDE), bool)
     self._seen = np.zeros(num_rows, bool)
 
-  def see(self, rows: np.ndarray, images: np.ndarray) -> None:
-    """Remembers what photos [B] look like; see `picture_bits`."""
-    self._bits[rows] = picture_bits(images)
-    self._seen[rows] = True
+  def see(self, rows: np.ndarray, bits: np.ndarray) -> None:
+    """Remembers what photos [B] look like, by `picture_bits`."""
+    self._bits[rows], self._seen[rows] = bits, True
+
+  def watch(self, side: str, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Passes batches on, and sees the images of a side in them.
+
+    Args:
+      side: of the images.
+      batches: with `mask`, `<side>_index` and the images `<side>` or their
+        `<side>_bits`; those without are passed on unseen.
+    """
+    for batch in batches:
+      mask = np.asarray(batch['mask'], bool)
+      bits = batch.get(f'{side}_bits')
+      if bits is None and side in batch:
+        bits = picture_bits(batch[side])
+      if bits is not None:
+        self.see(np.asarray(batch[f'{side}_index'])[mask], bits[mask])
+      yield batch
 
   def find(
     self,
     question: questions_lib.Question,
     outcome: scores.Outcome,
-    descriptors: Callable[[np.ndarray, str], np.ndarray],
+    asking: Descriptors,
+    answering: Descriptors,
   ) -> Duplicates:
     """The duplicates of the queries of a question.
 
     Args:
       question: of one side.
       outcome: its answers, with the ranked ones.
-      descriptors: [N, V, D] of rows [N] and a side.
+      asking: of the rows that ask.
+      answering: of the rows that answer.
     """
     queries, places = question.query_rows, question.map_rows
     found = np.full(len(queries), -1)
@@ -133,7 +155,7 @@ class Finder:
     for kind, matches in (
       ('bytes', self._same_bytes(queries, places)),
       ('pixels', self._same_pixels(queries, places)),
-      ('descriptors', _same_descriptors(question, outcome, descriptors)),
+      ('descriptors', _same_descriptors(question, outcome, asking, answering)),
     ):
       new = (found < 0) & (matches >= 0)
       found[new], kinds[new] = matches[new], kind
@@ -187,7 +209,7 @@ def _digest(path: str | os.PathLike) -> bytes:
     return hashlib.file_digest(file, 'sha256').digest()
 
 
-def _same_descriptors(question, outcome, descriptors) -> np.ndarray:
+def _same_descriptors(question, outcome, asking, answering) -> np.ndarray:
   """Places [Q] whose descriptor is the query's; -1 for none."""
   ranked = outcome.ranked
   found = np.full(len(ranked), -1)
@@ -195,38 +217,41 @@ def _same_descriptors(question, outcome, descriptors) -> np.ndarray:
     return found
   for start in range(0, len(ranked), _BLOCK):
     some = slice(start, start + _BLOCK)
-    asks = descriptors(question.query_rows[some], question.query_side)[:, 0]
+    asks = asking(question.query_rows[some])
     first = ranked[some, 0]
     count = (ranked[some] >= 0).sum(1)  # there may be fewer than are kept
     last = ranked[some][np.arange(len(first)), np.maximum(count - 1, 0)]
-    near = [
-      _relative(
-        asks,
-        descriptors(
-          question.map_rows[np.maximum(answer, 0)], question.map_side
-        )[:, 0],
-      )
-      < MAX_DISTANCE
+    near, far = (
+      _apart(asks, answering(question.map_rows[np.maximum(answer, 0)]))
       for answer in (first, last)
-    ]
-    same = near[0] & (~near[1] | (count == 1)) & (count > 0)
-    found[some] = np.where(same, first, -1)
+    )
+    same = (near < MAX_DISTANCE) & ((far >= MAX_DISTANCE) | (count == 1))
+    found[some] = np.where(same & (count > 0), first, -1)
   return found
 
 
-def _relative(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """|x - y| / |x| [N]."""
-  length = np.linalg.norm(x, axis=-1)
-  return np.linalg.norm(x - y, axis=-1) / np.maximum(length, 1e-30)
+def _apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """|x - y| / |x| [N] of the nearest views of [N, V, D] and [N, W, D]."""
+  length = np.maximum(np.linalg.norm(x, axis=-1), 1e-30)
+  apart = [
+    np.linalg.norm(x - y[:, [view]], axis=-1) / length
+    for view in range(y.shape[1])
+  ]
+  return np.min(apart, axis=(0, 2))
 
 
-def pool(found: Sequence[Duplicates], sizes: Sequence[int]) -> Duplicates:
+def pool(
+  found: Sequence[Duplicates], queries: Sequence[predictions_lib.Predictions]
+) -> Duplicates | None:
   """The duplicates of several questions as of one list of queries.
 
   Args:
-    found: of each question.
-    sizes: queries of each.
+    found: of each question; [] if nobody looked.
+    queries: of each.
   """
+  if not found:
+    return None
+  sizes = [len(record.query_rows) for record in queries]
   starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
   shifted = [
     one._replace(queries=one.queries + start)

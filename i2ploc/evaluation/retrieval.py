@@ -49,6 +49,7 @@ Variables = Any  # a pytree of parameters
 Batch = Mapping[str, np.ndarray]
 Embed = Callable[[Variables, Batch], np.ndarray]
 Batches = Callable[[np.ndarray], Iterable[Batch]]
+Asking = tuple[Embed, Batches]
 
 
 class _Embedded(NamedTuple):
@@ -61,6 +62,11 @@ class _Embedded(NamedTuple):
   def of(self, rows: np.ndarray) -> np.ndarray:
     """Descriptors [N, V, D] of rows that are embedded."""
     return self.descriptors[self.slot[rows]]
+
+  def listed(self) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [N], ascending, and their descriptors [N, V, D]."""
+    rows = np.flatnonzero(self.slot >= 0)
+    return rows, self.of(rows)
 
   def take(
     self,
@@ -88,6 +94,7 @@ class RetrievalEvaluator:
     predictions: after `run`, the ranked answers by
       '<split>/<protocol>/<direction>'.
     embedded: after `run`, (rows [N], descriptors [N, V, D]) by side.
+    asked: the same of sides whose queries are embedded in another way.
     duplicates: after `run`, of the queries, as `predictions`; {} if nobody
       looked for them.
   """
@@ -103,6 +110,7 @@ class RetrievalEvaluator:
     sequence_stride: int = 1,
     views: Mapping[str, Sequence[int]] | None = None,
     temperature: Callable[[Variables], scores.Temperature | None] | None = None,
+    asking: Mapping[str, Asking] | None = None,
     duplicates: duplicates_lib.Finder | None = None,
   ):
     """Keeps what a run needs; reads nothing yet.
@@ -122,8 +130,11 @@ class RetrievalEvaluator:
         it; all where it is not named. A known heading is a choice of view.
       temperature: of the confidences in `predictions`, from the variables; None
         for none.
+      asking: by side, how its queries are embedded; those of other sides are
+        embedded as the map is.
       duplicates: finds queries of one side that lie in the database; None
-        where nobody looks for them.
+        where nobody looks for them. It sees the images of batches, `<side>`, or
+        their `<side>_bits`, see `duplicates.picture_bits`.
 
     Raises:
       InputError: if there is no question, one comes twice, or one has no
@@ -151,9 +162,11 @@ class RetrievalEvaluator:
     self._track = questions_lib.track_from_frames(frames)
     self._stride, self._views = sequence_stride, dict(views or {})
     self._temperature_of = temperature
+    self._asking = dict(asking or {})
     self._temperature: scores.Temperature | None = None
     self.predictions: dict[str, predictions_lib.Predictions] = {}
     self.embedded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    self.asked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     self._finder = duplicates
     self.duplicates: dict[str, duplicates_lib.Duplicates] = {}
 
@@ -163,22 +176,24 @@ class RetrievalEvaluator:
     Raises:
       InputError: descriptors that are not finite, or rows that no batch held.
     """
-    sides = {}
     if self._temperature_of is not None:
       self._temperature = self._temperature_of(variables)
-    for name, rows in questions_lib.rows_to_embed(
-      self._frames, self._questions
-    ).items():
-      side = sides[name] = _embed_all(
-        name,
-        self._embed[name],
-        variables,
-        self._batches[name](rows),
-        len(self._frames.drive),
-        self._finder,
+    rows = questions_lib.rows_to_embed(self._frames, self._questions)
+    rows |= {side: self._rows(side, 'map_rows') for side in self._asking}
+    sides = {
+      side: self._embed_rows(
+        side, some, self._embed[side], self._batches[side], variables
       )
-      rows = np.flatnonzero(side.slot >= 0)
-      self.embedded[name] = rows, side.descriptors[side.slot[rows]]
+      for side, some in rows.items()
+    }
+    asking = {
+      side: self._embed_rows(
+        side, self._rows(side, 'query_rows'), *how, variables
+      )
+      for side, how in self._asking.items()
+    }
+    self.embedded = {name: side.listed() for name, side in sides.items()}
+    self.asked = {name: side.listed() for name, side in asking.items()}
     for name in dict.fromkeys(question.name for question in self._questions):
       ways = [
         questions_lib.both_ways(question)
@@ -186,29 +201,52 @@ class RetrievalEvaluator:
         if question.name == name
       ]
       for i, asked in enumerate(zip(*ways, strict=True)):
-        yield from self._direction(asked, sides, main=i == 0)
+        yield from self._direction(
+          asked, {**sides, **asking}, sides, main=i == 0
+        )
+
+  def _rows(self, side: str, which: str) -> np.ndarray:
+    """Rows that ask (`query_rows`) or answer (`map_rows`) with a side."""
+    rows = [
+      getattr(question, which)
+      for question in self._questions
+      if question.query_side == question.map_side == side
+    ]
+    return np.unique(np.concatenate(rows))
+
+  def _embed_rows(self, side, rows, embed, batches, variables) -> _Embedded:
+    seen = batches(rows)
+    if self._finder is not None:
+      seen = self._finder.watch(side, seen)
+    return _embed_all(side, embed, variables, seen, len(self._frames.drive))
 
   def _direction(
     self,
     asked: Sequence[questions_lib.Question],
-    sides: Mapping[str, _Embedded],
+    asking: Mapping[str, _Embedded],
+    answering: Mapping[str, _Embedded],
     *,
     main: bool,
   ) -> Iterator[tuple[str, float]]:
     """The numbers of a name in one direction, of all towns and of each."""
     outcomes: dict[str, scores.Outcome] = {}
-    records, found = [], {}
+    records, found = [], []
     for question in asked:
       question = questions_lib.with_readings(question, self._frames)
       # A drive without scans has images to localize, but no points to ask with.
       if question is None:
         continue
-      outcome = self._ask(question, sides)
+      outcome = self._ask(question, asking, answering)
       outcomes[question.town] = outcome
       records.append(self._record(question, outcome))
       if self._finder is not None:
-        found[question.town] = self._finder.find(
-          question, outcome, lambda rows, side: sides[side].of(rows)
+        found.append(
+          self._finder.find(
+            question,
+            outcome,
+            asking[question.query_side].of,
+            answering[question.map_side].of,
+          )
         )
     if not outcomes:
       return
@@ -217,11 +255,8 @@ class RetrievalEvaluator:
     record = predictions_lib.concatenate(records)
     self.predictions[f'{prefix}/{question.direction}'] = record
     pooled = scores.pool(list(outcomes.values()))
-    doubles = None
-    if found:
-      doubles = duplicates_lib.pool(
-        list(found.values()), [len(x.ranks) for x in outcomes.values()]
-      )
+    doubles = duplicates_lib.pool(found, records)
+    if doubles is not None:
       self.duplicates[f'{prefix}/{question.direction}'] = doubles
     named = {prefix: pooled} | {
       f'{prefix}/{str(town).replace("/", "_")}': outcome
@@ -236,22 +271,23 @@ class RetrievalEvaluator:
         question, outcome, intervals=outcome is pooled
       ):
         yield f'{full}/{name}', value
-      if outcome is pooled and doubles is not None:
-        for name, value in duplicates_lib.without(question, outcome, doubles):
-          yield f'{full}/{name}', value
+    if doubles is not None:
+      full = f'{prefix}/{question.direction}'
+      for name, value in duplicates_lib.without(question, pooled, doubles):
+        yield f'{full}/{name}', value
 
   def _ask(
     self,
     question: questions_lib.Question,
-    sides: Mapping[str, _Embedded],
+    asking: Mapping[str, _Embedded],
+    answering: Mapping[str, _Embedded],
   ) -> scores.Outcome:
     views = self._views.get(question.name)
-    queries, places = (
-      sides[side].take(rows, self._track, views)
-      for side, rows in (
-        (question.query_side, question.query_rows),
-        (question.map_side, question.map_rows),
-      )
+    queries = asking[question.query_side].take(
+      question.query_rows, self._track, views
+    )
+    places = answering[question.map_side].take(
+      question.map_rows, self._track, views
     )
     runs = None
     if question.travel:
@@ -304,7 +340,6 @@ def _embed_all(
   variables: Variables,
   batches: Iterable[Batch],
   num_rows: int,
-  finder: duplicates_lib.Finder | None = None,
 ) -> _Embedded:
   slot = np.full(num_rows, -1, np.int64)
   parts, count = [], 0
@@ -314,8 +349,6 @@ def _embed_all(
     descriptors = np.asarray(embed(variables, batch), np.float32)[mask]
     if descriptors.ndim == 2:
       descriptors = descriptors[:, None]
-    if finder is not None and name in batch:
-      finder.see(rows, np.asarray(batch[name])[mask])
     finite = np.isfinite(descriptors).all((1, 2))
     if not finite.all():
       raise InputError(

@@ -283,12 +283,12 @@ def pool(outcomes: Sequence[Outcome]) -> Outcome:
 
 def take(outcome: Outcome, queries: np.ndarray) -> Outcome:
   """The outcome of some of the queries, with the whole database."""
-  columns = (column[queries] for column in outcome[:-2])
-  return Outcome(
-    *columns,
-    database=outcome.database,
-    database_unknown=outcome.database_unknown,
-  )
+  taken = {
+    name: column[queries]
+    for name, column in outcome._asdict().items()
+    if isinstance(column, np.ndarray)
+  }
+  return outcome._replace(**taken)
 
 
 def _retrieved(outcome: Outcome) -> Iterator[tuple[str, np.ndarray]]:

@@ -36,27 +36,31 @@ def make_stage(
   radius: float,
   k: int,
   folder: str | os.PathLike = '',
+  resize: str = resizing.STRETCH,
 ) -> answer_lib.Stage:
   """The stage `retrieve`; it needs no answers to start from.
 
   Args:
     index: the map.
     embed: descriptors [1, D] of a batch of one: image uint8 [1, H, W, 3] and,
-      where the query has a lens, intrinsics float32 [1, 3, 3].
+      where the query has a lens, intrinsics float32 [1, 3, 3]. For a policy of
+      V pictures [1, V, D] of [1, V, H, W, 3].
     image_size: (H, W) of the model's images.
     scale: inverse temperature or None, see `localize`.
     radius: metres that count as one place in a confidence.
     k: answers per query.
     folder: of the map's data; evidence names the files in it that answer, as
       `image`.
+    resize: how images become `image_size`, see `resizing`.
   """
 
   def retrieve(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:
     del answers
-    batch = {'image': resizing.resize_image(query.image, image_size)[None]}
+    image = resizing.resize_image(query.image, image_size, resize)
+    batch = {'image': image[None]}
     if query.lens is not None:
       matrix = resizing.resize_intrinsics(
-        query.lens.intrinsics, query.image.shape[:2], image_size
+        query.lens.intrinsics, query.image.shape[:2], image_size, resize
       )
       batch['intrinsics'] = np.asarray(matrix, np.float32)[None]
     descriptors = np.asarray(embed(batch))
@@ -88,7 +92,7 @@ def localize(
      town within `radius` of it, horizontally, itself included.
 
   Args:
-    queries: [Q, D], of the model that made the index.
+    queries: [Q, D] or [Q, V, D], of the model that made the index.
     index: the map.
     scale: the model's inverse temperature, exp(log_scale); None if it has
       learned none: then there are no confidences.
@@ -133,7 +137,8 @@ def _mass(index, query, row, logit, scale, radius) -> float:
   """
   similar = index.similarities_to(query, index.near(row, radius))
   similar = similar.astype(np.float64)
-  own = np.asarray(index.descriptors[row], np.float32) @ query
+  views = np.atleast_2d(query)
+  own = (np.asarray(index.descriptors[row], np.float32) @ views.T).max()
   return float(min(np.exp(scale * (similar - own) + logit).sum(), 1.0))
 
 

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From tokens to one descriptor: CLS, mean, GeM and NetVLAD.
+"""From tokens to one descriptor: what all aggregators share, CLS, mean and GeM.
 
-Every aggregator is called as `NetVLAD` is. Those that pool all tokens take
-`num_sectors`: 0 pools them together, as in the papers; S pools the tokens of
-each of S equal azimuth sectors of the camera's horizontal field and
+Most of them pool a weighted set: with A the weight of each token x in each of K
+parts, and centres C where there are any, they are A^T X - (A^T 1) C, see
+`pool`. `Mean` and `GeM` here have one part; `vlad` and `salad` have clusters.
+`mixing` needs a grid of one size and `queries` asks the tokens; neither is a
+sum.
+
+Every aggregator is called as `FirstToken` is. Those with sectors take
+`num_sectors`: 0 pools all tokens together, as in the papers; S pools the tokens
+of each of S equal azimuth sectors of the camera's horizontal field and
 concatenates, so that bearing survives the pooling and a camera's columns line
 up with a LiDAR's sweep through the calibration. Membership in sectors is linear
 in azimuth between their centres, hence differentiable and without seams; of a
@@ -11,6 +17,7 @@ panorama's, the first and the last are neighbours. An empty sector contributes
 zeros.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import chex
@@ -26,18 +33,66 @@ Bounds = tuple[jax.Array, jax.Array]
 CIRCLE_TOLERANCE = 1e-3
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """The cells of an image that tokens are of, row by row.
+
+  A constant of a compiled function, as a shape is.
+
+  Attributes:
+    rows: number of rows.
+    columns: number of columns.
+  """
+
+  rows: int
+  columns: int
+
+
 class Tokens(NamedTuple):
-  """What an encoder saw and where, without the CLS token.
+  """What an encoder saw and where.
 
   Attributes:
     features: [B, N, D].
     azimuth: [B, N], camera frame, radians, positive to the right.
     mask: [B, N] bool, real tokens.
+    grid: the cells that the last tokens are of, if they are of an image; a CLS
+      token may come before them (`Tower.aggregate_cls`).
   """
 
   features: jax.Array
   azimuth: jax.Array
   mask: jax.Array
+  grid: Grid | None = None
+
+
+def pool(
+  assignment: jax.Array, x: jax.Array, centers: jax.Array | None = None
+) -> jax.Array:
+  """Sums of weighted tokens, or of their residuals to centres.
+
+  V_k = sum_i a_ik (x_i - c_k), as a product of matrices and a correction: no
+  array of all residuals exists. What is assigned nowhere counts nowhere.
+
+  >>> assignment = jnp.asarray([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
+  >>> x = jnp.asarray([[[1.0, 0.0], [0.0, 1.0], [0.0, 3.0]]])
+  >>> pool(assignment, x)[0].tolist()
+  [[1.0, 0.0], [0.0, 4.0]]
+  >>> pool(assignment, x, jnp.ones((2, 2)))[0].tolist()
+  [[0.0, -1.0], [-2.0, 2.0]]
+
+  Args:
+    assignment: [B, N, ..., K] weight of each token in each of K parts.
+    x: [B, N, D] tokens.
+    centers: [K, D]; None for sums of the tokens themselves.
+
+  Returns:
+    [B, ..., K, D].
+  """
+  sums = jnp.einsum('bn...,bnd->b...d', assignment, x)
+  if centers is None:
+    return sums
+  return sums - jnp.sum(assignment, axis=1)[..., None] * centers
 
 
 def sector_membership(
@@ -103,11 +158,13 @@ class SectorHead(nn.Module):
     per_sector: an own matrix for every sector instead of a shared one.
     init_stddev: of the initial weights; None for one over the square root of
       the input width.
+    use_bias: whether a vector is added to every sector's.
   """
 
   features: int
   per_sector: bool = False
   init_stddev: float | None = None
+  use_bias: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -125,14 +182,20 @@ class SectorHead(nn.Module):
       y = jnp.einsum('bsx,sxf->bsf', x, kernel)
     else:
       y = x @ self.param('kernel', init, (width, share))
+    if self.use_bias:
+      shape = (num_sectors, share) if self.per_sector else (share,)
+      y = y + self.param('bias', nn.initializers.zeros, shape)
     return y.reshape(batch, self.features)
 
 
-def _projected(pooled, features, per_sector):
-  """[B, features] of sectors [B, S, D]; [B, S * D] for `features=0`."""
+def projected(pooled: jax.Array, features: int, **fields) -> jax.Array:
+  """[B, features] of sectors [B, S, D]; [B, S * D] for `features=0`.
+
+  Called in the `__call__` of a module, which owns the `SectorHead`.
+  """
   if not features:
     return pooled.reshape(len(pooled), -1)
-  return SectorHead(features, per_sector)(pooled)
+  return SectorHead(features, **fields)(pooled)
 
 
 class FirstToken(nn.Module):
@@ -167,7 +230,20 @@ class FirstToken(nn.Module):
     bounds: Bounds | None,
     train: bool = False,
   ) -> tuple[jax.Array, dict]:
-    """Takes the token; arguments and results as in `NetVLAD`."""
+    """Takes the token.
+
+    Args:
+      tokens: see `Tokens`.
+      weights: [B, N] saliency of the tokens, of which only the ratios count;
+        ones for the plain aggregator.
+      bounds: (left, right) azimuth of the field that sectors divide, each [B];
+        without sectors not used.
+      train: whether BatchNorm uses the batch.
+
+    Returns:
+      descriptor: [B, features], unit length (zero if no token counts).
+      out: see the class.
+    """
     del weights, bounds, train
     pooled = tokens.features[:, 0]
     if self.features:
@@ -207,13 +283,12 @@ class Mean(nn.Module):
     bounds: Bounds | None,
     train: bool = False,
   ) -> tuple[jax.Array, dict]:
-    """Pools; arguments and results as in `NetVLAD`."""
+    """Pools; arguments and results as in `FirstToken`."""
     del train
     share = sector_weights(tokens, weights, bounds, self.num_sectors)
     mass = jnp.sum(share, axis=1)[..., None]
-    total = jnp.einsum('bns,bnd->bsd', share, tokens.features)
-    pooled = total / (mass + 1e-3)
-    pooled = _projected(pooled, self.features, self.per_sector_head)
+    pooled = pool(share, tokens.features) / (mass + 1e-3)
+    pooled = projected(pooled, self.features, per_sector=self.per_sector_head)
     return normalization.unit(pooled), {'pooled': pooled}
 
 
@@ -236,6 +311,11 @@ class GeM(nn.Module):
     num_sectors: S, or 0 for all tokens.
     per_sector_head: see `SectorHead`.
     initial_power: learned exponent p; 1 is the mean, infinity the maximum.
+    epsilon: activations below it count as it.
+    unit_tokens: whether tokens are brought to unit length first, as in CosPlace
+      (Berton et al., CVPR 2022), whose form is `unit_tokens=True,
+      use_bias=True, epsilon=1e-6`.
+    use_bias: see `SectorHead`.
 
   `out`: pooled [B, features] before the last normalisation.
   """
@@ -244,6 +324,9 @@ class GeM(nn.Module):
   num_sectors: int = 0
   per_sector_head: bool = False
   initial_power: float = 3.0
+  epsilon: float = 1e-3
+  unit_tokens: bool = False
+  use_bias: bool = False
 
   @nn.compact
   def __call__(
@@ -253,150 +336,26 @@ class GeM(nn.Module):
     bounds: Bounds | None,
     train: bool = False,
   ) -> tuple[jax.Array, dict]:
-    """Pools; arguments and results as in `NetVLAD`."""
+    """Pools; arguments and results as in `FirstToken`."""
     del train
     share = sector_weights(tokens, weights, bounds, self.num_sectors)
     power = self.param(
       'power', nn.initializers.constant(self.initial_power), ()
     )
     power = jnp.clip(power, 1.0, 20.0)
-    x = jnp.maximum(tokens.features, 1e-3) ** power
+    x = tokens.features
+    if self.unit_tokens:
+      x = normalization.unit(x)
+    x = jnp.maximum(x, self.epsilon) ** power
     mass = jnp.sum(share, axis=1)[..., None]
-    mean = jnp.einsum('bns,bnd->bsd', share, x) / jnp.maximum(mass, 1e-6)
+    mean = pool(share, x) / jnp.maximum(mass, 1e-6)
     occupied = mass > 1e-6
     mean = jnp.where(occupied, jnp.maximum(mean, 1e-30), 1.0)
     root = jnp.where(occupied, mean ** (1.0 / power), 0.0)
-    pooled = _projected(root, self.features, self.per_sector_head)
-    return normalization.unit(pooled), {'pooled': pooled}
-
-
-class NetVLAD(nn.Module):
-  """Soft-assigned residuals to learned centroids, weighted by saliency.
-
-  Arandjelovic et al., NetVLAD, CVPR 2016; context gating after Miech et al.,
-  2017. With a_ik the assignment of token i to cluster k, w_i its saliency and
-  b_is its membership in sector s,
-    V_sk = sum_i w_i b_is a_ik (x_i - c_k),
-  normalised per sector and cluster, flattened and projected per sector.
-
-  Departs from the paper: the projection to `features` is learned. The form
-  released with SaliencyI2PLoc is `num_sectors=0, norm='batch',
-  output_batch_norm=True, gating=True, channel_major=True, epsilon=1e-12`.
-
-  >>> tokens = Tokens(jnp.ones((1, 9, 4)), jnp.zeros((1, 9)), jnp.ones((1, 9)))
-  >>> inputs = tokens, jnp.ones((1, 9)), (-jnp.ones(1), jnp.ones(1))
-  >>> model = NetVLAD(num_clusters=2, features=6, num_sectors=3)
-  >>> (descriptor, out), _ = model.init_with_output(jax.random.key(0), *inputs)
-  >>> descriptor.shape, out['residuals'].shape
-  ((1, 6), (1, 3, 2, 4))
-
-  Attributes:
-    num_clusters: K.
-    features: width of the descriptor.
-    num_sectors: S, or 0 for all tokens.
-    per_sector_head: see `SectorHead`.
-    norm: of the assignment logits: 'layer' (over the clusters), 'batch' or
-      'bias' (none, but a bias). 'batch' normalises the gate as well.
-    output_batch_norm: BatchNorm after the projection.
-    gating: context gating: y * sigmoid(linear(y)).
-    channel_major: flatten residuals as channel * K + cluster, as released
-      checkpoints do, instead of cluster * D + channel.
-    epsilon: squared norm below which a cluster's residual fades instead of
-      being blown up to unit length. Tokens have unit length.
-
-  `out`: assignment [B, N, K] before weighting, residuals [B, max(S, 1), K, D]
-  after their normalisation, pooled [B, features] before the last one.
-  """
-
-  num_clusters: int = 64
-  features: int = 256
-  num_sectors: int = 0
-  per_sector_head: bool = False
-  norm: str = 'layer'
-  output_batch_norm: bool = False
-  gating: bool = False
-  channel_major: bool = False
-  epsilon: float = 1e-6
-
-  def _assign(self, x, train):
-    """Soft assignment [B, N, K] of tokens x [B, N, D]."""
-    logits = nn.Dense(
-      self.num_clusters,
-      use_bias=self.norm == 'bias',
-      kernel_init=nn.initializers.normal(x.shape[-1] ** -0.5),
-      name='assign',
-    )(x)
-    if self.norm == 'batch':
-      logits = normalization.BatchNorm(name='assign_norm')(logits, train)
-    elif self.norm == 'layer':
-      logits = nn.LayerNorm(name='assign_norm')(logits)
-    elif self.norm != 'bias':
-      raise InputError(
-        f"NetVLAD norm is {self.norm!r}; known: 'layer', 'batch', 'bias'"
-      )
-    return jax.nn.softmax(logits, axis=-1)
-
-  def _gate(self, y, train):
-    """Context gating of y [B, features]."""
-    gate = nn.Dense(
+    pooled = projected(
+      root,
       self.features,
-      use_bias=self.norm != 'batch',
-      kernel_init=nn.initializers.normal(self.features**-0.5),
-      name='gate',
-    )(y)
-    if self.norm == 'batch':
-      gate = normalization.BatchNorm(name='gate_norm')(gate, train)
-    return y * jax.nn.sigmoid(gate)
-
-  def _flatten(self, residuals):
-    """Unit vectors [B, S, K * D] of residuals [B, S, K, D]."""
-    if self.channel_major:
-      residuals = jnp.swapaxes(residuals, -1, -2)
-    flat = residuals.reshape(*residuals.shape[:2], -1)
-    return normalization.unit(flat, epsilon=self.epsilon)
-
-  @nn.compact
-  def __call__(
-    self,
-    tokens: Tokens,
-    weights: jax.Array,
-    bounds: Bounds | None,
-    train: bool = False,
-  ) -> tuple[jax.Array, dict]:
-    """Pools.
-
-    Args:
-      tokens: see `Tokens`.
-      weights: [B, N] saliency of the tokens; ones for the plain aggregator.
-      bounds: (left, right) azimuth of the field that the sectors divide, each
-        [B]; without sectors not used.
-      train: whether BatchNorm uses the batch.
-
-    Returns:
-      descriptor: [B, features], unit length (zero if no token counts).
-      out: see the class.
-    """
-    chex.assert_rank(tokens.features, 3)
-    x = normalization.unit(tokens.features)
-    width = x.shape[-1]
-    share = sector_weights(tokens, weights, bounds, self.num_sectors)
-    assignment = self._assign(x, train)
-    # sum_i a x - c sum_i a: no [B, N, K, D] array of residuals.
-    shared = share[..., None] * assignment[:, :, None]
-    sums = jnp.einsum('bnsk,bnd->bskd', shared, x)
-    mass = jnp.sum(shared, axis=1)
-    stddev = width**-0.5
-    centers = self.param(
-      'centers', nn.initializers.normal(stddev), (self.num_clusters, width)
+      per_sector=self.per_sector_head,
+      use_bias=self.use_bias,
     )
-    residuals = sums - mass[..., None] * centers
-    residuals = normalization.unit(residuals, epsilon=self.epsilon)
-    pooled = SectorHead(self.features, self.per_sector_head, stddev)(
-      self._flatten(residuals)
-    )
-    if self.output_batch_norm:
-      pooled = normalization.BatchNorm(name='output_norm')(pooled, train)
-    if self.gating:
-      pooled = self._gate(pooled, train)
-    out = dict(assignment=assignment, residuals=residuals, pooled=pooled)
-    return normalization.unit(pooled), out
+    return normalization.unit(pooled), {'pooled': pooled}

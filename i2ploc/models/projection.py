@@ -87,7 +87,7 @@ class ProjectionHead(nn.Module):
     bounds: aggregators.Bounds | None,
     train: bool = False,
   ) -> tuple[jax.Array, dict]:
-    """Pools; arguments and results as in `aggregators.NetVLAD`."""
+    """Pools; arguments and results as in `aggregators.FirstToken`."""
     chex.assert_rank(tokens.features, 3)
     x, seen = self._pooled(tokens, weights, bounds)
     if self.hidden:

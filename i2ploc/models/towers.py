@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models of one or more sensors: the towers, by the side that they describe.
 
-A `Tower` is a view, an encoder, a saliency and an aggregator: it makes one
-descriptor of each reading of its side. A model, `Towers`, is a mapping of
-towers by side name: {'image', 'points'} for images against LiDAR scans,
-{'image'} for photos against photos, {'image', 'text'} for crops and captions.
+A `Tower` is a view, an encoder, a saliency, an aggregator and perhaps a head:
+it makes one descriptor of each reading of its side. A model, `Towers`, is a
+mapping of towers by side name: {'image', 'points'} for images against LiDAR
+scans, {'image'} for photos against photos, {'image', 'text'} for crops and
+captions.
 All descriptors of a model lie in one space. `CompiledTowers` has them as
 compiled functions.
 
@@ -44,7 +45,10 @@ class Tower(NamedTuple):
     aggregator: of the encoder's tokens, see `aggregators`.
     saliency: weighs the tokens, see `saliency`; None: all count 1.
     aggregate_cls: whether the CLS token is aggregated as well, the first of the
-      tokens and in no direction, hence without sectors alone.
+      tokens and in no direction, hence without sectors alone. An aggregator
+      that needs it gets it all the same.
+    head: of the aggregator's descriptor, such as `whitening.Whitening`; None:
+      the descriptor itself.
   """
 
   view: views_lib.View
@@ -52,11 +56,17 @@ class Tower(NamedTuple):
   aggregator: nn.Module
   saliency: nn.Module | None = None
   aggregate_cls: bool = False
+  head: nn.Module | None = None
 
   @property
   def has_unit_descriptors(self) -> bool:
     """Whether descriptors are made to be compared by their angle alone."""
-    return getattr(self.aggregator, 'normalized', True)
+    return getattr(self.head or self.aggregator, 'normalized', True)
+
+  @property
+  def with_cls(self) -> bool:
+    """Whether the aggregator gets the CLS token."""
+    return self.aggregate_cls or getattr(self.aggregator, 'needs_cls', False)
 
   @property
   def num_headings(self) -> int:
@@ -66,6 +76,8 @@ class Tower(NamedTuple):
     the others.
     """
     if any(getattr(self.aggregator, x, False) for x in _TELLS_SECTORS_APART):
+      return 0
+    if self.head is not None:
       return 0
     around = getattr(self.view, 'projection', None) == 'equirectangular'
     return self.aggregator.num_sectors if around else 0
@@ -122,7 +134,7 @@ class Tower(NamedTuple):
         'encoder has none (depth 0, use_cls=False, or no transformer); give it '
         "a block and a CLS token, or choose saliency 'none'"
       )
-    if not self.aggregate_cls:
+    if not self.with_cls:
       if getattr(self.aggregator, 'pool', None) == 'cls':
         raise InputError("pool 'cls' without aggregate_cls: set both")
     elif not has_cls:
@@ -139,8 +151,8 @@ class Tower(NamedTuple):
   def named(self, side: str) -> 'Tower':
     """The same, with names for the modules that have none.
 
-    The names are those of their parameters: `image`, `image_aggregator`,
-    `image_saliency`. A module with a name keeps it.
+    The names are those of their variables: `image`, `image_aggregator`,
+    `image_saliency`, `image_head`. A module with a name keeps it.
     """
 
     def name(module, own):
@@ -152,6 +164,7 @@ class Tower(NamedTuple):
       encoder=name(self.encoder, side),
       aggregator=name(self.aggregator, f'{side}_aggregator'),
       saliency=name(self.saliency, f'{side}_saliency'),
+      head=name(self.head, f'{side}_head'),
     )
 
 
@@ -251,15 +264,18 @@ class Towers(nn.Module):
     else:
       weights = tower.saliency(tower.encoder, out, tokens.mask)
     out |= dict(tokens=tokens, saliency=weights[:, 1:], bounds=shown.bounds)
-    if tower.aggregate_cls:
+    if tower.with_cls:
       tokens = aggregators.Tokens(
         out['sequence'],
         jnp.pad(tokens.azimuth, ((0, 0), (1, 0))),
         jnp.pad(tokens.mask, ((0, 0), (1, 0)), constant_values=True),
+        tokens.grid,
       )
     else:
       weights = weights[:, 1:]
     descriptor, pooled = tower.aggregator(tokens, weights, shown.bounds, train)
+    if tower.head is not None:
+      descriptor = tower.head(descriptor)
     return descriptor, out | pooled
 
   def every_side(

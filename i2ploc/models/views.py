@@ -276,6 +276,11 @@ def _cut(pixels, draw):
   return pixels if key is None else augmentation.cutout(key, pixels)
 
 
+def _grid(out):
+  """The cells of an encoder's tokens; None where it names none."""
+  return aggregators.Grid(*out['grid']) if 'grid' in out else None
+
+
 class Image(NamedTuple):
   """Camera images.
 
@@ -337,7 +342,7 @@ class Image(NamedTuple):
       )
       azimuth = jnp.tile(azimuth, (1, rows))
     mask = jnp.ones((batch, length), bool)
-    return aggregators.Tokens(features, azimuth, mask), out
+    return aggregators.Tokens(features, azimuth, mask, _grid(out)), out
 
 
 class Text(NamedTuple):
@@ -624,7 +629,7 @@ class RangeImage(NamedTuple):
     azimuth = jnp.tile(token_azimuth(raster, columns), (1, rows))
     mask = jnp.ones(features.shape[:2], bool)
     centers = token_centers(raster, (rows, columns))
-    return aggregators.Tokens(features, azimuth, mask), dict(
+    return aggregators.Tokens(features, azimuth, mask, _grid(out)), dict(
       out,
       range_image=raster.image,
       range_valid=raster.valid,

@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import pathlib
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -37,6 +38,8 @@ MIN_QUERIES = 16
 # bfloat16 towers end in norms that are off by up to 4e-3.
 NORM_TOLERANCE = 2e-2
 _REMEDY = 'build it with --mode=index'
+# What begins the names of arrays that a model learned from the map.
+_LEARNED = 'learned/'
 
 
 class Rig(NamedTuple):
@@ -91,6 +94,11 @@ class Index:
       (digest), 'dataset' and 'software'; strings. 'similarity' too, if it is
       not cosine but the dot product of what a model gives.
     rig: the camera and its mounting.
+    learned: what the model took from the map's own readings, such as a
+      vocabulary or a whitening: arrays by their path in the model's variables.
+      The queries are described with them.
+    calibration: how confidences follow from similarities on this map, see
+      `retrieval.calibration`; empty if they do not.
   """
 
   descriptors: np.ndarray
@@ -102,6 +110,8 @@ class Index:
   views: np.ndarray
   provenance: Mapping[str, str]
   rig: Rig
+  learned: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def num_places(self) -> int:
@@ -174,10 +184,16 @@ class Index:
   def similarities_to(
     self, query: np.ndarray, places: np.ndarray
   ) -> np.ndarray:
-    """Similarity [N] of a query [D] to the best view of some places [N]."""
+    """Similarity [N] of a query to the best view of some places [N].
+
+    Args:
+      query: [D], or [V, D] of which the most similar view counts.
+      places: int [N], see `near`.
+    """
     rows = self._table[places]
-    seen = np.asarray(self.descriptors, np.float32)[rows] @ query
-    return np.where(rows >= 0, seen, -np.inf).max(-1)
+    views = np.atleast_2d(query)
+    seen = np.asarray(self.descriptors, np.float32)[rows] @ views.T
+    return np.where(rows >= 0, seen.max(-1), -np.inf).max(-1)
 
   def search(self, queries: np.ndarray, k: int, scale: float = 1.0) -> Found:
     """The k most similar places of each query, exactly, best first.
@@ -188,7 +204,8 @@ class Index:
     of two.
 
     Args:
-      queries: [Q, D], unit norm unless `similarity` is 'dot'.
+      queries: [Q, D], unit norm unless `similarity` is 'dot'; or [Q, V, D] of V
+        views of each query, of which the most similar counts.
       k: how many places; a map of fewer gives all of them.
       scale: inverse temperature of `Found.log_sum`.
 
@@ -197,6 +214,8 @@ class Index:
         not finite or not of the norm it should have, or k < 1.
     """
     queries = np.asarray(queries, np.float32)
+    if queries.ndim == 2:
+      queries = queries[:, None]
     _check_queries(queries, self.descriptors.shape[1], self.similarity)
     if k < 1:
       raise InputError(f'k={k} places were asked for; ask for at least 1.')
@@ -204,7 +223,7 @@ class Index:
     block = max(
       MIN_QUERIES, _power_of_two(BLOCK_ENTRIES // self._table.size + 1) // 2
     )
-    padded = np.zeros((bucket, queries.shape[1]), np.float32)
+    padded = np.zeros((bucket, *queries.shape[1:]), np.float32)
     padded[: len(queries)] = queries
     found = _search(
       padded,
@@ -230,8 +249,11 @@ def _search(
 
   def search_block(queries: jax.Array) -> tuple[jax.Array, ...]:
     similarities = jnp.matmul(
-      queries, descriptors.T, precision=jax.lax.Precision.HIGHEST
+      queries.reshape(-1, queries.shape[-1]),
+      descriptors.T,
+      precision=jax.lax.Precision.HIGHEST,
     )
+    similarities = similarities.reshape(*queries.shape[:2], -1).max(1)
     views = jnp.where(table >= 0, similarities[:, table], -jnp.inf)
     places = views.max(-1)
     best, first = jax.lax.top_k(places, k)
@@ -239,7 +261,7 @@ def _search(
     weights = jnp.exp(scale * (places - best[:, :1]))
     return best, table[first, view], jnp.log(weights.sum(-1))
 
-  blocks = queries.reshape(-1, block, queries.shape[-1])
+  blocks = queries.reshape(-1, block, *queries.shape[1:])
   best, rows, log_sum = jax.lax.map(search_block, blocks)
   return best.reshape(-1, k), rows.reshape(-1, k), log_sum.reshape(-1)
 
@@ -265,18 +287,18 @@ def _power_of_two(n: int) -> int:
 
 
 def _check_queries(queries: np.ndarray, width: int, similarity: str) -> None:
-  if queries.ndim != 2 or not len(queries):
+  if queries.ndim != 3 or not queries.size:
     raise InputError(
-      f'Query descriptors have shape {queries.shape}; expected [Q, {width}]'
-      ' with at least one query.'
+      f'Query descriptors have shape {queries.shape}; expected [Q, {width}] or'
+      f' [Q, V, {width}] with at least one query.'
     )
-  if queries.shape[1] != width:
+  if queries.shape[2] != width:
     raise InputError(
-      f'Query descriptors have {queries.shape[1]} numbers, the map has {width}:'
+      f'Query descriptors have {queries.shape[2]} numbers, the map has {width}:'
       ' they come from different models. Build the index again with the model'
       ' that embeds the queries.'
     )
-  _check_descriptors('query', queries, similarity)
+  _check_descriptors('query', queries.reshape(-1, width), similarity)
 
 
 def _check_descriptors(
@@ -325,6 +347,12 @@ def _check_columns(index: Index) -> None:
         f'{column} has shape {found}, expected {size} beside descriptors'
         f' {shape}.'
       )
+  bad = [k for k, v in index.learned.items() if not np.isfinite(v).all()]
+  if bad:
+    raise InputError(
+      f'{", ".join(bad)}, learned from the map, hold numbers that are not'
+      ' finite.'
+    )
   # A pose may be unknown (NaN), but not infinite.
   if np.isinf(np.asarray(index.poses, np.float64)).any():
     raise InputError('poses holds numbers that are not finite.')
@@ -385,6 +413,9 @@ def save_index(index: Index, path: str | os.PathLike) -> None:
     }
   if size is not None:
     arrays['image_size'] = np.asarray(size, np.int64)
+  if index.calibration:
+    arrays['calibration'] = np.array(json.dumps(dict(index.calibration)))
+  arrays |= {_LEARNED + name: value for name, value in index.learned.items()}
   files.save_arrays(path, arrays, FORMAT)
 
 
@@ -439,7 +470,11 @@ def _from_format_1(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _index_from_arrays(
   arrays: dict[str, np.ndarray], path: pathlib.Path
 ) -> Index:
-  columns = [field.name for field in dataclasses.fields(Index)][:-1]
+  columns = [
+    field.name
+    for field in dataclasses.fields(Index)
+    if field.name not in ('rig', 'learned', 'calibration')
+  ]
   names = [*columns, 'camera_from_body']
   if 'lens_model' in arrays:
     names += ['intrinsics', 'distortion', 'image_size']
@@ -459,4 +494,10 @@ def _index_from_arrays(
     **{name: arrays[name] for name in columns if name != 'provenance'},
     provenance=provenance,
     rig=Rig(lens, size, arrays['camera_from_body']),
+    learned={
+      name.removeprefix(_LEARNED): value
+      for name, value in arrays.items()
+      if name.startswith(_LEARNED)
+    },
+    calibration=json.loads(str(arrays.get('calibration', '{}'))),
   )

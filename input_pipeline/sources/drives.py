@@ -53,6 +53,7 @@ class Split:
     image_size: tuple[int, int],
     num_points: int,
     frustum: float | None,
+    resize: str = resizing.STRETCH,
   ):
     """Wraps `dataset`; see `Source` for the arguments."""
     self.dataset = dataset
@@ -62,6 +63,7 @@ class Split:
     self.image_size = image_size
     self._num_points = num_points
     self._frustum = frustum
+    self._resize = resize
 
   def batches(
     self,
@@ -69,6 +71,7 @@ class Split:
     what: tuple[str, ...],
     batch_size: int,
     all_around: bool = False,
+    resize: str = '',
   ) -> Iterator[readings.Batch]:
     """The readings of `rows` in order, see `batches.read_batches`.
 
@@ -77,6 +80,7 @@ class Split:
       what: of 'image', 'points' and 'labels'.
       batch_size: B.
       all_around: keep the scan behind and beside the camera too, as densely.
+      resize: another policy than that of the source, see `resizing`.
     """
     num_points, frustum = self._num_points, self._frustum
     if all_around and frustum:
@@ -90,6 +94,7 @@ class Split:
       image_size=self.image_size,
       num_points=num_points,
       frustum=frustum,
+      resize=resize or self._resize,
     )
 
   def rig(self, row: int) -> schema.Rig:
@@ -104,7 +109,9 @@ class Split:
     found = readings.matching_rig(self.dataset, str(self.frames.drive[row]))
     lens = found.lens
     if lens is not None and found.image_size is not None:
-      lens = resizing.resize_lens(lens, found.image_size, self.image_size)
+      lens = resizing.resize_lens(
+        lens, found.image_size, self.image_size, self._resize
+      )
     return found._replace(lens=lens, image_size=self.image_size)
 
 
@@ -115,6 +122,8 @@ class Source:
     name: of the dataset.
     folder: where it lies.
     image_size: (H, W), pixels, of every image it delivers.
+    resize: how images become `image_size`, see `resizing`.
+    query_resize: the same of those that ask; '' for `resize`.
   """
 
   def __init__(
@@ -128,6 +137,8 @@ class Source:
     image_size: tuple[int, int],
     num_points: int = 1,
     frustum: float = 0.0,
+    resize: str = resizing.STRETCH,
+    query_resize: str = '',
     cross_drive: float = 0.0,
     max_offset: float = 0.0,
     town_run: int = 1,
@@ -146,6 +157,9 @@ class Source:
       image_size: (H, W), pixels.
       num_points: P, points per cloud.
       frustum: radians, see `batches.train_batches`; 0 keeps all around.
+      resize: how photos become `image_size`, see `resizing`; training always
+        stretches them.
+      query_resize: the same of photos that ask; '' for that of the map.
       cross_drive: see `batches.train_batches`.
       max_offset: see `batches.train_batches`.
       town_run: see `batches.train_batches`.
@@ -158,6 +172,7 @@ class Source:
     self.folder = os.path.expanduser(
       data_dir or os.environ.get('TFDS_DATA_DIR', '~/.cache/i2ploc/data')
     )
+    self.resize, self.query_resize = resize, query_resize
     self._splits = dict(train=train, validation=validation, test=test)
     self._form: dict[str, Any] = dict(
       image_size=self.image_size,
@@ -192,7 +207,7 @@ class Source:
       data_dir=self.folder,
       **self._options,
     )
-    return Split(dataset, **self._form)
+    return Split(dataset, **self._form, resize=self.resize)
 
   def train_batches(self, batch_size: int, seed: int) -> grain.DatasetIterator:
     """Endless shuffled training pairs, see `batches.train_batches`."""

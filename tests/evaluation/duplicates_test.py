@@ -13,7 +13,6 @@ from PIL import Image
 from i2ploc import image_files
 from i2ploc.evaluation import duplicates
 from i2ploc.evaluation import questions as questions_lib
-from i2ploc.evaluation import retrieval
 from i2ploc.evaluation import scores
 from tests import shared
 from tests.evaluation import retrieval_test
@@ -88,9 +87,10 @@ class FindTest(absltest.TestCase):
     question = question or self.question
     finder = duplicates.Finder(12, lambda row: self.paths[row])
     if images:
-      finder.see(np.arange(12), self.images)
+      finder.see(np.arange(12), duplicates.picture_bits(self.images))
     outcome = self.ask(question)
-    found = finder.find(question, outcome, lambda rows, _: self.codes[rows])
+    describe = self.codes.__getitem__
+    found = finder.find(question, outcome, describe, describe)
     return found, outcome
 
   def test_each_kind_is_found_and_named(self):
@@ -176,8 +176,22 @@ class EvaluatorTest(absltest.TestCase):
     record = evaluator.predictions['test/photos_one_pool/image_to_image']
     self.assertEqual(set(record.towns), {'0', '1'})
 
+  def test_pictures_are_seen_in_batches_or_by_their_bits(self):
+    images = np.stack([_scene(0), _scene(1), _scene(0)])
+    batch = {'mask': np.array([True, True, False]), 'image': images,
+             'image_index': np.array([4, 2, 2])}  # fmt: skip
+    bits = duplicates.picture_bits(images)
+    for given in (batch, {**batch, 'image': None, 'image_bits': bits}):
+      finder = duplicates.Finder(5)
+      (passed,) = finder.watch('image', [given])
+      self.assertIs(passed, given)
+      self.assertEqual(np.flatnonzero(finder._seen).tolist(), [2, 4])
+      np.testing.assert_array_equal(finder._bits[2], bits[1])
+    (passed,) = duplicates.Finder(5).watch('points', [batch | {
+      'points_index': batch['image_index']
+    }])  # fmt: skip
+
   def test_without_a_finder_nothing_is_said(self):
-    self.assertIsInstance(retrieval.RetrievalEvaluator, type)
     frames = retrieval_test.make_frames(1)
     codes = retrieval_test.codes()
     towers = retrieval_test.Towers(codes, codes)

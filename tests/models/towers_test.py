@@ -18,6 +18,7 @@ from i2ploc.losses import contrastive
 from i2ploc.models import aggregators
 from i2ploc.models import towers as towers_lib
 from i2ploc.models import views
+from i2ploc.models import whitening
 from i2ploc.models.encoders import text
 from i2ploc.models.encoders import vit
 from tests.models import planted
@@ -349,6 +350,7 @@ class TowersTest(parameterized.TestCase):
           aggregators.GeM(features=8),
         )
       ),
+      _changed(around, 'points', head=whitening.Whitening(8)),
     ):
       self.assertEqual(model.towers['points'].num_headings, 0)
       with self.assertRaisesRegex(ValueError, 'no shift of sectors'):
@@ -502,9 +504,10 @@ class PhotosTest(parameterized.TestCase):
   """Towers of images alone."""
 
   def _photos(self, pool, **fields):
+    features = {} if pool == 'vlad' else dict(features=0)
     return _model(
       points=None,
-      aggregator=dict(name=pool, features=0),
+      aggregator=dict(name=pool, **features),
       saliency='none',
       aggregate_cls=pool == 'first',
       **fields,
@@ -530,6 +533,35 @@ class PhotosTest(parameterized.TestCase):
     cls = np.asarray(out['cls'])
     expected = cls / np.linalg.norm(cls, axis=1, keepdims=True)
     np.testing.assert_allclose(descriptor, expected, atol=1e-6)
+
+  def test_a_head_is_of_the_descriptor(self):
+    bare, batch = self._photos('mean'), _batch()
+    head = whitening.Whitening(3)
+    model = _changed(bare, 'image', head=head)
+    variables = planted.towers(model)
+    self.assertEqual(set(variables['map']), {'image_head'})
+    self.assertEqual(set(towers_lib.shapes(bare)), {'params'})
+    z, _ = _apply(bare, variables, batch, side='image')
+    found, out = _apply(model, variables, batch, side='image')
+    expected = head.apply({'map': variables['map']['image_head']}, z)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    tower = model.towers['image']
+    self.assertEqual(tower.head.name, 'image_head')
+    self.assertTrue(tower.has_unit_descriptors)
+
+  def test_variables_of_a_map_pass_through_initialisation(self):
+    model = _changed(self._photos('vlad'), 'image', head=whitening.Whitening(3))
+    variables = towers_lib.CompiledTowers(model, 'image').init(KEY)
+    leaves = jax.tree.leaves(variables['map'])
+    self.assertLen(leaves, 3)
+    self.assertTrue(all(np.isnan(x).all() for x in leaves))
+
+  def test_tokens_of_images_know_their_grid(self):
+    model, batch = self._photos('mean'), _batch()
+    _, out = _apply(model, planted.towers(model), batch, side='image')
+    grid, length = out['tokens'].grid, out['tokens'].mask.shape[1]
+    self.assertEqual((grid.rows, grid.columns), tuple(out['grid']))
+    self.assertEqual(grid.rows * grid.columns, length)
 
   def test_sectors_without_directions_are_named(self):
     model = _model(points=None, saliency='none')

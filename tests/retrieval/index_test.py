@@ -79,6 +79,22 @@ class SearchTest(parameterized.TestCase):
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_allclose(similarities, expected_similarities, atol=1e-6)
 
+  def test_of_several_views_of_a_query_the_most_similar_counts(self):
+    rng = np.random.default_rng(0)
+    index = make_index(unit(rng, 30, 12), [i // 2 for i in range(30)])
+    queries = unit(rng, 7, 5, 12)
+    found = index.search(queries, 15)
+    every = index.descriptors @ np.moveaxis(queries, 1, 2)  # [7, 30, 5]
+    expected = every.max(-1).reshape(7, 15, 2).max(-1)
+    np.testing.assert_allclose(
+      found.similarities, -np.sort(-expected, 1), atol=1e-6
+    )
+    places = np.arange(15)
+    for query, row in zip(queries, expected, strict=True):
+      np.testing.assert_allclose(
+        index.similarities_to(query, places), row, atol=1e-6
+      )
+
   def test_dot_products_are_searched_where_the_map_says_so(self):
     rng = np.random.default_rng(3)
     descriptors = 16 * rng.normal(size=(40, 12)).astype(np.float32)
@@ -265,6 +281,19 @@ class FileTest(parameterized.TestCase):
     self.assertIsNone(loaded.rig.lens)
     self.assertEqual(loaded.rig.image_size, (224, 224))
 
+  def test_what_the_model_learned_from_the_map_goes_along(self):
+    learned = {'map/image_aggregator/centers': np.eye(3, dtype=np.float32)}
+    calibration = {'slope': 2.5, 'reason': ''}
+    index_lib.save_index(
+      dataclasses.replace(self.index, learned=learned, calibration=calibration),
+      self.path,
+    )
+    loaded = index_lib.load_index(self.path, 'abc')
+    self.assertEqual(loaded.calibration, calibration)
+    self.assertEqual(list(loaded.learned), list(learned))
+    for name, value in learned.items():
+      np.testing.assert_array_equal(loaded.learned[name], value)
+
   def test_a_lens_keeps_its_model_and_distortion(self):
     lens = lens_lib.Lens('opencv', LENS.intrinsics, np.array([0.1, 0, 0, 0.2]))
     rig = index_lib.Rig(lens, (64, 208), np.eye(4))
@@ -367,6 +396,7 @@ class FileTest(parameterized.TestCase):
       'rig has no lens, .*mounting',
     ),
     ({'names': np.full(5, '')}, 'names has shape'),
+    ({'learned': {'map/mean': np.full(2, np.nan)}}, 'learned from the map'),
     (
       {'rig': index_lib.Rig(LENS, (1, 1), np.eye(4) * np.nan)},
       'rig holds',

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Residual network of bottlenecks, for images or for anything on a grid.
+"""Residual network, for images or for anything on a grid.
 
 He et al., Deep Residual Learning, CVPR 2016, in the form that torchvision, timm
-and Hugging Face call ResNet-50: a block strides in its 3 x 3 convolution. With
-the defaults it is ResNet-50 without its classifier. BatchNorm looks across the
-batch, so that a gradient cache over micro-batches would not be exact.
+and Hugging Face call ResNet-18 to ResNet-152: a block strides in its first
+3 x 3 convolution. With the defaults it is ResNet-50 without its classifier.
+BatchNorm looks across the batch, so that a gradient cache over micro-batches
+would not be exact.
 """
 
 import chex
@@ -12,6 +13,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2ploc.errors import InputError
 from i2ploc.models.encoders import convolution
 from i2ploc.models.encoders import normalization
 
@@ -79,16 +81,49 @@ class Bottleneck(nn.Module):
     return nn.relu(x + y)
 
 
+class Basic(nn.Module):
+  """Two 3 x 3 convolutions beside a shortcut, of ResNet-18 and ResNet-34.
+
+  Attributes:
+    width: channels of both convolutions, and of the output.
+    stride: downsampling, of both axes.
+    dtype: of the computation.
+  """
+
+  width: int
+  stride: int = 1
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Maps [B, H, W, C] to [B, H / stride, W / stride, width]."""
+
+    def conv_norm(size, stride, name):
+      return ConvNorm(self.width, size, stride, self.dtype, name=name)
+
+    y = conv_norm(3, self.stride, 'first')(x, train)
+    y = conv_norm(3, 1, 'second')(nn.relu(y), train)
+    if self.stride > 1 or x.shape[-1] != self.width:
+      x = conv_norm(1, self.stride, 'shortcut')(x, train)
+    return nn.relu(x + y)
+
+
+BLOCK_KINDS = ('basic', 'bottleneck')
+
+
 class ResNet(nn.Module):
   """Tokens of an image, or of anything on a grid: the cells of the last stage.
 
   Attributes:
     stem_width: channels of the first convolution.
-    widths: of the `Bottleneck`s of each stage; all but the first stage start
-      with a stride of 2.
+    widths: of the blocks of each stage; all but the first stage start with a
+      stride of 2. Fewer stages leave out the last ones of a published network:
+      three end with what its authors call conv4 or layer3.
     depths: number of blocks in each stage.
-    expansion: see `Bottleneck`; tokens have D = expansion * widths[-1].
+    expansion: see `Bottleneck`; 1 for basic blocks. Tokens have
+      D = expansion * widths[-1].
     dtype: of the computation; statistics are always float32.
+    block_kind: of BLOCK_KINDS.
 
   `out`: grid (rows, columns), for four stages a 32nd of the image, rounded up.
   """
@@ -98,11 +133,25 @@ class ResNet(nn.Module):
   depths: tuple[int, ...] = (3, 4, 6, 3)
   expansion: int = 4
   dtype: jnp.dtype = jnp.float32
+  block_kind: str = 'bottleneck'
 
   @property
   def has_cls(self) -> bool:
     """There is no CLS token, hence no attention either."""
     return False
+
+  def _block(self, width, stride, name):
+    if self.block_kind == 'bottleneck':
+      return Bottleneck(width, self.expansion, stride, self.dtype, name=name)
+    if self.block_kind != 'basic':
+      raise InputError(
+        f'unknown block_kind {self.block_kind!r}; known: {BLOCK_KINDS}'
+      )
+    if self.expansion != 1:
+      raise InputError(
+        f'basic blocks have expansion=1, and this is {self.expansion}'
+      )
+    return Basic(width, stride, self.dtype, name=name)
 
   @nn.compact
   def __call__(
@@ -126,8 +175,6 @@ class ResNet(nn.Module):
     for i, (width, depth) in enumerate(stages):
       for j in range(depth):
         stride = 2 if i and not j else 1
-        x = Bottleneck(
-          width, self.expansion, stride, self.dtype, name=f'stage{i}_block{j}'
-        )(x, train)
+        x = self._block(width, stride, f'stage{i}_block{j}')(x, train)
     tokens = x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
     return tokens, {'grid': x.shape[1:3]}

@@ -5,6 +5,7 @@ Checkpoints are named as `sources.find` takes them: a folder, a file, a name of
 its table, or a repository of the Hugging Face hub.
 """
 
+from collections.abc import Callable
 import json
 import os
 import pathlib
@@ -16,22 +17,25 @@ import jax
 import jax.numpy as jnp
 
 from i2ploc.errors import InputError
-from i2ploc.models import aggregators
 from i2ploc.models import projection
 from i2ploc.models import towers as towers_lib
 from i2ploc.models import views
+from i2ploc.models import vlad
+from i2ploc.models.encoders import efficientnet
 from i2ploc.models.encoders import resnet
+from i2ploc.models.encoders import vit
 from i2ploc.models.weights import clip
+from i2ploc.models.weights import efficientnet as efficientnet_lib
 from i2ploc.models.weights import lip_loc
 from i2ploc.models.weights import resnet as resnet_lib
 from i2ploc.models.weights import saliency_i2ploc
 from i2ploc.models.weights import sources
 from i2ploc.models.weights import tensor_files
-from i2ploc.models.weights import vit
+from i2ploc.models.weights import vit as vit_lib
 
 # Whose checkpoints of both towers fit which aggregator.
 METHODS = {
-  aggregators.NetVLAD: saliency_i2ploc,
+  vlad.NetVLAD: saliency_i2ploc,
   projection.ProjectionHead: lip_loc,
 }
 
@@ -48,10 +52,47 @@ class Normalization(NamedTuple):
   std: tuple[float, float, float]
 
 
+class _Family(NamedTuple):
+  """Encoders of one kind.
+
+  Attributes:
+    kind: the encoder's class.
+    make: takes a path and options; returns the encoder.
+    load: takes path, encoder and (H, W) of its images; returns its variables.
+    options: attributes of the encoder that a config may choose.
+  """
+
+  kind: type[nn.Module]
+  make: Callable[..., nn.Module]
+  load: Callable[..., dict]
+  options: tuple[str, ...]
+
+
+_RESNET = _Family(
+  resnet.ResNet,
+  resnet_lib.make_resnet,
+  lambda path, model, _: resnet_lib.load_resnet_variables(path, model),
+  ('num_stages',),
+)
+_EFFICIENTNET = _Family(
+  efficientnet.EfficientNetLite0,
+  efficientnet_lib.make_efficientnet,
+  lambda path, model, _: efficientnet_lib.load_efficientnet_variables(
+    path, model
+  ),
+  ('stage', 'padding'),
+)
+_VIT = _Family(
+  vit.ViT,
+  lambda path, **options: vit_lib.make_vit(path).clone(**options),
+  vit_lib.load_vit_variables,
+  ('block', 'facet', 'remat'),
+)
+
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-# Where a folder has no preprocessor_config.json, by the family of encoders.
-_BY_FAMILY = {
+# Where a folder has no preprocessor_config.json, by the type in config.json.
+_BY_TYPE = {
   'clip': Normalization(clip.IMAGE_MEAN, clip.IMAGE_STD),
   'clip_vision_model': Normalization(clip.IMAGE_MEAN, clip.IMAGE_STD),
   'vit': _HALF,
@@ -59,21 +100,32 @@ _BY_FAMILY = {
 
 
 def make_encoder(
-  checkpoint: str | os.PathLike, dtype: jnp.dtype = jnp.float32
+  checkpoint: str | os.PathLike,
+  dtype: jnp.dtype = jnp.float32,
+  **options: Any,
 ) -> nn.Module:
   """The image encoder of a checkpoint, without its variables.
 
   Args:
     checkpoint: see the module.
     dtype: of the computation.
+    **options: which features: block and facet of a `vit.ViT`, num_stages of a
+      `resnet.ResNet`, stage and padding of an `EfficientNetLite0`.
 
   Raises:
     MissingFileError: nothing there.
-    InputError: damaged, or no encoder that is known here.
+    InputError: damaged, no encoder that is known here, or an option that it
+      does not have.
   """
   path = sources.find(checkpoint)
-  make = resnet_lib.make_resnet if _is_resnet(path) else vit.make_vit
-  return make(path).clone(dtype=dtype)
+  family = _family(path)
+  unknown = sorted(set(options) - set(family.options))
+  if unknown:
+    raise InputError(
+      f'{checkpoint}: its encoder has no {", ".join(unknown)}; it takes '
+      f'{", ".join(family.options)}'
+    )
+  return family.make(path, **options).clone(dtype=dtype)
 
 
 def normalization(checkpoint: str | os.PathLike) -> Normalization:
@@ -83,7 +135,7 @@ def normalization(checkpoint: str | os.PathLike) -> Normalization:
 
   Raises:
     MissingFileError: nothing there.
-    InputError: the file is damaged.
+    InputError: the file is damaged, or no encoder that is known here.
   """
   path = sources.find(checkpoint)
   fields = _json(path / 'preprocessor_config.json')
@@ -91,7 +143,9 @@ def normalization(checkpoint: str | os.PathLike) -> Normalization:
     return Normalization(
       tuple(fields['image_mean']), tuple(fields['image_std'])
     )
-  return _BY_FAMILY.get(_family(path), IMAGENET)
+  if _family(path) is _EFFICIENTNET:
+    return Normalization(efficientnet_lib.MEAN, efficientnet_lib.STD)
+  return _BY_TYPE.get(_model_type(path), IMAGENET)
 
 
 def with_encoders(
@@ -175,6 +229,7 @@ def _load_images(checkpoint, model):
 def _encoders(checkpoint, model):
   """Variables of the encoders that a checkpoint is for, by side."""
   path = sources.find(checkpoint)
+  family = _family(path)
   loaded = {}
   for side, tower in model.towers.items():
     if isinstance(tower.view, views.Image):
@@ -183,10 +238,13 @@ def _encoders(checkpoint, model):
       size = tower.view.shape
     else:
       continue
-    if isinstance(tower.encoder, resnet.ResNet):
-      loaded[side] = resnet_lib.load_resnet_variables(path, tower.encoder)
-    else:
-      loaded[side] = vit.load_vit_variables(path, tower.encoder, size)
+    if not isinstance(tower.encoder, family.kind):
+      raise InputError(
+        f'{path} fits a {family.kind.__name__}, and the {side} encoder is a '
+        f"{type(tower.encoder).__name__}: set the config's model.{side} to "
+        "{name: 'published', checkpoint: ...}, or take other weights"
+      )
+    loaded[side] = family.load(path, tower.encoder, size)
   return loaded
 
 
@@ -194,15 +252,18 @@ def _looks_like_an_image(view):
   return isinstance(view, views.RangeImage) and view.encoding == 'released'
 
 
-def _is_resnet(path: pathlib.Path) -> bool:
-  family = _family(path)
-  if family is not None:
-    return family == 'resnet'
+def _family(path: pathlib.Path) -> _Family:
+  """What the encoder of a folder or file is."""
+  kind = _model_type(path)
+  if kind is not None:
+    return _RESNET if kind == 'resnet' else _VIT
   names = tensor_files.read_tensors(path)
-  return resnet_lib.names_of(names) is not None
+  if efficientnet_lib.is_efficientnet(names):
+    return _EFFICIENTNET
+  return _VIT if resnet_lib.names_of(names) is None else _RESNET
 
 
-def _family(path) -> str | None:
+def _model_type(path) -> str | None:
   """What config.json calls the encoder."""
   return _json(path / 'config.json').get('model_type')
 

@@ -7,6 +7,7 @@ themselves.
 """
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 import itertools
 import pathlib
 from typing import Any
@@ -21,8 +22,11 @@ from i2ploc.models.encoders import resnet
 from i2ploc.models.weights import load
 from i2ploc.models.weights import tensor_files
 
-# Of the three convolutions of a bottleneck.
-PARTS = ('reduce', 'mix', 'expand')
+# Of the convolutions of a block, by its kind.
+PARTS = {
+  'basic': ('first', 'second'),
+  'bottleneck': ('reduce', 'mix', 'expand'),
+}
 
 
 class ResNetNames(NamedTuple):
@@ -31,7 +35,7 @@ class ResNetNames(NamedTuple):
   Attributes:
     stem: the first convolution and its norm.
     block: what precedes the names of a block's parts; {stage} from 0, {i}.
-    parts: convolution and norm of each of PARTS.
+    parts: convolution and norm of each of PARTS; a basic block has two.
     shortcut: convolution and norm.
     first_stage: the number of the first stage.
     unused: patterns of tensors that the encoder does without.
@@ -98,7 +102,8 @@ def resnet_rules(
     for i in range(depth):
       to = f'stage{stage}_block{i}'
       start = prefix + names.block.format(stage=stage + names.first_stage, i=i)
-      for part, pair in zip(PARTS, names.parts, strict=True):
+      parts = PARTS[model.block_kind]
+      for part, pair in zip(parts, names.parts[: len(parts)], strict=True):
         rules += conv_norm(f'{to}/{part}', pair, start)
       if not i and _has_shortcut(model, stage):
         rules += conv_norm(f'{to}/shortcut', names.shortcut, start)
@@ -128,16 +133,19 @@ class _Checkpoint(NamedTuple):
   channels: int
 
 
-def make_resnet(path: str | pathlib.Path) -> resnet.ResNet:
+def make_resnet(path: str | pathlib.Path, num_stages: int = 0) -> resnet.ResNet:
   """The encoder of a checkpoint, without its variables; see `load_resnet`."""
-  return resnet.ResNet(**_read(path).attributes)
+  return resnet.ResNet(**_attributes(path, _read(path), num_stages))
 
 
-def load_resnet(path: str | pathlib.Path) -> tuple[resnet.ResNet, dict]:
+def load_resnet(
+  path: str | pathlib.Path, num_stages: int = 0
+) -> tuple[resnet.ResNet, dict]:
   """The encoder of a checkpoint.
 
   Args:
     path: a file or folder of tensors, see `tensor_files.read_tensors`.
+    num_stages: the first stages to take; 0 for all.
 
   Returns:
     model: `model.apply(variables, images)`, for images [B, H, W, C] that are
@@ -147,11 +155,25 @@ def load_resnet(path: str | pathlib.Path) -> tuple[resnet.ResNet, dict]:
   Raises:
     MissingFileError: nothing there.
     InputError: damaged, unknown or ill-fitting checkpoints, see
-      `load.convert`.
+      `load.convert`; more stages than it has.
   """
   checkpoint = _read(path)
-  model = resnet.ResNet(**checkpoint.attributes)
+  model = resnet.ResNet(**_attributes(path, checkpoint, num_stages))
   return model, _variables(path, checkpoint, model)
+
+
+def _attributes(path, checkpoint, num_stages):
+  """Of the encoder of the first stages."""
+  attributes = dict(checkpoint.attributes)
+  count = len(attributes['depths'])
+  if not 0 <= num_stages <= count:
+    raise InputError(
+      f'{path} has {count} stages, and num_stages is {num_stages}: give 1 to '
+      f'{count}, or 0 for all'
+    )
+  for name in ('widths', 'depths'):
+    attributes[name] = attributes[name][: num_stages or count]
+  return attributes
 
 
 def load_resnet_variables(
@@ -165,7 +187,8 @@ def load_resnet_variables(
       the checkpoint's, which the message gives.
   """
   checkpoint = _read(path)
-  wanted = checkpoint.attributes
+  count = min(len(model.depths), len(checkpoint.attributes['depths']))
+  wanted = _attributes(path, checkpoint, count)
   found = {k: _plain(getattr(model, k)) for k in wanted}
   other = {k: v for k, v in wanted.items() if found[k] != v}
   if other:
@@ -177,17 +200,21 @@ def load_resnet_variables(
 
 
 def _plain(value):
-  return value if isinstance(value, int) else tuple(value)
+  return value if isinstance(value, int | str) else tuple(value)
 
 
 def _variables(path, checkpoint, model):
   """A checkpoint as variables of `model`."""
   images = jnp.zeros((1, 64, 64, checkpoint.channels))
+  whole = resnet.ResNet(**checkpoint.attributes)
+  rules = resnet_rules(checkpoint.names, whole)
+  # Of the stages that were left out: known all the same.
+  known = tuple(source for rule in rules for source in rule.sources)
   return load.convert(
     checkpoint.tensors,
     resnet_rules(checkpoint.names, model),
     jax.eval_shape(model.init, jax.random.key(0), images),
-    ignore=checkpoint.names.unused,
+    ignore=(*checkpoint.names.unused, *known),
     name=str(path),
   )
 
@@ -200,7 +227,7 @@ def names_of(tensors: Iterable[str]) -> tuple[ResNetNames, str] | None:
     ends = [name for name in tensors if f'.{name}'.endswith(f'.{stem}')]
     start = min(ends, key=len, default=stem).removesuffix(stem)
     first = names.block.format(stage=names.first_stage, i=0)
-    if f'{start}{first}{names.parts[2][0]}.weight' in tensors:
+    if f'{start}{first}{names.parts[1][0]}.weight' in tensors:
       return names, start
   return None
 
@@ -216,16 +243,23 @@ def _read(path):
       for name, tensor in tensors.items()
       if name.startswith(start)
     }
-    return _Checkpoint(inside, names, *_sizes(inside, names))
+    return _Checkpoint(inside, names, *sizes_of(inside, names))
   raise InputError(
-    f'{path} is no ResNet of bottlenecks: it has neither the names of '
-    'torchvision and timm (conv1.weight, layer1.0.conv3.weight and so on) nor '
-    'those of Hugging Face; ResNets 50, 101 and 152 are known'
+    f'{path} is no ResNet: it has neither the names of torchvision and timm '
+    '(conv1.weight, layer1.0.conv2.weight and so on) nor those of Hugging '
+    'Face; ResNets 18, 34, 50, 101 and 152 are known'
   )
 
 
-def _sizes(tensors, names):
-  """Attributes of the encoder, and channels of its images."""
+def sizes_of(
+  tensors: Mapping[str, np.ndarray], names: ResNetNames
+) -> tuple[dict[str, Any], int]:
+  """Attributes of the encoder, and channels of its images.
+
+  Args:
+    tensors: of an encoder alone, without a prefix.
+    names: what they are called.
+  """
 
   def kernel(stage, i, part=0):
     start = names.block.format(stage=stage + names.first_stage, i=i)
@@ -237,12 +271,14 @@ def _sizes(tensors, names):
   stages = range(count(lambda stage: kernel(stage, 0)))
   widths = tuple(len(kernel(stage, 0)) for stage in stages)
   stem = tensors[f'{names.stem[0]}.weight']
+  last = kernel(0, 0, part=2)
   attributes = dict(
     stem_width=len(stem),
     widths=widths,
     depths=tuple(
       count(lambda i, stage=stage: kernel(stage, i)) for stage in stages
     ),
-    expansion=len(kernel(0, 0, part=2)) // widths[0],
+    expansion=1 if last is None else len(last) // widths[0],
+    block_kind='basic' if last is None else 'bottleneck',
   )
   return attributes, stem.shape[1]

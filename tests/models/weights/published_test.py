@@ -116,6 +116,18 @@ class PhotosTest(parameterized.TestCase):
     shapes = jax.tree.map(lambda x: x.shape, towers.shapes(model))
     self.assertEqual(jax.tree.map(np.shape, variables), shapes)
 
+  def test_a_config_chooses_the_features(self):
+    path = str(shared.GOLDEN / 'dinov2_tiny')
+    image = dict(name='published', checkpoint=path, block=2, facet='key')
+    model = self._vit((28, 42), image=image)
+    encoder = model.towers['image'].encoder
+    self.assertEqual((encoder.block, encoder.facet), (2, 'key'))
+    variables = published.load_variables(path, model)
+    params = variables['params']['image']
+    self.assertEqual(set(params['blocks_1']['attention']), {'qkv'})
+    with self.assertRaisesRegex(ValueError, 'no stage; it takes block, facet'):
+      published.make_encoder(path, stage=3)
+
   def test_a_resnet_is_one_too(self):
     path = self.folder / 'resnet.safetensors'
     safetensors_numpy.save_file(resnet_tensors.torchvision(), path)
@@ -136,6 +148,14 @@ class PhotosTest(parameterized.TestCase):
       factory.make_model(
         **fields | dict(aggregator=dict(name='first'), aggregate_cls=True)
       )
+
+  def test_an_encoder_of_another_kind_is_named(self):
+    path = self.folder / 'resnet.safetensors'
+    safetensors_numpy.save_file(resnet_tensors.torchvision(), path)
+    with self.assertRaisesRegex(
+      ValueError, 'fits a ResNet, and the image .*ViT'
+    ):
+      published.load_variables(path, self._vit())
 
   def test_pixels_are_normalised_as_the_checkpoint_says_or_its_family(self):
     self.assertEqual(

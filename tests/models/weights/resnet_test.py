@@ -3,6 +3,7 @@
 
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -12,6 +13,7 @@ from safetensors import numpy as safetensors_numpy
 
 from i2ploc.models.encoders import resnet
 from i2ploc.models.weights import resnet as resnet_lib
+from i2ploc.models.weights import tensor_files
 from tests import shared
 from tests.models.weights import resnet_tensors
 from tests.models.weights import torch_file
@@ -78,10 +80,85 @@ class LoadTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r'fits an encoder with .*\(1, 2\)'):
       self._load(depths=(2, 2))
 
-  def test_basic_blocks_are_not_bottlenecks(self):
-    tensors = {k: v for k, v in self.tensors.items() if 'conv3' not in k}
-    with self.assertRaisesRegex(ValueError, 'no ResNet of bottlenecks'):
+  def test_the_first_stages_alone(self):
+    _, whole = self._load()
+    model, found = resnet_lib.load_resnet(self.path, num_stages=1)
+    self.assertEqual((model.widths, model.depths), ((2,), (1,)))
+    for name, tree in found.items():
+      self.assertEqual(set(tree), {'stem', 'stage0_block0'})
+      for part, leaves in tree.items():
+        self._assert_same(leaves, whole[name][part])
+    given = self._load(widths=(2,), depths=(1,))
+    self._assert_same(given, found)
+    with self.assertRaisesRegex(ValueError, 'has 2 stages, and num_stages is'):
+      resnet_lib.make_resnet(self.path, num_stages=3)
+    with self.assertRaisesRegex(ValueError, r'fits an encoder with .*\(1, 2\)'):
+      self._load(widths=(2, 3, 4), depths=(1, 2, 1))
+    # What is left aside is what the stages have, not whatever is there.
+    strange = {'layer2.0.se.weight': np.ones(3, np.float32)}
+    with self.assertRaisesRegex(ValueError, r'Unknown .*layer2.0.se.weight\.'):
+      self._load(self.tensors | strange, widths=(2,), depths=(1,))
+
+  def _assert_same(self, found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+  @parameterized.parameters(
+    ('resnet18', 11_689_512, 512),
+    ('resnet34', 21_797_672, 512),
+    ('resnet50', 25_557_032, 2048),
+    ('resnet101', 44_549_160, 2048),
+    ('resnet152', 60_192_808, 2048),
+  )
+  def test_the_published_sizes_by_their_names(self, name, count, features):
+    fields = resnet_tensors.PUBLISHED[name]
+    model = resnet.ResNet(**fields)
+    tensors = resnet_tensors.torchvision(
+      model, fill=lambda shape: np.broadcast_to(np.float32(0.5), shape)
+    )
+    with mock.patch.object(tensor_files, 'read_tensors', return_value=tensors):
+      self.assertEqual(resnet_lib.make_resnet('x'), model)
+      cut = resnet_lib.make_resnet('x', num_stages=3)
+      found = resnet_lib.load_resnet_variables('x', cut)
+    images = jax.ShapeDtypeStruct((1, 64, 96, 3), np.float32)
+    tokens, out = jax.eval_shape(cut.apply, found, images)
+    self.assertEqual(tokens.shape, (1, 24, features // 2))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    own = sum(x.size for x in jax.tree.leaves(shapes['params']))
+    self.assertEqual(own, count - 1000 * (features + 1))  # no classifier
+    # Every tensor has its rule, and every array its tensor.
+    rules = resnet_lib.resnet_rules(resnet_lib.TORCHVISION, model)
+    named = {source for rule in rules for source in rule.sources}
+    unused = {n for n in tensors if n.startswith('fc.') or 'num_batches' in n}
+    self.assertEqual(named, set(tensors) - unused)
+    self.assertLen({rule.path for rule in rules}, len(rules))
+
+  @parameterized.parameters('torchvision', 'hugging_face')
+  def test_basic_blocks(self, family):
+    fields = dict(FIELDS, expansion=1, block_kind='basic')
+    tensors = resnet_tensors.torchvision(resnet.ResNet(**fields))
+    kernel = tensors['layer2.1.conv2.weight']
+    if family == 'hugging_face':
+      tensors = resnet_tensors.as_hugging_face(tensors)
+    model, found = self._load(tensors)
+    self.assertEqual({k: getattr(model, k) for k in fields}, fields)
+    np.testing.assert_array_equal(
+      found['params']['stage1_block1']['second']['conv']['kernel'],
+      kernel.transpose(2, 3, 1, 0),
+    )
+
+  def test_networks_of_other_kinds_are_told(self):
+    tensors = {k: v for k, v in self.tensors.items() if 'conv2' not in k}
+    with self.assertRaisesRegex(ValueError, 'is no ResNet: .*18, 34'):
       self._load(tensors)
+    # The variant of timm that averages before its shortcut.
+    shortcut = 'layer2.0.downsample'
+    for part in ('weight', 'bias', 'running_mean', 'running_var'):
+      name = f'{shortcut}.1.{part}'
+      self.tensors[f'{shortcut}.2.{part}'] = self.tensors.pop(name)
+    name = f'{shortcut}.0.weight'
+    self.tensors[f'{shortcut}.1.weight'] = self.tensors.pop(name)
+    with self.assertRaisesRegex(ValueError, 'Unknown .*downsample.2.bias'):
+      self._load(self.tensors)
     with self.assertRaisesRegex(FileNotFoundError, 'nowhere'):
       resnet_lib.load_resnet(self.folder / 'nowhere.pth')
 

@@ -58,6 +58,11 @@ class TensorFilesTest(parameterized.TestCase):
     torch_file.save(content, path)
     return path
 
+  def _old_torch(self, content):
+    path = self.folder / 'old.pth'
+    torch_file.save_old(content, path)
+    return path
+
   def _safetensors(self):
     path = self.folder / 'model.safetensors'
     safetensors_numpy.save_file(WEIGHTS, path)
@@ -66,8 +71,9 @@ class TensorFilesTest(parameterized.TestCase):
   def test_safetensors_and_torch_files_hold_the_same(self):
     found = tensor_files.read_tensors(self._safetensors())
     self._assert_tensors(found, WEIGHTS)
-    found = tensor_files.read_tensors(self._torch(WEIGHTS))
-    self._assert_tensors(found, WEIGHTS)
+    for path in (self._torch(WEIGHTS), self._old_torch(WEIGHTS)):
+      found = tensor_files.read_tensors(path)
+      self._assert_tensors(found, WEIGHTS)
 
   def test_onnx_files_are_read_by_the_name_of_the_layer(self):
     path = self.folder / 'model.onnx'
@@ -91,8 +97,9 @@ class TensorFilesTest(parameterized.TestCase):
       'empty': MATRIX[:0],
       'repeated': np.broadcast_to(MATRIX[1], (3, 6)),
     }
-    found = tensor_files.read_tensors(self._torch(views))
-    self._assert_tensors(found, views)
+    for path in (self._torch(views), self._old_torch(views)):
+      found = tensor_files.read_tensors(path)
+      self._assert_tensors(found, views)
 
   def test_training_checkpoints_hold_more_than_weights(self):
     wrapped = collections.OrderedDict(
@@ -144,7 +151,11 @@ class TensorFilesTest(parameterized.TestCase):
       tensor_files.read_tensors(self.folder)
 
   def test_wherever_a_file_ends_it_is_named(self):
-    for path in (self._safetensors(), self._torch(WEIGHTS)):
+    for path in (
+      self._safetensors(),
+      self._torch(WEIGHTS),
+      self._old_torch(WEIGHTS),
+    ):
       content = path.read_bytes()
       part = self.folder / f'part_of_{path.name}'
       for size in np.linspace(0, len(content) - 1, 40, dtype=int):
@@ -176,9 +187,10 @@ class TensorFilesTest(parameterized.TestCase):
 
   def test_a_pickle_runs_nothing(self):
     mark = self.folder / 'harm'
-    path = self._torch({'weight': MATRIX, 'x': _Harmful(str(mark))})
-    with self.assertRaisesRegex(ValueError, r'weights.pth .*\.mkdir.* refused'):
-      tensor_files.read_tensors(path)
+    content = {'weight': MATRIX, 'x': _Harmful(str(mark))}
+    for path in (self._torch(content), self._old_torch(content)):
+      with self.assertRaisesRegex(ValueError, r'\.pth .*\.mkdir.* refused'):
+        tensor_files.read_tensors(path)
     self.assertFalse(mark.exists())
     # The planted harm is real.
     with zipfile.ZipFile(self._torch(_Harmful(str(mark)))) as archive:
@@ -189,7 +201,7 @@ class TensorFilesTest(parameterized.TestCase):
     (b'<!DOCTYPE html><html>', 'neither safetensors, ONNX nor'),
     (b'', 'neither safetensors, ONNX nor'),
     (b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'),
-    (pickle.dumps({'weight': 1}), 'torch before 1.6'),
+    (pickle.dumps({'weight': 1}), 'is a pickle, and not one of torch'),
   )
   def test_foreign_files_are_named_with_a_remedy(self, content, message):
     path = self.folder / 'foreign.bin'

@@ -81,18 +81,38 @@ def tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple):
   return _Rebuild(_Storage(storage), offset, shape, strides, False, {})
 
 
+def _pickled(content):
+  """The pickle of `content`, and the storages that it names by number."""
+  file, modules = io.BytesIO(), _torch()
+  with mock.patch.dict(sys.modules, modules):
+    pickler = _Pickler(file, modules)
+    pickler.dump(content)
+  return file.getvalue(), pickler.storages
+
+
+def save_old(content: Any, path: pathlib.Path) -> None:
+  """Writes `content` as torch did before 1.6; see `save`."""
+  pickled, storages = _pickled(content)
+  system = dict(protocol_version=1001, little_endian=True, type_sizes={})
+  keys = [str(key) for key in range(len(storages))]
+  with path.open('wb') as file:
+    for part in (0x1950A86A20F9469CFC6C, 1001, system):
+      pickle.dump(part, file, protocol=2)
+    file.write(pickled)
+    pickle.dump(keys, file, protocol=2)
+    for array in storages:
+      file.write(array.size.to_bytes(8, 'little') + array.tobytes())
+
+
 def save(content: Any, path: pathlib.Path) -> None:
   """Writes `content`, in which arrays stand for tensors.
 
   An array may be a strided view of another, contiguous one.
   """
-  file, modules = io.BytesIO(), _torch()
-  with mock.patch.dict(sys.modules, modules):
-    pickler = _Pickler(file, modules)
-    pickler.dump(content)
+  pickled, storages = _pickled(content)
   with zipfile.ZipFile(path, 'w') as archive:
-    archive.writestr('archive/data.pkl', file.getvalue())
+    archive.writestr('archive/data.pkl', pickled)
     archive.writestr('archive/byteorder', 'little')
-    for key, array in enumerate(pickler.storages):
+    for key, array in enumerate(storages):
       archive.writestr(f'archive/data/{key}', array.tobytes())
     archive.writestr('archive/version', '3\n')

@@ -121,6 +121,25 @@ class LoadTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'stem_widths'):
       vit_lib.load_vit_variables(self.folder, vit.ViT(**VIT, **stem), (32, 32))
 
+  @parameterized.parameters((2, 'token'), (3, 'value'))
+  def test_fewer_blocks_are_the_same_ones(self, block, facet):
+    tensors = self._copy()
+    _, whole = vit_lib.load_vit(self.folder, (32, 32))
+    model = vit.ViT(**VIT, epsilon=1e-12, block=block, facet=facet)
+    found = vit_lib.load_vit_variables(self.folder, model, (32, 32))
+    params = found['params']
+    self.assertNotIn('norm', params)
+    self.assertLen([name for name in params if 'blocks' in name], block)
+    self.assertEqual('expand' in params[f'blocks_{block - 1}'], block == 2)
+    whole = dict(jax.tree_util.tree_leaves_with_path(whole))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(found):
+      np.testing.assert_array_equal(leaf, whole[path])
+    # What is left aside is what the blocks have, not whatever is there.
+    tensors['encoder.layer.2.adapter.weight'] = np.ones(3, np.float32)
+    self._save(tensors)
+    with self.assertRaisesRegex(ValueError, 'Unknown .*layer.2.adapter'):
+      vit_lib.load_vit_variables(self.folder, model, (32, 32))
+
   def test_images_must_tile(self):
     self._copy()
     with self.assertRaisesRegex(ValueError, '32 x 36 pixels do not tile'):
