@@ -255,6 +255,7 @@ ORDER = {
     'descriptor_files',
     'predictions',
     'photo_file',
+    'duplicates',
     'retrieval',
     'tables',
     'saliency',
