@@ -72,7 +72,7 @@ _RESNET = _Family(
   resnet.ResNet,
   resnet_lib.make_resnet,
   lambda path, model, _: resnet_lib.load_resnet_variables(path, model),
-  ('num_stages',),
+  ('stage',),
 )
 _EFFICIENTNET = _Family(
   efficientnet.EfficientNetLite0,
@@ -109,7 +109,7 @@ def make_encoder(
   Args:
     checkpoint: see the module.
     dtype: of the computation.
-    **options: which features: block and facet of a `vit.ViT`, num_stages of a
+    **options: which features: block and facet of a `vit.ViT`, stage of a
       `resnet.ResNet`, stage and padding of an `EfficientNetLite0`.
 
   Raises:
