@@ -67,6 +67,7 @@ class Frames(typing.Protocol):
 
   town: np.ndarray  # [F] str
   drive: np.ndarray  # [F] str
+  frame: np.ndarray  # [F] int, number in the dataset's own file names
   timestamp: np.ndarray  # [F] seconds, comparable inside a drive
   position: np.ndarray  # [F, 3] metres, z up, comparable inside a town
   heading: np.ndarray  # [F] radians about z
@@ -282,6 +283,7 @@ def within_photos(
   *,
   side: str = 'image',
   radii: tuple[float, ...] = PHOTO_RADII,
+  ordered: bool = False,
 ) -> list[Question]:
   """Photos that ask photos, folder by folder, under the name 'photos'.
 
@@ -291,6 +293,8 @@ def within_photos(
       every photo asks all others.
     side: what asks and answers.
     radii: metres within which an answer is right.
+    ordered: the order of the rows is the order of travel, of both sides alike,
+      so that sequences may be asked.
 
   Raises:
     InputError: a folder without a query or without a database.
@@ -319,7 +323,7 @@ def within_photos(
         *rows,
         tuple(radii),
         exclude_self=True,
-        travel=0,
+        travel=int(ordered),
       )
     )
   return found

@@ -14,6 +14,7 @@ from tests.evaluation import drives
 class Frames(NamedTuple):
   town: np.ndarray
   drive: np.ndarray
+  frame: np.ndarray
   timestamp: np.ndarray
   position: np.ndarray
   heading: np.ndarray
@@ -28,6 +29,7 @@ def _table(rows):
   return Frames(
     town,
     drive,
+    time.astype(int),
     time.astype(float),
     np.stack([x, y, 0 * x], 1).astype(float),
     heading,
