@@ -239,6 +239,7 @@ def _encoders(checkpoint, model):
     else:
       continue
     if not isinstance(tower.encoder, family.kind):
+      family.make(path)  # says so if it is none of ours
       raise InputError(
         f'{path} fits a {family.kind.__name__}, and the {side} encoder is a '
         f"{type(tower.encoder).__name__}: set the config's model.{side} to "
