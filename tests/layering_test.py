@@ -28,6 +28,7 @@ MAY_IMPORT = {
   'i2ploc.files': (),
   'i2ploc.image_files': (),
   'i2ploc.geometry': ('i2ploc.compilation',),
+  'i2ploc.photos': ('i2ploc.geometry', 'i2ploc.image_files'),
   'i2ploc.training': ('i2ploc.compilation', 'i2ploc.files'),
   'i2ploc.robust': _GROUND,
   'i2ploc.models': (*_GROUND, 'i2ploc.files'),  # fetched weights
@@ -45,6 +46,7 @@ MAY_IMPORT = {
     'i2ploc.robust',
     'i2ploc.retrieval',
     'i2ploc.localization',
+    'i2ploc.photos',
   ),
   'i2ploc.factory': (*_MEASURES, 'i2ploc.training'),
   'i2ploc.tasks': (
@@ -63,6 +65,7 @@ MAY_IMPORT = {
     'i2ploc.geometry',
     'i2ploc.files',
     'i2ploc.image_files',
+    'i2ploc.photos',
   ),
   'configs': ('configs.common',),
 }
@@ -100,6 +103,16 @@ ORDER = {
     'three_points',
     'five_points',
     'ellipsoid',
+  ),
+  'i2ploc.photos': (
+    'listing',
+    'csv_tables',
+    'footprints',
+    'truth',
+    'answer_lists',
+    'positions',
+    'msls',
+    'album',
   ),
   'i2ploc.robust': (
     'problem',
@@ -188,7 +201,7 @@ ORDER = {
     'relational',
     'metric',
   ),
-  'i2ploc.retrieval': ('relations', 'index', 'sequences'),
+  'i2ploc.retrieval': ('relations', 'index', 'sequences', 'calibration'),
   'i2ploc.objects': (
     'association',
     'detections',
@@ -215,7 +228,13 @@ ORDER = {
     'verification',
     'search',
   ),
-  'i2ploc.localization': ('answer', 'query_files', 'retrieve', 'objects'),
+  'i2ploc.localization': (
+    'answer',
+    'query_files',
+    'retrieve',
+    'sequences',
+    'objects',
+  ),
   'i2ploc.tasks': (
     'task',
     'embedding',
@@ -241,6 +260,8 @@ ORDER = {
     'scores',
     'descriptor_files',
     'predictions',
+    'photo_file',
+    'duplicates',
     'retrieval',
     'tables',
     'saliency',
@@ -280,7 +301,6 @@ ORDER = {
     'kitti_and_kitti360',
     'tum_files',
     'tum_rgbd',
-    'photo_positions',
     'photos',
   ),
   'input_pipeline.synthetic_city': (
@@ -320,8 +340,11 @@ ORDER = {
     'workdir',
     'templates',
     'figures',
+    'thumbnails',
     'recall',
     'charts',
+    'matches',
+    'photos',
     'examples',
     'boxes',
     'answers',

@@ -8,21 +8,21 @@ images and LiDAR scans, or photos and photos. Both are sides of its model.
   index     index.npz
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
 import math
 import pathlib
-import shutil
 from typing import Any
 
 import jax
 import numpy as np
 
 from i2ploc import factory
-from i2ploc import files
 from i2ploc.errors import InputError
 from i2ploc.evaluation import descriptor_files
+from i2ploc.evaluation import photo_file
 from i2ploc.evaluation import pictures
 from i2ploc.evaluation import predictions
 from i2ploc.evaluation import questions as questions_lib
@@ -32,17 +32,21 @@ from i2ploc.evaluation import scores
 from i2ploc.evaluation import tables
 from i2ploc.localization import query_files
 from i2ploc.localization import retrieve
+from i2ploc.localization import sequences as sequence_stage
 from i2ploc.losses import contrastive
+from i2ploc.models import fitting
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
+from i2ploc.models.weights import sources
+from i2ploc.retrieval import calibration as calibration_lib
 from i2ploc.retrieval import index as index_lib
+from i2ploc.retrieval import sequences
+from i2ploc.tasks import embedding as embedding_lib
 from i2ploc.tasks import task as task_lib
 from i2ploc.training import checkpoint
 from i2ploc.training import provenance as provenance_lib
 from i2ploc.training import serialization
 
-# Rows of one partial file of an index that is being built.
-PART_ROWS = 256
 AHEAD, BACK = (0.0,), math.pi
 ANY_HEADING = '_any_heading'
 FILE = 'index.npz'
@@ -112,6 +116,12 @@ def restore(
 
 
 def _training(config, data, towers) -> task_lib.Training:
+  if fitting.needs_fit(towers.model):
+    raise InputError(
+      f'{config.name}: a vocabulary or a whitening is fitted to a map, not'
+      ' trained: set model.whitening to 0 and choose another aggregator.'
+    )
+
   def init(key):
     variables = towers.init(key)
     if config.train.pretrained:
@@ -147,16 +157,37 @@ def _training(config, data, towers) -> task_lib.Training:
   )
 
 
+def _embedding(
+  config, data, towers, variables, questions, workdir
+) -> embedding_lib.Embedding:
+  """Descriptors of the test split, by a model fitted to its map."""
+  return embedding_lib.Embedding(
+    towers,
+    variables,
+    data.split('test'),
+    np.unique(np.concatenate([q.map_rows for q in questions])),
+    batch_size=config.evaluation.batch_size,
+    folder=workdir,
+    origin=_provenance(config, data, towers, variables),
+  )
+
+
 def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
-  """Measures the best checkpoint on the test split."""
+  """Measures the best checkpoint on the test split.
+
+  Of photos among photos the map is described anyway, and becomes an index.
+  """
   restored = restore(config, towers, workdir)
-  evaluator = _evaluator(config, data, towers, 'test')
-  results = dict(evaluator.run(restored.value))
-  results['step'] = float(restored.step)
   split = data.split('test')
   questions = _questions(config, split)
+  embedding = _embedding(
+    config, data, towers, restored.value, questions, workdir
+  )
+  evaluator = _evaluator(config, data, towers, 'test', embedding)
+  results = dict(evaluator.run(embedding.variables))
+  results['step'] = float(restored.step)
   describe = {
-    side: functools.partial(towers.out(side), restored.value)
+    side: functools.partial(towers.out(side), embedding.variables)
     for side in towers.sides
   }
   results |= dict(saliency.saliency_shares(split, questions, describe, 'test'))
@@ -177,8 +208,29 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
       radius=config.index.radius,
     )
   data.save_pictures(workdir, _shown(questions))
+  if towers.sides == (config.map_side,) and len(towers.views) == 1:
+    rows, descriptors = evaluator.embedded[config.map_side]
+    of_map = np.isin(rows, embedding.map_rows)
+    found = _index_of(config, split, descriptors[of_map], towers, embedding)
+    index_lib.save_index(found, workdir / FILE)
+    print(calibration_lib.from_dict(found.calibration).describe())
+  _save_photos(config, data, split, workdir)
+  embedding.remove()
   return task_lib.Evaluation(
     results, tables.text(results, 'test', config.index.radius)
+  )
+
+
+def _save_photos(config, data, split, workdir) -> None:
+  """What a page says of photos; nothing of the readings of drives."""
+  if np.isfinite(split.frames.timestamp).any():
+    return
+  photo_file.save_photos(
+    workdir,
+    split.frames,
+    folder=data.folder,
+    radius=config.index.radius,
+    weights=sources.describe(config.checkpoint),
   )
 
 
@@ -190,8 +242,11 @@ def _shown(questions) -> np.ndarray:
   return np.concatenate([q.query_rows for q in questions if q.name == name])
 
 
-def _evaluator(config, data, towers, role):
+def _evaluator(config, data, towers, role, embedding=None):
   """Recall with a known heading, and on test with an unknown one too.
+
+  The model changes between the evaluations of a training; without `embedding`
+  nothing is kept.
 
   `sync` and `cross` ask a map that looks ahead, `opposite` one that looks
   back. `..._any_heading` asks a map with all views of the index.
@@ -210,24 +265,45 @@ def _evaluator(config, data, towers, role):
   if BACK in views:
     known['opposite'] = [1]
 
-  def batches(side):
-    around = side == config.map_side and len(views) > 1
-    return lambda rows: split.batches(rows, (side,), size, around)
+  def described(side):
+    turned = views if side == config.map_side else None
+    if embedding is not None:
+      return embedding.described(side, turned)
+    around = turned is not None and len(views) > 1
+    return towers.embed(side, turned), lambda rows: split.batches(
+      rows, (side,), size, around
+    )
 
   sides = dict.fromkeys((config.query_side, config.map_side))
+  how = {side: described(side) for side in sides}
   return retrieval.RetrievalEvaluator(
     role,
-    embed={
-      side: towers.embed(side, views if side == config.map_side else None)
-      for side in sides
-    },
-    batches={side: batches(side) for side in sides},
+    embed={side: embed for side, (embed, _) in how.items()},
+    batches={side: batches for side, (_, batches) in how.items()},
+    asking=_asking(config, data, embedding),
     frames=split.frames,
     questions=questions,
-    sequence_stride=config.evaluation.sequence_stride,
+    sequence=_sequence(config),
+    any_frame=config.sequence.length > 1,
     views=known,
-    temperature=functools.partial(_temperature, config, towers),
+    confidence=functools.partial(_confidence, config, towers, split, embedding),
   )
+
+
+def _sequence(config) -> sequences.Sequence:
+  """What is measured beside single readings: what is asked, or 3 frames."""
+  asked = sequences.Sequence(**config.sequence)
+  if asked.length > 1:
+    return asked
+  return sequences.Sequence(stride=config.evaluation.sequence_stride)
+
+
+def _asking(config, data, embedding):
+  """How queries are embedded, where not as the map."""
+  policy, side = data.query_resize, config.query_side
+  if embedding is None or policy in ('', data.resize):
+    return {}
+  return {side: embedding.described(side, resize=policy)}
 
 
 def _questions(config, split) -> list[questions_lib.Question]:
@@ -239,6 +315,7 @@ def _questions(config, split) -> list[questions_lib.Question]:
       split.queries,
       side=config.map_side,
       radii=tuple(fields.radii),
+      ordered=config.sequence.length > 1,
     )
   return questions_lib.between_drives(
     frames,
@@ -250,11 +327,20 @@ def _questions(config, split) -> list[questions_lib.Question]:
   )
 
 
-def _temperature(config, towers, variables) -> scores.Temperature | None:
+def _confidence(
+  config, towers, split, embedding, variables, embedded
+) -> scores.Confidence | None:
+  """What tells how sure first answers are; None if nothing does."""
   scale = _scale(config, towers, variables)
-  return (
-    None if scale is None else scores.Temperature(scale, config.index.radius)
-  )
+  if scale is not None:
+    return scores.Temperature(scale, config.index.radius)
+  if embedding is None:
+    return None
+  rows, descriptors = embedded[config.map_side]
+  of_map = descriptors[np.isin(rows, embedding.map_rows)]
+  index = _index_of(config, split, of_map, towers, embedding)
+  found = calibration_lib.from_dict(index.calibration)
+  return functools.partial(calibration_lib.first_answers, found)
 
 
 def _scale(config, towers, variables) -> float | None:
@@ -268,34 +354,24 @@ def _scale(config, towers, variables) -> float | None:
 
 
 def _index(config, data, towers, workdir) -> str:
-  """Embeds the map drives of the test split; writes index.npz.
+  """Embeds the map of the test split; writes index.npz.
 
   Finished parts survive a kill: the next run embeds only what is missing.
   """
   restored = restore(config, towers, workdir)
-  provenance = _provenance(config, data, towers, restored.value)
   split = data.split('test')
   questions = _questions(config, split)
-  rows = np.unique(np.concatenate([q.map_rows for q in questions]))
-  # Parts of another model, config or map are never mixed in.
-  digest = hashlib.sha256(json.dumps(provenance).encode())
-  digest.update(split.frames.world_from_body[rows].tobytes())
-  folder = workdir / 'index_parts' / digest.hexdigest()[:16]
-  embed = functools.partial(
-    towers.embed(config.map_side, towers.views), restored.value
+  embedding = _embedding(
+    config, data, towers, restored.value, questions, workdir
   )
-  parts, size = [], config.evaluation.batch_size
-  for start in range(0, len(rows), PART_ROWS):
-    part = rows[start : start + PART_ROWS]
-    batches = functools.partial(
-      split.batches, part, (config.map_side,), size, len(towers.views) > 1
-    )
-    path = folder / f'{start:08d}.npz'
-    parts.append(_embed_part(embed, batches, path))
-    print(f'indexed {start + len(part)} of {len(rows)} readings', flush=True)
-  found = _index_of(split, rows, np.concatenate(parts), towers, provenance)
+  _, batches = embedding.described(config.map_side, towers.views)
+  descriptors = np.concatenate(
+    [batch['descriptors'] for batch in batches(embedding.map_rows)]
+  )
+  found = _index_of(config, split, descriptors, towers, embedding)
   index_lib.save_index(found, workdir / FILE)
-  shutil.rmtree(folder.parent)
+  _save_photos(config, data, split, workdir)
+  embedding.remove()
   return f'{found.num_places} places in {workdir / FILE}'
 
 
@@ -311,23 +387,11 @@ def _provenance(config, data, towers, variables):
   }
 
 
-def _embed_part(embed, batches, path):
-  """Descriptors [N, V, D] of one part of a map, from disk if finished."""
-  if path.exists():
-    return files.load_arrays(path, 'delete it')['descriptors']
-  parts = []
-  for batch in batches():
-    parts.append(np.asarray(embed(batch), np.float32)[batch['mask']])
-  descriptors = np.concatenate(parts)
-  files.save_arrays(path, {'descriptors': descriptors})
-  return descriptors
-
-
-def _index_of(split, rows, descriptors, towers, provenance):
-  """One row of the index per reading and view."""
-  num_views = len(towers.views)
+def _index_of(config, split, descriptors, towers, embedding) -> index_lib.Index:
+  """One row of the index per reading of the map and view [N, V, D]."""
+  rows, num_views = embedding.map_rows, len(towers.views)
   frames = split.frames.take(np.repeat(rows, num_views))
-  return index_lib.Index(
+  index = index_lib.Index(
     descriptors=descriptors.reshape(len(rows) * num_views, -1),
     keys=np.repeat(np.arange(len(rows)), num_views),
     poses=frames.world_from_body,
@@ -335,9 +399,14 @@ def _index_of(split, rows, descriptors, towers, provenance):
     frames=frames.frame,
     names=frames.name,
     views=np.tile(np.asarray(towers.views), len(rows)),
-    provenance=provenance,
+    provenance=embedding.origin,
     rig=index_lib.Rig(*split.rig(rows[0])),
+    learned=embedding.learned,
   )
+  if _scale(config, towers, embedding.variables) is not None:
+    return index
+  calibration = calibration_lib.fit(index, config.index.radius)
+  return dataclasses.replace(index, calibration=calibration.to_dict())
 
 
 def _localizer(config, data, towers, workdir) -> task_lib.Localizer:
@@ -352,18 +421,39 @@ def _localizer(config, data, towers, workdir) -> task_lib.Localizer:
     workdir / FILE,
     expected_fingerprint=serialization.fingerprint(restored.value['params']),
   )
-  embed = functools.partial(towers.embed(config.query_side), restored.value)
-  stage = retrieve.make_stage(
-    index,
-    embed,
-    towers.model.towers[config.query_side].view.size,
-    scale=_scale(config, towers, restored.value),
-    radius=config.index.radius,
-    k=config.index.num_answers,
-    folder=data.folder,
+  policy = data.query_resize or data.resize
+  embed = embedding_lib.each_view(towers.embed(config.query_side), policy)
+  variables = embedding_lib.with_learned(restored.value, index.learned)
+  embed = functools.partial(embed, variables)
+  size = towers.model.towers[config.query_side].view.size
+  sequence = sequences.Sequence(**config.sequence)
+  calibration = None
+  if index.calibration:
+    calibration = calibration_lib.from_dict(index.calibration)
+  stages = (
+    retrieve.make_stage(
+      index,
+      embed,
+      size,
+      scale=_scale(config, towers, restored.value),
+      radius=config.index.radius,
+      k=config.index.num_answers,
+      folder=data.folder,
+      calibration=calibration,
+      resize=policy,
+    ),
+    sequence_stage.make_stage(
+      index,
+      lambda query: retrieve.describe(query, embed, size, policy),
+      sequence,
+      k=config.index.num_answers,
+      folder=data.folder,
+    ),
   )
   lens, image_size, _ = index.rig
   camera = None
   if lens is not None and image_size is not None:
     camera = query_files.Camera(lens, image_size)
-  return task_lib.Localizer((stage,), camera)
+  return task_lib.Localizer(
+    stages, camera, num_images=sequence_stage.span(sequence)
+  )
