@@ -185,6 +185,12 @@ ORDER = {
     'efficientnet',
     'lip_loc',
     'clip',
+    'released',
+    'cosplace',
+    'salad',
+    'mixvpr',
+    'boq',
+    'deep_vg',
     'published',
   ),
   'i2ploc.losses': (
