@@ -48,6 +48,7 @@ Variables = Any  # a pytree of parameters
 Batch = Mapping[str, np.ndarray]
 Embed = Callable[[Variables, Batch], np.ndarray]
 Batches = Callable[[np.ndarray], Iterable[Batch]]
+Asking = tuple[Embed, Batches]
 
 
 class _Embedded(NamedTuple):
@@ -56,6 +57,11 @@ class _Embedded(NamedTuple):
   name: str
   descriptors: np.ndarray  # [N, V, D]
   slot: np.ndarray  # [F], -1 where not embedded
+
+  def listed(self) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [N], ascending, and their descriptors [N, V, D]."""
+    rows = np.flatnonzero(self.slot >= 0)
+    return rows, self.descriptors[self.slot[rows]]
 
   def take(
     self,
@@ -83,6 +89,7 @@ class RetrievalEvaluator:
     predictions: after `run`, the ranked answers by
       '<split>/<protocol>/<direction>'.
     embedded: after `run`, (rows [N], descriptors [N, V, D]) by side.
+    asked: the same of sides whose queries are embedded in another way.
   """
 
   def __init__(
@@ -97,6 +104,7 @@ class RetrievalEvaluator:
     any_frame: bool = False,
     views: Mapping[str, Sequence[int]] | None = None,
     temperature: Callable[[Variables], scores.Temperature | None] | None = None,
+    asking: Mapping[str, Asking] | None = None,
   ):
     """Keeps what a run needs; reads nothing yet.
 
@@ -116,6 +124,8 @@ class RetrievalEvaluator:
         it; all where it is not named. A known heading is a choice of view.
       temperature: of the confidences in `predictions`, from the variables; None
         for none.
+      asking: by side, how its queries are embedded; those of other sides are
+        embedded as the map is.
 
     Raises:
       InputError: if there is no question, one comes twice, or one has no
@@ -145,9 +155,11 @@ class RetrievalEvaluator:
     self._sequence, self._any_frame = sequence, any_frame
     self._views = dict(views or {})
     self._temperature_of = temperature
+    self._asking = dict(asking or {})
     self._temperature: scores.Temperature | None = None
     self.predictions: dict[str, predictions_lib.Predictions] = {}
     self.embedded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    self.asked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
   def run(self, variables: Variables) -> Iterator[tuple[str, float]]:
     """Embeds every reading once and yields (name, value).
@@ -155,21 +167,24 @@ class RetrievalEvaluator:
     Raises:
       InputError: descriptors that are not finite, or rows that no batch held.
     """
-    sides = {}
     if self._temperature_of is not None:
       self._temperature = self._temperature_of(variables)
-    for name, rows in questions_lib.rows_to_embed(
-      self._frames, self._questions
-    ).items():
-      side = sides[name] = _embed_all(
-        name,
-        self._embed[name],
-        variables,
-        self._batches[name](rows),
-        len(self._frames.drive),
+    rows = questions_lib.rows_to_embed(self._frames, self._questions)
+    rows |= {side: self._rows(side, 'map_rows') for side in self._asking}
+    sides = {
+      side: self._embed_rows(
+        side, some, self._embed[side], self._batches[side], variables
       )
-      rows = np.flatnonzero(side.slot >= 0)
-      self.embedded[name] = rows, side.descriptors[side.slot[rows]]
+      for side, some in rows.items()
+    }
+    asking = {
+      side: self._embed_rows(
+        side, self._rows(side, 'query_rows'), *how, variables
+      )
+      for side, how in self._asking.items()
+    }
+    self.embedded = {name: side.listed() for name, side in sides.items()}
+    self.asked = {name: side.listed() for name, side in asking.items()}
     for name in dict.fromkeys(question.name for question in self._questions):
       ways = [
         questions_lib.both_ways(question)
@@ -177,12 +192,29 @@ class RetrievalEvaluator:
         if question.name == name
       ]
       for i, asked in enumerate(zip(*ways, strict=True)):
-        yield from self._direction(asked, sides, main=i == 0)
+        yield from self._direction(
+          asked, {**sides, **asking}, sides, main=i == 0
+        )
+
+  def _rows(self, side: str, which: str) -> np.ndarray:
+    """Rows that ask (`query_rows`) or answer (`map_rows`) with a side."""
+    rows = [
+      getattr(question, which)
+      for question in self._questions
+      if question.query_side == question.map_side == side
+    ]
+    return np.unique(np.concatenate(rows))
+
+  def _embed_rows(self, side, rows, embed, batches, variables) -> _Embedded:
+    return _embed_all(
+      side, embed, variables, batches(rows), len(self._frames.drive)
+    )
 
   def _direction(
     self,
     asked: Sequence[questions_lib.Question],
-    sides: Mapping[str, _Embedded],
+    asking: Mapping[str, _Embedded],
+    answering: Mapping[str, _Embedded],
     *,
     main: bool,
   ) -> Iterator[tuple[str, float]]:
@@ -194,7 +226,7 @@ class RetrievalEvaluator:
       # A drive without scans has images to localize, but no points to ask with.
       if question is None:
         continue
-      outcome = self._ask(question, sides)
+      outcome = self._ask(question, asking, answering)
       outcomes[question.town] = outcome
       records.append(self._record(question, outcome))
     if not outcomes:
@@ -221,15 +253,15 @@ class RetrievalEvaluator:
   def _ask(
     self,
     question: questions_lib.Question,
-    sides: Mapping[str, _Embedded],
+    asking: Mapping[str, _Embedded],
+    answering: Mapping[str, _Embedded],
   ) -> scores.Outcome:
     views = self._views.get(question.name)
-    queries, places = (
-      sides[side].take(rows, self._track, views)
-      for side, rows in (
-        (question.query_side, question.query_rows),
-        (question.map_side, question.map_rows),
-      )
+    queries = asking[question.query_side].take(
+      question.query_rows, self._track, views
+    )
+    places = answering[question.map_side].take(
+      question.map_rows, self._track, views
     )
     runs = None
     if question.travel:

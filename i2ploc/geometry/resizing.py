@@ -8,7 +8,7 @@ threads. How an image becomes one of another shape has a name, a policy:
   stretch       all of it, whatever its shape was ("hard resize")
   crop          its middle: scaled until it covers the size, the rest cut off
   five_crops    its corners and its middle, each as crop; a descriptor is the
-                mean of the five, which is not scaled to length 1 again
+                mean of the five, at unit length
   nearest_crop  the same five, each searched with; the most similar counts
 
 A crop is as large as it can be, so it touches two opposite borders and two
@@ -143,8 +143,8 @@ def join_views(descriptors: np.ndarray, policy: str) -> np.ndarray:
   Raises:
     InputError: an unknown policy, or another number of views.
 
-  >>> join_views(np.arange(5.0)[:, None], 'five_crops')
-  array([[2.]])
+  >>> join_views(np.array([[1.0, 0]] * 3 + [[0, 1.0]] * 2), 'five_crops')
+  array([[0.83205029, 0.5547002 ]])
   """
   if descriptors.shape[-2] != num_views(policy):
     raise InputError(
@@ -152,7 +152,9 @@ def join_views(descriptors: np.ndarray, policy: str) -> np.ndarray:
       f' {descriptors.shape[-2]}.'
     )
   if policy == 'five_crops':
-    return descriptors.mean(-2, keepdims=True)
+    mean = descriptors.mean(-2, keepdims=True)
+    norm = np.linalg.norm(mean, axis=-1, keepdims=True)
+    return mean / np.maximum(norm, 1e-12)
   return descriptors
 
 

@@ -40,13 +40,15 @@ def make_stage(
   k: int,
   folder: str | os.PathLike = '',
   calibration: calibration_lib.Calibration | None = None,
+  resize: str = resizing.STRETCH,
 ) -> answer_lib.Stage:
   """The stage `retrieve`; it needs no answers to start from.
 
   Args:
     index: the map.
     embed: descriptors [1, D] of a batch of one: image uint8 [1, H, W, 3] and,
-      where the query has a lens, intrinsics float32 [1, 3, 3].
+      where the query has a lens, intrinsics float32 [1, 3, 3]. For a policy of
+      V pictures [1, V, D] of [1, V, H, W, 3].
     image_size: (H, W) of the model's images.
     scale: inverse temperature or None, see `localize`.
     radius: metres that count as one place in a confidence.
@@ -54,11 +56,12 @@ def make_stage(
     folder: of the map's data; evidence names the files in it that answer, as
       `image`.
     calibration: see `localize`.
+    resize: how images become `image_size`, see `resizing`.
   """
 
   def retrieve(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:
     del answers
-    descriptors = describe(query, embed, image_size)[None]
+    descriptors = describe(query, embed, image_size, resize)[None]
     found = localize(
       descriptors,
       index,
@@ -76,12 +79,21 @@ def describe(
   query: answer_lib.Query,
   embed: Callable[[Batch], np.ndarray],
   image_size: tuple[int, int],
+  resize: str = resizing.STRETCH,
 ) -> np.ndarray:
-  """The descriptor [D] of a query's image, see `make_stage`."""
-  batch = {'image': resizing.resize_image(query.image, image_size)[None]}
+  """The descriptor [D] of a query's image, or [V, D] of its V crops.
+
+  Args:
+    query: its image and lens count.
+    embed: see `make_stage`.
+    image_size: see `make_stage`.
+    resize: see `make_stage`.
+  """
+  image = resizing.resize_image(query.image, image_size, resize)
+  batch = {'image': image[None]}
   if query.lens is not None:
     matrix = resizing.resize_intrinsics(
-      query.lens.intrinsics, query.image.shape[:2], image_size
+      query.lens.intrinsics, query.image.shape[:2], image_size, resize
     )
     batch['intrinsics'] = np.asarray(matrix, np.float32)[None]
   return np.asarray(embed(batch))[0]
@@ -111,7 +123,7 @@ def localize(
      town within `radius` of it, horizontally, itself included.
 
   Args:
-    queries: [Q, D], of the model that made the index.
+    queries: [Q, D] or [Q, V, D], of the model that made the index.
     index: the map.
     scale: the model's inverse temperature, exp(log_scale); None if it has
       learned none: then the map's `calibration` says how sure an answer is, or
@@ -168,7 +180,8 @@ def _mass(index, query, row, logit, scale, radius) -> float:
   """
   similar = index.similarities_to(query, index.near(row, radius))
   similar = similar.astype(np.float64)
-  own = np.asarray(index.descriptors[row], np.float32) @ query
+  views = np.atleast_2d(query)
+  own = (np.asarray(index.descriptors[row], np.float32) @ views.T).max()
   return float(min(np.exp(scale * (similar - own) + logit).sum(), 1.0))
 
 

@@ -184,10 +184,26 @@ class Index:
   def similarities_to(
     self, query: np.ndarray, places: np.ndarray
   ) -> np.ndarray:
-    """Similarity [N] of a query [D] to the best view of some places [N]."""
+    """Similarity [N] of a query to the best view of some places [N].
+
+    Args:
+      query: [D], or [V, D] of which the most similar view counts.
+      places: int [N], see `near`.
+    """
     rows = self._table[places]
-    seen = np.asarray(self.descriptors, np.float32)[rows] @ query
-    return np.where(rows >= 0, seen, -np.inf).max(-1)
+    views = np.atleast_2d(query)
+    seen = np.asarray(self.descriptors, np.float32)[rows] @ views.T
+    return np.where(rows >= 0, seen.max(-1), -np.inf).max(-1)
+
+  def similarities_to_all(self, query: np.ndarray) -> np.ndarray:
+    """Similarity [K] of a query to the best view of every place.
+
+    Args:
+      query: see `similarities_to`.
+    """
+    views = np.atleast_2d(np.asarray(query, np.float32))
+    seen = (np.asarray(self.descriptors, np.float32) @ views.T).max(-1)
+    return np.where(self._table >= 0, seen[self._table], -np.inf).max(-1)
 
   def search(self, queries: np.ndarray, k: int, scale: float = 1.0) -> Found:
     """The k most similar places of each query, exactly, best first.
@@ -198,7 +214,8 @@ class Index:
     of two.
 
     Args:
-      queries: [Q, D], unit norm unless `similarity` is 'dot'.
+      queries: [Q, D], unit norm unless `similarity` is 'dot'; or [Q, V, D] of V
+        views of each query, of which the most similar counts.
       k: how many places; a map of fewer gives all of them.
       scale: inverse temperature of `Found.log_sum`.
 
@@ -207,6 +224,8 @@ class Index:
         not finite or not of the norm it should have, or k < 1.
     """
     queries = np.asarray(queries, np.float32)
+    if queries.ndim == 2:
+      queries = queries[:, None]
     _check_queries(queries, self.descriptors.shape[1], self.similarity)
     if k < 1:
       raise InputError(f'k={k} places were asked for; ask for at least 1.')
@@ -214,7 +233,7 @@ class Index:
     block = max(
       MIN_QUERIES, _power_of_two(BLOCK_ENTRIES // self._table.size + 1) // 2
     )
-    padded = np.zeros((bucket, queries.shape[1]), np.float32)
+    padded = np.zeros((bucket, *queries.shape[1:]), np.float32)
     padded[: len(queries)] = queries
     found = _search(
       padded,
@@ -240,8 +259,11 @@ def _search(
 
   def search_block(queries: jax.Array) -> tuple[jax.Array, ...]:
     similarities = jnp.matmul(
-      queries, descriptors.T, precision=jax.lax.Precision.HIGHEST
+      queries.reshape(-1, queries.shape[-1]),
+      descriptors.T,
+      precision=jax.lax.Precision.HIGHEST,
     )
+    similarities = similarities.reshape(*queries.shape[:2], -1).max(1)
     views = jnp.where(table >= 0, similarities[:, table], -jnp.inf)
     places = views.max(-1)
     best, first = jax.lax.top_k(places, k)
@@ -249,7 +271,7 @@ def _search(
     weights = jnp.exp(scale * (places - best[:, :1]))
     return best, table[first, view], jnp.log(weights.sum(-1))
 
-  blocks = queries.reshape(-1, block, queries.shape[-1])
+  blocks = queries.reshape(-1, block, *queries.shape[1:])
   best, rows, log_sum = jax.lax.map(search_block, blocks)
   return best.reshape(-1, k), rows.reshape(-1, k), log_sum.reshape(-1)
 
@@ -275,18 +297,18 @@ def _power_of_two(n: int) -> int:
 
 
 def _check_queries(queries: np.ndarray, width: int, similarity: str) -> None:
-  if queries.ndim != 2 or not len(queries):
+  if queries.ndim != 3 or not queries.size:
     raise InputError(
-      f'Query descriptors have shape {queries.shape}; expected [Q, {width}]'
-      ' with at least one query.'
+      f'Query descriptors have shape {queries.shape}; expected [Q, {width}] or'
+      f' [Q, V, {width}] with at least one query.'
     )
-  if queries.shape[1] != width:
+  if queries.shape[2] != width:
     raise InputError(
-      f'Query descriptors have {queries.shape[1]} numbers, the map has {width}:'
+      f'Query descriptors have {queries.shape[2]} numbers, the map has {width}:'
       ' they come from different models. Build the index again with the model'
       ' that embeds the queries.'
     )
-  _check_descriptors('query', queries, similarity)
+  _check_descriptors('query', queries.reshape(-1, width), similarity)
 
 
 def _check_descriptors(

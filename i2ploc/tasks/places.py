@@ -13,14 +13,12 @@ import hashlib
 import json
 import math
 import pathlib
-import shutil
 from typing import Any
 
 import jax
 import numpy as np
 
 from i2ploc import factory
-from i2ploc import files
 from i2ploc.errors import InputError
 from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import pictures
@@ -33,17 +31,17 @@ from i2ploc.evaluation import tables
 from i2ploc.localization import query_files
 from i2ploc.localization import retrieve
 from i2ploc.losses import contrastive
+from i2ploc.models import fitting
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
 from i2ploc.retrieval import index as index_lib
 from i2ploc.retrieval import sequences
+from i2ploc.tasks import embedding as embedding_lib
 from i2ploc.tasks import task as task_lib
 from i2ploc.training import checkpoint
 from i2ploc.training import provenance as provenance_lib
 from i2ploc.training import serialization
 
-# Rows of one partial file of an index that is being built.
-PART_ROWS = 256
 AHEAD, BACK = (0.0,), math.pi
 ANY_HEADING = '_any_heading'
 FILE = 'index.npz'
@@ -113,6 +111,12 @@ def restore(
 
 
 def _training(config, data, towers) -> task_lib.Training:
+  if fitting.needs_fit(towers.model):
+    raise InputError(
+      f'{config.name}: a vocabulary or a whitening is fitted to a map, not'
+      ' trained: set model.whitening to 0 and choose another aggregator.'
+    )
+
   def init(key):
     variables = towers.init(key)
     if config.train.pretrained:
@@ -148,16 +152,37 @@ def _training(config, data, towers) -> task_lib.Training:
   )
 
 
+def _embedding(
+  config, data, towers, variables, questions, workdir
+) -> embedding_lib.Embedding:
+  """Descriptors of the test split, by a model fitted to its map."""
+  return embedding_lib.Embedding(
+    towers,
+    variables,
+    data.split('test'),
+    np.unique(np.concatenate([q.map_rows for q in questions])),
+    batch_size=config.evaluation.batch_size,
+    folder=workdir,
+    origin=_provenance(config, data, towers, variables),
+  )
+
+
 def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
-  """Measures the best checkpoint on the test split."""
+  """Measures the best checkpoint on the test split.
+
+  Of photos among photos the map is described anyway, and becomes an index.
+  """
   restored = restore(config, towers, workdir)
-  evaluator = _evaluator(config, data, towers, 'test')
-  results = dict(evaluator.run(restored.value))
-  results['step'] = float(restored.step)
   split = data.split('test')
   questions = _questions(config, split)
+  embedding = _embedding(
+    config, data, towers, restored.value, questions, workdir
+  )
+  evaluator = _evaluator(config, data, towers, 'test', embedding)
+  results = dict(evaluator.run(embedding.variables))
+  results['step'] = float(restored.step)
   describe = {
-    side: functools.partial(towers.out(side), restored.value)
+    side: functools.partial(towers.out(side), embedding.variables)
     for side in towers.sides
   }
   results |= dict(saliency.saliency_shares(split, questions, describe, 'test'))
@@ -178,6 +203,12 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
       radius=config.index.radius,
     )
   data.save_pictures(workdir, _shown(questions))
+  if towers.sides == (config.map_side,) and len(towers.views) == 1:
+    rows, descriptors = evaluator.embedded[config.map_side]
+    of_map = np.isin(rows, embedding.map_rows)
+    found = _index_of(split, descriptors[of_map], towers, embedding)
+    index_lib.save_index(found, workdir / FILE)
+  embedding.remove()
   return task_lib.Evaluation(
     results, tables.text(results, 'test', config.index.radius)
   )
@@ -191,8 +222,11 @@ def _shown(questions) -> np.ndarray:
   return np.concatenate([q.query_rows for q in questions if q.name == name])
 
 
-def _evaluator(config, data, towers, role):
+def _evaluator(config, data, towers, role, embedding=None):
   """Recall with a known heading, and on test with an unknown one too.
+
+  The model changes between the evaluations of a training; without `embedding`
+  nothing is kept.
 
   `sync` and `cross` ask a map that looks ahead, `opposite` one that looks
   back. `..._any_heading` asks a map with all views of the index.
@@ -211,24 +245,36 @@ def _evaluator(config, data, towers, role):
   if BACK in views:
     known['opposite'] = [1]
 
-  def batches(side):
-    around = side == config.map_side and len(views) > 1
-    return lambda rows: split.batches(rows, (side,), size, around)
+  def described(side):
+    turned = views if side == config.map_side else None
+    if embedding is not None:
+      return embedding.described(side, turned)
+    around = turned is not None and len(views) > 1
+    return towers.embed(side, turned), lambda rows: split.batches(
+      rows, (side,), size, around
+    )
 
   sides = dict.fromkeys((config.query_side, config.map_side))
+  how = {side: described(side) for side in sides}
   return retrieval.RetrievalEvaluator(
     role,
-    embed={
-      side: towers.embed(side, views if side == config.map_side else None)
-      for side in sides
-    },
-    batches={side: batches(side) for side in sides},
+    embed={side: embed for side, (embed, _) in how.items()},
+    batches={side: batches for side, (_, batches) in how.items()},
+    asking=_asking(config, data, embedding),
     frames=split.frames,
     questions=questions,
     sequence=sequences.Sequence(stride=config.evaluation.sequence_stride),
     views=known,
     temperature=functools.partial(_temperature, config, towers),
   )
+
+
+def _asking(config, data, embedding):
+  """How queries are embedded, where not as the map."""
+  policy, side = data.query_resize, config.query_side
+  if embedding is None or policy in ('', data.resize):
+    return {}
+  return {side: embedding.described(side, resize=policy)}
 
 
 def _questions(config, split) -> list[questions_lib.Question]:
@@ -269,34 +315,23 @@ def _scale(config, towers, variables) -> float | None:
 
 
 def _index(config, data, towers, workdir) -> str:
-  """Embeds the map drives of the test split; writes index.npz.
+  """Embeds the map of the test split; writes index.npz.
 
   Finished parts survive a kill: the next run embeds only what is missing.
   """
   restored = restore(config, towers, workdir)
-  provenance = _provenance(config, data, towers, restored.value)
   split = data.split('test')
   questions = _questions(config, split)
-  rows = np.unique(np.concatenate([q.map_rows for q in questions]))
-  # Parts of another model, config or map are never mixed in.
-  digest = hashlib.sha256(json.dumps(provenance).encode())
-  digest.update(split.frames.world_from_body[rows].tobytes())
-  folder = workdir / 'index_parts' / digest.hexdigest()[:16]
-  embed = functools.partial(
-    towers.embed(config.map_side, towers.views), restored.value
+  embedding = _embedding(
+    config, data, towers, restored.value, questions, workdir
   )
-  parts, size = [], config.evaluation.batch_size
-  for start in range(0, len(rows), PART_ROWS):
-    part = rows[start : start + PART_ROWS]
-    batches = functools.partial(
-      split.batches, part, (config.map_side,), size, len(towers.views) > 1
-    )
-    path = folder / f'{start:08d}.npz'
-    parts.append(_embed_part(embed, batches, path))
-    print(f'indexed {start + len(part)} of {len(rows)} readings', flush=True)
-  found = _index_of(split, rows, np.concatenate(parts), towers, provenance)
+  _, batches = embedding.described(config.map_side, towers.views)
+  descriptors = np.concatenate(
+    [batch['descriptors'] for batch in batches(embedding.map_rows)]
+  )
+  found = _index_of(split, descriptors, towers, embedding)
   index_lib.save_index(found, workdir / FILE)
-  shutil.rmtree(folder.parent)
+  embedding.remove()
   return f'{found.num_places} places in {workdir / FILE}'
 
 
@@ -312,21 +347,9 @@ def _provenance(config, data, towers, variables):
   }
 
 
-def _embed_part(embed, batches, path):
-  """Descriptors [N, V, D] of one part of a map, from disk if finished."""
-  if path.exists():
-    return files.load_arrays(path, 'delete it')['descriptors']
-  parts = []
-  for batch in batches():
-    parts.append(np.asarray(embed(batch), np.float32)[batch['mask']])
-  descriptors = np.concatenate(parts)
-  files.save_arrays(path, {'descriptors': descriptors})
-  return descriptors
-
-
-def _index_of(split, rows, descriptors, towers, provenance):
-  """One row of the index per reading and view."""
-  num_views = len(towers.views)
+def _index_of(split, descriptors, towers, embedding) -> index_lib.Index:
+  """One row of the index per reading of the map and view [N, V, D]."""
+  rows, num_views = embedding.map_rows, len(towers.views)
   frames = split.frames.take(np.repeat(rows, num_views))
   return index_lib.Index(
     descriptors=descriptors.reshape(len(rows) * num_views, -1),
@@ -336,8 +359,9 @@ def _index_of(split, rows, descriptors, towers, provenance):
     frames=frames.frame,
     names=frames.name,
     views=np.tile(np.asarray(towers.views), len(rows)),
-    provenance=provenance,
+    provenance=embedding.origin,
     rig=index_lib.Rig(*split.rig(rows[0])),
+    learned=embedding.learned,
   )
 
 
@@ -353,11 +377,14 @@ def _localizer(config, data, towers, workdir) -> task_lib.Localizer:
     workdir / FILE,
     expected_fingerprint=serialization.fingerprint(restored.value['params']),
   )
-  embed = functools.partial(towers.embed(config.query_side), restored.value)
+  policy = data.query_resize or data.resize
+  embed = embedding_lib.each_view(towers.embed(config.query_side), policy)
+  variables = embedding_lib.with_learned(restored.value, index.learned)
   stage = retrieve.make_stage(
     index,
-    embed,
+    functools.partial(embed, variables),
     towers.model.towers[config.query_side].view.size,
+    resize=policy,
     scale=_scale(config, towers, restored.value),
     radius=config.index.radius,
     k=config.index.num_answers,

@@ -123,6 +123,7 @@ class Source:
     folder: where it lies.
     image_size: (H, W), pixels, of every image it delivers.
     resize: how images become `image_size`, see `resizing`.
+    query_resize: the same of those that ask; '' for `resize`.
   """
 
   def __init__(
@@ -137,6 +138,7 @@ class Source:
     num_points: int = 1,
     frustum: float = 0.0,
     resize: str = resizing.STRETCH,
+    query_resize: str = '',
     cross_drive: float = 0.0,
     max_offset: float = 0.0,
     town_run: int = 1,
@@ -157,6 +159,7 @@ class Source:
       frustum: radians, see `batches.train_batches`; 0 keeps all around.
       resize: how photos become `image_size`, see `resizing`; training always
         stretches them.
+      query_resize: the same of photos that ask; '' for that of the map.
       cross_drive: see `batches.train_batches`.
       max_offset: see `batches.train_batches`.
       town_run: see `batches.train_batches`.
@@ -169,7 +172,7 @@ class Source:
     self.folder = os.path.expanduser(
       data_dir or os.environ.get('TFDS_DATA_DIR', '~/.cache/i2ploc/data')
     )
-    self.resize = resize
+    self.resize, self.query_resize = resize, query_resize
     self._splits = dict(train=train, validation=validation, test=test)
     self._form: dict[str, Any] = dict(
       image_size=self.image_size,

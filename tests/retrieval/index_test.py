@@ -79,6 +79,22 @@ class SearchTest(parameterized.TestCase):
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_allclose(similarities, expected_similarities, atol=1e-6)
 
+  def test_of_several_views_of_a_query_the_most_similar_counts(self):
+    rng = np.random.default_rng(0)
+    index = make_index(unit(rng, 30, 12), [i // 2 for i in range(30)])
+    queries = unit(rng, 7, 5, 12)
+    found = index.search(queries, 15)
+    every = index.descriptors @ np.moveaxis(queries, 1, 2)  # [7, 30, 5]
+    expected = every.max(-1).reshape(7, 15, 2).max(-1)
+    np.testing.assert_allclose(
+      found.similarities, -np.sort(-expected, 1), atol=1e-6
+    )
+    places = np.arange(15)
+    for query, row in zip(queries, expected, strict=True):
+      np.testing.assert_allclose(
+        index.similarities_to(query, places), row, atol=1e-6
+      )
+
   def test_dot_products_are_searched_where_the_map_says_so(self):
     rng = np.random.default_rng(3)
     descriptors = 16 * rng.normal(size=(40, 12)).astype(np.float32)
