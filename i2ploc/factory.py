@@ -25,7 +25,10 @@ from i2ploc.losses import soft_targets
 from i2ploc.losses import tiled
 from i2ploc.losses import tiles
 from i2ploc.models import aggregators
+from i2ploc.models import mixing
 from i2ploc.models import projection as projection_lib
+from i2ploc.models import queries
+from i2ploc.models import salad
 from i2ploc.models import saliency as saliency_lib
 from i2ploc.models import towers as towers_lib
 from i2ploc.models import views
@@ -51,11 +54,14 @@ POINTS_ENCODERS = {
   **IMAGE_ENCODERS,  # on range images
 }
 AGGREGATORS = {
+  'boq': queries.BoQ,
   'first': aggregators.FirstToken,
   'gem': aggregators.GeM,
   'mean': aggregators.Mean,
+  'mixvpr': mixing.MixVPR,
   'netvlad': vlad.NetVLAD,
   'projection': projection_lib.ProjectionHead,
+  'salad': salad.SALAD,
   'vlad': vlad.VLAD,
 }
 SALIENCIES = {

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from i2ploc.geometry import lens as lens_lib
+from i2ploc.photos import truth as truth_lib
 
 # A camera looks along the body's x axis: right is -y, down is -z.
 CAMERA_AXES = np.array(
@@ -132,6 +133,8 @@ class Dataset(NamedTuple):
     labels: what the labels mean; None without labels.
     queries: [F] bool, the frames that ask where others of their drive make the
       map; None where all do both.
+    truth: which answers are right, where it is not metres between positions;
+      None otherwise.
   """
 
   name: str
@@ -140,3 +143,4 @@ class Dataset(NamedTuple):
   read: Callable[[int, tuple[str, ...]], dict[str, Any]]
   labels: Labels | None = None
   queries: np.ndarray | None = None
+  truth: truth_lib.Truth | None = None

@@ -32,7 +32,8 @@ class Module(NamedTuple):
 
   Attributes:
     name: of the part.
-    reference: file or folder of the reference outputs.
+    reference: file or folder of the reference outputs; '' for what is computed
+      anew, by loops in numpy.
     compare: takes its path.
   """
 

@@ -2,6 +2,7 @@
 """Published image encoders against what transformers and torch computed."""
 
 from collections.abc import Iterator
+import functools
 import pathlib
 from typing import NamedTuple
 
@@ -10,8 +11,10 @@ import jax
 import numpy as np
 
 from benchmarks.parity_rows import comparison
+from i2ploc.models.encoders import efficientnet
 from i2ploc.models.encoders import position_embedding
 from i2ploc.models.encoders import vit
+from i2ploc.models.weights import efficientnet as efficientnet_lib
 from i2ploc.models.weights import load
 from i2ploc.models.weights import sources
 from i2ploc.models.weights import tensor_files
@@ -60,6 +63,49 @@ def published_encoder(path):
   yield Comparison('output', out['sequence'][0], expected, 1e-5)
   expected = golden['cls_attention_last']
   yield Comparison('attention', out['attention'][0], expected, 1e-5)
+  # As a config asks for them; the reference counts blocks from 0.
+  for quantity, facet, block, name in (
+    ('tokens of a block', 'token', 9, 'hidden_9'),
+    ('tokens of a block', 'token', 12, 'hidden_12'),
+    *((f'{x} of a block', x, i + 1, f'{x}_{i}') for x, i in _FACETS),
+  ):
+    part = model.clone(block=block, facet=facet)
+    variables = vit_lib.load_vit_variables(weights, part, images.shape[1:3])
+    _, out = jax.jit(part.apply)(variables, images)
+    yield Comparison(quantity, out['sequence'][0], golden[name], 1e-5)
+
+
+_FACETS = tuple(
+  (facet, i) for facet in ('query', 'key', 'value') for i in (9, 11)
+)
+
+
+def published_efficientnet(path):
+  """An EfficientNet-Lite0 with weights that were published, both paddings."""
+  weights = sources.find('efficientnet_lite0', fetch=False)
+  golden = np.load(path / 'golden.npz')
+  images = golden['input'][None]
+  for padding, name in (('same', 'same'), ('symmetric', 'torch')):
+    model = efficientnet.EfficientNetLite0(padding=padding)
+    variables = efficientnet_lib.load_efficientnet_variables(weights, model)
+    apply = jax.jit(functools.partial(model.apply, capture_intermediates=True))
+    (tokens, _), seen = apply(variables, images)
+    seen = {
+      k: v['__call__'][0]
+      for k, v in seen['intermediates'].items()
+      if '__call__' in v
+    }
+    yield Comparison(
+      f'stem, {padding}', seen['stem_norm'][0], golden[f'{name}/stem'], 1e-5
+    )
+    for i, stage in enumerate(efficientnet.LITE0, 1):
+      if f'{name}/stage{i}' in golden:
+        found = seen[f'stage{i}_block{stage.depth - 1}'][0]
+        expected = golden[f'{name}/stage{i}']
+        yield Comparison(f'stages, {padding}', found, expected, 1e-5)
+    expected = golden[f'{name}/features']
+    found = tokens[0].reshape(expected.shape)
+    yield Comparison(f'features, {padding}', found, expected, 1e-5)
 
 
 def timm_encoder(path):
@@ -160,6 +206,11 @@ MODULES = (
   comparison.Module('DINOv2, registers', 'dinov2_reg_tiny', encoder),
   comparison.Module(
     'DINOv2, published', 'published/dinov2_small', published_encoder
+  ),
+  comparison.Module(
+    'EfficientNet-Lite0, published',
+    'published/efficientnet_lite0',
+    published_efficientnet,
   ),
   comparison.Module('CLIP, image side', 'clip_tiny', encoder),
   comparison.Module(

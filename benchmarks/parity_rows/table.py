@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 import pathlib
 
+from benchmarks.parity_rows import aggregators
 from benchmarks.parity_rows import clip
 from benchmarks.parity_rows import comparison
 from benchmarks.parity_rows import encoders
@@ -18,6 +19,7 @@ MODULES = (
   *losses.MODULES,
   *encoders.MODULES,
   *clip.MODULES,
+  *aggregators.MODULES,
   *saliency_i2ploc.MODULES,
   *lip_loc.MODULES,
   *lip_loc_loss.MODULES,

@@ -109,7 +109,7 @@ def make_stage(
 
 
 class _Seen(NamedTuple):
-  """An image with its descriptor and its similarity to every place."""
+  """An image with its descriptors and its similarity to every place."""
 
   image: np.ndarray
   descriptor: np.ndarray

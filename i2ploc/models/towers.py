@@ -45,7 +45,8 @@ class Tower(NamedTuple):
     aggregator: of the encoder's tokens, see `aggregators`.
     saliency: weighs the tokens, see `saliency`; None: all count 1.
     aggregate_cls: whether the CLS token is aggregated as well, the first of the
-      tokens and in no direction, hence without sectors alone.
+      tokens and in no direction, hence without sectors alone. An aggregator
+      that needs it gets it all the same.
     head: of the aggregator's descriptor, such as `whitening.Whitening`; None:
       the descriptor itself.
   """
@@ -61,6 +62,11 @@ class Tower(NamedTuple):
   def has_unit_descriptors(self) -> bool:
     """Whether descriptors are made to be compared by their angle alone."""
     return getattr(self.head or self.aggregator, 'normalized', True)
+
+  @property
+  def with_cls(self) -> bool:
+    """Whether the aggregator gets the CLS token."""
+    return self.aggregate_cls or getattr(self.aggregator, 'needs_cls', False)
 
   @property
   def num_headings(self) -> int:
@@ -128,7 +134,7 @@ class Tower(NamedTuple):
         'encoder has none (depth 0, use_cls=False, or no transformer); give it '
         "a block and a CLS token, or choose saliency 'none'"
       )
-    if not self.aggregate_cls:
+    if not self.with_cls:
       if getattr(self.aggregator, 'pool', None) == 'cls':
         raise InputError("pool 'cls' without aggregate_cls: set both")
     elif not has_cls:
@@ -258,7 +264,7 @@ class Towers(nn.Module):
     else:
       weights = tower.saliency(tower.encoder, out, tokens.mask)
     out |= dict(tokens=tokens, saliency=weights[:, 1:], bounds=shown.bounds)
-    if tower.aggregate_cls:
+    if tower.with_cls:
       tokens = aggregators.Tokens(
         out['sequence'],
         jnp.pad(tokens.azimuth, ((0, 0), (1, 0))),

@@ -137,6 +137,39 @@ def confidence(
   return special.expit(calibration.offset + along * similarity + apart * margin)
 
 
+def first_answers(
+  calibration: Calibration,
+  similarities: np.ndarray,
+  candidates: np.ndarray,
+  positions: np.ndarray,
+) -> np.ndarray:
+  """Probability that the most similar candidate of each query is right.
+
+  Args:
+    calibration: of the map.
+    similarities: [Q, M].
+    candidates: bool [Q, M].
+    positions: [M, 2] metres; a place of unknown position is near to itself
+      alone.
+
+  Returns:
+    float64 [Q]; NaN for a query without candidates, and where the map could
+    not tell.
+  """
+  allowed = np.where(candidates, similarities, -np.inf).astype(np.float64)
+  first = allowed.argmax(1)
+  rows = np.arange(len(allowed))
+  step = positions[first][:, None] - positions
+  near = np.hypot(step[..., 0], step[..., 1]) <= calibration.radius
+  near[rows, first] = True
+  best = allowed[rows, first]
+  answered = np.isfinite(best)
+  rival = np.where(near, -np.inf, allowed).max(1)
+  margin = np.where(answered, best - rival, 0.0)
+  found = confidence(calibration, np.where(answered, best, 0.0), margin)
+  return np.where(answered, found, np.nan)
+
+
 def margins(
   index: index_lib.Index,
   query: np.ndarray,

@@ -547,17 +547,17 @@ class PhotosTest(absltest.TestCase):
 
 
 class ConfidenceTest(absltest.TestCase):
-  def run_with(self, temperature):
+  def run_with(self, confidence):
     towers = Towers(codes(), 0.3 * codes() + codes(1))
     evaluator = towers.evaluator(
-      make_frames(), make_questions(), temperature=temperature
+      make_frames(), make_questions(), confidence=confidence
     )
     list(evaluator.run(2.0))
     return evaluator.predictions['test/cross/image_to_points'], towers.tables
 
   def test_it_is_the_mass_near_the_first_answer_of_the_own_town(self):
     record, tables = self.run_with(
-      lambda variables: scores.Temperature(3 * variables, 10.0)
+      lambda variables, _: scores.Temperature(3 * variables, 10.0)
     )
     positions = make_frames().position
     for i, query in enumerate(record.query_rows):
@@ -571,7 +571,7 @@ class ConfidenceTest(absltest.TestCase):
   def test_without_a_temperature_there_is_none(self):
     record, _ = self.run_with(None)
     self.assertTrue(np.isnan(record.confidence).all())
-    record, _ = self.run_with(lambda variables: None)
+    record, _ = self.run_with(lambda variables, _: None)
     self.assertTrue(np.isnan(record.confidence).all())
 
 

@@ -55,6 +55,19 @@ class UtmTest(parameterized.TestCase):
     # A rotation times one scale.
     np.testing.assert_allclose(to_east, [to_north[1], -to_north[0]], atol=1e-7)
 
+  def test_there_and_back_is_nothing(self):
+    rng = np.random.default_rng(0)
+    for zone in (1, 33, 60):
+      latitude = rng.uniform(-84, 84, 500)
+      longitude = 6 * zone - 183 + rng.uniform(-9, 9, 500)
+      found = utm.degrees_from_utm(
+        *utm.utm_from_degrees(latitude, longitude, zone), zone
+      )
+      np.testing.assert_allclose(found[0], latitude, atol=1e-10)
+      self.assertBetween(found[1].min(), -180, 180)
+      turn = (found[1] - longitude + 180) % 360 - 180
+      np.testing.assert_allclose(turn, 0, atol=1e-10)
+
   def test_places_beyond_the_border_of_a_zone_stay_near(self):
     # 100 m to the east across the border at 12 degrees.
     phi = np.radians(50.0)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.parity_rows import aggregators as oracles
+from i2ploc import factory
 from i2ploc.models import aggregators
 from i2ploc.models import vlad
 from tests.models import planted
@@ -172,6 +174,32 @@ class PoolingTest(parameterized.TestCase):
     )
     self.assertEqual(sectors.shape, (2, 24))
 
+  def test_gem_in_the_form_of_cosplace(self):
+    model = aggregators.GeM(5, epsilon=1e-6, unit_tokens=True, use_bias=True)
+    args = _tokens(), np.ones((2, 30), np.float32), None
+    variables = planted.variables(model, *args)
+    found, _ = compiled.apply(model, variables, *args)
+    for b in range(2):
+      expected = oracles.gem(args[0].features[b], variables['params'])
+      np.testing.assert_allclose(found[b], expected, atol=1e-5)
+
+  @parameterized.parameters((False, (2,)), (True, (4, 2)))
+  def test_a_bias_is_of_the_sectors_or_of_each(self, per_sector, shape):
+    model = aggregators.GeM(
+      8, num_sectors=4, per_sector_head=per_sector, use_bias=True
+    )
+    args = _tokens(), _weights(), BOUNDS
+    variables = planted.variables(model, *args)
+    bias = variables['params']['SectorHead_0']['bias']
+    self.assertEqual(bias.shape, shape)
+    _, one = compiled.apply(model, variables, *args)
+    variables['params']['SectorHead_0']['bias'] = np.zeros_like(bias)
+    _, none = compiled.apply(model, variables, *args)
+    expected = np.broadcast_to(bias, (4, 2)).ravel()
+    np.testing.assert_allclose(
+      one['pooled'] - none['pooled'], np.tile(expected, (2, 1)), atol=1e-5
+    )
+
   def test_the_first_token_alone_is_projected(self):
     tokens = _tokens()
     model = aggregators.FirstToken(features=4)
@@ -188,6 +216,96 @@ class PoolingTest(parameterized.TestCase):
     )
     again, _ = compiled.apply(model, variables, others, _weights(), None)
     np.testing.assert_array_equal(again, found)
+
+
+def _published(name):
+  """A small form of what a config names, and how it is fed."""
+  small = {
+    'boq': dict(channels=8, num_queries=3, rows=2, kernel_size=1),
+    'first': dict(features=4),
+    'gem': dict(features=8),
+    'mean': dict(features=8),
+    'mixvpr': dict(grid=(5, 6), channels=4, rows=2, depth=2),
+    'netvlad': dict(num_clusters=3, features=8),
+    'projection': dict(features=8),
+    'salad': dict(num_clusters=3, cluster_features=4, hidden=8),
+    'vlad': dict(num_clusters=3),
+  }
+  return factory.AGGREGATORS[name](**small[name])
+
+
+# Made of checkpoints: one of the others.
+NAMES = sorted(set(factory.AGGREGATORS) - {'published'})
+# The order of the tokens says where they are.
+ORDERED = {'first', 'mixvpr'}
+
+
+@functools.cache
+def _named(name):
+  model = _published(name)
+  variables = planted.variables(model, _tokens(), _weights(), None)
+  return jax.jit(functools.partial(model.apply, variables))
+
+
+class EveryAggregatorTest(parameterized.TestCase):
+  """What holds for whatever a config may name."""
+
+  @parameterized.parameters(*NAMES)
+  def test_a_descriptor_does_not_depend_on_the_batch(self, name):
+    apply, tokens, weights = _named(name), _tokens(batch=5), _weights(batch=5)
+    together, _ = apply(tokens, weights, None)
+    for i in range(5):
+      alone, _ = apply(
+        jax.tree.map(lambda x, i=i: x[i : i + 1], tokens),
+        weights[i : i + 1],
+        None,
+      )
+      np.testing.assert_allclose(together[i], alone[0], atol=2e-6)
+    lengths = np.linalg.norm(together, axis=1)
+    np.testing.assert_allclose(lengths, 1.0, rtol=1e-4)
+
+  @parameterized.parameters(*NAMES)
+  def test_what_is_masked_says_nothing(self, name):
+    apply, tokens, weights = _named(name), _tokens(), _weights()
+    mask = np.ones((2, 30), bool)
+    mask[0, 20:], mask[1, 5:9] = False, False
+    other = np.where(mask[..., None], tokens.features, 90.0)
+    one, _ = apply(tokens._replace(mask=mask), weights, None)
+    two, _ = apply(
+      tokens._replace(features=other.astype(np.float32), mask=mask),
+      weights,
+      None,
+    )
+    np.testing.assert_allclose(one, two, atol=1e-6)
+    if name != 'first':  # of which no token is masked here
+      whole, _ = apply(tokens, weights, None)
+      self.assertGreater(np.abs(whole - one).max(), 1e-3)
+
+  @parameterized.parameters(*sorted(set(NAMES) - ORDERED))
+  def test_padding_and_order_say_nothing(self, name):
+    apply, tokens, weights = _named(name), _tokens(), _weights()
+    one, _ = apply(tokens, weights, None)
+    # The first may be a CLS token, and stays.
+    order = np.append(0, 1 + np.random.default_rng(1).permutation(34))
+    longer = jax.tree.map(
+      lambda x: np.concatenate([x, x[:, :5]], axis=1)[:, order],
+      tokens._replace(mask=tokens.mask),
+    )
+    mask = np.tile(order < 30, (2, 1))
+    weights = np.concatenate([weights, weights[:, :5]], axis=1)[:, order]
+    two, _ = apply(longer._replace(mask=mask), weights, None)
+    np.testing.assert_allclose(one, two, atol=2e-6)
+
+  @parameterized.parameters(*NAMES)
+  def test_nothing_at_all_is_finite(self, name):
+    tokens = _tokens()._replace(mask=np.zeros((2, 30), bool))
+    found, _ = _named(name)(tokens, _weights(), None)
+    self.assertTrue(np.isfinite(found).all())
+
+  def test_all_are_here(self):
+    self.assertContainsSubset(
+      ('boq', 'gem', 'mixvpr', 'netvlad', 'salad', 'vlad'), NAMES
+    )
 
 
 class SectorTest(parameterized.TestCase):

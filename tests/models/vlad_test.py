@@ -6,6 +6,7 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
+from benchmarks.parity_rows import aggregators as oracles
 from i2ploc.models import aggregators
 from i2ploc.models import vlad
 from tests.models import planted
@@ -28,35 +29,6 @@ def _weights(batch=2, length=30):
   return rng.uniform(0.2, 2.0, (batch, length)).astype(np.float32)
 
 
-def hard_vlad(features, mask, weights, words):
-  """Descriptor of one set of tokens, token by token."""
-  sums = np.zeros(words.shape)
-  for x, real, weight in zip(features, mask, weights, strict=True):
-    if real:
-      x = x / np.linalg.norm(x)
-      k = np.argmin([np.linalg.norm(x - word) for word in words])
-      sums[k] += weight * (x - words[k])
-  for k in range(len(words)):
-    sums[k] /= max(np.linalg.norm(sums[k]), 1e-6)
-  return (sums / np.linalg.norm(sums)).ravel()
-
-
-def netvlad(features, mask, params):
-  """Descriptor in the form of the benchmark, cluster by cluster."""
-  x = features[mask]
-  x = x / np.linalg.norm(x, axis=1, keepdims=True)
-  parts = []
-  logits = x @ params['assign']['kernel']
-  for k, center in enumerate(params['centers']):
-    total = np.zeros(x.shape[1])
-    for i in range(len(x)):
-      share = np.exp(logits[i] - logits[i].max())
-      total += share[k] / share.sum() * (x[i] - center)
-    parts.append(total / np.linalg.norm(total))
-  flat = np.concatenate(parts)
-  return flat / np.linalg.norm(flat)
-
-
 class VLADTest(parameterized.TestCase):
   def test_against_a_loop_over_tokens(self):
     tokens, weights = _tokens(), _weights()
@@ -65,8 +37,9 @@ class VLADTest(parameterized.TestCase):
     found, out = compiled.apply(vlad.VLAD(4), variables, tokens, weights, None)
     np.testing.assert_array_equal(out['assignment'].sum(-1), 1.0)
     for b in range(2):
-      expected = hard_vlad(
-        tokens.features[b], tokens.mask[b], weights[b], words
+      mask = tokens.mask[b]
+      expected = oracles.hard_vlad(
+        tokens.features[b][mask], words, weights[b][mask]
       )
       np.testing.assert_allclose(found[b], expected, atol=1e-5)
 
@@ -96,7 +69,9 @@ class VLADTest(parameterized.TestCase):
     )
     for b, s in np.ndindex(2, 4):
       mask = tokens.mask[b] & (np.arange(30) % 4 == s)
-      expected = hard_vlad(tokens.features[b], mask, weights[b], words)
+      expected = oracles.hard_vlad(
+        tokens.features[b][mask], words, weights[b][mask]
+      )
       got = out['residuals'][b, s].ravel()
       got = got / np.linalg.norm(got)
       np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -120,9 +95,8 @@ class NetVLADTest(parameterized.TestCase):
     found, out = compiled.apply(model, variables, *args)
     np.testing.assert_allclose(out['pooled'], found, atol=1e-6)
     for b in range(2):
-      expected = netvlad(
-        tokens.features[b], tokens.mask[b], variables['params']
-      )
+      x = tokens.features[b][tokens.mask[b]]
+      expected = oracles.netvlad(x, variables['params'])
       np.testing.assert_allclose(found[b], expected, atol=1e-5)
 
   def test_gating_works_without_a_projection(self):

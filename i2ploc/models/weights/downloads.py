@@ -9,6 +9,7 @@ is named, and left alone.
 """
 
 import hashlib
+import http.client
 import importlib.util
 import os
 import pathlib
@@ -271,7 +272,7 @@ def _download(path, draft, place):
       total = int(answer.headers.get('Content-Length') or place.size)
       with open(draft, 'wb') as file:
         count = _copy(answer, file, path.name, total)
-  except OSError as error:  # no network, no such file, an end too early
+  except (OSError, http.client.HTTPException) as error:
     raise MissingFileError(
       f'{path.parent.name} is not on this machine, and {place.url} could not '
       f'be fetched ({error}): {remedy}'

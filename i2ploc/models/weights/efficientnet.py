@@ -11,13 +11,13 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from i2ploc.errors import InputError
 from i2ploc.models.encoders import efficientnet
 from i2ploc.models.weights import load
 from i2ploc.models.weights import tensor_files
 
 # What its images were standardised by: (x - 127) / 128 of x in 0..255.
-MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+MEAN = (127 / 255, 127 / 255, 127 / 255)
+STD = (128 / 255, 128 / 255, 128 / 255)
 _UNUSED = ('_fc.*', '*.num_batches_tracked')
 # What is asked of a checkpoint to be one.
 _NAMES = ('_conv_stem.weight', '_blocks.0._depthwise_conv.weight')
@@ -98,13 +98,8 @@ def load_efficientnet_variables(
 
   Raises:
     MissingFileError: nothing there.
-    InputError: damaged or ill-fitting checkpoints, see `load.convert`; an
-      encoder of another kind.
+    InputError: damaged or ill-fitting checkpoints, see `load.convert`.
   """
-  if not isinstance(model, efficientnet.EfficientNetLite0):
-    raise InputError(
-      f'{path} fits an EfficientNetLite0, and this is a {type(model).__name__}'
-    )
   images = jnp.zeros((1, 64, 64, 3))
   rules = efficientnet_rules()
   ignore = _UNUSED

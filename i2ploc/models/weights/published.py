@@ -21,14 +21,17 @@ from i2ploc.models import projection
 from i2ploc.models import towers as towers_lib
 from i2ploc.models import views
 from i2ploc.models import vlad
+from i2ploc.models.encoders import efficientnet
+from i2ploc.models.encoders import resnet
+from i2ploc.models.encoders import vit
 from i2ploc.models.weights import clip
-from i2ploc.models.weights import efficientnet
+from i2ploc.models.weights import efficientnet as efficientnet_lib
 from i2ploc.models.weights import lip_loc
 from i2ploc.models.weights import resnet as resnet_lib
 from i2ploc.models.weights import saliency_i2ploc
 from i2ploc.models.weights import sources
 from i2ploc.models.weights import tensor_files
-from i2ploc.models.weights import vit
+from i2ploc.models.weights import vit as vit_lib
 
 # Whose checkpoints of both towers fit which aggregator.
 METHODS = {
@@ -53,29 +56,36 @@ class _Family(NamedTuple):
   """Encoders of one kind.
 
   Attributes:
+    kind: the encoder's class.
     make: takes a path and options; returns the encoder.
     load: takes path, encoder and (H, W) of its images; returns its variables.
     options: attributes of the encoder that a config may choose.
   """
 
+  kind: type[nn.Module]
   make: Callable[..., nn.Module]
-  load: Callable[[pathlib.Path, nn.Module, tuple[int, int]], dict]
+  load: Callable[..., dict]
   options: tuple[str, ...]
 
 
 _RESNET = _Family(
+  resnet.ResNet,
   resnet_lib.make_resnet,
   lambda path, model, _: resnet_lib.load_resnet_variables(path, model),
   ('num_stages',),
 )
 _EFFICIENTNET = _Family(
-  efficientnet.make_efficientnet,
-  lambda path, model, _: efficientnet.load_efficientnet_variables(path, model),
+  efficientnet.EfficientNetLite0,
+  efficientnet_lib.make_efficientnet,
+  lambda path, model, _: efficientnet_lib.load_efficientnet_variables(
+    path, model
+  ),
   ('stage', 'padding'),
 )
 _VIT = _Family(
-  lambda path, **options: vit.make_vit(path).clone(**options),
-  vit.load_vit_variables,
+  vit.ViT,
+  lambda path, **options: vit_lib.make_vit(path).clone(**options),
+  vit_lib.load_vit_variables,
   ('block', 'facet', 'remat'),
 )
 
@@ -134,7 +144,7 @@ def normalization(checkpoint: str | os.PathLike) -> Normalization:
       tuple(fields['image_mean']), tuple(fields['image_std'])
     )
   if _family(path) is _EFFICIENTNET:
-    return Normalization(efficientnet.MEAN, efficientnet.STD)
+    return Normalization(efficientnet_lib.MEAN, efficientnet_lib.STD)
   return _BY_TYPE.get(_model_type(path), IMAGENET)
 
 
@@ -219,6 +229,7 @@ def _load_images(checkpoint, model):
 def _encoders(checkpoint, model):
   """Variables of the encoders that a checkpoint is for, by side."""
   path = sources.find(checkpoint)
+  family = _family(path)
   loaded = {}
   for side, tower in model.towers.items():
     if isinstance(tower.view, views.Image):
@@ -227,7 +238,13 @@ def _encoders(checkpoint, model):
       size = tower.view.shape
     else:
       continue
-    loaded[side] = _family(path).load(path, tower.encoder, size)
+    if not isinstance(tower.encoder, family.kind):
+      raise InputError(
+        f'{path} fits a {family.kind.__name__}, and the {side} encoder is a '
+        f"{type(tower.encoder).__name__}: set the config's model.{side} to "
+        "{name: 'published', checkpoint: ...}, or take other weights"
+      )
+    loaded[side] = family.load(path, tower.encoder, size)
   return loaded
 
 
@@ -241,7 +258,7 @@ def _family(path: pathlib.Path) -> _Family:
   if kind is not None:
     return _RESNET if kind == 'resnet' else _VIT
   names = tensor_files.read_tensors(path)
-  if efficientnet.is_efficientnet(names):
+  if efficientnet_lib.is_efficientnet(names):
     return _EFFICIENTNET
   return _VIT if resnet_lib.names_of(names) is None else _RESNET
 

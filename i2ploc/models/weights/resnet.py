@@ -7,6 +7,7 @@ themselves.
 """
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 import itertools
 import pathlib
 from typing import Any
@@ -242,7 +243,7 @@ def _read(path):
       for name, tensor in tensors.items()
       if name.startswith(start)
     }
-    return _Checkpoint(inside, names, *_sizes(inside, names))
+    return _Checkpoint(inside, names, *sizes_of(inside, names))
   raise InputError(
     f'{path} is no ResNet: it has neither the names of torchvision and timm '
     '(conv1.weight, layer1.0.conv2.weight and so on) nor those of Hugging '
@@ -250,8 +251,15 @@ def _read(path):
   )
 
 
-def _sizes(tensors, names):
-  """Attributes of the encoder, and channels of its images."""
+def sizes_of(
+  tensors: Mapping[str, np.ndarray], names: ResNetNames
+) -> tuple[dict[str, Any], int]:
+  """Attributes of the encoder, and channels of its images.
+
+  Args:
+    tensors: of an encoder alone, without a prefix.
+    names: what they are called.
+  """
 
   def kernel(stage, i, part=0):
     start = names.block.format(stage=stage + names.first_stage, i=i)

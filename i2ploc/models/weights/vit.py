@@ -6,6 +6,7 @@ GELU or SwiGLU) and the image side of CLIP; from a file alone: the ViTs of timm,
 and DINOv2 with the names of Hugging Face (safetensors or ONNX).
 """
 
+from collections.abc import Mapping
 import json
 import math
 import pathlib
@@ -45,6 +46,7 @@ class ViTNames(NamedTuple):
     registers: the register tokens, if there are any.
     pre_norm: the LayerNorm before the first block, if there is one.
     antialias: how position embeddings are resampled, see `position_embedding`.
+    offset: the same.
     unused: patterns of tensors that the encoder does without.
   """
 
@@ -65,6 +67,7 @@ class ViTNames(NamedTuple):
   registers: str = ''
   pre_norm: str = ''
   antialias: bool = False
+  offset: float = 0.0
   unused: tuple[str, ...] = ()
 
 
@@ -82,6 +85,14 @@ TIMM = ViTNames(
   contract='mlp.fc2',
   antialias=True,
   unused=('head.*',),
+)
+# DINOv2 as its authors have it, without registers.
+DINOV2 = TIMM._replace(
+  gain1='ls1.gamma',
+  gain2='ls2.gamma',
+  antialias=False,
+  offset=0.1,
+  unused=('mask_token',),
 )
 # Tiny, small, base and large, with 64 channels a head.
 _TIMM_WIDTHS = (192, 384, 768, 1024)
@@ -167,7 +178,9 @@ def vit_rules(
   def resampled(position):
     position = position.reshape(-1, width)[1:]
     grids = (from_grid, to_grid)
-    position = position_embedding.resample(position, *grids, names.antialias)
+    position = position_embedding.resample(
+      position, *grids, names.antialias, names.offset
+    )
     return position[None]
 
   def placed_cls(cls, position):
@@ -413,7 +426,7 @@ def _describe_tensors(path, tensors):
     expand = inside.get(f'{first}{names.expand}.weight')
     gained = not names.gain1 or first + names.gain1 in inside
     if patch is not None and expand is not None and gained:
-      return _Description(names, _attributes(path, inside, names), None)
+      return _Description(names, attributes_of(path, inside, names), None)
   raise InputError(
     f'{path} has no config.json, and neither the names of timm '
     '(patch_embed.proj.weight, blocks.0.mlp.fc1.weight and so on) nor those of '
@@ -421,8 +434,19 @@ def _describe_tensors(path, tensors):
   )
 
 
-def _attributes(path, tensors, names):
-  """Of a ViT of timm or DINOv2, whose heads have 64 channels each."""
+def attributes_of(
+  path: str | pathlib.Path, tensors: Mapping[str, np.ndarray], names: ViTNames
+) -> dict[str, Any]:
+  """Attributes of a ViT of timm or DINOv2, whose heads have 64 channels each.
+
+  Args:
+    path: for the message.
+    tensors: of an encoder alone, without a prefix.
+    names: what they are called.
+
+  Raises:
+    InputError: of timm, and of no width that it has.
+  """
   width, _, _, patch_size = tensors[f'{names.patch}.weight'].shape
   if names is TIMM and width not in _TIMM_WIDTHS:
     raise InputError(

@@ -2,6 +2,7 @@
 """ViT: sizes, laws of attention, stems."""
 
 import functools
+import math
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -164,6 +165,18 @@ class ViTTest(parameterized.TestCase):
     contract = params['contract']
     expected = x + hidden @ contract['kernel'] + contract['bias']
     np.testing.assert_allclose(y, expected, atol=2e-5)
+
+  def test_gelu_and_its_slope_are_exact_in_float32(self):
+    x = np.linspace(-9, 9, 10_001).astype(np.float32)
+    gelu = vit.MLPS['gelu']
+    found, slope = jax.jit(jax.vmap(jax.value_and_grad(gelu)))(x)
+    wide = x.astype(np.float64)
+    share = np.asarray([(1 + math.erf(z / 2**0.5)) / 2 for z in wide])
+    density = np.exp(-(wide**2) / 2) / (2 * np.pi) ** 0.5
+    np.testing.assert_allclose(found, wide * share, atol=6e-7)
+    np.testing.assert_allclose(slope, share + wide * density, atol=6e-7)
+    half = jnp.asarray(x, jnp.bfloat16)
+    np.testing.assert_array_equal(gelu(half), nn.gelu(half, False))
 
   def test_registers_attend_and_appear_nowhere(self):
     model = vit.ViT(**dict(SMALL, depth=1), num_registers=3)

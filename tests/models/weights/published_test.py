@@ -149,6 +149,14 @@ class PhotosTest(parameterized.TestCase):
         **fields | dict(aggregator=dict(name='first'), aggregate_cls=True)
       )
 
+  def test_an_encoder_of_another_kind_is_named(self):
+    path = self.folder / 'resnet.safetensors'
+    safetensors_numpy.save_file(resnet_tensors.torchvision(), path)
+    with self.assertRaisesRegex(
+      ValueError, 'fits a ResNet, and the image .*ViT'
+    ):
+      published.load_variables(path, self._vit())
+
   def test_pixels_are_normalised_as_the_checkpoint_says_or_its_family(self):
     self.assertEqual(
       published.normalization(shared.GOLDEN / 'dinov2_tiny'),
