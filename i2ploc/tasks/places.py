@@ -208,29 +208,36 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
       radius=config.index.radius,
     )
   data.save_pictures(workdir, _shown(questions))
+  found = None
   if towers.sides == (config.map_side,) and len(towers.views) == 1:
     rows, descriptors = evaluator.embedded[config.map_side]
     of_map = np.isin(rows, embedding.map_rows)
     found = _index_of(config, split, descriptors[of_map], towers, embedding)
     index_lib.save_index(found, workdir / FILE)
     print(calibration_lib.from_dict(found.calibration).describe())
-  _save_photos(config, data, split, workdir)
+  _save_photos(config, data, split, workdir, found)
   embedding.remove()
   return task_lib.Evaluation(
     results, tables.text(results, 'test', config.index.radius)
   )
 
 
-def _save_photos(config, data, split, workdir) -> None:
+def _save_photos(config, data, split, workdir, index) -> None:
   """What a page says of photos; nothing of the readings of drives."""
   if np.isfinite(split.frames.timestamp).any():
     return
+  radii = tuple(config.evaluation.radii)
+  radius = config.index.radius
+  calibration = None
+  if index is not None and index.calibration:
+    calibration = calibration_lib.from_dict(index.calibration)
   photo_file.save_photos(
     workdir,
     split.frames,
     folder=data.folder,
-    radius=config.index.radius,
+    radius=radius if radius in radii else radii[0],
     weights=sources.describe(config.checkpoint),
+    confidence=calibration.describe() if calibration else '',
   )
 
 
@@ -315,6 +322,7 @@ def _questions(config, split) -> list[questions_lib.Question]:
       split.queries,
       side=config.map_side,
       radii=tuple(fields.radii),
+      truth=split.truth,
       ordered=config.sequence.length > 1,
     )
   return questions_lib.between_drives(
@@ -370,7 +378,7 @@ def _index(config, data, towers, workdir) -> str:
   )
   found = _index_of(config, split, descriptors, towers, embedding)
   index_lib.save_index(found, workdir / FILE)
-  _save_photos(config, data, split, workdir)
+  _save_photos(config, data, split, workdir, found)
   embedding.remove()
   return f'{found.num_places} places in {workdir / FILE}'
 
