@@ -90,6 +90,12 @@ def defaults() -> ml_collections.ConfigDict:
         exclude_self=False,  # a query's own scan may answer, as in the papers
         num_examples=18,
       ),
+      sequence=dict(  # of images that ask together, see `retrieval.sequences`
+        length=1,  # the last images of a camera; 1 for single ones
+        speeds=(1.0,),  # of the queries over that of the map
+        contrast=0,  # places that one is compared with; 0 for plain sums
+        stride=1,  # images from one that counts to the next
+      ),
       index=dict(
         views=(0.0, 3.141592653589793),  # also answer opposite headings
         radius=10.0,  # metres that count as one place in a confidence

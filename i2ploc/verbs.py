@@ -58,6 +58,7 @@ _MAY_CHANGE = (
   'checkpoint',
   'evaluation.',
   'index.',
+  'sequence.',
   'train.num_steps',
   'train.num_chunks',
   'train.eval_every',
@@ -131,9 +132,13 @@ def localize(
   """
   open_map = _of_task(config, data, 'localize')
   workdir = pathlib.Path(workdir)
-  stages, camera, with_boxes = open_map(workdir)
+  stages, camera, with_boxes, num_images = open_map(workdir)
   queries = query_files.read_queries(
-    paths, intrinsics=intrinsics, camera=camera, with_boxes=with_boxes
+    paths,
+    intrinsics=intrinsics,
+    camera=camera,
+    with_boxes=with_boxes,
+    length=num_images,
   )
   lines = []
   for query in queries:

@@ -73,6 +73,7 @@ class Frames(typing.Protocol):
 
   town: np.ndarray  # [F] str
   drive: np.ndarray  # [F] str
+  frame: np.ndarray  # [F] int, number in the dataset's own file names
   timestamp: np.ndarray  # [F] seconds, comparable inside a drive
   position: np.ndarray  # [F, 3] metres, z up, comparable inside a town
   heading: np.ndarray  # [F] radians about z
@@ -313,7 +314,8 @@ def within_photos(
     radii: within which an answer is right, in the unit of `truth`; 0 of
       footprints and lists, whatever is given.
     truth: of the frame table; None for metres between positions.
-    ordered: whether photos are in the order of travel.
+    ordered: the order of the rows is the order of travel, of both sides alike,
+      so that sequences may be asked.
 
   Raises:
     InputError: a folder without a query or without a database.

@@ -50,6 +50,8 @@ Batch = Mapping[str, np.ndarray]
 Embed = Callable[[Variables, Batch], np.ndarray]
 Batches = Callable[[np.ndarray], Iterable[Batch]]
 Asking = tuple[Embed, Batches]
+Embedded = Mapping[str, tuple[np.ndarray, np.ndarray]]
+Confident = Callable[[Variables, Embedded], scores.Confidence | None]
 
 
 class _Embedded(NamedTuple):
@@ -107,9 +109,10 @@ class RetrievalEvaluator:
     batches: Mapping[str, Batches],
     frames: questions_lib.Frames,
     questions: Sequence[questions_lib.Question],
-    sequence_stride: int = 1,
+    sequence: sequences_lib.Sequence = sequences_lib.THREE_FRAMES,
+    any_frame: bool = False,
     views: Mapping[str, Sequence[int]] | None = None,
-    temperature: Callable[[Variables], scores.Temperature | None] | None = None,
+    confidence: Confident | None = None,
     asking: Mapping[str, Asking] | None = None,
     duplicates: duplicates_lib.Finder | None = None,
   ):
@@ -124,12 +127,13 @@ class RetrievalEvaluator:
       frames: the frame table.
       questions: one per name and town; those of one name share their radii.
         Between two sides, both ask.
-      sequence_stride: rows between two frames of a sequence of three, see
-        `sequences.sequence_similarity`.
+      sequence: what is scored beside single readings where rows are in the
+        order of travel.
+      any_frame: see `scores.Runs`.
       views: by name of a question, which of the V views of a reading count in
         it; all where it is not named. A known heading is a choice of view.
-      temperature: of the confidences in `predictions`, from the variables; None
-        for none.
+      confidence: of the answers in `predictions`: what makes it of the
+        variables and of `embedded`; None for none.
       asking: by side, how its queries are embedded; those of other sides are
         embedded as the map is.
       duplicates: finds queries of one side that lie in the database; None
@@ -160,10 +164,12 @@ class RetrievalEvaluator:
     self._embed, self._batches = embed, batches
     self._frames, self._questions = frames, questions
     self._track = questions_lib.track_from_frames(frames)
-    self._stride, self._views = sequence_stride, dict(views or {})
-    self._temperature_of = temperature
+    sequences_lib.check_sequence(sequence)
+    self._sequence, self._any_frame = sequence, any_frame
+    self._views = dict(views or {})
+    self._confident = confidence
     self._asking = dict(asking or {})
-    self._temperature: scores.Temperature | None = None
+    self._confidence: scores.Confidence | None = None
     self.predictions: dict[str, predictions_lib.Predictions] = {}
     self.embedded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     self.asked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -176,8 +182,6 @@ class RetrievalEvaluator:
     Raises:
       InputError: descriptors that are not finite, or rows that no batch held.
     """
-    if self._temperature_of is not None:
-      self._temperature = self._temperature_of(variables)
     rows = questions_lib.rows_to_embed(self._frames, self._questions)
     rows |= {side: self._rows(side, 'map_rows') for side in self._asking}
     sides = {
@@ -194,6 +198,8 @@ class RetrievalEvaluator:
     }
     self.embedded = {name: side.listed() for name, side in sides.items()}
     self.asked = {name: side.listed() for name, side in asking.items()}
+    if self._confident is not None:
+      self._confidence = self._confident(variables, self.embedded)
     for name in dict.fromkeys(question.name for question in self._questions):
       ways = [
         questions_lib.both_ways(question)
@@ -291,14 +297,18 @@ class RetrievalEvaluator:
     )
     runs = None
     if question.travel:
-      drives, positions = self._frames.drive, self._frames.position
       runs = scores.Runs(
         *(
-          sequences_lib.consecutive_runs(drives[rows], positions[rows])
+          sequences_lib.consecutive_runs(
+            self._frames.drive[rows],
+            self._frames.position[rows],
+            self._frames.frame[rows],
+          )
           for rows in (question.query_rows, question.map_rows)
         ),
         question.travel,
-        self._stride,
+        self._sequence,
+        self._any_frame,
       )
       blocks = metrics.blocks_from_runs(runs.queries)
     else:
@@ -310,7 +320,7 @@ class RetrievalEvaluator:
       blocks,
       runs=runs,
       num_ranked=predictions_lib.NUM_RANKED,
-      temperature=self._temperature,
+      confidence=self._confidence,
     )
 
   def _record(

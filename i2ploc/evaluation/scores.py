@@ -16,7 +16,13 @@ and the direction before them:
   recall@1%_10m                   N = ceil(M / 100)
   recall@1_10m_low, _high         95 % block bootstrap
   recall@1_10m_of_all_queries     unanswerable ones count as missed
-  recall@1_10m_3_frames           of short sequences, with all of the above
+  recall@1_10m_3_frames           of sequences of 3, with all of the above; an
+                                  answer is right as for single readings
+  recall@1_10m_3_frames_any_frame
+                                  if any frame of the retrieved sequence is
+                                  right for any frame of the query's, as
+                                  sequence descriptors are measured; with its
+                                  own answerable_10m_..., chance@1_10m_...
   recall@1_10m_ties_found         if equal similarities counted as found
   median_error_m                  of the first answer
   f1_max_10m                      where only revisits count
@@ -30,6 +36,7 @@ A rate over no query is left out. See `metrics` for the conventions on ties and
 positives.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -42,7 +49,9 @@ from i2ploc.photos import truth as truth_lib
 from i2ploc.retrieval import sequences as sequences_lib
 
 RECALL_AT = (1, 5, 10, 20, 100)
-SEQUENCE_LENGTH = 3
+# Of similarities [b, M], candidates [b, M] and the ground positions [M, 2]: the
+# probability [b] that the first answer is right, NaN if nobody can say.
+Confidence = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Side(NamedTuple):
@@ -63,19 +72,21 @@ class Side(NamedTuple):
 
 
 class Runs(NamedTuple):
-  """What follows what, for sequences of `SEQUENCE_LENGTH` frames.
+  """What follows what, and the sequences of it that ask and answer.
 
   Attributes:
     queries: int [Q], equal for neighbouring rows that follow each other.
     places: int [M].
     travel: 1 or -1, see `questions.Question`.
-    stride: rows between two frames of a sequence.
+    sequence: what is compared instead of single readings.
+    any_frame: whether any frame of a sequence may be the right one, too.
   """
 
   queries: np.ndarray
   places: np.ndarray
   travel: int
-  stride: int
+  sequence: sequences_lib.Sequence = sequences_lib.THREE_FRAMES
+  any_frame: bool = False
 
 
 class Temperature(NamedTuple):
@@ -89,6 +100,14 @@ class Temperature(NamedTuple):
   scale: float
   radius: float
 
+  def __call__(
+    self, similarities: np.ndarray, candidates: np.ndarray, ground: np.ndarray
+  ) -> np.ndarray:
+    """See `Confidence`."""
+    return metrics.posterior_mass(
+      similarities, candidates, ground, self.scale, self.radius
+    )
+
 
 class Outcome(NamedTuple):
   """What a model answered, query by query; R radii, K ranked answers.
@@ -100,8 +119,10 @@ class Outcome(NamedTuple):
     num_positives: int [Q, R].
     ranks: int [Q, R], pessimistic.
     optimistic: int [Q, R], ties count as found.
-    sequence_ranks: int [Q, R], pessimistic, of short sequences; [Q, 0] where
-      they are not scored.
+    sequence_ranks: int [Q, R], pessimistic, of sequences; [Q, 0] where they are
+      not scored.
+    any_ranks: int [Q, R], the same where any frame may be right; or [Q, 0].
+    any_positives: int [Q, R], how many sequences are right then; or [Q, 0].
     scores: float32 [Q], similarity of the first answer; -inf without one.
     errors: float [Q], metres to the first answer, the farthest of tied ones.
     same: bool [Q, R], a positive in the query's own heading.
@@ -112,9 +133,10 @@ class Outcome(NamedTuple):
     similarities: float32 [Q, K], -inf where unused.
     distances: float32 [Q, K], inf where unused, NaN where unknown.
     confidence: float32 [Q], of the first answer; NaN where there is none, or no
-      temperature.
+      `Confidence`.
     database: how many places.
     database_unknown: of them without position.
+    sequence_length: frames of a sequence; 0 where they are not scored.
   """
 
   blocks: np.ndarray
@@ -124,6 +146,8 @@ class Outcome(NamedTuple):
   ranks: np.ndarray
   optimistic: np.ndarray
   sequence_ranks: np.ndarray
+  any_ranks: np.ndarray
+  any_positives: np.ndarray
   scores: np.ndarray
   errors: np.ndarray
   same: np.ndarray
@@ -135,6 +159,7 @@ class Outcome(NamedTuple):
   confidence: np.ndarray
   database: int
   database_unknown: int
+  sequence_length: int
 
 
 def ask(
@@ -146,7 +171,7 @@ def ask(
   similarity: str = 'dot',
   runs: Runs | None = None,
   num_ranked: int = 0,
-  temperature: Temperature | None = None,
+  confidence: Confidence | None = None,
 ) -> Outcome:
   """Answers a question, block by block.
 
@@ -156,15 +181,15 @@ def ask(
     places: the readings of its map rows.
     blocks: int [Q], of the bootstrap.
     similarity: one of `metrics.SIMILARITIES`.
-    runs: where short sequences are scored too.
+    runs: where sequences are scored too.
     num_ranked: answers of each query to keep.
-    temperature: of confidences; None for none.
+    confidence: of the first answers; None for none.
 
   Raises:
     InputError: similarities that are not finite.
   """
   count = len(queries.descriptors)
-  halo = SEQUENCE_LENGTH // 2 * runs.stride if runs else 0
+  halo = runs.sequence.halo if runs else 0
   parts = []
   for block in questions_lib.blocks_from_question(
     question, queries.track, places.track
@@ -177,24 +202,20 @@ def ask(
     similarities = metrics.similarities(
       queries.descriptors[near], places.descriptors, similarity
     )
-    sequences = None
+    part = _answers(question, block, similarities[own], num_ranked)
     if runs:
-      sequences = sequences_lib.sequence_similarity(
+      part |= _sequence_answers(
+        question,
+        block,
+        runs._replace(queries=runs.queries[near]),
         similarities,
-        runs.queries[near],
-        runs.places,
-        SEQUENCE_LENGTH,
-        runs.travel,
-        runs.stride,
-      )[own]
-    part = _answers(question, block, similarities[own], sequences, num_ranked)
+        (queries.track.take(np.arange(near.start, near.stop)), places.track),
+        own,
+      )
     part['confidence'] = np.full(len(block.graded), np.nan, np.float32)
-    if temperature is not None:
-      part['confidence'] = metrics.posterior_mass(
-        similarities[own],
-        block.candidates,
-        places.track.ground,
-        *temperature,
+    if confidence is not None:
+      part['confidence'] = confidence(
+        similarities[own], block.candidates, places.track.ground
       ).astype(np.float32)
     parts.append(part)
   columns = {
@@ -210,6 +231,7 @@ def ask(
     **columns,
     database=len(unknown),
     database_unknown=int(unknown.sum()),
+    sequence_length=runs.sequence.length if runs else 0,
   )
 
 
@@ -217,7 +239,6 @@ def _answers(
   question: questions_lib.Question,
   block: questions_lib.Block,
   similarities: np.ndarray,
-  sequences: np.ndarray | None,
   num_ranked: int,
 ) -> dict[str, np.ndarray]:
   """The columns of an Outcome that follow from the similarities of a block."""
@@ -237,10 +258,6 @@ def _answers(
       'same': same,
       'opposite': opposite,
     }
-    if sequences is not None:
-      values['sequence_ranks'] = metrics.pessimistic_ranks(
-        sequences, positives, graded
-      )
     for name, value in values.items():
       per_radius.setdefault(name, []).append(value)
   ranked = metrics.best_answers(similarities, block.candidates, num_ranked)
@@ -255,7 +272,10 @@ def _answers(
   distances[np.isinf(distances) & (ranked >= 0)] = np.nan
   nearest[np.isinf(nearest) & block.candidates.any(1)] = np.nan
   return {
-    'sequence_ranks': np.zeros((len(graded), 0), np.int64),
+    **dict.fromkeys(
+      ('sequence_ranks', 'any_ranks', 'any_positives'),
+      np.zeros((len(graded), 0), np.int64),
+    ),
     **{name: np.stack(values, 1) for name, values in per_radius.items()},
     'num_candidates': graded.sum(1),
     'scores': np.where(graded, similarities, -np.inf).max(1),
@@ -267,17 +287,62 @@ def _answers(
   }
 
 
+def _sequence_answers(
+  question: questions_lib.Question,
+  block: questions_lib.Block,
+  runs: Runs,
+  similarities: np.ndarray,
+  tracks: tuple[questions_lib.Track, questions_lib.Track],
+  own: slice,
+) -> dict[str, np.ndarray]:
+  """The columns of an Outcome that are about sequences.
+
+  `similarities`, `runs` and the first track are of the block's queries and of
+  those before and after that its sequences look at; `own` says which are its.
+  """
+  arguments = runs.queries, runs.places, runs.sequence, runs.travel
+  if question.exclude_self:
+    # A reading is no answer to itself, nor part of one, nor of the contrast.
+    itself = tracks[0].frames[:, None] == tracks[1].frames
+    mean = similarities.mean(1, keepdims=True)
+    similarities = np.where(itself, mean, similarities)
+  matched = sequences_lib.match(similarities, *arguments)[own]
+  graded, columns = block.graded, {}
+  truth = None
+  if runs.any_frame:
+    (truth,) = questions_lib.blocks_from_question(
+      question, *tracks, size=len(similarities)
+    )
+  for radius in question.radii:
+    right = graded & question.within(block.distances, radius)
+    values = {
+      'sequence_ranks': metrics.pessimistic_ranks(matched, right, graded)
+    }
+    if truth is not None:
+      right = truth.graded & question.within(truth.distances, radius)
+      right = graded & sequences_lib.any_along(right, *arguments)[own]
+      right &= questions_lib.known_positions(question, tracks[0])[own, None]
+      values |= {
+        'any_ranks': metrics.pessimistic_ranks(matched, right, graded),
+        'any_positives': right.sum(1),
+      }
+    for name, value in values.items():
+      columns.setdefault(name, []).append(value)
+  return {name: np.stack(values, 1) for name, values in columns.items()}
+
+
 def pool(outcomes: Sequence[Outcome]) -> Outcome:
   """The queries of several databases as one list; blocks never span them."""
   shifted, used = [], 0
   for outcome in outcomes:
-    shifted.append(outcome._replace(blocks=outcome.blocks + used)[:-2])
+    shifted.append(outcome._replace(blocks=outcome.blocks + used)[:-3])
     used += int(outcome.blocks.max()) + 1
   columns = (np.concatenate(x) for x in zip(*shifted, strict=True))
   return Outcome(
     *columns,
     database=sum(outcome.database for outcome in outcomes),
     database_unknown=sum(outcome.database_unknown for outcome in outcomes),
+    sequence_length=outcomes[0].sequence_length,
   )
 
 
@@ -298,6 +363,14 @@ def _retrieved(outcome: Outcome) -> Iterator[tuple[str, np.ndarray]]:
   yield '1%', metrics.one_percent(outcome.num_candidates)
 
 
+def _frames(outcome: Outcome) -> str:
+  return f'_{outcome.sequence_length}_frames'
+
+
+def _any_frame(outcome: Outcome) -> str:
+  return f'{_frames(outcome)}_any_frame'
+
+
 def counts(
   question: questions_lib.Question, outcome: Outcome
 ) -> Iterator[tuple[str, float]]:
@@ -309,17 +382,19 @@ def counts(
     yield 'queries_without_position', float((~outcome.known).sum())
   if outcome.database_unknown:
     yield 'database_without_position', float(outcome.database_unknown)
-  for i, radius in enumerate(question.radii):
-    answerable = outcome.num_positives[:, i] > 0
-    yield f'answerable_{question.at(radius)}', float(answerable.sum())
-    if not answerable.any():
-      continue
-    for label, n in _retrieved(outcome):
-      probability = metrics.chance(
-        outcome.num_positives[:, i], outcome.num_candidates, n
-      )
-      value = 100 * float(probability[answerable].mean())
-      yield f'chance@{label}_{question.at(radius)}', value
+  for suffix, positives in (
+    ('', outcome.num_positives),
+    (_any_frame(outcome), outcome.any_positives),
+  ):
+    for i, radius in enumerate(question.radii[: positives.shape[1]]):
+      answerable = positives[:, i] > 0
+      yield f'answerable_{question.at(radius)}{suffix}', float(answerable.sum())
+      if not answerable.any():
+        continue
+      for label, n in _retrieved(outcome):
+        probability = metrics.chance(positives[:, i], outcome.num_candidates, n)
+        value = 100 * float(probability[answerable].mean())
+        yield f'chance@{label}_{question.at(radius)}{suffix}', value
 
 
 def rates(
@@ -337,14 +412,15 @@ def rates(
     Name and value.
   """
   names, hits, counted = [], [], []
-  for suffix, ranks in (
-    ('', outcome.ranks),
-    (f'_{SEQUENCE_LENGTH}_frames', outcome.sequence_ranks),
+  for suffix, ranks, positives in (
+    ('', outcome.ranks, outcome.num_positives),
+    (_frames(outcome), outcome.sequence_ranks, outcome.num_positives),
+    (_any_frame(outcome), outcome.any_ranks, outcome.any_positives),
   ):
     for i, radius in enumerate(question.radii[: ranks.shape[1]]):
       for label, n in _retrieved(outcome):
         names.append(f'recall@{label}_{question.at(radius)}{suffix}')
-        counted.append(outcome.num_positives[:, i] > 0)
+        counted.append(positives[:, i] > 0)
         hits.append((ranks[:, i] < n) & counted[-1])
   bounds = np.full((len(names), 2), np.nan)
   known = outcome.known

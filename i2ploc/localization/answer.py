@@ -45,6 +45,9 @@ class Query(NamedTuple):
     lens: of this image; None if unknown.
     prior: what else is known of the camera.
     detections: boxes in this image; None where nothing looked for objects.
+    previous: what the camera saw before, oldest first, each without what came
+      before it; () for a single image. The question is where the camera is
+      now: where `image` was taken.
   """
 
   name: str
@@ -52,6 +55,7 @@ class Query(NamedTuple):
   lens: lens_lib.Lens | None = None
   prior: Prior = UNKNOWN
   detections: detections_lib.Detections | None = None
+  previous: 'tuple[Query, ...]' = ()
 
 
 class Answer(NamedTuple):

@@ -6,11 +6,13 @@ intrinsics are scaled to the size of the file; an image of another shape cannot
 be one. Boxes of a detector lie in a file beside the images.
 """
 
+import collections
 from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
 import glob
 import pathlib
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -48,19 +50,24 @@ def read_queries(
   intrinsics: Sequence[str | float] = (),
   camera: Camera | None = None,
   with_boxes: bool = False,
+  length: int = 1,
 ) -> Iterator[answer.Query]:
   """Reads image files one by one.
 
   Args:
-    patterns: image files, or patterns of them.
+    patterns: image files, folders of them, or patterns; those of one pattern
+      or folder in natural order (2 before 10).
     intrinsics: fx, fy, cx, cy in pixels of the files as one sees them, the
       centre of the top-left pixel at (0.5, 0.5); () if `camera` took them.
     camera: of the map; None where no calibration is needed.
     with_boxes: whether boxes are needed, from `DETECTION_FILES` beside the
       image; see `objects.files` for their formats.
+    length: images of a query: each file asks together with the files of its
+      folder that were read just before it, `length` - 1 at most. The first
+      file of a folder has none.
 
   Yields:
-    Queries, in order.
+    Queries, one per file, in order.
 
   Raises:
     MissingFileError: no file of this name, or no boxes beside it.
@@ -70,10 +77,14 @@ def read_queries(
   """
   if not patterns:
     raise InputError('No query: give image files with --query=PATH.')
+  if length < 1:
+    raise InputError(f'length={length} images of a query; expected 1 or more.')
   own = _lens(intrinsics, camera)
   # Images of a folder share a file of boxes.
   load = functools.cache(detection_files.load_detections)
-  for path in [p for q in patterns for p in sorted(glob.glob(q)) or [q]]:
+  recent: collections.deque[answer.Query] = collections.deque()
+  folder = None
+  for path in [path for pattern in patterns for path in _files(pattern)]:
     image = image_files.read_image(path)
     lens = own
     if lens is None and camera is not None:
@@ -81,7 +92,41 @@ def read_queries(
     detections = (
       _beside(pathlib.Path(path), image, load) if with_boxes else None
     )
-    yield answer.Query(path, image, lens, detections=detections)
+    query = answer.Query(path, image, lens, detections=detections)
+    if pathlib.Path(path).parent != folder:
+      recent.clear()
+    folder = pathlib.Path(path).parent
+    yield query._replace(previous=tuple(recent))
+    recent.append(query)
+    if len(recent) == length:
+      recent.popleft()
+
+
+def _files(pattern: str) -> list[str]:
+  """The files of a pattern or a folder; the pattern itself if there are none.
+
+  Whoever reads it then says that there is no such file.
+  """
+  folder = pathlib.Path(pattern)
+  if folder.is_dir():
+    found = [
+      str(path)
+      for path in folder.iterdir()
+      if path.suffix.lower() in image_files.SUFFIXES
+    ]
+    if not found:
+      raise InputError(f'{pattern}: no images in this folder.')
+  else:
+    found = glob.glob(pattern) or [pattern]
+  return sorted(found, key=_natural)
+
+
+def _natural(name: str) -> list[str | int]:
+  """Sorts 2.jpg before 10.jpg."""
+  return [
+    int(part) if part.isdigit() else part
+    for part in re.split(r'([0-9]+)', name)
+  ]
 
 
 def _lens(intrinsics, camera) -> lens_lib.Lens | None:

@@ -7,11 +7,13 @@ similarities of all places, times the learned scale, through a softmax are the
 probabilities that training fitted (InfoNCE is cross-entropy over places); the
 confidence of an answer is the mass of all places within a radius of it, since
 neighbouring readings of one street share it. It assumes that the query lies
-somewhere in the map, and it is only as calibrated as the model.
+somewhere in the map, and it is only as calibrated as the model. A model without
+a temperature is calibrated on the map itself, see `retrieval.calibration`.
 """
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import math
 import os
 import pathlib
@@ -21,6 +23,7 @@ import numpy as np
 from i2ploc.errors import InputError
 from i2ploc.geometry import resizing
 from i2ploc.localization import answer as answer_lib
+from i2ploc.retrieval import calibration as calibration_lib
 from i2ploc.retrieval import index as index_lib
 
 Answer = answer_lib.Answer
@@ -36,6 +39,7 @@ def make_stage(
   radius: float,
   k: int,
   folder: str | os.PathLike = '',
+  calibration: calibration_lib.Calibration | None = None,
   resize: str = resizing.STRETCH,
 ) -> answer_lib.Stage:
   """The stage `retrieve`; it needs no answers to start from.
@@ -51,27 +55,53 @@ def make_stage(
     k: answers per query.
     folder: of the map's data; evidence names the files in it that answer, as
       `image`.
+    calibration: see `localize`.
     resize: how images become `image_size`, see `resizing`.
   """
 
   def retrieve(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:
     del answers
-    image = resizing.resize_image(query.image, image_size, resize)
-    batch = {'image': image[None]}
-    if query.lens is not None:
-      matrix = resizing.resize_intrinsics(
-        query.lens.intrinsics, query.image.shape[:2], image_size, resize
-      )
-      batch['intrinsics'] = np.asarray(matrix, np.float32)[None]
-    descriptors = np.asarray(embed(batch))
-    found = localize(descriptors, index, scale=scale, radius=radius, k=k)[0]
-    return [_with_image(one, pathlib.Path(folder)) for one in found]
+    descriptors = describe(query, embed, image_size, resize)[None]
+    found = localize(
+      descriptors,
+      index,
+      scale=scale,
+      radius=radius,
+      k=k,
+      calibration=calibration,
+    )[0]
+    return [with_image(one, folder) for one in found]
 
   return retrieve
 
 
-def _with_image(answer: Answer, folder: pathlib.Path) -> Answer:
-  path = folder / answer.evidence['name']
+def describe(
+  query: answer_lib.Query,
+  embed: Callable[[Batch], np.ndarray],
+  image_size: tuple[int, int],
+  resize: str = resizing.STRETCH,
+) -> np.ndarray:
+  """The descriptor [D] of a query's image, or [V, D] of its V crops.
+
+  Args:
+    query: its image and lens count.
+    embed: see `make_stage`.
+    image_size: see `make_stage`.
+    resize: see `make_stage`.
+  """
+  image = resizing.resize_image(query.image, image_size, resize)
+  batch = {'image': image[None]}
+  if query.lens is not None:
+    matrix = resizing.resize_intrinsics(
+      query.lens.intrinsics, query.image.shape[:2], image_size, resize
+    )
+    batch['intrinsics'] = np.asarray(matrix, np.float32)[None]
+  return np.asarray(embed(batch))[0]
+
+
+def with_image(answer: Answer, folder: str | os.PathLike) -> Answer:
+  """An answer whose evidence names its file in a folder, None if not there."""
+  path = pathlib.Path(folder) / answer.evidence['name']
   image = str(path) if path.is_file() else None
   return answer._replace(evidence={**answer.evidence, 'image': image})
 
@@ -83,6 +113,7 @@ def localize(
   scale: float | None,
   radius: float = 10.0,
   k: int = 5,
+  calibration: calibration_lib.Calibration | None = None,
 ) -> list[list[Answer]]:
   """The k most similar places of each query.
 
@@ -95,9 +126,12 @@ def localize(
     queries: [Q, D] or [Q, V, D], of the model that made the index.
     index: the map.
     scale: the model's inverse temperature, exp(log_scale); None if it has
-      learned none: then there are no confidences.
+      learned none: then the map's `calibration` says how sure an answer is, or
+      nobody.
     radius: metres.
     k: answers per query; a map of fewer places gives all of them.
+    calibration: of this map and model, with a radius of its own; one without a
+      curve gives no confidences.
 
   Returns:
     Q lists of min(k, places) answers, best first. Evidence: key, frame, view
@@ -118,6 +152,13 @@ def localize(
   answers = []
   for query, similarities, rows, log_sum in zip(queries, *found, strict=True):
     confidence = [None] * len(rows)
+    if scale is None and calibration is not None and not calibration.reason:
+      margins = calibration_lib.margins(
+        index, query, rows, similarities, calibration.radius
+      )
+      confidence = calibration_lib.confidence(
+        calibration, similarities, margins
+      ).tolist()
     if scale is not None:
       confidence = [
         _mass(index, query, row, logit, scale, radius)
@@ -125,7 +166,9 @@ def localize(
           rows, scale * (similarities - similarities[0]) - log_sum, strict=True
         )
       ]
-    answers.append(_answers(index, rows, similarities, confidence))
+    if index.similarity == 'cosine':
+      similarities = np.clip(similarities, -1, 1)
+    answers.append(answers_from_rows(index, rows, similarities, confidence))
   return answers
 
 
@@ -142,15 +185,25 @@ def _mass(index, query, row, logit, scale, radius) -> float:
   return float(min(np.exp(scale * (similar - own) + logit).sum(), 1.0))
 
 
-def _answers(index, rows, similarities, confidences) -> list[Answer]:
-  """Answers of one query, most similar first."""
+def answers_from_rows(
+  index: index_lib.Index,
+  rows: np.ndarray,
+  similarities: np.ndarray,
+  confidences: Sequence[float | None],
+) -> list[Answer]:
+  """The answers of one query that rows of a map are, see `localize`.
+
+  Args:
+    index: the map.
+    rows: int [k], best first.
+    similarities: [k].
+    confidences: [k].
+  """
   world_from_view = index.world_from_view(rows)
   camera_from_body = np.asarray(index.rig.camera_from_body, np.float64)
   world_from_camera = world_from_view @ np.linalg.inv(camera_from_body)
   headings = np.arctan2(world_from_view[:, 1, 0], world_from_view[:, 0, 0])
   distances = index.distances(rows[0], rows)
-  if index.similarity == 'cosine':
-    similarities = np.clip(similarities, -1, 1)
   return [
     Answer(
       rank=i + 1,

@@ -16,22 +16,28 @@ _COLORS = ('c-cross', 'c-opposite', 'c-sync', 'c-other', 'c-image', 'c-points')
 Arrays = workdir_lib.Arrays
 
 
-def verdicts(record: Arrays, radius: float) -> np.ndarray:
+def verdicts(
+  record: Arrays, radius: float, has_length: bool = True
+) -> np.ndarray:
   """What each first answer is.
 
   Args:
     record: the ranked answers of a protocol in one direction.
-    radius: metres within which an answer is right.
+    radius: within which an answer is right.
+    has_length: distances are between positions; otherwise they say right or
+      wrong, and positions are not asked.
 
   Returns:
     [Q] 'hit', 'miss', 'none' (nothing in the map is within the radius) or
-    'unknown' (the position of the query or of its answer).
+    'unknown' (where the query or its answer is).
   """
   first, nearest = record['distances'][:, 0], record['nearest']
   answered = record['ranked_rows'][:, 0] >= 0
-  answers = _positions(record, record['ranked_rows'][:, 0])
-  unknown = np.isnan(record['query_positions'][:, :2]).any(1)
-  unknown |= answered & np.isnan(answers).any(1)
+  unknown = np.isnan(nearest) | (answered & np.isnan(first))
+  if has_length:
+    answers = positions(record, record['ranked_rows'][:, 0])
+    unknown |= np.isnan(record['query_positions'][:, :2]).any(1)
+    unknown |= answered & np.isnan(answers).any(1)
   return np.select(
     [unknown, nearest > radius, first <= radius],
     ['unknown', 'none', 'hit'],
@@ -39,14 +45,24 @@ def verdicts(record: Arrays, radius: float) -> np.ndarray:
   )
 
 
-def error_charts(predictions: Mapping[str, Arrays]) -> templates.Markup:
-  """How far off the first answers are, one chart per direction."""
-  charts = []
+def error_charts(
+  predictions: Mapping[str, Arrays],
+  unit: str = 'm',
+  charts: Sequence[templates.Markup] = (),
+) -> templates.Markup:
+  """How far off the first answers are, one chart per direction.
+
+  Args:
+    predictions: the ranked answers, by protocol and direction.
+    unit: of their distances.
+    charts: what is shown beside.
+  """
+  charts = list(charts)
   for direction in dict.fromkeys(name.split('/')[-1] for name in predictions):
-    series = []
+    series, photos = [], direction == recall.PHOTOS
     for name, record in predictions.items():
       errors = np.sort(record['distances'][:, 0])
-      near = np.isfinite(errors)
+      near = errors < workdir_lib.ELSEWHERE  # false of NaN, too
       if not name.endswith(f'/{direction}') or not near.any():
         continue
       share = 100 * np.arange(1, len(errors) + 1) / len(errors)
@@ -62,14 +78,34 @@ def error_charts(predictions: Mapping[str, Arrays]) -> templates.Markup:
       charts.append(
         figures.line_chart(
           series,
-          title='Queries (%) whose first answer is this near,'
-          f' {recall.direction_text(direction)}',
-          x_label='distance of the first answer (m)',
+          title='Queries (%) whose first answer is this near'
+          + ('' if photos else f', {recall.direction_text(direction)}'),
+          x_label=f'distance of the first answer ({unit})',
           y_range=(0, 100),
           log_x=True,
         )
       )
   return templates.render('grid.html', charts=charts)
+
+
+def recall_chart(
+  points: Mapping[str, Sequence[tuple[int, float]]],
+) -> templates.Markup:
+  """Recall and what chance reaches over N, of `recall.chart_points`."""
+  series = []
+  for name, color, style in (
+    ('recall', 'c-other', 'dots'),
+    ('chance', 'c-chance', 'dashed'),
+  ):
+    n, rate = np.array(points[name], float).T
+    series.append(figures.Series(name, color, n, rate, style))
+  return figures.line_chart(
+    series,
+    title='Queries (%) with a right answer among the first N',
+    x_label='N',
+    y_range=(0, 100),
+    log_x=True,
+  )
 
 
 def _protocol(name: str) -> str:
@@ -80,6 +116,7 @@ def town_maps(
   predictions: Mapping[str, Arrays],
   overviews: Mapping[str, workdir_lib.Overview],
   radius: float,
+  names: Sequence[str] = (),
 ) -> templates.Markup:
   """A map of each town per protocol and direction, as panels of a switch.
 
@@ -87,13 +124,14 @@ def town_maps(
     predictions: the ranked answers, by protocol and direction.
     overviews: pictures of towns.
     radius: metres within which an answer is right.
+    names: of the rows, of photos; they appear under the pointer.
 
   Returns:
     The panels; nothing where no position is known.
   """
   ids = {town: f'overview-{i}' for i, town in enumerate(overviews)}
   panels = {}
-  for name, record in predictions.items():
+  for name, record in comparable(predictions).items():
     direction = name.split('/')[-1]
     maps = [
       _town_map(
@@ -103,6 +141,7 @@ def town_maps(
         drive=direction != 'image_to_image',
         picture_id=ids.get(town),
         view=overviews.get(town),
+        names=names,
       )
       for town in dict.fromkeys(record['towns'].tolist())
     ]
@@ -125,6 +164,15 @@ def town_maps(
   )
 
 
+def comparable(predictions: Mapping[str, Arrays]) -> Mapping[str, Arrays]:
+  """Without those that ask all towns at once: no map shows two of them."""
+  return {
+    name: record
+    for name, record in predictions.items()
+    if not _protocol(name).endswith('_one_pool')
+  }
+
+
 def _town_map(
   record: Arrays,
   town: str,
@@ -133,6 +181,7 @@ def _town_map(
   drive: bool,
   picture_id: str | None,
   view: workdir_lib.Overview | None,
+  names: Sequence[str],
 ) -> dict | None:
   """Title, drawing and counts of a town; None if no position is known."""
   asked = record['towns'] == town
@@ -141,9 +190,11 @@ def _town_map(
   track = track[np.isfinite(track).all(1)]
   if not asked.any() or not len(track):
     return None
+  if on_a_line(np.concatenate([track, record['query_positions'][asked, :2]])):
+    return None  # `matches` shows it
   first = record['ranked_rows'][asked, 0]
   queries = record['query_positions'][asked, :2]
-  believed = np.where(first[:, None] < 0, np.nan, _positions(record, first))
+  believed = np.where(first[:, None] < 0, np.nan, positions(record, first))
   found = verdicts(record, radius)[asked]
   hits, misses = (int((found == word).sum()) for word in ('hit', 'miss'))
   told = f'{hits} of {hits + misses}'
@@ -152,11 +203,28 @@ def _town_map(
     label=f'{town}: {told} queries right',
     picture_id=picture_id,
     square=(view.center, view.extent) if view else None,
+    labels=_labels(record['query_rows'][asked], first, names),
   )
   return {'town': town, 'drawing': drawing, 'told': told}
 
 
-def _positions(record: Arrays, rows: np.ndarray) -> np.ndarray:
+def _labels(queries, answers, names) -> Sequence[str]:
+  """Which photo was taken for which."""
+  if not len(names):
+    return ()
+  return [
+    f'{names[query]} → {names[answer] if answer >= 0 else "nothing"}'
+    for query, answer in zip(queries, answers, strict=True)
+  ]
+
+
+def on_a_line(points: np.ndarray) -> bool:
+  """Whether positions [N, 2] differ along one axis alone, as numbers do."""
+  extent = np.ptp(points, axis=0)
+  return bool(extent.min() <= 1e-6 * extent.max())
+
+
+def positions(record: Arrays, rows: np.ndarray) -> np.ndarray:
   """[..., 2] metres of map rows; any position for -1, which is no answer."""
   order = np.argsort(record['map_rows'])
   at = np.searchsorted(record['map_rows'], rows, sorter=order)

@@ -21,6 +21,8 @@ from i2ploc.report import templates
 WIDTH, HEIGHT = 440, 270  # of a chart, in units of which text has 13
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 44
 NEAR, FAR = 3.0, 80.0  # metres, ends of the colours of distance
+MOST_MARKS = 2000  # of a kind in a drawing; more are thinned where they overlap
+MOST_LABELS = 400  # of a drawing; more would weigh more than the picture
 TOP_WEIGHT = 3.0  # saliency (mean 1) at the end of its colours
 DEPTH_COLORS = 'turbo_r'
 SALIENCY_COLORS = 'inferno'
@@ -109,7 +111,7 @@ class _Axes:
 
   def _x_ticks(self):
     if not self._log:
-      return _ticks(*self._x)
+      return round_ticks(*self._x)
     decades = range(int(np.floor(self._x[0])), int(np.ceil(self._x[1])) + 1)
     ticks = np.array([m * 10.0**d for d in decades for m in (1, 2, 5)])
     inside = np.log10(ticks)
@@ -118,7 +120,7 @@ class _Axes:
   def frame(self, x_label):
     parts = []
     bottom = HEIGHT - BOTTOM
-    for value in _ticks(*self._y):
+    for value in round_ticks(*self._y):
       y = self.place(1, value)[1]
       parts.append(
         f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
@@ -146,8 +148,9 @@ def _widened(low, high, margin=0.0):
   return low - margin * (high - low), high + margin * (high - low)
 
 
-def _ticks(low, high):
-  ticks = ticker.MaxNLocator(5).tick_values(low, high)
+def round_ticks(low: float, high: float) -> np.ndarray:
+  """About five round numbers between two."""
+  ticks = np.asarray(ticker.MaxNLocator(5).tick_values(low, high))
   slack = 1e-6 * (high - low)
   return ticks[(ticks >= low - slack) & (ticks <= high + slack)]
 
@@ -192,10 +195,34 @@ def line(at: np.ndarray, css: str, jumps: Sequence = ()) -> templates.Markup:
   return templates.Markup(f'<path class="{css}" d="{d}"/>')
 
 
+def apart(at: np.ndarray) -> np.ndarray:
+  """Marks [N, ...] in SVG units without those that cover each other."""
+  if len(at) <= MOST_MARKS:
+    return at
+  return np.unique(np.round(at), axis=0)
+
+
 def dots(at: np.ndarray, css: str) -> templates.Markup:
   """Dots at [N, 2] as strokes without length: a tenth of a circle's bytes."""
-  d = ''.join(f'M{x:.1f} {y:.1f}h0' for x, y in at)
+  d = ''.join(f'M{x:.1f} {y:.1f}h0' for x, y in apart(at))
   return templates.Markup(f'<path class="{css}" d="{d}"/>' if d else '')
+
+
+def crosses(at: np.ndarray, css: str) -> templates.Markup:
+  """Crosses at [N, 2]."""
+  d = ''.join(f'M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8' for x, y in apart(at))
+  return templates.Markup(f'<path class="{css} cross" d="{d}"/>' if d else '')
+
+
+def _under_pointer(at, labels) -> templates.Markup:
+  """Invisible circles that tell their names."""
+  return templates.Markup('').join(
+    templates.Markup(
+      '<circle class="touch" cx="{:.1f}" cy="{:.1f}" r="9"><title>{}</title>'
+      '</circle>'
+    ).format(x, y, text)
+    for (x, y), text in zip(at, labels, strict=True)
+  )
 
 
 class Trip(NamedTuple):
@@ -222,6 +249,7 @@ def trajectory_map(
   label: str,
   picture_id: str | None = None,
   square: tuple[tuple[float, float], float] | None = None,
+  labels: Sequence[str] = (),
 ) -> templates.Markup:
   """A town from above, north up, as SVG.
 
@@ -230,6 +258,7 @@ def trajectory_map(
     label: what the map shows, for screen readers.
     picture_id: id of an <image> of the square elsewhere in the page.
     square: center and side of that picture, metres.
+    labels: of each query, under the pointer where there are few; or none.
   """
   low, high = _frame(trip)
   scale = 560 / (high - low).max()
@@ -263,12 +292,17 @@ def trajectory_map(
     ends = np.hstack(
       [place(trip.queries[chosen]), place(trip.believed[chosen])]
     )
+    ends = apart(ends)
     d = ''.join(f'M{a:.1f} {b:.1f}L{c:.1f} {e:.1f}' for a, b, c, e in ends)
     parts.append(templates.Markup(f'<path class="leap c-{kind}" d="{d}"/>'))
   parts.append(dots(place(trip.queries), 'spot-halo'))
   for kind in kinds:
     css = f'spot c-{kind if kind in ("hit", "miss") else "none"}'
-    parts.append(dots(place(trip.queries[trip.verdicts == kind]), css))
+    at = place(trip.queries[trip.verdicts == kind])
+    # Not by colour alone.
+    parts.append((crosses if kind == 'miss' else dots)(at, css))
+  if 0 < len(labels) <= MOST_LABELS:
+    parts.append(_under_pointer(place(trip.queries), labels))
   parts.append(scale_bar(scale, width, height))
   return templates.render(
     'drawing.html',

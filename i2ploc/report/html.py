@@ -19,9 +19,12 @@ from i2ploc.report import answers
 from i2ploc.report import charts
 from i2ploc.report import examples
 from i2ploc.report import hypotheses
+from i2ploc.report import matches
 from i2ploc.report import objects
+from i2ploc.report import photos
 from i2ploc.report import recall
 from i2ploc.report import templates
+from i2ploc.report import thumbnails
 from i2ploc.report import workdir as workdir_lib
 
 MAX_BYTES = 6_000_000
@@ -31,6 +34,22 @@ _COMMAND = {
   'train': '--mode=train',
   'evaluate': '--mode=evaluate',
   'localize': "--mode=localize --query='IMAGES/*.png'",
+}
+# What a reader of its numbers must know of an encoder.
+_WARNINGS = {
+  'focus_vit_s14': (
+    'focus_vit_s14 is a DINOv2 ViT-S/14 that was fine-tuned to find what is'
+    ' salient in a picture. It stands in where DINOv2 itself could not be'
+    ' fetched: its numbers are not those of DINOv2.'
+  ),
+}
+
+_RESIZED = {
+  'stretch': 'stretched',
+  'crop': 'the centre, after the shorter side fits',
+  'five_crops': 'the mean of five crops',
+  'nearest_crop': 'the nearest of five crops',
+  'pad': 'with black borders',
 }
 
 Work = workdir_lib.Workdir
@@ -70,7 +89,7 @@ def write_report(
   Args:
     workdir: what --mode=train and --mode=evaluate wrote.
     data_dir: where the photos of a map lie, which are shown beside the queries
-      that found them; None to show none.
+      that found them; None for where the workdir says that they are.
 
   Returns:
     The path of the page.
@@ -83,6 +102,8 @@ def write_report(
   folders = [pathlib.Path(), work.path]
   if data_dir:
     folders.append(pathlib.Path(data_dir).expanduser())
+  if work.photos is not None:
+    folders.append(work.photos.folder)
   for detail in _DETAILS:
     page = _page(work, detail, folders)
     if len(page.encode('utf-8')) <= MAX_BYTES:
@@ -96,6 +117,7 @@ def _page(work: Work, detail: _Detail, folders: list[pathlib.Path]) -> str:
   return templates.render(
     'page.html',
     title=_name(work),
+    photos=work.map_side == 'image' and not work.objects,
     # Written by us: a style sheet, with nothing to escape.
     style=Markup((_HERE / 'style.css').read_text('utf-8')),
     head=_head(work),
@@ -122,7 +144,7 @@ def _head(work: Work) -> Markup:
   """What the page is about: the question, the main figures, the facts."""
   if work.hypotheses:
     return hypotheses.lead(work.hypotheses)
-  photos, facts = work.map_side == 'image', {}
+  of_photos, facts = work.map_side == 'image', {}
   if work.objects:
     question = (
       'Where was this camera image taken? Answered by the objects in it: boxes'
@@ -131,23 +153,33 @@ def _head(work: Work) -> Markup:
     tiles = objects.headline(work.results)
   else:
     question = (
-      'Where was this photo taken? Answered by retrieval among the photos of a'
-      ' map: one descriptor each.'
-      if photos
+      'Where was this photo taken? The photos of a map answer: those whose'
+      ' descriptors are the most similar.'
+      if of_photos
       else 'Where was this camera image taken? Answered by retrieval in a map'
       ' of LiDAR scans: one descriptor per image, one per scan.'
     )
-    tiles = recall.headline(work.results, work.radius) or _no_rates(work)
+    tiles = recall.headline(work.results, work.within) or _no_rates(work)
     facts = _facts(work)
   return templates.render(
-    'head.html', question=question, tiles=tiles, facts=facts
+    'head.html',
+    question=question,
+    tiles=tiles,
+    facts=facts,
+    warnings=[
+      text
+      for name, text in _WARNINGS.items()
+      if name in str(work.config.get('checkpoint', ''))
+    ],
   )
 
 
 def _facts(work: Work) -> dict[str, str]:
   facts = {}
   data = work.config.get('data')
-  if isinstance(data, Mapping):
+  if work.photos is not None:
+    facts |= _photo_facts(work, work.photos)
+  elif isinstance(data, Mapping):
     told = ('name', 'dataset', 'size', 'train', 'test')
     facts['Data'] = ', '.join(
       f'{key} {data[key]}' for key in told if data.get(key)
@@ -155,7 +187,7 @@ def _facts(work: Work) -> dict[str, str]:
   towns = sorted(
     {str(t) for r in work.predictions.values() for t in r['towns']}
   )
-  if any(towns):
+  if any(towns) and (work.photos is None or len(towns) > 1):
     facts['Tested in'] = ', '.join(towns)
   if work.metrics:
     steps = max(int(record['step']) for record in work.metrics)
@@ -172,8 +204,50 @@ def _facts(work: Work) -> dict[str, str]:
   return facts
 
 
+def _photo_facts(work: Work, of: workdir_lib.Photos) -> dict[str, str]:
+  """Which photos, described by what, from whom."""
+  config = work.config
+  model, data = config.get('model', {}), config.get('data', {})
+  facts = {'Photos': str(of.folder)}
+  asked = sum(drive.endswith('queries') for drive in of.drives)
+  answer = len(of.drives) - asked
+  facts['Photos'] += (
+    f', {asked} ask and {answer} answer'
+    if asked
+    else f', {answer}, each asks all others'
+  )
+  encoder = str(of.weights.get('name') or config.get('checkpoint') or '')
+  told = [
+    of.weights.get('what', ''),
+    f'licence of the weights: {of.weights["licence"]}'
+    if of.weights.get('licence')
+    else '',
+  ]
+  if encoder:
+    facts['Encoder'] = '; '.join([encoder, *filter(None, told)])
+  aggregator = model.get('aggregator', {})
+  if isinstance(aggregator, Mapping) and aggregator.get('name'):
+    options = [
+      f'{key} {value}'
+      for key, value in aggregator.items()
+      if key != 'name' and value
+    ]
+    name = {'first': 'cls token'}.get(aggregator['name'], aggregator['name'])
+    facts['Pooling'] = ', '.join([str(name), *options])
+  if data.get('image_size'):
+    height, width = data['image_size']
+    policy = str(data.get('resize') or 'stretch')
+    told = _RESIZED.get(policy, f'resized by {policy}')
+    facts['Photos seen at'] = f'{height} × {width} pixels, {told}'
+  if of.confidence:
+    facts['Confidence'] = of.confidence
+  return facts
+
+
 def _no_rates(work: Work) -> Markup:
   """Why there is no recall."""
+  if 'results.json' not in work.written and not _evaluated(work):
+    return Markup()
   if 'results.json' not in work.written:
     return _missing(work, 'results.json', 'evaluate')
   return templates.render('no_rates.html')
@@ -188,16 +262,17 @@ def _sections(
   if work.objects:
     return [
       *_of_objects(work, detail),
-      _answers(work, detail, folders),
+      _answers(work, detail, folders, None),
       _config(work),
     ]
+  small = thumbnails.Thumbnails([*folders, work.path / 'queries'])
   sections = [
     _recall(work),
     _maps(work),
-    _retrievals(work, detail),
+    _retrievals(work, detail, small),
     _saliency(work, detail),
     _confidence(work),
-    _answers(work, detail, folders),
+    _answers(work, detail, folders, small),
     _learning(work),
     _config(work),
   ]
@@ -223,9 +298,32 @@ def _of_objects(work: Work, detail: _Detail) -> list[_Section]:
   ]
 
 
+def _evaluated(work: Work) -> bool:
+  """Whether parts that only an evaluation makes are worth naming.
+
+  Who indexed photos and asked with others has what they came for.
+  """
+  return work.map_side != 'image' or not work.answers or bool(work.predictions)
+
+
 def _recall(work: Work) -> _Section | None:
   lead, content = '', _missing(work, 'results.json', 'evaluate')
-  if rows := recall.rows_from_results(work.results):
+  rows = recall.rows_from_results(work.results)
+  if work.map_side == 'image' and rows:
+    lead = (
+      'Equal similarities count against the model. 95 %: interval of a block'
+      ' bootstrap, since neighbours succeed and fail together. The mark on a'
+      ' bar is what chance reaches: answers drawn without looking.'
+    )
+    points = recall.chart_points(work.results, work.within)
+    content = recall.photo_tables(work.results, work.within)
+    beside = [charts.recall_chart(points)] if points['recall'] else []
+    unit = 'm' if work.photos is None else work.photos.unit
+    if unit in workdir_lib.LENGTHS:
+      content += charts.error_charts(work.predictions, unit, beside)
+    else:
+      content += templates.render('grid.html', charts=beside)
+  elif rows:
     lead = (
       f'Percent of answerable queries with a right {_reading(work)} among the'
       ' first N; equal similarities count against the model. Below each rate'
@@ -235,10 +333,10 @@ def _recall(work: Work) -> _Section | None:
       + ' In the rows of single towns: rate / chance.'
       * any(row.town for row in rows)
     )
-    content = recall.tables(work.results, work.radius) + charts.error_charts(
+    content = recall.tables(work.results, work.within) + charts.error_charts(
       work.predictions
     )
-  elif 'results.json' in work.written:
+  elif 'results.json' in work.written or not _evaluated(work):
     return None  # the head says why
   return _Section('recall', 'Recall', lead, content)
 
@@ -250,18 +348,44 @@ def _reading(work: Work) -> str:
 def _maps(work: Work) -> _Section | None:
   lead, content = '', _missing(work, 'predictions.npz', 'evaluate')
   if work.predictions:
-    content = charts.town_maps(work.predictions, work.overviews, work.radius)
-    if not content:
+    of = work.photos
+    lengths = of is None or of.unit == 'm'
+    content = templates.Markup()
+    order = matches.charts_of_order(work.predictions, of, work.radius)
+    if lengths:
+      content = charts.town_maps(
+        work.predictions,
+        work.overviews,
+        work.radius,
+        () if of is None else of.names,
+      )
+    if not content and not order:
       return None
     lead = (
-      f'From above, north up. Queries whose first answer lies within'
-      f' {work.radius:g} m are right; from each a line leads to where the model'
-      ' believed it to be.'
+      'Queries in order, and which photo of the map answered each.'
+      ' A cross is wrong; where a band is drawn, right answers lie in it.'
     )
+    if content:
+      lead = (
+        f'From above, north up. Queries whose first answer lies within'
+        f' {work.radius:g} m are right; from each a line leads to where the'
+        ' model believed it to be.'
+      )
+    content += order
+  elif not _evaluated(work):
+    return None
   return _Section('maps', 'Where it was right', lead, content)
 
 
-def _retrievals(work: Work, detail: _Detail) -> _Section:
+def _retrievals(
+  work: Work, detail: _Detail, small: thumbnails.Thumbnails
+) -> _Section | None:
+  content = photos.groups(work, small, detail.examples, detail.width // 2)
+  if content:
+    lead = photos.lead(work, recall.within_text(work.within))
+    return _Section('retrievals', 'Queries', lead, content)
+  if not work.examples and not _evaluated(work):
+    return None
   content = examples.strips(
     work.examples, detail.examples, detail.width, work.radius
   ) or _missing(work, 'examples.npz', 'evaluate')
@@ -302,7 +426,12 @@ def _confidence(work: Work) -> _Section | None:
   if not content and work.map_side == 'image':
     return None
   lead = (
-    'The confidence of an answer is what localize prints: the share of the'
+    'The confidence of an answer is what localize prints: how often answers as'
+    ' similar, and as far ahead of the next place, were right when the map was'
+    ' asked against itself. A confidence that holds for these queries too'
+    ' follows the dashed diagonal. Queries that have a right answer in the map.'
+    if work.map_side == 'image'
+    else 'The confidence of an answer is what localize prints: the share of the'
     ' softmax over all places of the map, at the learned scale, that lies'
     f' within {work.radius:g} m of it. A model that knows what it knows follows'
     ' the dashed diagonal. Camera queries that have a right answer in the map.'
@@ -316,14 +445,26 @@ def _confidence(work: Work) -> _Section | None:
 
 
 def _answers(
-  work: Work, detail: _Detail, folders: list[pathlib.Path]
+  work: Work,
+  detail: _Detail,
+  folders: list[pathlib.Path],
+  small: thumbnails.Thumbnails | None,
 ) -> _Section:
-  content = _missing(work, 'answers.jsonl', 'localize')
-  if work.answers:
+  lead, content = '', _missing(work, 'answers.jsonl', 'localize')
+  if work.answers and small is not None and work.map_side == 'image':
+    content = photos.answered(
+      work.answers, small, detail.examples, detail.width // 2
+    )
+    lead = (
+      'What localize answered last: each photo beside the photos of the map'
+      ' that are the most similar. Nobody says here whether they are right.'
+    )
+  if work.answers and not (lead and content):
+    lead = ''
     content = answers.table(
       work.answers, folders, work.path / 'queries', detail.examples
     )
-  return _Section('answers', 'Localization answers', '', content)
+  return _Section('answers', 'Localization answers', lead, content)
 
 
 def _learning(work: Work) -> _Section | None:

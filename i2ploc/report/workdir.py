@@ -7,6 +7,7 @@ cannot be read is an error that names it.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import json
 import math
 import pathlib
@@ -26,6 +27,9 @@ Arrays = Mapping[str, np.ndarray]
 
 # Protocols of the project, the one that means localization first.
 PROTOCOLS = ('cross', 'opposite', 'sync')
+# Between places of different towns, and more than any distance on earth.
+ELSEWHERE = 1e7
+LENGTHS = ('m', 'frames')  # units in which answers are so far away
 DIRECTION = re.compile(r'[a-z]+_to_[a-z]+')
 FILES = (
   'config.json',
@@ -34,6 +38,7 @@ FILES = (
   'predictions.npz',
   'examples.npz',
   'answers.jsonl',
+  'photos.json',
   'hypotheses.json',
   'objects.json',
 )
@@ -53,6 +58,40 @@ class Overview(NamedTuple):
   extent: float
 
 
+class Photos(NamedTuple):
+  """What the photos of a frame table are; rows are those of predictions.
+
+  Attributes:
+    folder: of the files.
+    radius: the largest distance of a right answer, in `unit`.
+    unit: 'm', 'frames', 'overlap' or 'listed'; the last two know no length,
+      and their distances are 0 or 1.
+    ordered: a photo follows the one before it.
+    names: of the file of each row, from the folder.
+    drives: of each row: who asks and who answers.
+    numbers: of each row, its place in order of name.
+    duplicates: rows of the map that are the same photo, by row of a query.
+    weights: `name`, `what` and `licence`, where they are known.
+    confidence: where confidences come from, or why there are none.
+  """
+
+  folder: pathlib.Path
+  radius: float
+  unit: str
+  ordered: bool
+  names: Sequence[str]
+  drives: Sequence[str]
+  numbers: Sequence[int]
+  duplicates: Mapping[int, frozenset[int]]
+  weights: Mapping[str, str]
+  confidence: str = ''
+
+  @property
+  def has_length(self) -> bool:
+    """Whether answers are so far away, and not just right or wrong."""
+    return self.unit in LENGTHS
+
+
 class Workdir(NamedTuple):
   """The readable content of a workdir.
 
@@ -65,6 +104,7 @@ class Workdir(NamedTuple):
     examples: arrays by field, the same number of rows each.
     overviews: by town.
     answers: one record per query.
+    photos: None where there is no photos.json.
     hypotheses: setup, problems and rows of an experiment on planted problems.
     objects: queries of object-based localization, by place.
     written: local time of the last change, by file name.
@@ -78,15 +118,24 @@ class Workdir(NamedTuple):
   examples: Arrays
   overviews: Mapping[str, Overview]
   answers: list[Mapping[str, Any]]
+  photos: Photos | None
   hypotheses: Mapping[str, Any]
   objects: Mapping[str, Any]
   written: Mapping[str, str]
 
   @property
   def radius(self) -> float:
-    """Metres within which an answer is right, as the config says."""
+    """Within which an answer is right, in metres unless photos differ."""
+    if self.photos is not None:
+      return self.photos.radius
     index = self.config.get('index')
     return float(index['radius']) if index else 10.0
+
+  @property
+  def within(self) -> str:
+    """The same, as the names of numbers end: '25m', '7frames', 'listed'."""
+    unit = 'm' if self.photos is None else self.photos.unit
+    return f'{self.radius:g}{unit}' if unit in LENGTHS else unit
 
   @property
   def map_side(self) -> str:
@@ -128,6 +177,7 @@ def load_workdir(path: str | pathlib.Path) -> Workdir:
     examples=_examples(path / 'examples.npz'),
     overviews=_overviews(path),
     answers=_answers(path / 'answers.jsonl'),
+    photos=_photos(path / 'photos.json'),
     hypotheses=_mapping(path / 'hypotheses.json'),
     objects=_mapping(path / 'objects.json'),
     written={
@@ -216,6 +266,35 @@ def _answers(path: pathlib.Path) -> list[Mapping[str, Any]]:
         ' an older version wrote this file. Run --mode=localize again.'
       )
   return records
+
+
+def _photos(path: pathlib.Path) -> Photos | None:
+  content = _mapping(path)
+  if not content:
+    return None
+  columns = [content.get(name) for name in ('names', 'drives', 'numbers')]
+  lists = [column for column in columns if isinstance(column, list)]
+  if len(lists) < 3 or len({len(column) for column in lists}) > 1:
+    raise InputError(
+      f'{path}: expected names, drives and numbers of every photo. Run'
+      ' --mode=evaluate again.'
+    )
+  names, drives, numbers = lists
+  duplicates: dict[int, set[int]] = {}
+  for query, row in content.get('duplicates', ()):
+    duplicates.setdefault(query, set()).add(row)
+  return Photos(
+    pathlib.Path(content.get('folder', '')),
+    float(content['radius']),
+    str(content['unit']),
+    bool(content.get('ordered')),
+    names,
+    drives,
+    numbers,
+    {query: frozenset(rows) for query, rows in duplicates.items()},
+    content.get('weights', {}),
+    str(content.get('confidence', '')),
+  )
 
 
 def _arrays(path: pathlib.Path) -> Arrays:

@@ -67,7 +67,7 @@ class Sequence(NamedTuple):
     return int(np.abs(self.offsets).max())
 
 
-SINGLE = Sequence(1)
+THREE_FRAMES = Sequence(3)
 
 
 def check_sequence(sequence: Sequence) -> None:

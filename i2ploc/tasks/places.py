@@ -8,6 +8,7 @@ images and LiDAR scans, or photos and photos. Both are sides of its model.
   index     index.npz
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -21,6 +22,7 @@ import numpy as np
 from i2ploc import factory
 from i2ploc.errors import InputError
 from i2ploc.evaluation import descriptor_files
+from i2ploc.evaluation import photo_file
 from i2ploc.evaluation import pictures
 from i2ploc.evaluation import predictions
 from i2ploc.evaluation import questions as questions_lib
@@ -30,11 +32,15 @@ from i2ploc.evaluation import scores
 from i2ploc.evaluation import tables
 from i2ploc.localization import query_files
 from i2ploc.localization import retrieve
+from i2ploc.localization import sequences as sequence_stage
 from i2ploc.losses import contrastive
 from i2ploc.models import fitting
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
+from i2ploc.models.weights import sources
+from i2ploc.retrieval import calibration as calibration_lib
 from i2ploc.retrieval import index as index_lib
+from i2ploc.retrieval import sequences
 from i2ploc.tasks import embedding as embedding_lib
 from i2ploc.tasks import task as task_lib
 from i2ploc.training import checkpoint
@@ -202,14 +208,36 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
       radius=config.index.radius,
     )
   data.save_pictures(workdir, _shown(questions))
+  found = None
   if towers.sides == (config.map_side,) and len(towers.views) == 1:
     rows, descriptors = evaluator.embedded[config.map_side]
     of_map = np.isin(rows, embedding.map_rows)
-    found = _index_of(split, descriptors[of_map], towers, embedding)
+    found = _index_of(config, split, descriptors[of_map], towers, embedding)
     index_lib.save_index(found, workdir / FILE)
+    print(calibration_lib.from_dict(found.calibration).describe())
+  _save_photos(config, data, split, workdir, found)
   embedding.remove()
   return task_lib.Evaluation(
     results, tables.text(results, 'test', config.index.radius)
+  )
+
+
+def _save_photos(config, data, split, workdir, index) -> None:
+  """What a page says of photos; nothing of the readings of drives."""
+  if np.isfinite(split.frames.timestamp).any():
+    return
+  radii = tuple(config.evaluation.radii)
+  radius = config.index.radius
+  calibration = None
+  if index is not None and index.calibration:
+    calibration = calibration_lib.from_dict(index.calibration)
+  photo_file.save_photos(
+    workdir,
+    split.frames,
+    folder=data.folder,
+    radius=radius if radius in radii else radii[0],
+    weights=sources.describe(config.checkpoint),
+    confidence=calibration.describe() if calibration else '',
   )
 
 
@@ -262,10 +290,19 @@ def _evaluator(config, data, towers, role, embedding=None):
     asking=_asking(config, data, embedding),
     frames=split.frames,
     questions=questions,
-    sequence_stride=config.evaluation.sequence_stride,
+    sequence=_sequence(config),
+    any_frame=config.sequence.length > 1,
     views=known,
-    temperature=functools.partial(_temperature, config, towers),
+    confidence=functools.partial(_confidence, config, towers, split, embedding),
   )
+
+
+def _sequence(config) -> sequences.Sequence:
+  """What is measured beside single readings: what is asked, or 3 frames."""
+  asked = sequences.Sequence(**config.sequence)
+  if asked.length > 1:
+    return asked
+  return sequences.Sequence(stride=config.evaluation.sequence_stride)
 
 
 def _asking(config, data, embedding):
@@ -285,6 +322,8 @@ def _questions(config, split) -> list[questions_lib.Question]:
       split.queries,
       side=config.map_side,
       radii=tuple(fields.radii),
+      truth=split.truth,
+      ordered=config.sequence.length > 1,
     )
   return questions_lib.between_drives(
     frames,
@@ -296,11 +335,20 @@ def _questions(config, split) -> list[questions_lib.Question]:
   )
 
 
-def _temperature(config, towers, variables) -> scores.Temperature | None:
+def _confidence(
+  config, towers, split, embedding, variables, embedded
+) -> scores.Confidence | None:
+  """What tells how sure first answers are; None if nothing does."""
   scale = _scale(config, towers, variables)
-  return (
-    None if scale is None else scores.Temperature(scale, config.index.radius)
-  )
+  if scale is not None:
+    return scores.Temperature(scale, config.index.radius)
+  if embedding is None:
+    return None
+  rows, descriptors = embedded[config.map_side]
+  of_map = descriptors[np.isin(rows, embedding.map_rows)]
+  index = _index_of(config, split, of_map, towers, embedding)
+  found = calibration_lib.from_dict(index.calibration)
+  return functools.partial(calibration_lib.first_answers, found)
 
 
 def _scale(config, towers, variables) -> float | None:
@@ -328,8 +376,9 @@ def _index(config, data, towers, workdir) -> str:
   descriptors = np.concatenate(
     [batch['descriptors'] for batch in batches(embedding.map_rows)]
   )
-  found = _index_of(split, descriptors, towers, embedding)
+  found = _index_of(config, split, descriptors, towers, embedding)
   index_lib.save_index(found, workdir / FILE)
+  _save_photos(config, data, split, workdir, found)
   embedding.remove()
   return f'{found.num_places} places in {workdir / FILE}'
 
@@ -346,11 +395,11 @@ def _provenance(config, data, towers, variables):
   }
 
 
-def _index_of(split, descriptors, towers, embedding) -> index_lib.Index:
+def _index_of(config, split, descriptors, towers, embedding) -> index_lib.Index:
   """One row of the index per reading of the map and view [N, V, D]."""
   rows, num_views = embedding.map_rows, len(towers.views)
   frames = split.frames.take(np.repeat(rows, num_views))
-  return index_lib.Index(
+  index = index_lib.Index(
     descriptors=descriptors.reshape(len(rows) * num_views, -1),
     keys=np.repeat(np.arange(len(rows)), num_views),
     poses=frames.world_from_body,
@@ -362,6 +411,10 @@ def _index_of(split, descriptors, towers, embedding) -> index_lib.Index:
     rig=index_lib.Rig(*split.rig(rows[0])),
     learned=embedding.learned,
   )
+  if _scale(config, towers, embedding.variables) is not None:
+    return index
+  calibration = calibration_lib.fit(index, config.index.radius)
+  return dataclasses.replace(index, calibration=calibration.to_dict())
 
 
 def _localizer(config, data, towers, workdir) -> task_lib.Localizer:
@@ -379,18 +432,36 @@ def _localizer(config, data, towers, workdir) -> task_lib.Localizer:
   policy = data.query_resize or data.resize
   embed = embedding_lib.each_view(towers.embed(config.query_side), policy)
   variables = embedding_lib.with_learned(restored.value, index.learned)
-  stage = retrieve.make_stage(
-    index,
-    functools.partial(embed, variables),
-    towers.model.towers[config.query_side].view.size,
-    resize=policy,
-    scale=_scale(config, towers, restored.value),
-    radius=config.index.radius,
-    k=config.index.num_answers,
-    folder=data.folder,
+  embed = functools.partial(embed, variables)
+  size = towers.model.towers[config.query_side].view.size
+  sequence = sequences.Sequence(**config.sequence)
+  calibration = None
+  if index.calibration:
+    calibration = calibration_lib.from_dict(index.calibration)
+  stages = (
+    retrieve.make_stage(
+      index,
+      embed,
+      size,
+      scale=_scale(config, towers, restored.value),
+      radius=config.index.radius,
+      k=config.index.num_answers,
+      folder=data.folder,
+      calibration=calibration,
+      resize=policy,
+    ),
+    sequence_stage.make_stage(
+      index,
+      lambda query: retrieve.describe(query, embed, size, policy),
+      sequence,
+      k=config.index.num_answers,
+      folder=data.folder,
+    ),
   )
   lens, image_size, _ = index.rig
   camera = None
   if lens is not None and image_size is not None:
     camera = query_files.Camera(lens, image_size)
-  return task_lib.Localizer((stage,), camera)
+  return task_lib.Localizer(
+    stages, camera, num_images=sequence_stage.span(sequence)
+  )

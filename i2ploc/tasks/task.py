@@ -64,11 +64,13 @@ class Localizer(NamedTuple):
     camera: that queries come from unless they bring their own; None where no
       calibration is needed.
     with_boxes: whether queries come with the boxes of a detector.
+    num_images: that a query holds at most, the last ones of its folder.
   """
 
   stages: tuple[answer.Stage, ...]
   camera: query_files.Camera | None = None
   with_boxes: bool = False
+  num_images: int = 1
 
 
 class Task(NamedTuple):

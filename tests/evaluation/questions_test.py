@@ -15,6 +15,7 @@ from tests.evaluation import drives
 class Frames(NamedTuple):
   town: np.ndarray
   drive: np.ndarray
+  frame: np.ndarray
   timestamp: np.ndarray
   position: np.ndarray
   heading: np.ndarray
@@ -29,6 +30,7 @@ def _table(rows):
   return Frames(
     town,
     drive,
+    time.astype(int),
     time.astype(float),
     np.stack([x, y, 0 * x], 1).astype(float),
     heading,

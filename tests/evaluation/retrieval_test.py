@@ -19,6 +19,7 @@ from i2ploc.evaluation import predictions
 from i2ploc.evaluation import questions as questions_lib
 from i2ploc.evaluation import retrieval
 from i2ploc.evaluation import scores
+from i2ploc.retrieval import sequences
 
 SIZE = 40  # frames per drive
 WIDTH = 64
@@ -27,6 +28,7 @@ WIDTH = 64
 class Frames(NamedTuple):
   town: np.ndarray
   drive: np.ndarray
+  frame: np.ndarray
   timestamp: np.ndarray
   position: np.ndarray
   heading: np.ndarray
@@ -46,6 +48,7 @@ def make_frames(num_towns=2):
   return Frames(
     town=np.array([drive.partition('_')[0] for drive in drives]),
     drive=np.array(drives),
+    frame=np.tile(np.arange(SIZE), 2 * num_towns),
     timestamp=np.tile(np.arange(float(SIZE)), 2 * num_towns),
     position=np.concatenate(positions),
     heading=np.zeros(count),
@@ -255,6 +258,59 @@ class EvaluatorTest(parameterized.TestCase):
     single = f'test/{name}/image_to_points/recall@1_10m'
     self.assertGreater(results[f'{single}_3_frames'], results[single] + 5)
 
+  def test_a_sequence_of_the_field_is_right_by_any_of_its_frames(self):
+    # Queries are answered three places too far, so that no answer is right; of
+    # five frames around an answer, two are places of the five around the query.
+    image = codes()
+    for town in range(2):
+      rows = slice(2 * SIZE * town + SIZE, 2 * SIZE * (town + 1))
+      image[rows] = np.roll(image[rows], -3, axis=0)
+    results, *_ = self.run_all(
+      image, codes(), sequence=sequences.Sequence(5), any_frame=True
+    )
+    name = 'test/cross/image_to_points/recall@1_10m'
+    self.assertEqual(results[f'{name}_5_frames'], 0)
+    # The last three queries of each town are answered with the first places.
+    self.assertAlmostEqual(
+      results[f'{name}_5_frames_any_frame'], 100 * (SIZE - 3) / SIZE, delta=6
+    )
+    self.assertIn(f'{name}_5_frames_any_frame_low', results)
+    self.assertEqual(
+      results['test/cross/answerable_10m_5_frames_any_frame'], 80
+    )
+    # Nine places are right, fewer at the ends of the drive.
+    counts = [min(SIZE, q + 5) - max(0, q - 4) for q in range(SIZE)]
+    self.assertAlmostEqual(
+      results['test/cross/chance@1_10m_5_frames_any_frame'],
+      100 * np.mean(counts) / SIZE,
+    )
+
+  def test_a_query_without_answer_has_one_by_a_frame_of_its_sequence(self):
+    frames = make_frames(1)
+    frames.position[SIZE + 20, 1] += 500
+    # It is a run of its own by metres; by numbers it would not be.
+    results, *_ = self.run_all(
+      codes()[: 2 * SIZE],
+      codes()[: 2 * SIZE],
+      frames,
+      make_questions(num_towns=1),
+      any_frame=True,
+    )
+    name = 'test/cross/answerable_10m'
+    self.assertEqual(results[name], SIZE - 1)
+    self.assertEqual(results[f'{name}_3_frames_any_frame'], SIZE - 1)
+    frames.position[SIZE + 20, 1] -= 500
+    frames.position[20, 1] += 20
+    results, *_ = self.run_all(
+      codes()[: 2 * SIZE],
+      codes()[: 2 * SIZE],
+      frames,
+      make_questions(num_towns=1),
+      any_frame=True,
+    )
+    self.assertEqual(results[name], SIZE - 1)
+    self.assertEqual(results[f'{name}_3_frames_any_frame'], SIZE)
+
   def test_the_most_similar_view_of_a_reading_counts(self):
     rng = np.random.default_rng(3)
     views = rng.normal(size=(4 * SIZE, 2, WIDTH)) / np.sqrt(WIDTH)
@@ -308,7 +364,10 @@ class BlocksTest(absltest.TestCase):
     results, records = [], []
     for size in (256, 7, 1):
       evaluator = Towers(image, codes()).evaluator(
-        frames, make_questions(), sequence_stride=2
+        frames,
+        make_questions(),
+        sequence=sequences.Sequence(stride=2),
+        any_frame=True,
       )
       with mock.patch.object(questions_lib, 'BLOCK_QUERIES', size):
         results.append(dict(evaluator.run(1.0)))
@@ -354,6 +413,7 @@ class PhotosTest(absltest.TestCase):
     self.frames = Frames(
       town=np.full(self.count, 'old/town'),
       drive=np.full(self.count, 'photos'),
+      frame=np.arange(self.count),
       timestamp=np.zeros(self.count),
       position=np.stack([x, 0 * x, 0 * x], 1)[self.order],
       heading=np.zeros(self.count),
@@ -393,6 +453,42 @@ class PhotosTest(absltest.TestCase):
     results, _ = self.score()
     self.assertFalse([name for name in results if '_frames' in name])
     self.assertFalse([name for name in results if 'points' in name])
+
+  def test_photos_in_order_are_asked_as_sequences(self):
+    count = 2 * SIZE
+    place = np.arange(count) % SIZE
+    noise = np.random.default_rng(0).normal(size=(count, WIDTH))
+    self.codes = codes()[place] + 0.3 * noise
+    numbers = 10 * place  # metres are numbers of frames
+    frames = Frames(
+      town=np.full(count, 'line'),
+      drive=np.repeat(['summer', 'winter'], SIZE),
+      frame=numbers,
+      timestamp=np.full(count, np.nan),
+      position=np.stack([numbers, 0 * place, 0 * place], 1).astype(float),
+      heading=np.full(count, np.nan),
+      has_image=np.ones(count, bool),
+      has_points=np.zeros(count, bool),
+    )
+    queries = frames.drive == 'winter'
+    asked = questions_lib.within_photos(
+      frames, queries, radii=(1.0,), ordered=True
+    )
+    evaluator = Towers(self.codes, None).evaluator(
+      frames, asked, sequence=sequences.Sequence(7)
+    )
+    results = dict(evaluator.run(1.0))
+    name = 'test/photos/image_to_image/recall@1_1m'
+    self.assertLess(results[name], 90)
+    self.assertEqual(results[f'{name}_7_frames'], 100)
+    # Without positions the numbers say what follows what; nothing is rated.
+    unknown = frames._replace(position=np.full((count, 3), np.nan))
+    evaluator = Towers(self.codes, None).evaluator(
+      unknown, asked, sequence=sequences.Sequence(7), any_frame=True
+    )
+    results = dict(evaluator.run(1.0))
+    self.assertEqual(results['test/photos/queries'], SIZE)
+    self.assertFalse([name for name in results if 'recall' in name])
 
   def test_named_queries_ask_the_others(self):
     queries = self.order % 2 == 0
@@ -451,17 +547,17 @@ class PhotosTest(absltest.TestCase):
 
 
 class ConfidenceTest(absltest.TestCase):
-  def run_with(self, temperature):
+  def run_with(self, confidence):
     towers = Towers(codes(), 0.3 * codes() + codes(1))
     evaluator = towers.evaluator(
-      make_frames(), make_questions(), temperature=temperature
+      make_frames(), make_questions(), confidence=confidence
     )
     list(evaluator.run(2.0))
     return evaluator.predictions['test/cross/image_to_points'], towers.tables
 
   def test_it_is_the_mass_near_the_first_answer_of_the_own_town(self):
     record, tables = self.run_with(
-      lambda variables: scores.Temperature(3 * variables, 10.0)
+      lambda variables, _: scores.Temperature(3 * variables, 10.0)
     )
     positions = make_frames().position
     for i, query in enumerate(record.query_rows):
@@ -475,7 +571,7 @@ class ConfidenceTest(absltest.TestCase):
   def test_without_a_temperature_there_is_none(self):
     record, _ = self.run_with(None)
     self.assertTrue(np.isnan(record.confidence).all())
-    record, _ = self.run_with(lambda variables: None)
+    record, _ = self.run_with(lambda variables, _: None)
     self.assertTrue(np.isnan(record.confidence).all())
 
 

@@ -59,6 +59,33 @@ class QueryFilesTest(parameterized.TestCase):
     names = [pathlib.Path(query.name).name for query in found]
     self.assertEqual(names, ['a.png', 'b.png', 'c.jpg'])
 
+  def test_numbers_are_in_the_order_of_counting(self):
+    for number in (10, 9, 1, 100):
+      self.save(20, 20, f'f{number}.png')
+    (self.root / 'notes.txt').write_text('no image')
+    for pattern in (f'{self.root}/*.png', str(self.root)):
+      names = [pathlib.Path(q.name).name for q in self.read(pattern)]
+      self.assertEqual(names, ['f1.png', 'f9.png', 'f10.png', 'f100.png'])
+
+  def test_a_query_of_three_images_knows_the_two_before(self):
+    for number in range(5):
+      self.save(20, 20 + number, f'{number}.png')
+    other = self.root / 'other'
+    other.mkdir()
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(other / '0.png')
+    found = self.read(f'{self.root}/*.png', str(other), length=3)
+    names = [
+      [pathlib.Path(one.name).stem for one in (*query.previous, query)]
+      for query in found
+    ]
+    self.assertEqual(
+      names, [['0'], ['0', '1'], ['0', '1', '2'], ['1', '2', '3'],
+              ['2', '3', '4'], ['0']]
+    )  # fmt: skip
+    # The arrays are shared, and no image holds on to all that came before it.
+    self.assertIs(found[3].previous[1].image, found[2].image)
+    self.assertEqual({one.previous for one in found[3].previous}, {()})
+
   def test_a_picture_taken_with_the_phone_on_its_side_is_turned_upright(self):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise to see it upright
@@ -131,6 +158,8 @@ class QueryFilesTest(parameterized.TestCase):
 
   def test_no_query(self):
     self.refuse('No query')
+    self.refuse('no images in this folder', self.root)
+    self.refuse('length=0', self.save(64, 208)[0], length=0)
 
   def test_a_missing_file(self):
     self.refuse('gone.png', self.root / 'gone.png', error=FileNotFoundError)

@@ -462,7 +462,7 @@ class WriteReportTest(parameterized.TestCase):
     text = self.report()
     page = _Page(text)
     self.assertEmpty(page.open)
-    self.assertIn('photo → photos', text)
+    self.assertIn('The photos of a map answer', text)
     self.assertIn('Recall@1 at 10 m', text)
     self.assertIn('chance 25.0', text)
     self.assertNotIn('is missing', text)
@@ -475,12 +475,13 @@ class WriteReportTest(parameterized.TestCase):
     # The map leads from each query to its photo, the wrong one in red.
     self.assertRegex(text, r'leap c-miss" d="M[\d. ]+L[\d. ]+"')
     self.assertRegex(text, r'leap c-hit" d="(M[\d. ]+L[\d. ]+){2}"')
-    self.assertNotIn('class="photo" src', text.split('id="answers"')[1])
+    self.assertNotIn('<img', text.split('id="answers"')[1])
     text = pathlib.Path(
       html.write_report(self.folder, str(self.folder / 'photos'))
     ).read_text()
     # The photo that answers is in the folder of the data.
-    self.assertIn('class="photo" src', text.split('id="answers"')[1])
+    answers = text.split('id="answers"')[1]
+    self.assertIn('<figure class="tile-photo"><img src', answers)
 
   def test_photos_without_positions_are_neither_right_nor_wrong(self):
     write_photos(self.folder, known=False)

@@ -204,6 +204,17 @@ SOURCES = {
 }
 
 
+def describe(name: str) -> dict[str, str]:
+  """What a page says of weights: name, and what and licence where known.
+
+  >>> describe('clip_base')
+  {'name': 'clip_base', 'what': 'CLIP ViT-B/32', 'licence': 'MIT'}
+  """
+  source = SOURCES.get(str(name))
+  known = {'what': source.what, 'licence': source.licence} if source else {}
+  return {'name': str(name), **known}
+
+
 def find(name: str | os.PathLike, fetch: bool = True) -> pathlib.Path:
   """The folder or file of weights.
 
