@@ -18,10 +18,7 @@ _RATE = re.compile(r'recall@(\d+%?)_([\d.]+m|[\d.]+frames|overlap|listed)')
 _LENGTH = re.compile(r'([\d.]+)(m|frames)')
 _WITHIN = {'overlap': 'where footprints overlap', 'listed': 'as listed'}
 # Ends of names that are no rates of their own.
-_ABOUT = (
-  *('low', 'high', 'of_all_queries', 'ties_found'),
-  'without_duplicates',
-)
+_ABOUT = ('low', 'high', 'of_all_queries', 'ties_found')
 PHOTOS = 'image_to_image'  # photos that ask photos
 _SIDES = {'image': 'camera', 'points': 'LiDAR'}
 _MAPS = {'image': 'camera map', 'points': 'LiDAR map'}
