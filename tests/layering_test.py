@@ -49,10 +49,12 @@ MAY_IMPORT = {
     'i2ploc.photos',
   ),
   'i2ploc.factory': (*_MEASURES, 'i2ploc.training'),
+  'i2ploc.place_recognition': (*_MEASURES, 'i2ploc.photos', 'i2ploc.factory'),
   'i2ploc.tasks': (
     *_MEASURES,
     'i2ploc.training',
     'i2ploc.factory',
+    'i2ploc.photos',
   ),
   'i2ploc.verbs': (
     'i2ploc.tasks',
@@ -238,6 +240,8 @@ ORDER = {
   'i2ploc.tasks': (
     'task',
     'embedding',
+    'place_map',
+    'photos',
     'places',
     'captions',
     'objects',

@@ -301,6 +301,11 @@ def _sequence_answers(
   those before and after that its sequences look at; `own` says which are its.
   """
   arguments = runs.queries, runs.places, runs.sequence, runs.travel
+  if question.exclude_self:
+    # A reading is no answer to itself, nor part of one, nor of the contrast.
+    itself = tracks[0].frames[:, None] == tracks[1].frames
+    mean = similarities.mean(1, keepdims=True)
+    similarities = np.where(itself, mean, similarities)
   matched = sequences_lib.match(similarities, *arguments)[own]
   graded, columns = block.graded, {}
   truth = None

@@ -88,7 +88,7 @@ _RESNET = _Family(
   resnet.ResNet,
   resnet_lib.make_resnet,
   lambda path, model, _: resnet_lib.load_resnet_variables(path, model),
-  ('num_stages',),
+  ('stage',),
 )
 _EFFICIENTNET = _Family(
   efficientnet.EfficientNetLite0,
@@ -125,7 +125,7 @@ def make_encoder(
   Args:
     checkpoint: see the module.
     dtype: of the computation.
-    **options: which features: block and facet of a `vit.ViT`, num_stages of a
+    **options: which features: block and facet of a `vit.ViT`, stage of a
       `resnet.ResNet`, stage and padding of an `EfficientNetLite0`.
 
   Raises:
@@ -287,6 +287,7 @@ def _encoders(checkpoint, model):
     else:
       continue
     if not isinstance(tower.encoder, family.kind):
+      family.make(path)  # says so if it is none of ours
       raise InputError(
         f'{path} fits a {family.kind.__name__}, and the {side} encoder is a '
         f"{type(tower.encoder).__name__}: set the config's model.{side} to "
