@@ -447,6 +447,7 @@ def _localizer(config, data, towers, workdir) -> task_lib.Localizer:
       lambda query: retrieve.describe(query, embed, size, policy),
       sequence,
       k=config.index.num_answers,
+      direction=0 if len(towers.views) > 1 else 1,
       folder=data.folder,
     ),
   )

@@ -84,7 +84,7 @@ class SequencesTest(parameterized.TestCase):
     index = make_index(positions=positions)
     truth = np.arange(10, 50)[::direction]
     queries = self.drive(self.noisy(index, truth, 0.36))
-    stage = self.stage(index, sequence, k=4)
+    stage = self.stage(index, sequence, k=4, direction=0)
     found, alone = [], []
     for query, place in zip(queries[6:], truth[6:], strict=True):
       answers = stage(query, [])
