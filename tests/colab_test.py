@@ -46,6 +46,8 @@ class NotebooksTest(absltest.TestCase):
       'I2PLOC_WORKDIR': self.enterContext(tempfile.TemporaryDirectory()),
       'I2PLOC_STEPS': '4',
       'I2PLOC_PROBLEMS': '8',
+      # Of no published weights: random ones stand in.
+      'I2PLOC_ENCODER': 'offline',
     }
     self.enterContext(mock.patch.dict(os.environ, settings))
     self.assertNotEmpty(NOTEBOOKS)

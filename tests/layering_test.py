@@ -40,7 +40,11 @@ MAY_IMPORT = {
     'i2ploc.models',
     'i2ploc.retrieval',
   ),
-  'i2ploc.localization': (*_ANSWERS, 'i2ploc.image_files'),
+  'i2ploc.localization': (
+    *_ANSWERS,
+    'i2ploc.image_files',
+    'i2ploc.photos',
+  ),
   'i2ploc.evaluation': (
     *_STORED,
     'i2ploc.robust',
@@ -49,10 +53,12 @@ MAY_IMPORT = {
     'i2ploc.photos',
   ),
   'i2ploc.factory': (*_MEASURES, 'i2ploc.training'),
+  'i2ploc.place_recognition': (*_MEASURES, 'i2ploc.photos', 'i2ploc.factory'),
   'i2ploc.tasks': (
     *_MEASURES,
     'i2ploc.training',
     'i2ploc.factory',
+    'i2ploc.photos',
   ),
   'i2ploc.verbs': (
     'i2ploc.tasks',
@@ -184,6 +190,12 @@ ORDER = {
     'efficientnet',
     'lip_loc',
     'clip',
+    'released',
+    'cosplace',
+    'salad',
+    'mixvpr',
+    'boq',
+    'deep_vg',
     'published',
   ),
   'i2ploc.losses': (
@@ -232,6 +244,8 @@ ORDER = {
   'i2ploc.tasks': (
     'task',
     'embedding',
+    'place_map',
+    'photos',
     'places',
     'captions',
     'objects',

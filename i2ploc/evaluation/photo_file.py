@@ -18,6 +18,7 @@ import numpy as np
 from i2ploc import files
 
 NAME = 'photos.json'
+_LENGTHS = ('m', 'frames')
 
 
 class Frames(typing.Protocol):
@@ -38,6 +39,7 @@ def save_photos(
   ordered: bool = False,
   duplicates: Iterable[tuple[int, int]] = (),
   weights: Mapping[str, str] | None = None,
+  confidence: str = '',
 ) -> None:
   """Writes photos.json into a workdir.
 
@@ -45,18 +47,19 @@ def save_photos(
     workdir: that holds predictions.npz, or will.
     frames: the frame table that their rows count.
     folder: of the photos.
-    radius: the largest distance of a right answer, in `unit`.
-    unit: 'm', 'frames', or 'overlap' and 'listed', where a distance is 0 or 1
-      and the radius 0.
+    radius: the largest distance of a right answer, in `unit`; 0 where that is
+      no length, whatever is given.
+    unit: 'm', 'frames', or 'overlap' and 'listed', where a distance is 0 or 1.
     ordered: a photo follows the one before it, as frames of a drive do.
     duplicates: rows of a query and of the same photo in the map.
     weights: `name` of the encoder, `what` it is, and its `licence`.
+    confidence: where confidences come from, or why there are none; a line.
   """
   files.save_json(
     pathlib.Path(workdir) / NAME,
     {
       'folder': os.path.abspath(os.path.expanduser(folder)),
-      'radius': float(radius),
+      'radius': float(radius) if unit in _LENGTHS else 0.0,
       'unit': unit,
       'ordered': bool(ordered),
       'names': [str(name) for name in frames.name],
@@ -64,6 +67,7 @@ def save_photos(
       'numbers': [int(number) for number in frames.frame],
       'duplicates': [[int(query), int(row)] for query, row in duplicates],
       'weights': dict(weights or {}),
+      'confidence': confidence,
     },
     indent=None,
   )

@@ -239,6 +239,8 @@ def _photo_facts(work: Work, of: workdir_lib.Photos) -> dict[str, str]:
     policy = str(data.get('resize') or 'stretch')
     told = _RESIZED.get(policy, f'resized by {policy}')
     facts['Photos seen at'] = f'{height} × {width} pixels, {told}'
+  if of.confidence:
+    facts['Confidence'] = of.confidence
   return facts
 
 

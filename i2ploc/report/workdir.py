@@ -72,6 +72,7 @@ class Photos(NamedTuple):
     numbers: of each row, its place in order of name.
     duplicates: rows of the map that are the same photo, by row of a query.
     weights: `name`, `what` and `licence`, where they are known.
+    confidence: where confidences come from, or why there are none.
   """
 
   folder: pathlib.Path
@@ -83,6 +84,7 @@ class Photos(NamedTuple):
   numbers: Sequence[int]
   duplicates: Mapping[int, frozenset[int]]
   weights: Mapping[str, str]
+  confidence: str = ''
 
   @property
   def has_length(self) -> bool:
@@ -291,6 +293,7 @@ def _photos(path: pathlib.Path) -> Photos | None:
     numbers,
     {query: frozenset(rows) for query, rows in duplicates.items()},
     content.get('weights', {}),
+    str(content.get('confidence', '')),
   )
 
 

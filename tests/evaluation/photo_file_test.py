@@ -31,6 +31,7 @@ class SavePhotosTest(absltest.TestCase):
       ordered=True,
       duplicates=[(np.int64(1), np.int64(0))],
       weights={'name': 'x', 'licence': 'MIT'},
+      confidence='none',
     )
     work = workdir_lib.load_workdir(folder)
     self.assertEqual(
@@ -45,6 +46,7 @@ class SavePhotosTest(absltest.TestCase):
         [7, 3],
         {1: frozenset({0})},
         {'name': 'x', 'licence': 'MIT'},
+        'none',
       ),
     )
     self.assertEqual((work.radius, work.within), (7.0, '7frames'))
