@@ -181,6 +181,11 @@ class PhotosTest(parameterized.TestCase):
     self.assertIn('Wrong at first: 4000, of which 12 are shown', text)
     self.assertIn('Right at first: 6000, of which 6 are shown', text)
     self.assertLess(len(text), 1_000_000)
+    # Small marks, and not a line for each.
+    self.assertIn('class="map many"', text)
+    wrong = re.search('leap c-miss" d="([^"]*)"', text)[1]
+    self.assertEqual(wrong.count('L'), 200)
+    self.assertIn('6000 of 10000 answerable queries right', text)
 
   def test_numbers_stand_beside_chance_and_both_denominators(self):
     write_results(self.folder)
