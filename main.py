@@ -2,6 +2,7 @@
 """Flags in, one of five verbs out; everything else is importable."""
 
 import os
+import pathlib
 import sys
 
 from absl import app
@@ -19,7 +20,7 @@ VERBS = ('train', 'evaluate', 'index', 'localize', 'report')
 MODE = flags.DEFINE_enum('mode', 'train', VERBS, 'What to do.')
 CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
 WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Checkpoints and results.', required=True
+  'workdir', None, 'Checkpoints and results; runs/CONFIG if not given.'
 )
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the sensor data lies.')
 QUERY = flags.DEFINE_multi_string('query', [], 'Image files or patterns.')
@@ -41,7 +42,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def run(paths: list[str]) -> None:
   """Runs the verb of the flags; `paths` are more queries."""
-  config, workdir = CONFIG.value, WORKDIR.value
+  config, workdir = CONFIG.value, WORKDIR.value or _workdir()
   if paths and MODE.value != 'localize':
     raise InputError(f'Unexpected arguments {paths}.')
   if MODE.value == 'report':
@@ -53,6 +54,14 @@ def run(paths: list[str]) -> None:
     verbs.localize(config, data, workdir, queries, INTRINSICS.value)
   else:
     getattr(verbs, MODE.value)(config, data, workdir)
+
+
+def _workdir() -> str:
+  """A folder named after the config, here."""
+  path = config_flags.get_config_filename(flags.FLAGS['config'])
+  workdir = f'runs/{pathlib.PurePath(path.partition(":")[0]).stem}'
+  print(f'--workdir={workdir}')
+  return workdir
 
 
 def main(argv: list[str]) -> None:

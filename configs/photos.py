@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photos against photos, by the descriptors of a published encoder.
+"""Photos against photos, by the descriptors of a published network.
 
-python main.py --mode=evaluate --workdir=/tmp/photos --data_dir=FOLDER \
-  --config=configs/photos.py:encoder=dinov2_small,pooling=gem
+python main.py --config=configs/photos.py --mode=evaluate --data_dir=FOLDER
 
 Nothing is trained. FOLDER holds database/ and queries/, or photos of one
-folder, which ask each other; see `input_pipeline.readers.photos` for where
-positions come from. --mode=index makes a map of the database, --mode=localize
---query=PATH asks it, --mode=report shows both.
+folder, which ask each other; see docs/photos.md for where positions come from.
+--mode=evaluate measures recall and leaves a map of the database, which
+--mode=localize --query=PATH asks; --mode=report shows both.
 
-Expect R@1 of 83 % within 25 m (chance 21 %) of the 29 photos of Lund that come
-with OpenSfM, by encoder=focus_vit_s14,pooling=cls, 10 seconds on two cores
-after compiling. Measured 2026-11-30.
+Expect MEASURED
 
 Arguments after the colon:
-  encoder=dinov2_small: a name of `i2ploc.models.weights.sources` (dinov2_base,
-    resnet50, ...), a folder or file of weights, or a repository of the Hugging
-    Face hub, OWNER/NAME: ViT, DINOv2, the image side of CLIP, or ResNet.
-    focus_vit_s14 comes from the Python index where the hub is out of reach; it
-    was fine-tuned for something else
-  pooling=cls | mean | gem: of the encoder's tokens; ResNets have no cls
-  image_size=224x224: height x width to which photos are stretched, multiples of
-    the encoder's patch
+  encoder=efficientnet_lite0: a name of `i2ploc.models.weights.sources`
+    (dinov2_small, eigenplaces_resnet50_2048, ...), a folder or file of weights,
+    or a repository of the Hugging Face hub, OWNER/NAME
+  pooling=vlad | cls | mean | gem | released: of the encoder's tokens; VLAD has
+    words of the database, cls is for transformers, and released is what a
+    released place-recognition network was trained with
+  words=32: of VLAD
+  block=8, facet=token: of a transformer, the block whose tokens, or query, key
+    or value, are pooled; 0 for the last norm's tokens
+  stage=5: of a convolutional network, the stage whose features are pooled; 0
+    for the last
+  whitening=0: numbers to which descriptors are whitened, as the database has
+    them; fewer than its photos
+  image_size=224x224: height x width that photos get, multiples of a
+    transformer's patch; released networks have sizes of their own
 """
 
 import ml_collections
@@ -32,48 +36,81 @@ POOLING = {
   'cls': dict(name='first'),
   'mean': dict(name='mean', features=0),
   'gem': dict(name='gem', features=0),
+  'vlad': dict(name='vlad'),
+  'released': dict(name='published'),
 }
 
 
 def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
   arg = common.parse_arg(
-    text, encoder='dinov2_small', pooling='cls', image_size='224x224'
+    text,
+    encoder='efficientnet_lite0',
+    pooling='',
+    words=32,
+    block=0,
+    facet='token',
+    stage=-1,
+    whitening=0,
+    image_size='224x224',
   )
-  pooling = common.choice('pooling', arg.pooling, POOLING)
+  if not text or 'encoder=' not in text:
+    # What does best without training, see benchmarks/place_recognition.py.
+    arg.pooling = arg.pooling or 'vlad'
+    arg.stage = 5 if arg.stage < 0 else arg.stage
+  pooling = common.choice('pooling', arg.pooling or 'cls', POOLING)
   config = common.defaults()
   del config.seed, config.train, config.optimizer
   del config.evaluation.select, config.evaluation.exclude_self
-  config.name = f'{arg.encoder}, {pooling}'
+  config.name = f'{arg.encoder}, {_features(arg)}{pooling}'
   config.task = 'places'
   config.query_side = config.map_side = 'image'
   config.checkpoint = arg.encoder
+  checkpoint = config.get_oneway_ref('checkpoint')
   config.data = dict(
     name='photos',
     train='',
     validation='',
-    test='all',
+    test='all',  # or names of towns, where a folder holds several
     image_size=_image_size(arg.image_size),
+    resize='stretch',  # crop: see `i2ploc.geometry.resizing`
+    query_resize='',  # the same of photos that ask: five_crops, nearest_crop
     database='database',
     queries='queries',
     query_every=0,  # N: of one folder every N-th photo asks the others
-    positions='',  # a CSV file in the folder, or none; '' for names and EXIF
+    positions='',  # a file in the folder, order or none; '' for names and EXIF
   )
   config.model = dict(
-    image=dict(
-      name='published', checkpoint=config.get_oneway_ref('checkpoint')
-    ),
+    image=dict(name='published', checkpoint=checkpoint),
     aggregator=POOLING[pooling],
     aggregate_cls=pooling == 'cls',
+    whitening=arg.whitening,
     saliency='none',
     dtype='float32',
   )
+  if arg.block or arg.facet != 'token':
+    config.model.image.update(block=arg.block, facet=arg.facet)
+  if arg.stage > 0:
+    config.model.image.stage = arg.stage
+  if pooling == 'vlad':
+    config.model.aggregator.num_clusters = arg.words
+  if pooling == 'released':
+    config.model.aggregator.checkpoint = checkpoint
   config.evaluation.update(
     batch_size=16,
     radii=(25.0,),  # metres, as is usual for photos
   )
   config.index.update(views=(0.0,), radius=25.0)
   return config
+
+
+def _features(arg) -> str:
+  """Which features, as a part of the name."""
+  if arg.stage > 0:
+    return f'stage {arg.stage}, '
+  if arg.block:
+    return f'{arg.facet} of block {arg.block}, '
+  return ''
 
 
 def _image_size(text: str) -> tuple[int, int]:

@@ -61,6 +61,7 @@ AGGREGATORS = {
   'mixvpr': mixing.MixVPR,
   'netvlad': vlad.NetVLAD,
   'projection': projection_lib.ProjectionHead,
+  'published': published.make_aggregator,
   'salad': salad.SALAD,
   'vlad': vlad.VLAD,
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are complete or absent: text, JSON and npz.
+"""Files that are complete or absent: text, JSON, npy and npz.
 
 A file is written beside its final place and renamed: a process that dies
 leaves what was there before, and readers never see half a file. This is the
@@ -90,6 +90,12 @@ def save_arrays(
     columns = {'format': np.array(format), **columns}
   with replacing(path) as draft, draft.open('wb') as file:
     np.savez(file, **columns)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+  """Writes an npy of numbers."""
+  with replacing(path) as draft, draft.open('wb') as file:
+    np.save(file, array, allow_pickle=False)
 
 
 def load_arrays(

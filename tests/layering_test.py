@@ -49,6 +49,7 @@ MAY_IMPORT = {
     'i2ploc.photos',
   ),
   'i2ploc.factory': (*_MEASURES, 'i2ploc.training'),
+  'i2ploc.place_recognition': (*_MEASURES, 'i2ploc.photos', 'i2ploc.factory'),
   'i2ploc.tasks': (
     *_MEASURES,
     'i2ploc.training',
@@ -184,6 +185,12 @@ ORDER = {
     'efficientnet',
     'lip_loc',
     'clip',
+    'released',
+    'cosplace',
+    'salad',
+    'mixvpr',
+    'boq',
+    'deep_vg',
     'published',
   ),
   'i2ploc.losses': (
@@ -255,6 +262,7 @@ ORDER = {
     'descriptor_files',
     'predictions',
     'photo_file',
+    'duplicates',
     'retrieval',
     'tables',
     'saliency',

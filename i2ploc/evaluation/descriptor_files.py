@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Descriptors with poses on disk, of any method, for `retrieval.score_drives`.
+"""Descriptors on disk: of drives with poses, and of photos for other programs.
 
-A folder holds one SEQUENCE.npz per drive:
+For `retrieval.score_drives`, of any method, a folder holds one SEQUENCE.npz per
+drive:
 
   image            [F, D] or [F, V, D]: a descriptor per image; of V views of
                    one reading the most similar counts
@@ -17,10 +18,20 @@ A folder holds one SEQUENCE.npz per drive:
   similarity       'dot' (of the descriptors as they are) or 'euclidean'
 
 Every file is checked: nothing is guessed, and rows that are wrong are named.
+
+Of photos three kinds are written, all with the names of the photos:
+
+  FILE.npy, FILE.txt  [N, D] float32, and a name a line
+  FILE.h5             as hloc reads global features: a group for every name, so
+                      a name with / lies in groups of groups, and in it the
+                      dataset global_descriptor [D] float32
+  FILE.txt            pairs as hloc reads them, `query reference`, a pair a
+                      line, the most similar reference of a query first
 """
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import os
 import pathlib
 from typing import Any
@@ -138,6 +149,97 @@ def save_descriptors(
     else:
       left_out.append(str(drive))
   return left_out
+
+
+def save_npy(
+  path: str | os.PathLike, names: Sequence[str], descriptors: np.ndarray
+) -> None:
+  """Writes descriptors, and names in a text file beside.
+
+  Args:
+    path: FILE.npy; the names go to FILE.txt.
+    names: N.
+    descriptors: [N, D], or [N, 1, D].
+
+  Raises:
+    InputError: several descriptors of a photo, or another number of names.
+  """
+  path = pathlib.Path(path)
+  array = _one_each(names, descriptors)
+  files.save_text(path.with_suffix('.txt'), ''.join(f'{n}\n' for n in names))
+  files.save_array(path, array)
+
+
+def save_hloc(
+  path: str | os.PathLike, names: Sequence[str], descriptors: np.ndarray
+) -> None:
+  """Writes descriptors as hloc keeps global features.
+
+  Args:
+    path: FILE.h5, written whole or not at all.
+    names: N paths with '/', as the image lists of hloc have them.
+    descriptors: [N, D], or [N, 1, D].
+
+  Raises:
+    InputError: h5py is not installed; several descriptors of a photo, another
+      number of names, or a name twice.
+
+  Reference:
+    Sarlin et al., From coarse to fine: robust hierarchical localization, CVPR
+    2019; hloc's extract_features and pairs_from_retrieval read the file.
+  """
+  try:
+    import h5py
+  except ImportError as error:
+    raise InputError(
+      f'{path}: HDF5 files need h5py: pip install h5py, or write npy.'
+    ) from error
+  array = _one_each(names, descriptors)
+  if len(set(names)) < len(names):
+    raise InputError(f'{path}: a name comes twice.')
+  with files.replacing(path) as draft, h5py.File(draft, 'w') as file:
+    for name, descriptor in zip(names, array, strict=True):
+      file.create_dataset(f'{name}/global_descriptor', data=descriptor)
+
+
+def save_pairs(
+  path: str | os.PathLike,
+  queries: Sequence[str],
+  ranked: Sequence[Sequence[str]],
+) -> list[str]:
+  """Writes pairs as hloc's matchers read them.
+
+  Args:
+    path: of the text file.
+    queries: Q names.
+    ranked: of each the names that answer, most similar first.
+
+  Returns:
+    Names that hold blanks, whose pairs are left out: blanks part the names of a
+    pair.
+  """
+  lines, left_out = [], {}
+  for query, answers in zip(queries, ranked, strict=True):
+    for answer in answers:
+      bad = [name for name in (query, answer) if len(name.split()) != 1]
+      left_out |= dict.fromkeys(bad)
+      if not bad:
+        lines.append(f'{query} {answer}')
+  files.save_text(path, '\n'.join(lines) + '\n' * bool(lines))
+  return list(left_out)
+
+
+def _one_each(names: Sequence[str], descriptors: np.ndarray) -> np.ndarray:
+  """float32 [N, D] of names [N]."""
+  array = np.asarray(descriptors, np.float32)
+  if array.ndim == 3 and array.shape[1] == 1:
+    array = array[:, 0]
+  if array.ndim != 2 or len(array) != len(names):
+    raise InputError(
+      f'{len(names)} photos have descriptors {list(array.shape)}; expected one'
+      ' for each. Several views of a photo are of no use to others.'
+    )
+  return array
 
 
 def _recording(

@@ -5,7 +5,8 @@ A question is one database and those who ask it: rows of a track for either
 side. A right answer lies within a radius of the query in the ground plane; the
 height is not a place. A reading of unknown position (NaN) has no truth: a query
 without position has no right answer, and a map reading without position may
-answer, but it counts neither as right nor as wrong.
+answer, but it counts neither as right nor as wrong. Photos may be compared by
+frame numbers, footprints or lists of right answers instead (`Question.truth`).
 
 The truth comes in blocks of queries: no array of all pairs exists.
 """
@@ -19,6 +20,7 @@ import numpy as np
 
 from i2ploc.errors import InputError
 from i2ploc.evaluation import metrics
+from i2ploc.photos import truth as truth_lib
 
 # Pairs of a block: its arrays stay below some 30 MB each, and products of
 # descriptors have rows enough to be fast against a large map.
@@ -34,6 +36,10 @@ TIME_TOLERANCE = 1e-6
 SAME_ROAD = 25.0
 DRIVE_RADII = (5.0, 10.0, 20.0)
 PHOTO_RADII = (25.0,)
+# Of photos of several towns: every query is asked of all towns at once.
+ONE_POOL, ALL_TOWNS = 'photos_one_pool', 'all'
+# Between places of different towns, metres: more than there are on earth.
+ELSEWHERE = np.float32(1e8)
 
 
 class Axes(NamedTuple):
@@ -83,6 +89,7 @@ class Track(NamedTuple):
     axes: a key of `AXES`.
     times: float64 [N] seconds, comparable inside the track; None if unknown.
     headings: float64 [N] radians about the vertical; None if unknown.
+    towns: int [N], equal where positions can be compared; None for one town.
   """
 
   frames: np.ndarray
@@ -90,6 +97,7 @@ class Track(NamedTuple):
   axes: str
   times: np.ndarray | None = None
   headings: np.ndarray | None = None
+  towns: np.ndarray | None = None
 
   @property
   def ground(self) -> np.ndarray:
@@ -103,6 +111,7 @@ class Track(NamedTuple):
       positions=self.positions[rows],
       times=None if self.times is None else self.times[rows],
       headings=None if self.headings is None else self.headings[rows],
+      towns=None if self.towns is None else self.towns[rows],
     )
 
 
@@ -114,6 +123,7 @@ def track_from_frames(frames: Frames) -> Track:
     axes='z_up',
     times=frames.timestamp,
     headings=frames.heading,
+    towns=np.unique(frames.town, return_inverse=True)[1],
   )
 
 
@@ -134,7 +144,7 @@ class Question(NamedTuple):
     query_rows: int64 [Q], rows of the track of the asking side, in the order
       of travel.
     map_rows: int64 [M], rows of the track of the answering side.
-    radii: metres within which an answer is right.
+    radii: within which an answer is right, in the unit of `truth`: metres.
     exclude_self: the reading of the query's own instant is neither an answer
       nor right.
     exclude_recent: seconds; only readings at least this much older than the
@@ -158,6 +168,7 @@ class Question(NamedTuple):
   strict: bool = False
   components: tuple[int, int] | None = None
   travel: int = 1
+  truth: truth_lib.Truth = truth_lib.Truth()
 
   @property
   def direction(self) -> str:
@@ -167,6 +178,10 @@ class Question(NamedTuple):
   def plane(self, axes: str) -> list[int]:
     """The two coordinates of a position that distances are taken from."""
     return list(self.components or AXES[axes].ground)
+
+  def at(self, radius: float) -> str:
+    """'25m', as in the names of numbers; '7frames', 'overlap', 'listed'."""
+    return truth_lib.within_name(self.truth.unit, radius)
 
   def within(self, distances: np.ndarray, radius: float) -> np.ndarray:
     """Which distances are near enough for a right answer."""
@@ -283,16 +298,22 @@ def within_photos(
   *,
   side: str = 'image',
   radii: tuple[float, ...] = PHOTO_RADII,
+  truth: truth_lib.Truth | None = None,
   ordered: bool = False,
 ) -> list[Question]:
-  """Photos that ask photos, folder by folder, under the name 'photos'.
+  """Photos that ask photos, town by town, under the name 'photos'.
+
+  Of several towns all queries ask all databases at once as well, under the
+  name 'photos_one_pool': an answer in another town is wrong.
 
   Args:
     frames: the frame table; a town is a folder.
     queries: bool [F], photos that ask; the others are the database. None:
       every photo asks all others.
     side: what asks and answers.
-    radii: metres within which an answer is right.
+    radii: within which an answer is right, in the unit of `truth`; 0 of
+      footprints and lists, whatever is given.
+    truth: of the frame table; None for metres between positions.
     ordered: the order of the rows is the order of travel, of both sides alike,
       so that sequences may be asked.
 
@@ -303,10 +324,28 @@ def within_photos(
   asks = answers = has
   if queries is not None:
     asks, answers = has & queries, has & ~np.asarray(queries)
+  truth = truth or truth_lib.Truth()
+  if truth.unit in truth_lib.NO_LENGTH:
+    radii = (0.0,)
+
+  def ask(name, town, here):
+    return Question(
+      name,
+      town,
+      side,
+      side,
+      np.flatnonzero(here & asks),
+      np.flatnonzero(here & answers),
+      tuple(radii),
+      exclude_self=True,
+      travel=int(ordered),
+      truth=truth,
+    )
+
   found = []
   for town in _unique(frames.town):
-    here = frames.town == town
-    rows = np.flatnonzero(here & asks), np.flatnonzero(here & answers)
+    question = ask('photos', town, frames.town == town)
+    rows = question.query_rows, question.map_rows
     if not len(rows[0]) or not len(rows[1]):
       raise InputError(
         f'{town!r} has {len(rows[0])} photos that ask and {len(rows[1])} in'
@@ -314,18 +353,9 @@ def within_photos(
       )
     if queries is None and len(rows[0]) < 2:
       raise InputError(f'{town!r} has one photo, and no other to find.')
-    found.append(
-      Question(
-        'photos',
-        town,
-        side,
-        side,
-        *rows,
-        tuple(radii),
-        exclude_self=True,
-        travel=int(ordered),
-      )
-    )
+    found.append(question)
+  if len(found) > 1:
+    found.append(ask(ONE_POOL, ALL_TOWNS, np.ones(len(has), bool)))
   return found
 
 
@@ -377,8 +407,8 @@ class Block(NamedTuple):
 
   Attributes:
     rows: a slice of the question's queries.
-    distances: float32 [b, M], metres, in the plane of the question; infinite
-      where a position is unknown.
+    distances: float32 [b, M], metres, in the plane of the question, or in
+      another unit of its truth; infinite where a position is unknown.
     candidates: bool [b, M], what may answer.
     graded: bool [b, M], candidates of known position: the others count neither
       as right nor as wrong.
@@ -418,10 +448,14 @@ def blocks_from_question(
     headings = _directions(queries.headings), _directions(places.headings).T
   for start in range(0, len(queries.frames), size):
     rows = slice(start, min(start + size, len(queries.frames)))
-    distances = metrics.horizontal_distances(
-      queries.positions[rows][:, plane], places.positions[:, plane]
-    )
-    distances[np.isnan(distances)] = np.inf
+    distances = question.truth.distances(queries.frames[rows], places.frames)
+    if distances is None:
+      distances = metrics.horizontal_distances(
+        queries.positions[rows][:, plane], places.positions[:, plane]
+      )
+      distances[np.isnan(distances)] = np.inf
+    if queries.towns is not None and places.towns is not None:
+      distances[queries.towns[rows, None] != places.towns] = ELSEWHERE
     candidates = np.ones(distances.shape, bool)
     if question.exclude_self:
       candidates &= queries.frames[rows, None] != places.frames
@@ -439,8 +473,41 @@ def blocks_from_question(
     )
 
 
+class Counts(NamedTuple):
+  """How much is right before anybody answers.
+
+  Attributes:
+    positives: int64 [Q, R], right answers within each radius.
+    candidates: int64 [Q], graded answers.
+  """
+
+  positives: np.ndarray
+  candidates: np.ndarray
+
+
+def count_positives(
+  question: Question, queries: Track, places: Track
+) -> Counts:
+  """Right answers of every query, without descriptors.
+
+  Args:
+    question: what counts.
+    queries: track of its query rows.
+    places: track of its map rows.
+  """
+  positives, candidates = [], []
+  for block in blocks_from_question(question, queries, places):
+    near = [question.within(block.distances, r) for r in question.radii]
+    positives.append(np.stack([(block.graded & x).sum(1) for x in near], 1))
+    candidates.append(block.graded.sum(1))
+  return Counts(np.concatenate(positives), np.concatenate(candidates))
+
+
 def known_positions(question: Question, track: Track) -> np.ndarray:
-  """bool [N], whether the coordinates that a question compares are known."""
+  """bool [N], whether what a question compares is known."""
+  known = question.truth.known(track.frames)
+  if known is not None:
+    return known
   return _finite_rows(track.positions[:, question.plane(track.axes)])
 
 

@@ -35,6 +35,7 @@ import numpy as np
 
 from i2ploc.errors import InputError
 from i2ploc.evaluation import descriptor_files
+from i2ploc.evaluation import duplicates as duplicates_lib
 from i2ploc.evaluation import metrics
 from i2ploc.evaluation import predictions as predictions_lib
 from i2ploc.evaluation import protocols as protocols_lib
@@ -60,10 +61,14 @@ class _Embedded(NamedTuple):
   descriptors: np.ndarray  # [N, V, D]
   slot: np.ndarray  # [F], -1 where not embedded
 
+  def of(self, rows: np.ndarray) -> np.ndarray:
+    """Descriptors [N, V, D] of rows that are embedded."""
+    return self.descriptors[self.slot[rows]]
+
   def listed(self) -> tuple[np.ndarray, np.ndarray]:
     """Rows [N], ascending, and their descriptors [N, V, D]."""
     rows = np.flatnonzero(self.slot >= 0)
-    return rows, self.descriptors[self.slot[rows]]
+    return rows, self.of(rows)
 
   def take(
     self,
@@ -77,7 +82,7 @@ class _Embedded(NamedTuple):
         f'The {self.name} of {len(missing)} rows were in no batch, first rows'
         f' {missing[:5].tolist()}; read all the rows that are asked for.'
       )
-    taken = self.descriptors[self.slot[rows]]
+    taken = self.of(rows)
     # A side with one view (images) has nothing to choose from.
     if views is not None and taken.shape[1] > 1:
       taken = taken[:, views]
@@ -92,6 +97,8 @@ class RetrievalEvaluator:
       '<split>/<protocol>/<direction>'.
     embedded: after `run`, (rows [N], descriptors [N, V, D]) by side.
     asked: the same of sides whose queries are embedded in another way.
+    duplicates: after `run`, of the queries, as `predictions`; {} if nobody
+      looked for them.
   """
 
   def __init__(
@@ -107,6 +114,7 @@ class RetrievalEvaluator:
     views: Mapping[str, Sequence[int]] | None = None,
     confidence: Confident | None = None,
     asking: Mapping[str, Asking] | None = None,
+    duplicates: duplicates_lib.Finder | None = None,
   ):
     """Keeps what a run needs; reads nothing yet.
 
@@ -128,6 +136,9 @@ class RetrievalEvaluator:
         variables and of `embedded`; None for none.
       asking: by side, how its queries are embedded; those of other sides are
         embedded as the map is.
+      duplicates: finds queries of one side that lie in the database; None
+        where nobody looks for them. It sees the images of batches, `<side>`, or
+        their `<side>_bits`, see `duplicates.picture_bits`.
 
     Raises:
       InputError: if there is no question, one comes twice, or one has no
@@ -162,6 +173,8 @@ class RetrievalEvaluator:
     self.predictions: dict[str, predictions_lib.Predictions] = {}
     self.embedded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     self.asked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    self._finder = duplicates
+    self.duplicates: dict[str, duplicates_lib.Duplicates] = {}
 
   def run(self, variables: Variables) -> Iterator[tuple[str, float]]:
     """Embeds every reading once and yields (name, value).
@@ -208,9 +221,10 @@ class RetrievalEvaluator:
     return np.unique(np.concatenate(rows))
 
   def _embed_rows(self, side, rows, embed, batches, variables) -> _Embedded:
-    return _embed_all(
-      side, embed, variables, batches(rows), len(self._frames.drive)
-    )
+    seen = batches(rows)
+    if self._finder is not None:
+      seen = self._finder.watch(side, seen)
+    return _embed_all(side, embed, variables, seen, len(self._frames.drive))
 
   def _direction(
     self,
@@ -222,7 +236,7 @@ class RetrievalEvaluator:
   ) -> Iterator[tuple[str, float]]:
     """The numbers of a name in one direction, of all towns and of each."""
     outcomes: dict[str, scores.Outcome] = {}
-    records = []
+    records, found = [], []
     for question in asked:
       question = questions_lib.with_readings(question, self._frames)
       # A drive without scans has images to localize, but no points to ask with.
@@ -231,6 +245,15 @@ class RetrievalEvaluator:
       outcome = self._ask(question, asking, answering)
       outcomes[question.town] = outcome
       records.append(self._record(question, outcome))
+      if self._finder is not None:
+        found.append(
+          self._finder.find(
+            question,
+            outcome,
+            asking[question.query_side].of,
+            answering[question.map_side].of,
+          )
+        )
     if not outcomes:
       return
     question = asked[0]
@@ -238,6 +261,9 @@ class RetrievalEvaluator:
     record = predictions_lib.concatenate(records)
     self.predictions[f'{prefix}/{question.direction}'] = record
     pooled = scores.pool(list(outcomes.values()))
+    doubles = duplicates_lib.pool(found, records)
+    if doubles is not None:
+      self.duplicates[f'{prefix}/{question.direction}'] = doubles
     named = {prefix: pooled} | {
       f'{prefix}/{str(town).replace("/", "_")}': outcome
       for town, outcome in outcomes.items()
@@ -250,6 +276,10 @@ class RetrievalEvaluator:
       for name, value in scores.rates(
         question, outcome, intervals=outcome is pooled
       ):
+        yield f'{full}/{name}', value
+    if doubles is not None:
+      full = f'{prefix}/{question.direction}'
+      for name, value in duplicates_lib.without(question, pooled, doubles):
         yield f'{full}/{name}', value
 
   def _ask(
@@ -300,7 +330,7 @@ class RetrievalEvaluator:
     rows = question.map_rows[np.maximum(ranked, 0)]
     positions = self._frames.position
     return predictions_lib.Predictions(
-      towns=np.full(len(ranked), question.town),
+      towns=self._frames.town[question.query_rows],
       query_rows=question.query_rows,
       query_positions=positions[question.query_rows],
       ranked_rows=np.where(ranked >= 0, rows, -1),
@@ -308,7 +338,7 @@ class RetrievalEvaluator:
       distances=outcome.distances,
       confidence=outcome.confidence,
       nearest=outcome.nearest,
-      map_towns=np.full(len(question.map_rows), question.town),
+      map_towns=self._frames.town[question.map_rows],
       map_rows=question.map_rows,
       map_positions=positions[question.map_rows],
     )

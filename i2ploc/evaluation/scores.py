@@ -12,7 +12,7 @@ and the direction before them:
                                   are any: they take part in no rate
   answerable_10m                  queries with a right answer
   chance@1_10m                    exact, over answerable queries
-  recall@1_10m                    over answerable queries; @5, @10, @20
+  recall@1_10m                    over answerable queries; @5, ... @100
   recall@1%_10m                   N = ceil(M / 100)
   recall@1_10m_low, _high         95 % block bootstrap
   recall@1_10m_of_all_queries     unanswerable ones count as missed
@@ -29,6 +29,9 @@ and the direction before them:
   answerable_10m_same_heading     of those, by heading of the right answer
   recall@1_10m_same_heading
 
+Where frames are compared, 10frames stands for 10m; where footprints or lists of
+right answers tell, overlap and listed, and there is no error.
+
 A rate over no query is left out. See `metrics` for the conventions on ties and
 positives.
 """
@@ -42,11 +45,10 @@ import numpy as np
 
 from i2ploc.evaluation import metrics
 from i2ploc.evaluation import questions as questions_lib
+from i2ploc.photos import truth as truth_lib
 from i2ploc.retrieval import sequences as sequences_lib
 
-RECALL_AT = (1, 5, 10, 20)
-
-
+RECALL_AT = (1, 5, 10, 20, 100)
 # Of similarities [b, M], candidates [b, M] and the ground positions [M, 2]: the
 # probability [b] that the first answer is right, NaN if nobody can say.
 Confidence = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -299,6 +301,11 @@ def _sequence_answers(
   those before and after that its sequences look at; `own` says which are its.
   """
   arguments = runs.queries, runs.places, runs.sequence, runs.travel
+  if question.exclude_self:
+    # A reading is no answer to itself, nor part of one, nor of the contrast.
+    itself = tracks[0].frames[:, None] == tracks[1].frames
+    mean = similarities.mean(1, keepdims=True)
+    similarities = np.where(itself, mean, similarities)
   matched = sequences_lib.match(similarities, *arguments)[own]
   graded, columns = block.graded, {}
   truth = None
@@ -339,6 +346,16 @@ def pool(outcomes: Sequence[Outcome]) -> Outcome:
   )
 
 
+def take(outcome: Outcome, queries: np.ndarray) -> Outcome:
+  """The outcome of some of the queries, with the whole database."""
+  taken = {
+    name: column[queries]
+    for name, column in outcome._asdict().items()
+    if isinstance(column, np.ndarray)
+  }
+  return outcome._replace(**taken)
+
+
 def _retrieved(outcome: Outcome) -> Iterator[tuple[str, np.ndarray]]:
   """N of each recall@N as text and per query."""
   for n in RECALL_AT:
@@ -371,13 +388,13 @@ def counts(
   ):
     for i, radius in enumerate(question.radii[: positives.shape[1]]):
       answerable = positives[:, i] > 0
-      yield f'answerable_{radius:g}m{suffix}', float(answerable.sum())
+      yield f'answerable_{question.at(radius)}{suffix}', float(answerable.sum())
       if not answerable.any():
         continue
       for label, n in _retrieved(outcome):
         probability = metrics.chance(positives[:, i], outcome.num_candidates, n)
         value = 100 * float(probability[answerable].mean())
-        yield f'chance@{label}_{radius:g}m{suffix}', value
+        yield f'chance@{label}_{question.at(radius)}{suffix}', value
 
 
 def rates(
@@ -402,7 +419,7 @@ def rates(
   ):
     for i, radius in enumerate(question.radii[: ranks.shape[1]]):
       for label, n in _retrieved(outcome):
-        names.append(f'recall@{label}_{radius:g}m{suffix}')
+        names.append(f'recall@{label}_{question.at(radius)}{suffix}')
         counted.append(positives[:, i] > 0)
         hits.append((ranks[:, i] < n) & counted[-1])
   bounds = np.full((len(names), 2), np.nan)
@@ -430,10 +447,14 @@ def rates(
     answerable = outcome.num_positives[:, i] > 0
     if answerable.any():
       found = outcome.optimistic[answerable, i] < 1
-      yield f'recall@1_{radius:g}m_ties_found', 100 * float(found.mean())
-  answered = outcome.errors[np.isfinite(outcome.errors)]
-  if len(answered):
-    yield 'median_error_m', float(np.median(answered))
+      yield (
+        f'recall@1_{question.at(radius)}_ties_found',
+        100 * float(found.mean()),
+      )
+  unit = question.truth.unit
+  answered = outcome.errors[outcome.errors < questions_lib.ELSEWHERE]
+  if len(answered) and unit not in truth_lib.NO_LENGTH:
+    yield f'median_error_{unit}', float(np.median(answered))
   if question.exclude_recent:
     yield from _revisits(question, outcome)
 
@@ -448,13 +469,13 @@ def _revisits(
       continue
     right = question.within(outcome.errors, radius)
     f1 = metrics.f1_max(outcome.scores, right, num_answerable)
-    yield f'f1_max_{radius:g}m', 100 * f1
+    yield f'f1_max_{question.at(radius)}', 100 * f1
     hits = outcome.ranks[:, i] < 1
     for name, among in (
       ('same', outcome.same[:, i]),
       ('opposite', outcome.opposite[:, i]),
     ):
       if among.any():
-        at = f'{radius:g}m_{name}_heading'
+        at = f'{question.at(radius)}_{name}_heading'
         yield f'answerable_{at}', float(among.sum())
         yield f'recall@1_{at}', 100 * float(hits[among].mean())

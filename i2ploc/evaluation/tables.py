@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 
 from i2ploc.evaluation import protocols as protocols_lib
+from i2ploc.photos import truth as truth_lib
 
-RECALL_AT = ('1', '5', '10', '20', '1%')
+RECALL_AT = ('1', '5', '10', '20', '100', '1%')
+SUFFIXES = {
+  '_of_all_queries': 'of all queries',
+  '_without_duplicates': 'without duplicates',
+}
 # What is printed first, if it was asked: what means localization.
 FIRST = ('cross', 'opposite', 'sync')
 COLUMNS = (
@@ -33,23 +38,29 @@ REVISITS = (
 
 
 def text(
-  results: Mapping[str, float], split: str, radius: float = 10.0
+  results: Mapping[str, float],
+  split: str,
+  radius: float = 10.0,
+  unit: str = truth_lib.METRES,
 ) -> Iterator[str]:
   """Recall beside chance, one line per question and direction.
 
   Args:
     results: of `RetrievalEvaluator.run`, percent.
     split: first part of the names.
-    radius: metres.
+    radius: within which an answer is right.
+    unit: of the radius, see `photos.truth`.
 
   Yields:
     Lines: R@N with the 95 % interval of R@1, of three frames in a row, and
-    chance. A question without any right answer has a line that says why.
+    chance. Where it differs, recall over all queries, also those without a
+    right answer, and over those without a duplicate in the database. A question
+    without any right answer has a line that says why.
   """
-  at = f'{radius:g}m'
+  at = truth_lib.within_name(unit, radius)
   head = ' '.join(f'{"R@" + n:>6}' for n in RECALL_AT)
   yield (
-    f'{split}, within {radius:g} m, %'.ljust(38)
+    f'{split}, {truth_lib.within_text(unit, radius)}, %'.ljust(38)
     + f'{head}  R@1 95 %        3 frames  answerable'
   )
   parts = [name.split('/') for name in results]
@@ -64,6 +75,7 @@ def text(
     ]
     for direction in directions:
       yield _recall_line(results, base, direction, at)
+      yield from _other_counts(results, base, direction, at)
     if directions:
       yield f'  {name + " chance":36}' + ' '.join(
         f'{results.get(f"{base}/chance@{n}_{at}", float("nan")):6.1f}'
@@ -71,6 +83,23 @@ def text(
       )
     else:
       yield f'  {name:36}{_why_nothing(results, base, at)}'
+
+
+def _other_counts(
+  results: Mapping[str, float], base: str, direction: str, at: str
+) -> Iterator[str]:
+  """Recall over other sets of queries, where it differs."""
+  prefix = f'{base}/{direction}'
+  plain = [results.get(f'{prefix}/recall@{n}_{at}') for n in RECALL_AT]
+  for suffix, label in SUFFIXES.items():
+    values = [
+      results.get(f'{prefix}/recall@{n}_{at}{suffix}') for n in RECALL_AT
+    ]
+    if values[0] is None or (values == plain and 'all' in suffix):
+      continue
+    yield f'    {label:34}' + ' '.join(
+      f'{value:6.1f}' for value in values if value is not None
+    )
 
 
 def _why_nothing(results: Mapping[str, float], base: str, at: str) -> str:
@@ -89,7 +118,8 @@ def _recall_line(
 ) -> str:
   prefix = f'{base}/{direction}'
   recalls = ' '.join(
-    f'{results[f"{prefix}/recall@{n}_{at}"]:6.1f}' for n in RECALL_AT
+    f'{results.get(f"{prefix}/recall@{n}_{at}", float("nan")):6.1f}'
+    for n in RECALL_AT
   )
   first = f'{prefix}/recall@1_{at}'
   # The main direction's counts have no direction in their names.

@@ -81,7 +81,14 @@ def describe(
   image_size: tuple[int, int],
   resize: str = resizing.STRETCH,
 ) -> np.ndarray:
-  """The descriptor [D] or [V, D] of a query's image, see `make_stage`."""
+  """The descriptor [D] of a query's image, or [V, D] of its V crops.
+
+  Args:
+    query: its image and lens count.
+    embed: see `make_stage`.
+    image_size: see `make_stage`.
+    resize: see `make_stage`.
+  """
   image = resizing.resize_image(query.image, image_size, resize)
   batch = {'image': image[None]}
   if query.lens is not None:

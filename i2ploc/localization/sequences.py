@@ -40,8 +40,8 @@ def make_stage(
 
   Args:
     index: the map; its rows are in the order of travel, see `map_runs`.
-    describe: the descriptor [D] of the image of a query, or [V, D] of views of
-      it.
+    describe: the descriptor [D], or [V, D] of several crops, of the image of a
+      query.
     sequence: what is compared; always as a causal one. Queries hold up to
       `span(sequence)` images.
     k: answers per query. Their similarity is the mean along the line, of
@@ -69,8 +69,7 @@ def make_stage(
       if one.image is frame.image:
         return one
     descriptor = np.asarray(describe(frame), np.float32)
-    places = np.arange(index.num_places)
-    similarities = index.similarities_to(descriptor, places)
+    similarities = index.similarities_to_all(descriptor)
     return _Seen(frame.image, descriptor, similarities.astype(np.float32))
 
   def sequences(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:
@@ -90,11 +89,11 @@ def make_stage(
     scores = sequences_lib.match(similarities, drive, runs, taken, direction)
     best = np.argsort(-scores[-1], kind='stable')[:k]
     last = used[-1]
+    asked = np.atleast_2d(last.descriptor)
     rows = []
     for key in keys[_first_rows(index)[best]]:
       views = np.flatnonzero(keys == key)
-      pictures = np.atleast_2d(last.descriptor)
-      seen = np.asarray(index.descriptors)[views] @ pictures.T
+      seen = np.asarray(index.descriptors)[views] @ asked.T
       rows.append(views[np.argmax(seen.max(-1))])
     found = retrieve.answers_from_rows(
       index, np.array(rows), scores[-1][best], [None] * len(best)

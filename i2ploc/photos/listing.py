@@ -54,7 +54,7 @@ def list_photos(root: pathlib.Path, folder: pathlib.Path) -> list[str]:
     Paths from the root, with '/'.
 
   Raises:
-    InputError: there are none, or a name is no UTF-8 text.
+    InputError: there are none, or a name is no line of UTF-8 text.
   """
   listed = folder.with_name(folder.name + LIST_SUFFIX)
   if listed.is_file():
@@ -117,8 +117,8 @@ def _checked(folder, names, others) -> list[str]:
   broken = [ascii(name) for name in names if not _is_text(name)]
   if broken:
     raise InputError(
-      f'{folder}: {len(broken)} names are no UTF-8 text: {examples(broken)}. '
-      'Rename them.'
+      f'{folder}: {len(broken)} names are no line of UTF-8 text:'
+      f' {examples(broken)}. Rename them.'
     )
   return sorted(names, key=natural)
 
@@ -128,7 +128,7 @@ def _is_text(name: str) -> bool:
     name.encode('utf-8')
   except UnicodeEncodeError:
     return False
-  return True
+  return len(name.splitlines()) == 1  # lists of names have a line for each
 
 
 def natural(name: str) -> list[str | int]:

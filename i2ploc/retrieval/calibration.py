@@ -181,7 +181,7 @@ def margins(
 
   Args:
     index: the map.
-    query: [D].
+    query: [D], or [V, D] of V views of it.
     rows: int [k], of the index, that answer.
     similarities: [k], of the answers.
     radius: metres. Other towns, and places that nobody knows the way to, are
@@ -191,8 +191,7 @@ def margins(
     float64 [k]; negative for an answer with a better one elsewhere, inf where
     the map has nothing elsewhere.
   """
-  every = index.similarities_to(query, np.arange(index.num_places))
-  every = every.astype(np.float64)
+  every = index.similarities_to_all(query).astype(np.float64)
   found = []
   for row, similarity in zip(rows, similarities, strict=True):
     far = np.ones(index.num_places, bool)

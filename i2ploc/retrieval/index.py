@@ -195,6 +195,16 @@ class Index:
     seen = np.asarray(self.descriptors, np.float32)[rows] @ views.T
     return np.where(rows >= 0, seen.max(-1), -np.inf).max(-1)
 
+  def similarities_to_all(self, query: np.ndarray) -> np.ndarray:
+    """Similarity [K] of a query to the best view of every place.
+
+    Args:
+      query: see `similarities_to`.
+    """
+    views = np.atleast_2d(np.asarray(query, np.float32))
+    seen = (np.asarray(self.descriptors, np.float32) @ views.T).max(-1)
+    return np.where(self._table >= 0, seen[self._table], -np.inf).max(-1)
+
   def search(self, queries: np.ndarray, k: int, scale: float = 1.0) -> Found:
     """The k most similar places of each query, exactly, best first.
 

@@ -322,6 +322,7 @@ def _questions(config, split) -> list[questions_lib.Question]:
       split.queries,
       side=config.map_side,
       radii=tuple(fields.radii),
+      truth=split.truth,
       ordered=config.sequence.length > 1,
     )
   return questions_lib.between_drives(

@@ -43,6 +43,7 @@ class Split:
     frames: its frame table.
     queries: [F] bool, the frames that ask, see `schema.Dataset`; or None.
     labels: what its labels mean; None without labels.
+    truth: which answers are right, see `schema.Dataset`.
     image_size: (H, W), pixels, of every image it delivers.
   """
 
@@ -60,6 +61,7 @@ class Split:
     self.frames = dataset.frames
     self.queries = dataset.queries
     self.labels = dataset.labels
+    self.truth = dataset.truth
     self.image_size = image_size
     self._num_points = num_points
     self._frustum = frustum

@@ -2,8 +2,10 @@
 """A folder of descriptors is read as meant, or refused by name."""
 
 import pathlib
+import sys
 import tempfile
 from typing import NamedTuple
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -12,6 +14,11 @@ import numpy as np
 from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import protocols
 from i2ploc.evaluation import retrieval
+
+try:
+  import h5py
+except ImportError:
+  h5py = None
 
 COUNT = 6
 
@@ -223,6 +230,84 @@ class SaveTest(absltest.TestCase):
       [recording], [protocols.PROTOCOLS['lip_loc']]
     )
     self.assertEqual(results['lip_loc/a_b/image_to_points/recall@1_20m'], 100)
+
+
+class PhotosTest(absltest.TestCase):
+  NAMES = ('db/a b/0.jpg', 'db/a b/1.jpg', 'db/é.jpg', 'q/10.jpg', 'q/2.jpg')
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    self.descriptors = np.random.default_rng(0).normal(size=(5, 8))
+
+  def test_numbers_and_names(self):
+    path = self.folder / 'made/d.npy'
+    descriptor_files.save_npy(path, self.NAMES, self.descriptors[:, None])
+    found = np.load(path)
+    self.assertEqual((found.dtype, found.shape), (np.float32, (5, 8)))
+    np.testing.assert_allclose(found, self.descriptors, rtol=1e-6)
+    text = (self.folder / 'made/d.txt').read_text('utf-8')
+    self.assertEqual(text.splitlines(), [*self.NAMES])
+
+  def test_hloc_finds_every_name_and_its_descriptor(self):
+    """As pairs_from_retrieval reads a file, step by step."""
+    if h5py is None:
+      self.skipTest('h5py is not installed')
+    path = self.folder / 'global.h5'
+    descriptor_files.save_hloc(path, self.NAMES, self.descriptors)
+    names = set()
+
+    def visit(_, thing):
+      if isinstance(thing, h5py.Dataset):
+        names.add(thing.parent.name.strip('/'))
+
+    with h5py.File(str(path), 'r') as file:
+      file.visititems(visit)
+      self.assertEqual(names, {*self.NAMES})
+      stacked = np.stack(
+        [file[name]['global_descriptor'].__array__() for name in self.NAMES]
+      )
+    self.assertEqual((stacked.dtype, stacked.shape), (np.float32, (5, 8)))
+    np.testing.assert_allclose(stacked, self.descriptors, rtol=1e-6)
+    asking = [name for name in sorted(names) if name.startswith('q/')]
+    self.assertLen(asking, 2)
+
+  def test_pairs_are_two_names_a_line(self):
+    path = self.folder / 'pairs.txt'
+    left_out = descriptor_files.save_pairs(
+      path, ['q/10.jpg', 'q/2.jpg'],
+      [['db/é.jpg', 'db/a b/0.jpg', 'db/c.jpg'], ['db/c.jpg']],
+    )  # fmt: skip
+    self.assertEqual(left_out, ['db/a b/0.jpg'])
+    pairs = {}
+    for line in path.read_text('utf-8').rstrip('\n').split('\n'):
+      query, reference = line.split()
+      pairs.setdefault(query, []).append(reference)
+    self.assertEqual(
+      pairs, {'q/10.jpg': ['db/é.jpg', 'db/c.jpg'], 'q/2.jpg': ['db/c.jpg']}
+    )
+    descriptor_files.save_pairs(path, [], [])
+    self.assertEqual(path.read_text(), '')
+
+  def test_what_cannot_be_written(self):
+    several = np.zeros((5, 2, 8))
+    with self.assertRaisesRegex(ValueError, r'\[5, 2, 8\]; expected one for'):
+      descriptor_files.save_npy(self.folder / 'd.npy', self.NAMES, several)
+    with self.assertRaisesRegex(ValueError, '4 photos have descriptors'):
+      descriptor_files.save_npy(
+        self.folder / 'd.npy', self.NAMES[:4], self.descriptors
+      )
+    self.assertEmpty([*self.folder.iterdir()])
+    if h5py is not None:
+      with self.assertRaisesRegex(ValueError, 'a name comes twice'):
+        descriptor_files.save_hloc(
+          self.folder / 'd.h5', ['a'] * 5, self.descriptors
+        )
+    with mock.patch.dict(sys.modules, {'h5py': None}):
+      with self.assertRaisesRegex(ValueError, 'pip install h5py'):
+        descriptor_files.save_hloc(
+          self.folder / 'd.h5', self.NAMES, self.descriptors
+        )
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from i2ploc.evaluation import questions
+from i2ploc.photos import truth as truth_lib
 from tests.evaluation import drives
 
 
@@ -126,7 +127,7 @@ class PhotosTest(absltest.TestCase):
   def test_each_folder_is_a_database_of_its_own(self):
     frames = _three_drives()
     frames.has_image[3] = False
-    found = questions.within_photos(frames, radii=(25.0, 50.0))
+    *found, _ = questions.within_photos(frames, radii=(25.0, 50.0))
     self.assertEqual([q.town for q in found], ['a', 'b'])
     for question in found:
       self.assertEqual(question.name, 'photos')
@@ -141,6 +142,52 @@ class PhotosTest(absltest.TestCase):
     for question in questions.within_photos(frames, queries):
       self.assertTrue(queries[question.query_rows].all())
       self.assertFalse(queries[question.map_rows].any())
+
+  def test_several_folders_are_asked_at_once_as_well(self):
+    frames = _three_drives()
+    queries = np.arange(len(frames.town)) % 3 == 0
+    *_, pool = questions.within_photos(frames, queries)
+    self.assertEqual((pool.name, pool.town), ('photos_one_pool', 'all'))
+    self.assertEqual(pool.query_rows.tolist(), np.flatnonzero(queries).tolist())
+    self.assertEqual(pool.map_rows.tolist(), np.flatnonzero(~queries).tolist())
+    # The towns lie on each other, and yet nothing there is near.
+    frames.position[:] = 0
+    track = questions.track_from_frames(frames)
+    sides = track.take(pool.query_rows), track.take(pool.map_rows)
+    same = frames.town[pool.query_rows, None] == frames.town[pool.map_rows]
+    (block,) = questions.blocks_from_question(pool, *sides)
+    np.testing.assert_array_equal(block.distances == 0, same)
+    self.assertTrue(block.graded.all())
+    found = questions.count_positives(pool, *sides)
+    np.testing.assert_array_equal(found.positives[:, 0], same.sum(1))
+    np.testing.assert_array_equal(found.candidates, same.shape[1])
+    alone = frames._replace(town=np.full(len(queries), 'a'))
+    self.assertLen(questions.within_photos(alone, queries), 1)
+
+  def test_photos_in_order_travel(self):
+    for ordered in (False, True):
+      question, *_ = questions.within_photos(_three_drives(), ordered=ordered)
+      self.assertEqual(question.travel, int(ordered))
+
+  def test_another_truth_gives_another_unit_and_name(self):
+    frames = _three_drives()
+    number = truth_lib.Truth(truth_lib.FRAMES)
+    question, *_ = questions.within_photos(frames, radii=(7,), truth=number)
+    self.assertEqual(question.at(7), '7frames')
+    count = len(frames.town)
+    answers = truth_lib.Answers(
+      np.minimum(np.arange(count + 1), 1), np.array([1]), np.arange(count) != 2
+    )
+    listed = truth_lib.Truth(truth_lib.LISTED, answers=answers)
+    question, *_ = questions.within_photos(frames, radii=(7,), truth=listed)
+    self.assertEqual((question.radii, question.at(0)), ((0.0,), 'listed'))
+    # Without a position, all the same: the list tells.
+    frames.position[:] = np.nan
+    track = questions.track_from_frames(frames).take(question.query_rows)
+    found = questions.count_positives(question, track, track)
+    self.assertEqual(np.flatnonzero(found.positives[:, 0]).tolist(), [0])
+    known = questions.known_positions(question, track)
+    self.assertEqual(np.flatnonzero(~known).tolist(), [2])
 
   def test_a_folder_that_cannot_ask_is_named(self):
     frames = _three_drives()
@@ -179,7 +226,7 @@ class WaysTest(absltest.TestCase):
     )
 
   def test_one_side_asks_one_way(self):
-    (photos, _) = questions.within_photos(_three_drives())
+    (photos, *_) = questions.within_photos(_three_drives())
     self.assertLen(questions.both_ways(photos), 1)
 
   def test_what_is_embedded_is_what_is_asked_about_and_there(self):
@@ -191,7 +238,7 @@ class WaysTest(absltest.TestCase):
     used = set(range(20))
     self.assertEqual(set(rows['image'].tolist()), used - {2})
     self.assertEqual(set(rows['points'].tolist()), used - {13})
-    (photos, _) = questions.within_photos(frames)
+    (photos, *_) = questions.within_photos(frames)
     self.assertEqual([*questions.rows_to_embed(frames, [photos])], ['image'])
 
 

@@ -31,10 +31,12 @@ class TextTest(absltest.TestCase):
     self.assertIn('within 10 m', head)
     self.assertEqual(
       cross.split(),
-      'cross image_to_points 60.0 61.0 62.0 63.0 64.0 [55.0, 65.0] 69.0'
+      'cross image_to_points 60.0 61.0 62.0 63.0 64.0 65.0 [55.0, 65.0] 69.0'
       ' 7 of 8'.split(),
     )
-    self.assertEqual(chance.split(), 'cross chance 2.0 3.0 4.0 5.0 6.0'.split())
+    self.assertEqual(
+      chance.split(), 'cross chance 2.0 3.0 4.0 5.0 6.0 7.0'.split()
+    )
     self.assertStartsWith(sync.strip(), 'sync image_to_points')
 
   def test_the_other_direction_has_its_own_counts(self):
@@ -54,6 +56,40 @@ class TextTest(absltest.TestCase):
     _, line, _ = tables.text(results, 'test', 25.0)
     self.assertIn('65.0]', line)
     self.assertEqual(line.split()[-4:], ['-', '7', 'of', '8'])
+
+  def test_recall_over_other_sets_of_queries_where_it_differs(self):
+    results = numbers('test/photos', 'image_to_image', 60.0, 8, False, 25)
+    for i, n in enumerate(tables.RECALL_AT):
+      name = f'test/photos/image_to_image/recall@{n}_25m'
+      results[f'{name}_of_all_queries'] = 50.0 + i
+      results[f'{name}_without_duplicates'] = 40.0 + i
+    _, _, all_queries, without, _ = tables.text(results, 'test', 25.0)
+    self.assertStartsWith(
+      all_queries.split('50.0')[0].strip(), 'of all queries'
+    )
+    self.assertStartsWith(without.strip(), 'without duplicates')
+    self.assertEndsWith(without, '40.0   41.0   42.0   43.0   44.0   45.0')
+    for n in tables.RECALL_AT:
+      name = f'test/photos/image_to_image/recall@{n}_25m'
+      results[f'{name}_of_all_queries'] = results[name]
+      del results[f'{name}_without_duplicates']
+    self.assertLen([*tables.text(results, 'test', 25.0)], 3)
+
+  def test_units_have_their_words(self):
+    at = {
+      ('frames', 7): 'within 7 frames',
+      ('overlap', 0): 'footprints overlap',
+    }
+    for (unit, radius), words in at.items():
+      results = {
+        name.replace('25m', '7frames' if radius else 'overlap'): value
+        for name, value in numbers(
+          'test/photos', 'image_to_image', 60.0, 8, False, 25
+        ).items()
+      }
+      head, line, _ = tables.text(results, 'test', radius, unit)
+      self.assertIn(f'test, {words}, %', head)
+      self.assertIn('65.0]', line)
 
   def test_without_a_recall_the_line_says_why(self):
     results = {

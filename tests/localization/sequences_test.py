@@ -149,6 +149,17 @@ class SequencesTest(parameterized.TestCase):
     self.assertEqual(one.evidence['key'], 7 * 13 + 3)
     self.assertEqual(same.evidence['view'], 0.5)
 
+  def test_of_several_crops_the_most_similar_counts(self):
+    index = make_index()
+    rng = np.random.default_rng(2)
+    seen = index.descriptors[8:14]
+    crops = np.stack([0.1 * unit(rng.normal(size=seen.shape)), seen], 1)
+    queries = self.drive(crops)
+    stage = self.stage(index, sequences_lib.Sequence(5), k=1)
+    (one,) = stage(queries[-1], [])
+    self.assertEqual(one.evidence['name'], '013.jpg')
+    self.assertAlmostEqual(one.similarity, 1, 5)
+
   def test_a_line_does_not_leave_its_town(self):
     index = make_index()
     towns = np.where(np.arange(PLACES) < 30, 'a', 'b')

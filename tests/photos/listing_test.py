@@ -52,7 +52,10 @@ class ListTest(folder.FolderTest):
     path = os.fsencode(self.root) + b'/\xff.jpg'
     self.save('0.jpg').rename(self.root / '1.jpg')
     os.rename(self.root / '1.jpg', path)
-    self.refuse(r"1 names are no UTF-8 text: '.udcff.jpg'", self.names)
+    self.save('two\nlines.jpg')
+    self.refuse(
+      r"2 names are no line of UTF-8 text: .*'.udcff.jpg'", self.names
+    )
 
   def test_a_list_of_paths_saves_the_walk(self):
     self.save('database/b/10.jpg')

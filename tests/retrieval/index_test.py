@@ -94,6 +94,9 @@ class SearchTest(parameterized.TestCase):
       np.testing.assert_allclose(
         index.similarities_to(query, places), row, atol=1e-6
       )
+      np.testing.assert_allclose(
+        index.similarities_to_all(query), row, atol=1e-6
+      )
 
   def test_dot_products_are_searched_where_the_map_says_so(self):
     rng = np.random.default_rng(3)

@@ -2,10 +2,12 @@
 """Published weights for whatever towers a config has made.
 
 Checkpoints are named as `sources.find` takes them: a folder, a file, a name of
-its table, or a repository of the Hugging Face hub.
+its table, or a repository of the Hugging Face hub. Those of released models for
+place recognition (RELEASES) hold an aggregator too.
 """
 
 from collections.abc import Callable
+import dataclasses
 import json
 import os
 import pathlib
@@ -24,15 +26,29 @@ from i2ploc.models import vlad
 from i2ploc.models.encoders import efficientnet
 from i2ploc.models.encoders import resnet
 from i2ploc.models.encoders import vit
+from i2ploc.models.weights import boq
 from i2ploc.models.weights import clip
+from i2ploc.models.weights import cosplace
+from i2ploc.models.weights import deep_vg
 from i2ploc.models.weights import efficientnet as efficientnet_lib
 from i2ploc.models.weights import lip_loc
+from i2ploc.models.weights import mixvpr
+from i2ploc.models.weights import released
 from i2ploc.models.weights import resnet as resnet_lib
+from i2ploc.models.weights import salad
 from i2ploc.models.weights import saliency_i2ploc
 from i2ploc.models.weights import sources
 from i2ploc.models.weights import tensor_files
 from i2ploc.models.weights import vit as vit_lib
 
+# Found by the names of their tensors.
+RELEASES = (
+  cosplace.RELEASE,
+  salad.RELEASE,
+  mixvpr.RELEASE,
+  boq.RELEASE,
+  deep_vg.RELEASE,
+)
 # Whose checkpoints of both towers fit which aggregator.
 METHODS = {
   vlad.NetVLAD: saliency_i2ploc,
@@ -72,7 +88,7 @@ _RESNET = _Family(
   resnet.ResNet,
   resnet_lib.make_resnet,
   lambda path, model, _: resnet_lib.load_resnet_variables(path, model),
-  ('num_stages',),
+  ('stage',),
 )
 _EFFICIENTNET = _Family(
   efficientnet.EfficientNetLite0,
@@ -109,7 +125,7 @@ def make_encoder(
   Args:
     checkpoint: see the module.
     dtype: of the computation.
-    **options: which features: block and facet of a `vit.ViT`, num_stages of a
+    **options: which features: block and facet of a `vit.ViT`, stage of a
       `resnet.ResNet`, stage and padding of an `EfficientNetLite0`.
 
   Raises:
@@ -123,9 +139,40 @@ def make_encoder(
   if unknown:
     raise InputError(
       f'{checkpoint}: its encoder has no {", ".join(unknown)}; it takes '
-      f'{", ".join(family.options)}'
+      f'{", ".join(family.options) or "no options"}'
     )
   return family.make(path, **options).clone(dtype=dtype)
+
+
+def make_aggregator(checkpoint: str | os.PathLike) -> nn.Module:
+  """The aggregator of a released model, without its variables.
+
+  Raises:
+    MissingFileError: nothing there.
+    InputError: damaged, or of no release that is known here.
+  """
+  path = sources.find(checkpoint)
+  found = _released(path)
+  if found is None:
+    raise InputError(
+      f'{path} holds no aggregator that is known: those of '
+      f'{", ".join(release.name for release in RELEASES)} are. Name another '
+      'aggregator for the encoder'
+    )
+  return found.release.make_aggregator(found.tensors)
+
+
+def image_size(checkpoint: str | os.PathLike) -> tuple[int, int] | None:
+  """(H, W) that the authors of a release test with; None for an encoder.
+
+  MixVPR takes no other.
+
+  Raises:
+    MissingFileError: nothing there.
+    InputError: the file is damaged.
+  """
+  found = _released(sources.find(checkpoint))
+  return found and found.release.image_size(found.tensors)
 
 
 def normalization(checkpoint: str | os.PathLike) -> Normalization:
@@ -182,8 +229,9 @@ def load_variables(
   Args:
     checkpoint: see the module. For images against LiDAR it is of both towers:
       LIP-Loc's for towers with its projection head, SaliencyI2PLoc's for those
-      with NetVLAD. For images alone it is of the encoder; the pooling keeps its
-      initial values.
+      with NetVLAD. For images alone it is of the encoder, and of the aggregator
+      too if that is the one of a release; else the pooling keeps its initial
+      values.
     model: the towers, in their published form.
 
   Returns:
@@ -207,8 +255,8 @@ def load_variables(
 
 
 def _load_images(checkpoint, model):
-  """Encoders of a checkpoint, and initial values of all else."""
-  found = _encoders(checkpoint, model)
+  """What a checkpoint has, and initial values of all else."""
+  found = _encoders(checkpoint, model) | _aggregators(checkpoint, model)
 
   @jax.jit
   def init(key):
@@ -239,6 +287,7 @@ def _encoders(checkpoint, model):
     else:
       continue
     if not isinstance(tower.encoder, family.kind):
+      family.make(path)  # says so if it is none of ours
       raise InputError(
         f'{path} fits a {family.kind.__name__}, and the {side} encoder is a '
         f"{type(tower.encoder).__name__}: set the config's model.{side} to "
@@ -248,8 +297,80 @@ def _encoders(checkpoint, model):
   return loaded
 
 
+def _aggregators(checkpoint, model):
+  """Variables of the released aggregators of a model, by their names."""
+  path = sources.find(checkpoint)
+  found = _released(path)
+  if found is None:
+    return {}
+  wanted = found.release.make_aggregator(found.tensors)
+  shapes = towers_lib.shapes(model)
+  loaded = {}
+  for tower in model.towers.values():
+    own = tower.aggregator
+    if type(own) is not type(wanted):
+      continue
+    other = _differing(wanted, own)
+    if other:
+      raise InputError(
+        f'{path} fits a {type(own).__name__} with {other}; set the '
+        "aggregator to {name: 'published', checkpoint: ...}, or to another one "
+        'for the encoder alone'
+      )
+    loaded[own.name] = found.release.aggregator_variables(
+      found.tensors,
+      {k: tree[own.name] for k, tree in shapes.items() if own.name in tree},
+      str(path),
+    )
+  return loaded
+
+
+def _differing(wanted, own):
+  """Attributes of a module that another one has otherwise."""
+  names = [field.name for field in dataclasses.fields(wanted)]
+  values = {
+    name: getattr(wanted, name)
+    for name in names
+    if name not in ('name', 'parent')
+  }
+  return {k: v for k, v in values.items() if getattr(own, k) != v}
+
+
 def _looks_like_an_image(view):
   return isinstance(view, views.RangeImage) and view.encoding == 'released'
+
+
+class _Released(NamedTuple):
+  """A checkpoint of a release."""
+
+  release: released.Release
+  tensors: dict
+
+
+def _released(path: pathlib.Path) -> _Released | None:
+  """The release that a file is of, or None."""
+  if _model_type(path) is not None:
+    return None
+  tensors = released.unwrapped(tensor_files.read_tensors(path))
+  for release in RELEASES:
+    if release.matches(tensors):
+      return _Released(release, tensors)
+  return None
+
+
+def _released_family(found):
+  """The encoder's half of a release."""
+
+  def load(path, model, size):
+    return found.release.encoder_variables(
+      found.tensors, model, size, str(path)
+    )
+
+  def make(path):
+    del path
+    return found.release.make_encoder(found.tensors)
+
+  return _Family(type(make(None)), make, load, ())
 
 
 def _family(path: pathlib.Path) -> _Family:
@@ -257,6 +378,9 @@ def _family(path: pathlib.Path) -> _Family:
   kind = _model_type(path)
   if kind is not None:
     return _RESNET if kind == 'resnet' else _VIT
+  found = _released(path)
+  if found is not None:
+    return _released_family(found)
   names = tensor_files.read_tensors(path)
   if efficientnet_lib.is_efficientnet(names):
     return _EFFICIENTNET

@@ -133,19 +133,19 @@ class _Checkpoint(NamedTuple):
   channels: int
 
 
-def make_resnet(path: str | pathlib.Path, num_stages: int = 0) -> resnet.ResNet:
+def make_resnet(path: str | pathlib.Path, stage: int = 0) -> resnet.ResNet:
   """The encoder of a checkpoint, without its variables; see `load_resnet`."""
-  return resnet.ResNet(**_attributes(path, _read(path), num_stages))
+  return resnet.ResNet(**_attributes(path, _read(path), stage))
 
 
 def load_resnet(
-  path: str | pathlib.Path, num_stages: int = 0
+  path: str | pathlib.Path, stage: int = 0
 ) -> tuple[resnet.ResNet, dict]:
   """The encoder of a checkpoint.
 
   Args:
     path: a file or folder of tensors, see `tensor_files.read_tensors`.
-    num_stages: the first stages to take; 0 for all.
+    stage: the first stages to take; 0 for all.
 
   Returns:
     model: `model.apply(variables, images)`, for images [B, H, W, C] that are
@@ -158,21 +158,21 @@ def load_resnet(
       `load.convert`; more stages than it has.
   """
   checkpoint = _read(path)
-  model = resnet.ResNet(**_attributes(path, checkpoint, num_stages))
+  model = resnet.ResNet(**_attributes(path, checkpoint, stage))
   return model, _variables(path, checkpoint, model)
 
 
-def _attributes(path, checkpoint, num_stages):
+def _attributes(path, checkpoint, stage):
   """Of the encoder of the first stages."""
   attributes = dict(checkpoint.attributes)
   count = len(attributes['depths'])
-  if not 0 <= num_stages <= count:
+  if not 0 <= stage <= count:
     raise InputError(
-      f'{path} has {count} stages, and num_stages is {num_stages}: give 1 to '
+      f'{path} has {count} stages, and stage is {stage}: give 1 to '
       f'{count}, or 0 for all'
     )
   for name in ('widths', 'depths'):
-    attributes[name] = attributes[name][: num_stages or count]
+    attributes[name] = attributes[name][: stage or count]
   return attributes
 
 

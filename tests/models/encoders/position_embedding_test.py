@@ -34,22 +34,27 @@ class PositionEmbeddingTest(parameterized.TestCase):
     )
     self.assertGreater(np.abs(one - other).max(), 0.05)
 
-  @parameterized.parameters((5, 9), (3, 4), (13, 3))
-  def test_plain_is_four_taps_with_the_border_repeated(self, *size):
+  @parameterized.product(size=((5, 9), (3, 4), (13, 3)), offset=(0.0, 0.1))
+  def test_plain_is_four_taps_with_the_border_repeated(self, size, offset):
     position = _planted((6, 8)).reshape(6, 8, 3)
     padded = np.pad(position, ((9, 9), (9, 9), (0, 0)), mode='edge')
     expected = np.zeros((*size, 3))
     for i, j in np.ndindex(*size):
-      row = (i + 0.5) * 6 / size[0] - 0.5
-      column = (j + 0.5) * 8 / size[1] - 0.5
+      row = (i + 0.5) * 6 / (size[0] + offset) - 0.5
+      column = (j + 0.5) * 8 / (size[1] + offset) - 0.5
       for r in range(int(np.floor(row)) - 1, int(np.floor(row)) + 3):
         for c in range(int(np.floor(column)) - 1, int(np.floor(column)) + 3):
           weight = _cubic(r - row) * _cubic(c - column)
           expected[i, j] += weight * padded[r + 9, c + 9]
     found = position_embedding.resample(
-      position.reshape(-1, 3), (6, 8), size, False
+      position.reshape(-1, 3), (6, 8), size, False, offset
     )
     np.testing.assert_allclose(found.reshape(expected.shape), expected, 0, 5e-6)
+
+  def test_an_offset_leaves_the_grid_itself_as_it_is(self):
+    position = _planted((6, 8)).reshape(-1, 3)
+    found = position_embedding.resample(position, (6, 8), (6, 8), False, 0.1)
+    np.testing.assert_allclose(found, position, atol=1e-6)
 
   @parameterized.parameters((5, 9), (3, 4), (6, 8), (13, 3))
   def test_antialiased_is_the_bicubic_of_jax(self, *size):

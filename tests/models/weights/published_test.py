@@ -156,6 +156,16 @@ class PhotosTest(parameterized.TestCase):
       ValueError, 'fits a ResNet, and the image .*ViT'
     ):
       published.load_variables(path, self._vit())
+    safetensors_numpy.save_file({'x': np.ones(3, np.float32)}, path)
+    model = factory.make_model(
+      image=dict(name='resnet', depths=(1,), widths=(4,)),
+      aggregator=dict(name='mean', features=0),
+      dtype='float32',
+      image_size=SIZE,
+      saliency='none',
+    )
+    with self.assertRaisesRegex(ValueError, 'neither the names of timm'):
+      published.load_variables(path, model)
 
   def test_pixels_are_normalised_as_the_checkpoint_says_or_its_family(self):
     self.assertEqual(

@@ -82,7 +82,7 @@ class LoadTest(parameterized.TestCase):
 
   def test_the_first_stages_alone(self):
     _, whole = self._load()
-    model, found = resnet_lib.load_resnet(self.path, num_stages=1)
+    model, found = resnet_lib.load_resnet(self.path, stage=1)
     self.assertEqual((model.widths, model.depths), ((2,), (1,)))
     for name, tree in found.items():
       self.assertEqual(set(tree), {'stem', 'stage0_block0'})
@@ -90,8 +90,8 @@ class LoadTest(parameterized.TestCase):
         self._assert_same(leaves, whole[name][part])
     given = self._load(widths=(2,), depths=(1,))
     self._assert_same(given, found)
-    with self.assertRaisesRegex(ValueError, 'has 2 stages, and num_stages is'):
-      resnet_lib.make_resnet(self.path, num_stages=3)
+    with self.assertRaisesRegex(ValueError, 'has 2 stages, and stage is'):
+      resnet_lib.make_resnet(self.path, stage=3)
     with self.assertRaisesRegex(ValueError, r'fits an encoder with .*\(1, 2\)'):
       self._load(widths=(2, 3, 4), depths=(1, 2, 1))
     # What is left aside is what the stages have, not whatever is there.
@@ -117,7 +117,7 @@ class LoadTest(parameterized.TestCase):
     )
     with mock.patch.object(tensor_files, 'read_tensors', return_value=tensors):
       self.assertEqual(resnet_lib.make_resnet('x'), model)
-      cut = resnet_lib.make_resnet('x', num_stages=3)
+      cut = resnet_lib.make_resnet('x', stage=3)
       found = resnet_lib.load_resnet_variables('x', cut)
     images = jax.ShapeDtypeStruct((1, 64, 96, 3), np.float32)
     tokens, out = jax.eval_shape(cut.apply, found, images)

@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import re
 import tempfile
 from unittest import mock
 
@@ -12,6 +13,7 @@ import huggingface_hub
 
 from i2ploc.models.weights import downloads
 from i2ploc.models.weights import sources
+from tests import shared
 
 SOURCES = sources.SOURCES
 
@@ -91,6 +93,13 @@ class TableTest(parameterized.TestCase):
   )
   def test_released_networks_come_from_their_release(self, name, url):
     self.assertEqual(SOURCES[name].place.url, f'https://github.com/{url}')
+
+  def test_the_documentation_has_every_family(self):
+    text = (shared.GOLDEN.parents[1] / 'docs' / 'weights.md').read_text()
+    for name, source in SOURCES.items():
+      letters = re.match('[a-z]+', name)
+      self.assertIn(f'| `{letters.group()}', text)
+      self.assertIn(source.licence, text)
 
   def test_every_released_method_is_in_the_table(self):
     methods = {name.partition('_')[0] for name in SOURCES}
