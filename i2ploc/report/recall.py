@@ -150,6 +150,12 @@ def _rates(results: Results) -> tuple[list[str], list[str]]:
   return counts, sorted({within for _, within in found}, key=_within_order)
 
 
+def measured(results: Results, within: str) -> str:
+  """The same, or the first that was measured where that was not."""
+  _, withins = _rates(results)
+  return within if within in withins or not withins else withins[0]
+
+
 def tables(results: Results, within: str) -> templates.Markup:
   """One table per radius as panels of a switch, the given one first seen."""
   counts, withins = _rates(results)
