@@ -26,6 +26,8 @@ Arguments after the colon:
     them; fewer than its photos
   image_size=224x224: height x width that photos get, multiples of a
     transformer's patch; released networks have sizes of their own
+  radius=25: metres (or frames, see data.positions) within which an answer is
+    right
 """
 
 import ml_collections
@@ -53,6 +55,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     stage=-1,
     whitening=0,
     image_size='224x224',
+    radius=25.0,
   )
   if not text or 'encoder=' not in text:
     # What does best without training, see benchmarks/place_recognition.py.
@@ -98,9 +101,10 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     config.model.aggregator.checkpoint = checkpoint
   config.evaluation.update(
     batch_size=16,
-    radii=(25.0,),  # metres, as is usual for photos
+    radii=(arg.radius,),
+    descriptors='',  # npy, or h5 as hloc reads them: to keep them
   )
-  config.index.update(views=(0.0,), radius=25.0)
+  config.index.update(views=(0.0,), radius=arg.radius)
   return config
 
 

@@ -54,6 +54,7 @@ MAY_IMPORT = {
     *_MEASURES,
     'i2ploc.training',
     'i2ploc.factory',
+    'i2ploc.photos',
   ),
   'i2ploc.verbs': (
     'i2ploc.tasks',
@@ -239,6 +240,8 @@ ORDER = {
   'i2ploc.tasks': (
     'task',
     'embedding',
+    'place_map',
+    'photos',
     'places',
     'captions',
     'objects',

@@ -235,7 +235,9 @@ def _images(split, record, query, num_answers, map_side):
     'answer_distances': record.distances[query, :num_answers],
     'answer_similarities': record.similarities[query, :num_answers],
   }
-  if np.isfinite(record.nearest[query]):
+  # Truth may be known without positions.
+  known = np.isfinite(record.query_positions[query, :2]).all()
+  if known and np.isfinite(record.nearest[query]):
     row = _nearest_on_map(record, query, but=record.query_rows[query])
     (batch,) = split.batches(np.asarray([row]), (map_side,), 1)
     example['true_image'] = batch[map_side][0]

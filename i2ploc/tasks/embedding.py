@@ -22,6 +22,7 @@ import numpy as np
 
 from i2ploc import files
 from i2ploc.errors import InputError
+from i2ploc.evaluation import duplicates
 from i2ploc.geometry import resizing
 from i2ploc.models import fitting
 from i2ploc.models import towers as towers_lib
@@ -40,6 +41,7 @@ class Embedding:
   """How the readings of a split become descriptors.
 
   Attributes:
+    towers: the model.
     map_rows: [M] of the frame table, that make the map.
     origin: what the descriptors depend on.
     variables: of the model, fitted to the map.
@@ -77,7 +79,7 @@ class Embedding:
     digest.update(np.asarray(map_rows, np.int64).tobytes())
     self._root = folder / FOLDER
     self._folder = self._root / digest.hexdigest()[:16]
-    self._towers, self._split, self._size = towers, split, batch_size
+    self.towers, self._split, self._size = towers, split, batch_size
     self.map_rows, self.origin = np.asarray(map_rows), dict(origin)
     self.variables = self._fitted(dict(variables))
 
@@ -102,10 +104,11 @@ class Embedding:
 
     Returns:
       `variables, batch -> descriptors` and `rows -> batches`: of descriptors
-      that the parts hold, or that are computed now.
+      [B, V, D], mask [B], <side>_index [B] and, of images, image_bits, see
+      `duplicates.picture_bits`. The parts hold them, or they are computed now.
     """
     embed = functools.partial(
-      each_view(self._towers.embed(side, views), resize), self.variables
+      each_view(self.towers.embed(side, views), resize), self.variables
     )
     turned = views is not None and len(views) > 1
     name = '_'.join(filter(None, (side, resize, str(len(views or ())))))
@@ -128,8 +131,8 @@ class Embedding:
     shutil.rmtree(self._root, ignore_errors=True)
 
   def _fitted(self, variables):
-    side = self._towers.map_side
-    if not fitting.needs_fit(self._towers.model, side):
+    side = self.towers.map_side
+    if not fitting.needs_fit(self.towers.model, side):
       return variables
     path = self._folder / 'learned.npz'
     if path.exists():
@@ -137,7 +140,7 @@ class Embedding:
       return with_learned(variables, arrays)
     print('fitting the model to the map', flush=True)
     variables = fitting.fit(
-      self._towers.model,
+      self.towers.model,
       side,
       variables,
       lambda some: self._split.batches(
@@ -212,26 +215,31 @@ def _parts(
   batches: Callable[[np.ndarray], Iterable[Batch]],
   folder: pathlib.Path,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches of descriptors [B, V, D], mask [B] and <side>_index [B]."""
+  """Batches as `described` gives them; says how far it is."""
   for start in range(0, len(rows), PART_ROWS):
     part = rows[start : start + PART_ROWS]
     digest = hashlib.sha256(np.asarray(part, np.int64).tobytes())
     path = folder / f'{digest.hexdigest()[:16]}.npz'
     if path.exists():
-      found = files.load_arrays(path, 'delete it')['descriptors']
+      found = files.load_arrays(path, 'delete it')
     else:
-      found = np.concatenate(
-        [
-          np.asarray(embed(batch), np.float32)[np.asarray(batch['mask'])]
-          for batch in batches(part)
-        ]
-      )
-      files.save_arrays(path, {'descriptors': found})
+      found = _described(side, embed, batches(part))
+      files.save_arrays(path, found)
     if len(rows) > PART_ROWS:
       done = start + len(part)
       print(f'described {done} of {len(rows)} {side} readings', flush=True)
-    yield {
-      'descriptors': found.reshape(len(part), -1, found.shape[-1]),
-      'mask': np.ones(len(part), bool),
-      f'{side}_index': part,
-    }
+    yield found | {'mask': np.ones(len(part), bool), f'{side}_index': part}
+
+
+def _described(side, embed, batches):
+  """Descriptors [N, V, D] of batches and, of images, their `picture_bits`."""
+  columns: dict[str, list[np.ndarray]] = {}
+  for batch in batches:
+    mask = np.asarray(batch['mask'])
+    values = np.asarray(embed(batch), np.float32)[mask]
+    part = {'descriptors': values.reshape(len(values), -1, values.shape[-1])}
+    if side == 'image':
+      part['image_bits'] = duplicates.picture_bits(batch['image'][mask])
+    for name, value in part.items():
+      columns.setdefault(name, []).append(value)
+  return {name: np.concatenate(values) for name, values in columns.items()}

@@ -5,13 +5,11 @@ A config names the side that asks and the side that is mapped, such as camera
 images and LiDAR scans, or photos and photos. Both are sides of its model.
 
   evaluate  predictions.npz  examples.npz  descriptors/  queries/  overview*
+            and of photos what `photos` lists
   index     index.npz
 """
 
-import dataclasses
 import functools
-import hashlib
-import json
 import math
 import pathlib
 from typing import Any
@@ -22,7 +20,7 @@ import numpy as np
 from i2ploc import factory
 from i2ploc.errors import InputError
 from i2ploc.evaluation import descriptor_files
-from i2ploc.evaluation import photo_file
+from i2ploc.evaluation import duplicates
 from i2ploc.evaluation import pictures
 from i2ploc.evaluation import predictions
 from i2ploc.evaluation import questions as questions_lib
@@ -30,26 +28,21 @@ from i2ploc.evaluation import retrieval
 from i2ploc.evaluation import saliency
 from i2ploc.evaluation import scores
 from i2ploc.evaluation import tables
-from i2ploc.localization import query_files
-from i2ploc.localization import retrieve
-from i2ploc.localization import sequences as sequence_stage
-from i2ploc.losses import contrastive
 from i2ploc.models import fitting
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
-from i2ploc.models.weights import sources
-from i2ploc.retrieval import calibration as calibration_lib
+from i2ploc.photos import truth as truth_lib
 from i2ploc.retrieval import index as index_lib
 from i2ploc.retrieval import sequences
 from i2ploc.tasks import embedding as embedding_lib
+from i2ploc.tasks import photos
+from i2ploc.tasks import place_map
 from i2ploc.tasks import task as task_lib
 from i2ploc.training import checkpoint
 from i2ploc.training import provenance as provenance_lib
-from i2ploc.training import serialization
 
 AHEAD, BACK = (0.0,), math.pi
 ANY_HEADING = '_any_heading'
-FILE = 'index.npz'
 
 
 def make_task(config: Any, data: Any) -> task_lib.Task:
@@ -168,7 +161,7 @@ def _embedding(
     np.unique(np.concatenate([q.map_rows for q in questions])),
     batch_size=config.evaluation.batch_size,
     folder=workdir,
-    origin=_provenance(config, data, towers, variables),
+    origin=place_map.provenance(config, data, towers, variables),
   )
 
 
@@ -183,7 +176,10 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
   embedding = _embedding(
     config, data, towers, restored.value, questions, workdir
   )
-  evaluator = _evaluator(config, data, towers, 'test', embedding)
+  photo_map = None
+  if split.truth is not None:
+    photo_map = photos.PhotoMap(config, split, embedding)
+  evaluator = _evaluator(config, data, towers, 'test', embedding, photo_map)
   results = dict(evaluator.run(embedding.variables))
   results['step'] = float(restored.step)
   describe = {
@@ -194,9 +190,10 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
   predictions.save_predictions(
     evaluator.predictions, workdir / 'predictions.npz'
   )
-  descriptor_files.save_descriptors(
-    workdir / 'descriptors', split.frames, evaluator.embedded
-  )
+  if photo_map is None:
+    descriptor_files.save_descriptors(
+      workdir / 'descriptors', split.frames, evaluator.embedded
+    )
   if config.query_side == 'image':
     pictures.save_examples(
       split,
@@ -208,37 +205,14 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
       radius=config.index.radius,
     )
   data.save_pictures(workdir, _shown(questions))
-  found = None
-  if towers.sides == (config.map_side,) and len(towers.views) == 1:
-    rows, descriptors = evaluator.embedded[config.map_side]
-    of_map = np.isin(rows, embedding.map_rows)
-    found = _index_of(config, split, descriptors[of_map], towers, embedding)
-    index_lib.save_index(found, workdir / FILE)
-    print(calibration_lib.from_dict(found.calibration).describe())
-  _save_photos(config, data, split, workdir, found)
+  lines, unit = [], truth_lib.METRES
+  if photo_map is not None:
+    unit = split.truth.unit
+    lines = photo_map.save(evaluator, data.folder, workdir)
+    lines += duplicates.text(evaluator.duplicates, split.frames.name)
   embedding.remove()
-  return task_lib.Evaluation(
-    results, tables.text(results, 'test', config.index.radius)
-  )
-
-
-def _save_photos(config, data, split, workdir, index) -> None:
-  """What a page says of photos; nothing of the readings of drives."""
-  if np.isfinite(split.frames.timestamp).any():
-    return
-  radii = tuple(config.evaluation.radii)
-  radius = config.index.radius
-  calibration = None
-  if index is not None and index.calibration:
-    calibration = calibration_lib.from_dict(index.calibration)
-  photo_file.save_photos(
-    workdir,
-    split.frames,
-    folder=data.folder,
-    radius=radius if radius in radii else radii[0],
-    weights=sources.describe(config.checkpoint),
-    confidence=calibration.describe() if calibration else '',
-  )
+  table = tables.text(results, 'test', config.index.radius, unit)
+  return task_lib.Evaluation(results, [*table, *lines])
 
 
 def _shown(questions) -> np.ndarray:
@@ -249,7 +223,7 @@ def _shown(questions) -> np.ndarray:
   return np.concatenate([q.query_rows for q in questions if q.name == name])
 
 
-def _evaluator(config, data, towers, role, embedding=None):
+def _evaluator(config, data, towers, role, embedding=None, photo_map=None):
   """Recall with a known heading, and on test with an unknown one too.
 
   The model changes between the evaluations of a training; without `embedding`
@@ -281,6 +255,12 @@ def _evaluator(config, data, towers, role, embedding=None):
       rows, (side,), size, around
     )
 
+  confidence, finder = functools.partial(_temperature, config, towers), None
+  if photo_map is not None:
+    confidence, folder = photo_map.confidence, pathlib.Path(data.folder)
+    finder = duplicates.Finder(
+      len(split.frames.name), lambda row: folder / split.frames.name[row]
+    )
   sides = dict.fromkeys((config.query_side, config.map_side))
   how = {side: described(side) for side in sides}
   return retrieval.RetrievalEvaluator(
@@ -293,7 +273,8 @@ def _evaluator(config, data, towers, role, embedding=None):
     sequence=_sequence(config),
     any_frame=config.sequence.length > 1,
     views=known,
-    confidence=functools.partial(_confidence, config, towers, split, embedding),
+    confidence=confidence,
+    duplicates=finder,
   )
 
 
@@ -316,7 +297,7 @@ def _asking(config, data, embedding):
 def _questions(config, split) -> list[questions_lib.Question]:
   """Who asks whom in a split, and what counts as right."""
   frames, fields = split.frames, config.evaluation
-  if not np.isfinite(frames.timestamp).any():  # in no order: photos of folders
+  if split.truth is not None:
     return questions_lib.within_photos(
       frames,
       split.queries,
@@ -335,30 +316,13 @@ def _questions(config, split) -> list[questions_lib.Question]:
   )
 
 
-def _confidence(
-  config, towers, split, embedding, variables, embedded
-) -> scores.Confidence | None:
-  """What tells how sure first answers are; None if nothing does."""
-  scale = _scale(config, towers, variables)
-  if scale is not None:
-    return scores.Temperature(scale, config.index.radius)
-  if embedding is None:
-    return None
-  rows, descriptors = embedded[config.map_side]
-  of_map = descriptors[np.isin(rows, embedding.map_rows)]
-  index = _index_of(config, split, of_map, towers, embedding)
-  found = calibration_lib.from_dict(index.calibration)
-  return functools.partial(calibration_lib.first_answers, found)
-
-
-def _scale(config, towers, variables) -> float | None:
-  """The learned inverse temperature of similarities; None if there is none.
-
-  Published encoders of one side were not trained to be compared by a softmax.
-  """
-  if config.checkpoint and len(towers.sides) == 1:
-    return None
-  return float(contrastive.clamped_scale(variables['params']['log_scale']))
+def _temperature(config, towers, variables, embedded):
+  """What tells how sure answers are; None of towers that learned nothing."""
+  del embedded
+  scale = place_map.scale(config, towers, variables)
+  return (
+    None if scale is None else scores.Temperature(scale, config.index.radius)
+  )
 
 
 def _index(config, data, towers, workdir) -> str:
@@ -376,92 +340,16 @@ def _index(config, data, towers, workdir) -> str:
   descriptors = np.concatenate(
     [batch['descriptors'] for batch in batches(embedding.map_rows)]
   )
-  found = _index_of(config, split, descriptors, towers, embedding)
-  index_lib.save_index(found, workdir / FILE)
-  _save_photos(config, data, split, workdir, found)
+  found = place_map.index_of(config, split, descriptors, embedding)
+  path = workdir / place_map.FILE
+  index_lib.save_index(found, path)
+  if split.truth is not None:
+    photos.save_page(config, split, data.folder, workdir, found)
   embedding.remove()
-  return f'{found.num_places} places in {workdir / FILE}'
-
-
-def _provenance(config, data, towers, variables):
-  digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
-  return {
-    'method': config.name,
-    'model': serialization.fingerprint(variables['params']),
-    'config': digest.hexdigest(),
-    'dataset': data.name,
-    'software': f'jax {jax.__version__}',
-    'similarity': 'cosine' if towers.has_unit_descriptors else 'dot',
-  }
-
-
-def _index_of(config, split, descriptors, towers, embedding) -> index_lib.Index:
-  """One row of the index per reading of the map and view [N, V, D]."""
-  rows, num_views = embedding.map_rows, len(towers.views)
-  frames = split.frames.take(np.repeat(rows, num_views))
-  index = index_lib.Index(
-    descriptors=descriptors.reshape(len(rows) * num_views, -1),
-    keys=np.repeat(np.arange(len(rows)), num_views),
-    poses=frames.world_from_body,
-    towns=frames.town,
-    frames=frames.frame,
-    names=frames.name,
-    views=np.tile(np.asarray(towers.views), len(rows)),
-    provenance=embedding.origin,
-    rig=index_lib.Rig(*split.rig(rows[0])),
-    learned=embedding.learned,
-  )
-  if _scale(config, towers, embedding.variables) is not None:
-    return index
-  calibration = calibration_lib.fit(index, config.index.radius)
-  return dataclasses.replace(index, calibration=calibration.to_dict())
+  return f'{found.num_places} places in {path}'
 
 
 def _localizer(config, data, towers, workdir) -> task_lib.Localizer:
-  """Retrieval in index.npz."""
-  if config.query_side != 'image':
-    raise InputError(
-      f'{config.name} asks with {config.query_side!r}, and localize reads image'
-      ' files.'
-    )
-  restored = restore(config, towers, workdir)
-  index = index_lib.load_index(
-    workdir / FILE,
-    expected_fingerprint=serialization.fingerprint(restored.value['params']),
-  )
-  policy = data.query_resize or data.resize
-  embed = embedding_lib.each_view(towers.embed(config.query_side), policy)
-  variables = embedding_lib.with_learned(restored.value, index.learned)
-  embed = functools.partial(embed, variables)
-  size = towers.model.towers[config.query_side].view.size
-  sequence = sequences.Sequence(**config.sequence)
-  calibration = None
-  if index.calibration:
-    calibration = calibration_lib.from_dict(index.calibration)
-  stages = (
-    retrieve.make_stage(
-      index,
-      embed,
-      size,
-      scale=_scale(config, towers, restored.value),
-      radius=config.index.radius,
-      k=config.index.num_answers,
-      folder=data.folder,
-      calibration=calibration,
-      resize=policy,
-    ),
-    sequence_stage.make_stage(
-      index,
-      lambda query: retrieve.describe(query, embed, size, policy),
-      sequence,
-      k=config.index.num_answers,
-      folder=data.folder,
-    ),
-  )
-  lens, image_size, _ = index.rig
-  camera = None
-  if lens is not None and image_size is not None:
-    camera = query_files.Camera(lens, image_size)
-  return task_lib.Localizer(
-    stages, camera, num_images=sequence_stage.span(sequence)
-  )
+  """Asks index.npz."""
+  variables = restore(config, towers, workdir).value
+  return place_map.localizer(config, data, towers, variables, workdir)
