@@ -3,8 +3,10 @@
 
 import math
 import pathlib
+import struct
 import tempfile
 from unittest import mock
+import zlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -79,6 +81,36 @@ class PixelsTest(_FolderTest):
     np.testing.assert_allclose(found[..., 1], levels / 257, atol=0.51)
     self.assertEqual(found[-1, -1, 0], 255)
 
+  def test_cmyk_as_cameras_and_printers_write_it(self):
+    image = Image.new('CMYK', (20, 30), (0, 255, 255, 0))
+    found = image_files.read_image(self.save(image, 'image.jpg', quality=95))
+    np.testing.assert_allclose(found[0, 0].astype(int), [255, 0, 0], atol=4)
+
+  @parameterized.parameters((2, 3), (4, 2), (6, 4))
+  def test_sixteen_bit_colours_keep_their_range(self, kind, channels):
+    """PNGs that Pillow reads and does not write: RGB, grey or RGB and alpha."""
+    values = np.linspace(0, 65535, 20 * 20).astype('>u2').reshape(20, 20, 1)
+    rows = np.repeat(values, channels, 2).view(np.uint8).reshape(20, -1)
+    data = np.concatenate([np.zeros((20, 1), np.uint8), rows], 1).tobytes()
+    head = struct.pack('>IIBBBBB', 20, 20, 16, kind, 0, 0, 0)
+    path = self.root / 'image.png'
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(
+      struct.pack('>I', len(body)) + tag + body
+      + struct.pack('>I', zlib.crc32(tag + body))
+      for tag, body in ((b'IHDR', head), (b'IDAT', zlib.compress(data)),
+                        (b'IEND', b''))
+    ))  # fmt: skip
+    found = image_files.read_image(path)
+    self.assertEqual((found.shape, found.dtype), ((20, 20, 3), np.uint8))
+    expected = np.repeat(values / 257, 3, 2)
+    np.testing.assert_allclose(found, expected, atol=1.01)
+
+  @parameterized.parameters('a b.PNG', 'été ½.jpg', '照片.Jpeg', "it's.BMP")
+  def test_names_of_every_kind(self, name):
+    path = self.save(Image.new('RGB', (20, 30), (9, 9, 9)), name)
+    self.assertEqual(image_files.read_image(path)[0, 0, 0], 9)
+    self.assertEqual(image_files.read_header(path).image_size, (30, 20))
+
   @parameterized.parameters(*range(1, 9))
   def test_an_image_stands_upright(self, orientation):
     """Pixel (row, column) of the scene, whatever way the camera was held."""
@@ -123,6 +155,23 @@ class BadFileTest(_FolderTest):
     path.write_bytes(path.read_bytes()[:2000])
     self.assertEqual(image_files.read_header(path).image_size, (64, 64))
     self.refuse(path, 'not a readable image', image_files.read_image)
+
+  def test_a_jpeg_cut_off(self):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    path = self.save(Image.fromarray(noise), 'image.jpg')
+    path.write_bytes(path.read_bytes()[:-900])
+    self.refuse(path, 'not a readable image', image_files.read_image)
+
+  def test_a_link_to_itself(self):
+    path = self.root / 'image.jpg'
+    path.symlink_to(path)
+    with self.assertRaisesRegex(FileNotFoundError, 'image.jpg: no such'):
+      image_files.read_header(path)
+
+  def test_another_kind_under_the_name_of_an_image(self):
+    path = self.root / 'image.jpg'
+    path.write_bytes(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic' + bytes(64))
+    self.refuse(path, 'not a readable image')
 
   def test_too_small(self):
     self.refuse(self.save(Image.new('L', (15, 99))), '15 x 99 pixels')
