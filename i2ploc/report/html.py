@@ -53,10 +53,11 @@ _RESIZED = {
   'nearest_crop': 'five crops, of which the nearest counts',
 }
 
+_FIELDS = {'num_clusters': '{} words', 'features': '{} numbers'}
 _POOLINGS = {
   'first': 'cls token',
   'published': 'as the released network was trained',
-  'vlad': 'VLAD with words of the map',
+  'vlad': 'VLAD in words of the map',
 }
 
 Work = workdir_lib.Workdir
@@ -266,7 +267,7 @@ def _photo_facts(work: Work, of: workdir_lib.Photos) -> dict[str, str]:
 def _options(fields: Mapping[str, Any], but: Sequence[str]) -> str:
   """Fields that are set, for people."""
   return ', '.join(
-    f'{key.replace("_", " ")} {value}'
+    _FIELDS.get(key, f'{key} {{}}').format(value)
     for key, value in fields.items()
     if key not in but and value
   )
