@@ -205,7 +205,12 @@ def _town_map(
     square=(view.center, view.extent) if view else None,
     labels=_labels(record['query_rows'][asked], first, names),
   )
-  return {'town': town, 'drawing': drawing, 'told': told}
+  drawn = figures.MOST_LEAPS
+  few = (
+    drive or len(queries) <= figures.MOST_LABELS or max(hits, misses) <= drawn
+  )
+  lines = '' if few else f'; lines of {drawn} right and {drawn} wrong at most'
+  return {'town': town, 'drawing': drawing, 'told': told, 'lines': lines}
 
 
 def _labels(queries, answers, names) -> Sequence[str]:

@@ -22,6 +22,7 @@ WIDTH, HEIGHT = 440, 270  # of a chart, in units of which text has 13
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 44
 NEAR, FAR = 3.0, 80.0  # metres, ends of the colours of distance
 MOST_MARKS = 2000  # of a kind in a drawing; more are thinned where they overlap
+MOST_LEAPS = 200  # lines of right and of wrong answers among many photos
 MOST_LABELS = 400  # of a drawing; more would weigh more than the picture
 TOP_WEIGHT = 3.0  # saliency (mean 1) at the end of its colours
 DEPTH_COLORS = 'turbo_r'
@@ -113,7 +114,9 @@ class _Axes:
     if not self._log:
       return round_ticks(*self._x)
     decades = range(int(np.floor(self._x[0])), int(np.ceil(self._x[1])) + 1)
-    ticks = np.array([m * 10.0**d for d in decades for m in (1, 2, 5)])
+    # More than ten numbers would run into each other.
+    steps = (1, 2, 5) if self._x[1] - self._x[0] <= 3 else (1,)
+    ticks = np.array([m * 10.0**d for d in decades for m in steps])
     inside = np.log10(ticks)
     return ticks[(inside >= self._x[0] - 1e-9) & (inside <= self._x[1] + 1e-9)]
 
@@ -208,9 +211,12 @@ def dots(at: np.ndarray, css: str) -> templates.Markup:
   return templates.Markup(f'<path class="{css}" d="{d}"/>' if d else '')
 
 
-def crosses(at: np.ndarray, css: str) -> templates.Markup:
-  """Crosses at [N, 2]."""
-  d = ''.join(f'M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8' for x, y in apart(at))
+def crosses(at: np.ndarray, css: str, half: float = 4) -> templates.Markup:
+  """Crosses at [N, 2], twice `half` wide."""
+  stroke = (
+    f'l{2 * half:g} {2 * half:g}m0 {-2 * half:g}l{-2 * half:g} {2 * half:g}'
+  )
+  d = ''.join(f'M{x - half:.1f} {y - half:.1f}{stroke}' for x, y in apart(at))
   return templates.Markup(f'<path class="{css} cross" d="{d}"/>' if d else '')
 
 
@@ -269,6 +275,8 @@ def trajectory_map(
     return scale * flipped
 
   parts = []
+  # Of photos in thousands, marks are small and not every line is drawn.
+  many = not trip.drive and len(trip.queries) > MOST_LABELS
   if picture_id and square:
     center, side = np.asarray(square[0], float), float(square[1])
     ((x, y),) = place((center + np.array([-0.5, 0.5]) * side)[None])
@@ -283,30 +291,37 @@ def trajectory_map(
     jumps = _jumps(trip.track)
     parts += [line(track, 'halo', jumps), line(track, 'track', jumps)]
   else:
-    parts += [dots(track, 'spot-halo'), dots(track, 'spot small c-track')]
+    if not many:
+      parts.append(dots(track, 'spot-halo'))
+    parts.append(dots(track, 'spot small c-track'))
   # What is wrong is drawn last, over the rest.
   kinds = ('unknown', 'none', 'hit', 'miss')
   answered = np.isfinite(trip.believed).all(1)
   for kind in ('hit', 'miss'):
-    chosen = answered & (trip.verdicts == kind)
+    chosen = np.flatnonzero(answered & (trip.verdicts == kind))
+    if many and len(chosen) > MOST_LEAPS:
+      at = np.linspace(0, len(chosen) - 1, MOST_LEAPS).astype(int)
+      chosen = chosen[at]
     ends = np.hstack(
       [place(trip.queries[chosen]), place(trip.believed[chosen])]
     )
-    ends = apart(ends)
     d = ''.join(f'M{a:.1f} {b:.1f}L{c:.1f} {e:.1f}' for a, b, c, e in ends)
     parts.append(templates.Markup(f'<path class="leap c-{kind}" d="{d}"/>'))
-  parts.append(dots(place(trip.queries), 'spot-halo'))
+  if not many:
+    parts.append(dots(place(trip.queries), 'spot-halo'))
   for kind in kinds:
     css = f'spot c-{kind if kind in ("hit", "miss") else "none"}'
     at = place(trip.queries[trip.verdicts == kind])
-    # Not by colour alone.
-    parts.append((crosses if kind == 'miss' else dots)(at, css))
+    if kind == 'miss':  # not by colour alone
+      parts.append(crosses(at, css, 1.5 if many else 4))
+    else:
+      parts.append(dots(at, css))
   if 0 < len(labels) <= MOST_LABELS:
     parts.append(_under_pointer(place(trip.queries), labels))
   parts.append(scale_bar(scale, width, height))
   return templates.render(
     'drawing.html',
-    css='map',
+    css='map many' if many else 'map',
     width=round(width),
     height=round(height),
     label=label,

@@ -7,11 +7,13 @@ command that makes it.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import datetime
 import json
 import os
 import pathlib
 import platform
+from typing import Any
 from typing import NamedTuple
 
 from i2ploc import files
@@ -46,10 +48,16 @@ _WARNINGS = {
 
 _RESIZED = {
   'stretch': 'stretched',
-  'crop': 'the centre, after the shorter side fits',
-  'five_crops': 'the mean of five crops',
-  'nearest_crop': 'the nearest of five crops',
-  'pad': 'with black borders',
+  'crop': 'the middle, as large as it can be',
+  'five_crops': 'five crops, whose mean counts',
+  'nearest_crop': 'five crops, of which the nearest counts',
+}
+
+_FIELDS = {'num_clusters': '{} words', 'features': '{} numbers'}
+_POOLINGS = {
+  'first': 'cls token',
+  'published': 'as the released network was trained',
+  'vlad': 'VLAD in words of the map',
 }
 
 Work = workdir_lib.Workdir
@@ -133,6 +141,11 @@ def _name(work: Work) -> str:
   return str(work.config.get('name') or work.path.resolve().name)
 
 
+def _within(work: Work) -> str:
+  """What the page counts as right first: as the workdir says, if measured."""
+  return recall.measured(work.results, work.within)
+
+
 def _missing(work: Work, file: str, mode: str) -> Markup:
   command = (
     f'python main.py {_COMMAND[mode]} --config=CONFIG --workdir={work.path}'
@@ -159,7 +172,7 @@ def _head(work: Work) -> Markup:
       else 'Where was this camera image taken? Answered by retrieval in a map'
       ' of LiDAR scans: one descriptor per image, one per scan.'
     )
-    tiles = recall.headline(work.results, work.within) or _no_rates(work)
+    tiles = recall.headline(work.results, _within(work)) or _no_rates(work)
     facts = _facts(work)
   return templates.render(
     'head.html',
@@ -225,23 +238,44 @@ def _photo_facts(work: Work, of: workdir_lib.Photos) -> dict[str, str]:
   ]
   if encoder:
     facts['Encoder'] = '; '.join([encoder, *filter(None, told)])
+  features = _options(model.get('image', {}), ('name', 'checkpoint'))
+  if features:
+    facts['Features'] = features
   aggregator = model.get('aggregator', {})
-  if isinstance(aggregator, Mapping) and aggregator.get('name'):
-    options = [
-      f'{key} {value}'
-      for key, value in aggregator.items()
-      if key != 'name' and value
-    ]
-    name = {'first': 'cls token'}.get(aggregator['name'], aggregator['name'])
-    facts['Pooling'] = ', '.join([str(name), *options])
+  name = str(aggregator.get('name', ''))
+  pooling = [
+    _POOLINGS.get(name, name),
+    _options(aggregator, ('name', 'checkpoint')),
+    f'whitened to {model["whitening"]} numbers'
+    if model.get('whitening')
+    else '',
+  ]
+  if name:
+    facts['Pooling'] = ', '.join(filter(None, pooling))
   if data.get('image_size'):
     height, width = data['image_size']
-    policy = str(data.get('resize') or 'stretch')
-    told = _RESIZED.get(policy, f'resized by {policy}')
-    facts['Photos seen at'] = f'{height} × {width} pixels, {told}'
+    facts['Photos seen at'] = f'{height} × {width} pixels, ' + _resized(
+      data.get('resize')
+    )
+    if data.get('query_resize'):
+      facts['Photos seen at'] += f'; queries: {_resized(data["query_resize"])}'
   if of.confidence:
     facts['Confidence'] = of.confidence
   return facts
+
+
+def _options(fields: Mapping[str, Any], but: Sequence[str]) -> str:
+  """Fields that are set, for people."""
+  return ', '.join(
+    _FIELDS.get(key, f'{key} {{}}').format(value)
+    for key, value in fields.items()
+    if key not in but and value
+  )
+
+
+def _resized(policy: str | None) -> str:
+  policy = str(policy or 'stretch')
+  return _RESIZED.get(policy, f'resized by {policy}')
 
 
 def _no_rates(work: Work) -> Markup:
@@ -315,8 +349,8 @@ def _recall(work: Work) -> _Section | None:
       ' bootstrap, since neighbours succeed and fail together. The mark on a'
       ' bar is what chance reaches: answers drawn without looking.'
     )
-    points = recall.chart_points(work.results, work.within)
-    content = recall.photo_tables(work.results, work.within)
+    points = recall.chart_points(work.results, _within(work))
+    content = recall.photo_tables(work.results, _within(work))
     beside = [charts.recall_chart(points)] if points['recall'] else []
     unit = 'm' if work.photos is None else work.photos.unit
     if unit in workdir_lib.LENGTHS:
@@ -333,7 +367,7 @@ def _recall(work: Work) -> _Section | None:
       + ' In the rows of single towns: rate / chance.'
       * any(row.town for row in rows)
     )
-    content = recall.tables(work.results, work.within) + charts.error_charts(
+    content = recall.tables(work.results, _within(work)) + charts.error_charts(
       work.predictions
     )
   elif 'results.json' in work.written or not _evaluated(work):
@@ -382,7 +416,7 @@ def _retrievals(
 ) -> _Section | None:
   content = photos.groups(work, small, detail.examples, detail.width // 2)
   if content:
-    lead = photos.lead(work, recall.within_text(work.within))
+    lead = photos.lead(work, recall.within_text(_within(work)))
     return _Section('retrievals', 'Queries', lead, content)
   if not work.examples and not _evaluated(work):
     return None

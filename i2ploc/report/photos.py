@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import os
 import pathlib
 from typing import Any
 from typing import NamedTuple
@@ -279,6 +280,8 @@ def _answered(record, thumbnails, width) -> Row:
     path = str(evidence.get('image') or '')
     uri = thumbnails.uri(path, width) or thumbnails.uri(file, width)
     facts = [f'similarity {one["similarity"]:.3f}']
+    if path and os.path.realpath(path) == os.path.realpath(name):
+      facts.append('the query itself')
     if one['confidence'] is not None:
       facts.insert(0, f'confidence {100 * one["confidence"]:.0f} %')
     away = evidence.get('distance_from_best')

@@ -15,6 +15,7 @@ from i2ploc.report import templates
 from i2ploc.report import workdir as workdir_lib
 
 _RATE = re.compile(r'recall@(\d+%?)_([\d.]+m|[\d.]+frames|overlap|listed)')
+_FRAMES = re.compile(r'(\d+)_frames')
 _LENGTH = re.compile(r'([\d.]+)(m|frames)')
 _WITHIN = {'overlap': 'where footprints overlap', 'listed': 'as listed'}
 # Ends of names that are no rates of their own.
@@ -51,11 +52,13 @@ class Row(NamedTuple):
 
   def chance_key(self, results: Results, metric: str) -> str:
     """The name of what chance reaches of a rate."""
-    # Three frames in a row are drawn as one: chance is that of one frame.
     rate = _RATE.match(metric)
-    return (
-      self.count_key(results, f'chance@{rate[1]}_{rate[2]}') if rate else ''
-    )
+    if not rate:
+      return ''
+    own = self.count_key(results, metric.replace('recall@', 'chance@'))
+    # Frames in a row are drawn as one, unless they have a chance of their own.
+    one = self.count_key(results, f'chance@{rate[1]}_{rate[2]}')
+    return own if own in results else one
 
 
 def within_text(within: str) -> str:
@@ -123,8 +126,11 @@ def headline(results: Results, within: str) -> templates.Markup:
   rates = {
     'Recall@1': f'recall@1_{within}',
     'Recall@5': f'recall@5_{within}',
-    'Recall@1, 3 frames': f'recall@1_{within}_3_frames',
   }
+  for end in _variants(results, rows[0], within):
+    if frames := _FRAMES.fullmatch(end):
+      name = f'Recall@1, {frames[1]} frames'
+      rates[name] = f'recall@1_{within}_{end}'
   return templates.render(
     'headline.html',
     results=results,
@@ -148,6 +154,12 @@ def _rates(results: Results) -> tuple[list[str], list[str]]:
     {n for n, _ in found}, key=lambda n: (n.endswith('%'), int(n.rstrip('%')))
   )
   return counts, sorted({within for _, within in found}, key=_within_order)
+
+
+def measured(results: Results, within: str) -> str:
+  """The same, or the first that was measured where that was not."""
+  _, withins = _rates(results)
+  return within if within in withins or not withins else withins[0]
 
 
 def tables(results: Results, within: str) -> templates.Markup:

@@ -100,6 +100,9 @@ def write_results(folder, within='25m'):
       f'{key}_high': rate,
       f'{key}_of_all_queries': rate / 2,
       f'{key}_sequences': 88.8,
+      f'{key}_5_frames': 77.7,
+      f'{key}_5_frames_any_frame': 99.9,
+      f'{base}/chance@{n}_{within}_5_frames_any_frame': 11.1,
     }
   (folder / 'results.json').write_text(json.dumps(results))
 
@@ -181,6 +184,11 @@ class PhotosTest(parameterized.TestCase):
     self.assertIn('Wrong at first: 4000, of which 12 are shown', text)
     self.assertIn('Right at first: 6000, of which 6 are shown', text)
     self.assertLess(len(text), 1_000_000)
+    # Small marks, and not a line for each.
+    self.assertIn('class="map many"', text)
+    wrong = re.search('leap c-miss" d="([^"]*)"', text)[1]
+    self.assertEqual(wrong.count('L'), 200)
+    self.assertIn('6000 of 10000 answerable queries right', text)
 
   def test_numbers_stand_beside_chance_and_both_denominators(self):
     write_results(self.folder)
@@ -190,9 +198,13 @@ class PhotosTest(parameterized.TestCase):
       ('chance@5_25m', '16.7'),
       ('image_to_image/recall@5_25m_of_all_queries', '33.4'),
       ('image_to_image/recall@100_25m_sequences', '88.8'),
+      # A protocol of its own has a chance of its own.
+      ('chance@5_25m_5_frames_any_frame', '11.1'),
     ):
       said = f'data-key="test/photos/{key}">{value}'
       self.assertIn(said, text)
+    self.assertIn('Recall@1, 5 frames at 25 m', text)
+    self.assertNotIn('Recall@1, 5 frames any', text)
     self.assertRegex(text, r'>3</span> of .*>6</span> queries have a right')
     self.assertIn('2 have none: missed by definition', text)
     self.assertRegex(text, 'truth of .*>1</span> is not known')
