@@ -351,7 +351,12 @@ def _released(path: pathlib.Path) -> _Released | None:
   """The release that a file is of, or None."""
   if _model_type(path) is not None:
     return None
-  tensors = released.unwrapped(tensor_files.read_tensors(path))
+  return _release_of(tensor_files.read_tensors(path))
+
+
+def _release_of(tensors) -> _Released | None:
+  """The release that the tensors of a file are of, or None."""
+  tensors = released.unwrapped(tensors)
   for release in RELEASES:
     if release.matches(tensors):
       return _Released(release, tensors)
@@ -378,13 +383,13 @@ def _family(path: pathlib.Path) -> _Family:
   kind = _model_type(path)
   if kind is not None:
     return _RESNET if kind == 'resnet' else _VIT
-  found = _released(path)
+  tensors = tensor_files.read_tensors(path)
+  found = _release_of(tensors)
   if found is not None:
     return _released_family(found)
-  names = tensor_files.read_tensors(path)
-  if efficientnet_lib.is_efficientnet(names):
+  if efficientnet_lib.is_efficientnet(tensors):
     return _EFFICIENTNET
-  return _VIT if resnet_lib.names_of(names) is None else _RESNET
+  return _VIT if resnet_lib.names_of(tensors) is None else _RESNET
 
 
 def _model_type(path) -> str | None:
