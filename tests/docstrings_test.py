@@ -15,8 +15,10 @@ from absl.testing import parameterized
 from flax import linen as nn
 
 from i2ploc import geometry
+from i2ploc import localization
 from i2ploc import losses
 from i2ploc import models
+from i2ploc import retrieval
 from i2ploc import robust
 
 # How solvers of `geometry` are named.
@@ -85,11 +87,12 @@ def subjects() -> list[tuple[str, Any]]:
 
 
 def documented_modules() -> list[str]:
-  """Modules whose examples are run: those of all subjects, and of models."""
+  """Modules whose examples are run: those of all subjects, and some more."""
   found = {name.rpartition('.')[0] for name, _ in subjects()}
-  for module in _modules(models):
-    if '>>> ' in inspect.getsource(module):
-      found.add(module.__name__)
+  for package in (models, retrieval, localization):
+    for module in _modules(package):
+      if '>>> ' in inspect.getsource(module):
+        found.add(module.__name__)
   return sorted(found)
 
 

@@ -40,7 +40,11 @@ MAY_IMPORT = {
     'i2ploc.models',
     'i2ploc.retrieval',
   ),
-  'i2ploc.localization': (*_ANSWERS, 'i2ploc.image_files'),
+  'i2ploc.localization': (
+    *_ANSWERS,
+    'i2ploc.image_files',
+    'i2ploc.photos',
+  ),
   'i2ploc.evaluation': (
     *_STORED,
     'i2ploc.robust',

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One call over folders of photos, for any model."""
 
+import pathlib
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
@@ -185,6 +187,22 @@ class EvaluateTest(folder.FolderTest):
     path.write_bytes(path.read_bytes()[:500])
     path.rename(self.root / 'database/@1@2@33@U@cut.jpg')
     self.refuse('cut.jpg is not a readable image', self.evaluate)
+
+
+class PublishedTest(absltest.TestCase):
+  def test_weights_by_their_name(self):
+    path = pathlib.Path(__file__).parent / 'golden/dinov2_tiny'
+    images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 3), np.uint8)
+    for pooling in ('gem', 'mean', 'cls'):
+      model = place_recognition.published_model(
+        str(path), pooling=pooling, image_size=(28, 28)
+      )
+      found = model(images)
+      self.assertEqual(found.dtype, np.float32)
+      np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+      np.testing.assert_allclose(found[1:], model(images[1:]), atol=1e-5)
+    with self.assertRaisesRegex(ValueError, "'max': expected one of .'gem'"):
+      place_recognition.published_model(str(path), pooling='max')
 
 
 class RealTest(absltest.TestCase):

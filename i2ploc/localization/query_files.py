@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import functools
 import glob
 import pathlib
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from i2ploc.geometry import resizing
 from i2ploc.localization import answer
 from i2ploc.objects import detections as detections_lib
 from i2ploc.objects import files as detection_files
+from i2ploc.photos import listing
 
 # Where the boxes of a folder's images are looked for.
 DETECTION_FILES = ('detections.npz', 'detections.json')
@@ -118,15 +118,7 @@ def _files(pattern: str) -> list[str]:
       raise InputError(f'{pattern}: no images in this folder.')
   else:
     found = glob.glob(pattern) or [pattern]
-  return sorted(found, key=_natural)
-
-
-def _natural(name: str) -> list[str | int]:
-  """Sorts 2.jpg before 10.jpg."""
-  return [
-    int(part) if part.isdigit() else part
-    for part in re.split(r'([0-9]+)', name)
-  ]
+  return sorted(found, key=listing.natural)
 
 
 def _lens(intrinsics, camera) -> lens_lib.Lens | None:

@@ -29,7 +29,7 @@ def make_stage(
   sequence: sequences_lib.Sequence,
   *,
   k: int,
-  direction: int = 0,
+  direction: int = 1,
   folder: str | os.PathLike = '',
 ) -> answer_lib.Stage:
   """The stage `sequences`, after `retrieve`.
@@ -49,7 +49,9 @@ def make_stage(
       images that were used, and `rank_alone`, the place's rank by the last
       image alone. They have no confidence.
     direction: 1 where the robot drives as the map was driven, -1 where against
-      it, 0 where it may do both.
+      it, 0 where it may do both, which confuses more places. A camera that
+      looks ahead sees other things on the way back, so that 0 is for maps with
+      views of both headings.
     folder: of the map's data, see `retrieve.make_stage`.
 
   Raises:

@@ -54,7 +54,8 @@ def fit(
 ) -> dict[str, Any]:
   """Variables whose collection 'map' is fitted to a map.
 
-  First the vocabulary, by k-means of tokens; then the whitening, of the
+  First the vocabulary, by k-means of tokens that are centred if the model
+  centres them; then the whitening, of the
   descriptors that the vocabulary gives. Readings are spread evenly over the
   map. Memory and time are bounded whatever the size of the map, and the same
   arguments give the same variables.
@@ -91,8 +92,12 @@ def fit(
       max_images=max_images,
       max_tokens=max_tokens,
     )
-    words = clustering.kmeans(tokens, tower.aggregator.num_clusters, seed)
-    fitted = {'vocabulary': words}
+    fitted = {}
+    if tower.aggregator.centered:
+      fitted['mean'] = tokens.mean(axis=0)
+      tokens = _unit(tokens - fitted['mean'])
+    num_clusters = tower.aggregator.num_clusters
+    fitted['vocabulary'] = clustering.kmeans(tokens, num_clusters, seed)
     variables = _with_fitted(variables, tower.aggregator, fitted)
   if isinstance(tower.head, whitening.Whitening):
     embed = functools.partial(_embed(model, side), variables)

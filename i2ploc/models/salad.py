@@ -26,9 +26,9 @@ def transport(
   nothing, all sinks want the same: n / (K + 1). At n = K + 1 both agree.
 
   >>> scores = jnp.asarray([[[9.0], [0.0], [0.0]]])
-  >>> shares = transport(scores, jnp.asarray(1.0), jnp.ones((1, 3)), 3)
-  >>> [round(x, 2) for x in shares[0, :, 0].tolist()]  # 1 in all
-  [0.98, 0.01, 0.01]
+  >>> shares = transport(scores, jnp.asarray(1.0), jnp.ones((1, 3)), 30)
+  >>> [round(x, 2) for x in shares[0, :, 0].tolist()]  # nearly 1 in all
+  [0.97, 0.0, 0.0]
 
   Args:
     scores: [B, N, K].

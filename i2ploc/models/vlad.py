@@ -172,7 +172,8 @@ class VLAD(nn.Module):
   Zisserman, All about VLAD, CVPR 2013; on tokens of a frozen transformer,
   Keetha et al., AnyLoc, RA-L 2023. Nothing is learned: the vocabulary comes
   from the map, by `fitting.fit`, and is a variable of the collection 'map'.
-  Until then it is NaN, and so are the descriptors.
+  Until then it is NaN, and so are the descriptors. AnyLoc's form is the
+  default.
 
   >>> x = jnp.asarray([[[2.0, 0.0], [0.6, 0.8]]])
   >>> tokens = aggregators.Tokens(x, jnp.zeros((1, 2)), jnp.ones((1, 2)))
@@ -187,6 +188,10 @@ class VLAD(nn.Module):
   Attributes:
     num_clusters: K.
     num_sectors: S, or 0 for all tokens.
+    softness: a token between two words counts for both: weights are the softmax
+      of minus half its squared distances over this; 0 for the nearest alone.
+    centered: whether what all tokens of the map have in common, their mean, is
+      taken away from them first.
 
   `out`: assignment [B, N, K] before weighting, residuals [B, max(S, 1), K, D]
   of unit length each, pooled [B, max(S, 1) * K * D] before the last
@@ -195,6 +200,8 @@ class VLAD(nn.Module):
 
   num_clusters: int = 32
   num_sectors: int = 0
+  softness: float = 0.0
+  centered: bool = False
 
   @nn.compact
   def __call__(
@@ -208,10 +215,19 @@ class VLAD(nn.Module):
     del train
     chex.assert_rank(tokens.features, 3)
     x = normalization.unit(tokens.features)
-    shape = self.num_clusters, x.shape[-1]
-    words = self.variable('map', 'vocabulary', jnp.full, shape, jnp.nan).value
-    nearest = jnp.argmax(closeness(x, words), axis=-1)
-    assignment = jax.nn.one_hot(nearest, self.num_clusters)
+    width = x.shape[-1]
+
+    def variable(name, *shape):
+      return self.variable('map', name, jnp.full, shape, jnp.nan).value
+
+    if self.centered:
+      x = normalization.unit(x - variable('mean', width))
+    words = variable('vocabulary', self.num_clusters, width)
+    close = closeness(x, words)
+    if self.softness:
+      assignment = jax.nn.softmax(close / self.softness)
+    else:
+      assignment = jax.nn.one_hot(jnp.argmax(close, -1), self.num_clusters)
     share = aggregators.sector_weights(
       tokens, weights, bounds, self.num_sectors
     )

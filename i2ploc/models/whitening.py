@@ -70,7 +70,12 @@ def fit(descriptors: np.ndarray, features: int) -> Fitted:
   blow up noise. So every variance is drawn towards the mean of all by the
   share of Ledoit and Wolf (A well-conditioned estimator for large-dimensional
   covariance matrices, 2004), which follows from the descriptors: close to 0
-  for many of them, close to 1 (no whitening, a PCA alone) for a few.
+  for many of them, close to 1 (no whitening, a PCA alone) for a few. The mean
+  is that over the at most M - 1 directions in which M descriptors can differ.
+
+  A small map still whitens badly: of 111 frames of one walk, R@1 of VLAD is
+  92 % as it is and 91 % with 32 numbers, but 84 % with 64 and 81 % with 110.
+  Take a quarter of the map's size, or many places.
 
   >>> rng = np.random.default_rng(0)
   >>> found = fit(rng.normal(size=(4000, 3)) * [1.0, 5.0, 0.2] + 7.0, 2)
@@ -117,15 +122,20 @@ def fit(descriptors: np.ndarray, features: int) -> Fitted:
   largest = np.abs(directions).argmax(axis=0)
   directions *= np.sign(directions[largest, np.arange(features)])
   share = _shrinkage(x, variances)
-  kept = (1 - share) * variances[:features] + share * variances.sum() / width
+  mean_variance = variances.sum() / _span(x)
+  kept = (1 - share) * variances[:features] + share * mean_variance
   projection = directions / np.sqrt(kept)
   return Fitted(mean.astype(np.float32), projection.astype(np.float32))
 
 
+def _span(x):
+  """Number of directions in which x [M, D] can differ."""
+  return min(x.shape[1], max(len(x) - 1, 1))
+
+
 def _shrinkage(x, variances):
   """Ledoit and Wolf's share of the mean variance, of centred x [M, D]."""
-  count, width = x.shape
   squared = (variances**2).sum()
-  spread = squared - variances.sum() ** 2 / width
+  spread = squared - variances.sum() ** 2 / _span(x)
   error = ((x**2).sum(axis=1) ** 2).mean() - squared
-  return float(np.clip(error / count / max(spread, 1e-300), 0.0, 1.0))
+  return float(np.clip(error / len(x) / max(spread, 1e-300), 0.0, 1.0))

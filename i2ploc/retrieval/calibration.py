@@ -11,6 +11,9 @@ query from outside the map would be.
 What it assumes: queries are like the map's own readings. Those of another
 season or camera are less similar, and with them confidences fall, but the curve
 was never fitted there; a map of one drive knows nothing of another day.
+On Nordland (`benchmarks.sequences`: a map of summer, asked within 5 frames) the
+error on held-out halves of the map is 2 to 3 %, and winter is underrated: 8 %
+sure on average where 52 % are right, all of the few that are said to be.
 
 Readings next to each other in one drive are the same moment twice, and would
 make any descriptor look good. Where readings are in an order, those of the same

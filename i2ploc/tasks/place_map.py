@@ -136,6 +136,7 @@ def localizer(
       lambda query: retrieve.describe(query, embed, size, policy),
       sequence,
       k=config.index.num_answers,
+      direction=0 if len(towers.views) > 1 else 1,
       folder=data.folder,
     ),
   )

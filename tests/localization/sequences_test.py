@@ -84,7 +84,7 @@ class SequencesTest(parameterized.TestCase):
     index = make_index(positions=positions)
     truth = np.arange(10, 50)[::direction]
     queries = self.drive(self.noisy(index, truth, 0.36))
-    stage = self.stage(index, sequence, k=4)
+    stage = self.stage(index, sequence, k=4, direction=0)
     found, alone = [], []
     for query, place in zip(queries[6:], truth[6:], strict=True):
       answers = stage(query, [])
@@ -148,6 +148,16 @@ class SequencesTest(parameterized.TestCase):
     )
     self.assertEqual(one.evidence['key'], 7 * 13 + 3)
     self.assertEqual(same.evidence['view'], 0.5)
+
+  def test_the_similarity_is_the_mean_over_all_images_up_to_the_last(self):
+    index = make_index()
+    seen = self.noisy(index, np.arange(10, 15), 0.2)
+    queries = self.drive(seen)
+    stage = self.stage(index, sequences_lib.Sequence(5), k=1)
+    (one,) = stage(queries[-1], [])
+    self.assertEqual(one.evidence['name'], '014.jpg')
+    alone = np.sum(seen * index.descriptors[10:15], axis=1)
+    self.assertAlmostEqual(one.similarity, alone.mean(), 5)
 
   def test_of_several_crops_the_most_similar_counts(self):
     index = make_index()

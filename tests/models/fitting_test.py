@@ -109,6 +109,20 @@ class FitTest(parameterized.TestCase):
     self.assertTrue(np.isnan(before).all())
     self.assertIs(found['params'], variables['params'])
 
+  def test_tokens_are_centred_before_they_are_clustered(self):
+    model = _model(vlad.VLAD(4, centered=True))
+    variables = _variables(model)
+    found = fitting.fit(model, 'image', variables, _batches(), COUNT)
+    found = found['map']['image_aggregator']
+    x = np.concatenate(_tokens(model, variables))
+    np.testing.assert_allclose(found['mean'], x.mean(0), atol=1e-5)
+    x = x - x.mean(0)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    words = found['vocabulary']
+    nearest = np.linalg.norm(x[:, None] - words, axis=-1).argmin(axis=1)
+    for k in range(4):
+      np.testing.assert_allclose(words[k], x[nearest == k].mean(0), atol=1e-4)
+
   def test_the_whitening_is_of_the_descriptors_without_it(self):
     model = _model(vlad.VLAD(4), features=3)
     variables = _variables(model)

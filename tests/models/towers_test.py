@@ -16,9 +16,11 @@ from i2ploc.geometry import augmentation
 from i2ploc.geometry import panorama
 from i2ploc.losses import contrastive
 from i2ploc.models import aggregators
+from i2ploc.models import salad
 from i2ploc.models import towers as towers_lib
 from i2ploc.models import views
 from i2ploc.models import whitening
+from i2ploc.models.encoders import resnet
 from i2ploc.models.encoders import text
 from i2ploc.models.encoders import vit
 from tests.models import planted
@@ -548,6 +550,25 @@ class PhotosTest(parameterized.TestCase):
     tower = model.towers['image']
     self.assertEqual(tower.head.name, 'image_head')
     self.assertTrue(tower.has_unit_descriptors)
+
+  def test_an_aggregator_that_needs_the_cls_token_gets_it(self):
+    aggregator = salad.SALAD(3, cluster_features=4, token_features=5, hidden=6)
+    bare, batch = self._photos('mean'), _batch()
+    model = _changed(bare, 'image', aggregator=aggregator)
+    self.assertFalse(model.towers['image'].aggregate_cls)
+    variables = planted.towers(model)
+    descriptor, out = _apply(model, variables, batch, side='image')
+    self.assertEqual(descriptor.shape, (2, 5 + 3 * 4))
+    length = out['tokens'].mask.shape[1]
+    self.assertEqual(out['assignment'].shape, (2, length, 3))
+    params = variables['params']['image_aggregator']
+    hidden, last = params['token_hidden'], params['token']
+    token = np.asarray(out['cls']) @ hidden['kernel'] + hidden['bias']
+    token = np.maximum(token, 0.0) @ last['kernel'] + last['bias']
+    token /= np.linalg.norm(token, axis=1, keepdims=True)
+    np.testing.assert_allclose(out['pooled'][:, :5], token, atol=1e-5)
+    with self.assertRaisesRegex(ValueError, 'image encoder has no CLS'):
+      _changed(bare, 'image', aggregator=aggregator, encoder=resnet.ResNet())
 
   def test_variables_of_a_map_pass_through_initialisation(self):
     model = _changed(self._photos('vlad'), 'image', head=whitening.Whitening(3))

@@ -43,6 +43,36 @@ class VLADTest(parameterized.TestCase):
       )
       np.testing.assert_allclose(found[b], expected, atol=1e-5)
 
+  def test_soft_and_centred_against_a_loop_over_tokens(self):
+    tokens, weights = _tokens(), _weights()
+    rng = np.random.default_rng(2)
+    words = rng.normal(0, 0.5, (4, 6)).astype(np.float32)
+    mean = rng.normal(0, 0.3, 6).astype(np.float32)
+    variables = {'map': {'vocabulary': words, 'mean': mean}}
+    model = vlad.VLAD(4, softness=0.1, centered=True)
+    found, _ = compiled.apply(model, variables, tokens, weights, None)
+    for b in range(2):
+      sums = np.zeros((4, 6))
+      for i in np.flatnonzero(tokens.mask[b]):
+        x = tokens.features[b, i] / np.linalg.norm(tokens.features[b, i]) - mean
+        x /= np.linalg.norm(x)
+        near = np.exp(-((x - words) ** 2).sum(axis=1) / 0.2)
+        for k in range(4):
+          share = weights[b, i] * near[k] / near.sum()
+          sums[k] += share * (x - words[k])
+      sums /= np.linalg.norm(sums, axis=1, keepdims=True)
+      np.testing.assert_allclose(found[b], sums.ravel() / 2.0, atol=1e-5)
+
+  def test_without_softness_is_its_limit(self):
+    tokens, weights = _tokens(), _weights()
+    words = np.random.default_rng(2).normal(0, 0.5, (4, 6)).astype(np.float32)
+    variables = {'map': {'vocabulary': words}}
+    hard, soft = (
+      compiled.apply(model, variables, tokens, weights, None)[0]
+      for model in (vlad.VLAD(4), vlad.VLAD(4, softness=1e-4))
+    )
+    np.testing.assert_allclose(soft, hard, atol=1e-3)
+
   def test_a_word_without_tokens_is_zero(self):
     words = np.asarray([[1.0, 0, 0], [-9.0, 0, 0], [0, 1.0, 0]], np.float32)
     tokens = _tokens(width=3)

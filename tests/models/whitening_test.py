@@ -17,14 +17,15 @@ def _descriptors(count, width, seed=0):
 
 
 def _share(x):
-  """Ledoit and Wolf's share, by loops over descriptors."""
+  """Ledoit and Wolf's share, by loops over descriptors, and its target."""
   count, width = x.shape
   centered = x - x.mean(0)
   covariance = sum(np.outer(z, z) for z in centered) / count
-  mean = np.trace(covariance) / width
+  span = np.linalg.pinv(centered, rcond=1e-9) @ centered
+  target = np.trace(covariance) / min(width, count - 1) * span
   error = sum(((np.outer(z, z) - covariance) ** 2).sum() for z in centered)
-  spread = ((covariance - mean * np.eye(width)) ** 2).sum()
-  return covariance, min(1.0, error / count**2 / spread), mean
+  spread = ((covariance - target) ** 2).sum()
+  return covariance, min(1.0, error / count**2 / spread), target
 
 
 class FitTest(parameterized.TestCase):
@@ -32,12 +33,13 @@ class FitTest(parameterized.TestCase):
   def test_against_the_covariance(self, count, width, features):
     x = _descriptors(count, width)
     found = whitening.fit(x, features)
-    covariance, share, mean = _share(x)
-    shrunk = (1 - share) * covariance + share * mean * np.eye(width)
+    covariance, share, target = _share(x)
+    shrunk = (1 - share) * covariance + share * target
     inner = found.projection.T @ shrunk @ found.projection
     np.testing.assert_allclose(inner, np.eye(features), atol=1e-4)
     variances = np.linalg.eigvalsh(covariance)[::-1][:features]
     spread = np.var((x - found.mean) @ found.projection, axis=0)
+    mean = np.trace(target) / min(width, count - 1)
     expected = variances / ((1 - share) * variances + share * mean)
     np.testing.assert_allclose(spread, expected, rtol=1e-3)
 

@@ -36,6 +36,9 @@ class OverlapTest(parameterized.TestCase):
     # Boxes around them overlap, they do not.
     (_square(0, 0, 1, 45), _square(1.5, 1.5, 1, 45), False),
     (_square(0, 0, 1, 45), _square(0.9, 0.9, 1, 45), True),
+    # Seen along the sides of one of them they are apart, of the other not.
+    (_square(0, 0), _square(2.2, 2.2, 1, 45), False),
+    (_square(0, 0), _square(1.6, 1.6, 1, 45), True),
     # Across the date line.
     (_square(-17, 179.5), _square(-17, -179.5), True),
     (_square(-17, 179.5), _square(-17, -177), False),

@@ -2,7 +2,7 @@
 """Depthwise convolution: each channel with a window of its own.
 
 XLA's CPU compiler has no fast kernel for it (jaxlib 0.10.2: the network of
-`efficientnet` takes 12 times as long). There it is written as what it is, a sum
+`efficientnet` takes 13 times as long). There it is written as what it is, a sum
 of shifted images, each times one weight per channel, which XLA makes one loop
 over contiguous channels. Accelerators have kernels of their own.
 """

@@ -187,6 +187,7 @@ def _find(path, sha256, get, place):
         'fetches it'
       )
     with files.replacing(path) as draft:
+      _remove_orphans(draft.name, path)
       get(path, draft, place)
       found = _digest(draft)
       _check(path, found, sha256, 'nothing was kept of it')
@@ -197,6 +198,25 @@ def _find(path, sha256, get, place):
   if len(sha256) < len(found):
     _compare_with_first(path, found)
   return path
+
+
+def _remove_orphans(draft, path):
+  """Removes drafts of `path` whose processes were killed."""
+  own = str(os.getpid())
+  for orphan in path.parent.glob(draft.replace(own, '*', 1)):
+    owner = orphan.name.split('.')[1]
+    if owner.isdecimal() and not _is_alive(int(owner)):
+      orphan.unlink(missing_ok=True)
+
+
+def _is_alive(process):
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except OSError:  # somebody else's, or no such question on this system
+    pass
+  return True
 
 
 def _digest(path):

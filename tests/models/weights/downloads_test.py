@@ -144,6 +144,17 @@ class UrlTest(DownloadsTest):
     self.assertEmpty(self._left())
     self.assertEqual(self._find(), self.path)
 
+  def test_what_a_killed_process_left_is_removed(self):
+    killed = subprocess.Popen(['true'])
+    killed.wait()
+    self.path.parent.mkdir()
+    orphan = self.path.with_name(f'.{killed.pid}.tmp.net.pth')
+    living = self.path.with_name(f'.{os.getppid()}.tmp.net.pth')
+    for draft in (orphan, living):
+      draft.write_bytes(b'half')
+    self._find()
+    self.assertEqual(self._left(), [f'net/{living.name}', 'net/net.pth'])
+
   @parameterized.parameters('no-file', 'no-server')
   def test_without_it_one_line_says_what_to_put_where(self, kind):
     if kind == 'no-file':
