@@ -159,6 +159,7 @@ def _embedding(
     variables,
     data.split('test'),
     np.unique(np.concatenate([q.map_rows for q in questions])),
+    seed=config.seed,
     batch_size=config.evaluation.batch_size,
     folder=workdir,
     origin=place_map.provenance(config, data, towers, variables),
