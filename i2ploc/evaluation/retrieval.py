@@ -328,6 +328,7 @@ class RetrievalEvaluator:
   ) -> predictions_lib.Predictions:
     ranked = outcome.ranked
     rows = question.map_rows[np.maximum(ranked, 0)]
+    known, unknown = outcome.known, np.float32(np.nan)
     positions = self._frames.position
     return predictions_lib.Predictions(
       towns=self._frames.town[question.query_rows],
@@ -335,9 +336,12 @@ class RetrievalEvaluator:
       query_positions=positions[question.query_rows],
       ranked_rows=np.where(ranked >= 0, rows, -1),
       similarities=outcome.similarities,
-      distances=outcome.distances,
+      # Lists of right answers have no NaN of their own.
+      distances=np.where(
+        known[:, None] | (ranked < 0), outcome.distances, unknown
+      ),
       confidence=outcome.confidence,
-      nearest=outcome.nearest,
+      nearest=np.where(known, outcome.nearest, unknown),
       map_towns=self._frames.town[question.map_rows],
       map_rows=question.map_rows,
       map_positions=positions[question.map_rows],

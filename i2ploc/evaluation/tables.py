@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import re
 
 from i2ploc.evaluation import protocols as protocols_lib
 from i2ploc.photos import truth as truth_lib
@@ -54,8 +55,8 @@ def text(
   Yields:
     Lines: R@N with the 95 % interval of R@1, of three frames in a row, and
     chance. Where it differs, recall over all queries, also those without a
-    right answer, and over those without a duplicate in the database. A question
-    without any right answer has a line that says why.
+    right answer, over those without a duplicate in the database, and of longer
+    sequences. A question without any right answer has a line that says why.
   """
   at = truth_lib.within_name(unit, radius)
   head = ' '.join(f'{"R@" + n:>6}' for n in RECALL_AT)
@@ -91,7 +92,7 @@ def _other_counts(
   """Recall over other sets of queries, where it differs."""
   prefix = f'{base}/{direction}'
   plain = [results.get(f'{prefix}/recall@{n}_{at}') for n in RECALL_AT]
-  for suffix, label in SUFFIXES.items():
+  for suffix, label in {**SUFFIXES, **_sequences(results, prefix, at)}.items():
     values = [
       results.get(f'{prefix}/recall@{n}_{at}{suffix}') for n in RECALL_AT
     ]
@@ -100,6 +101,20 @@ def _other_counts(
     yield f'    {label:34}' + ' '.join(
       f'{value:6.1f}' for value in values if value is not None
     )
+
+
+def _sequences(
+  results: Mapping[str, float], prefix: str, at: str
+) -> dict[str, str]:
+  """Endings and names of recalls of sequences, but of 3 frames in a row."""
+  pattern = re.compile(rf'recall@1_{at}(_(\d+)_frames(_any_frame)?)')
+  found = {}
+  for name in results:
+    match = pattern.fullmatch(name.removeprefix(f'{prefix}/'))
+    if match and (match[3] or match[2] != '3'):
+      label = 'any of' if match[3] else 'sequences of'
+      found[match[1]] = f'{label} {match[2]} frames'
+  return found
 
 
 def _why_nothing(results: Mapping[str, float], base: str, at: str) -> str:

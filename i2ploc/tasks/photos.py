@@ -57,7 +57,9 @@ def save_page(
     folder=folder,
     radius=config.index.radius,
     unit=unit,
-    ordered=config.sequence.length > 1 or unit == truth_lib.FRAMES,
+    # Lists of right answers are of walks that were taken twice.
+    ordered=config.sequence.length > 1
+    or unit in (truth_lib.FRAMES, truth_lib.LISTED),
     duplicates=dict.fromkeys(duplicates),
     weights=sources.describe(config.checkpoint),
     confidence=calibration_lib.from_dict(index.calibration).describe(),

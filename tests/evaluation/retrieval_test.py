@@ -19,6 +19,7 @@ from i2ploc.evaluation import predictions
 from i2ploc.evaluation import questions as questions_lib
 from i2ploc.evaluation import retrieval
 from i2ploc.evaluation import scores
+from i2ploc.photos import truth as truth_lib
 from i2ploc.retrieval import sequences
 
 SIZE = 40  # frames per drive
@@ -422,10 +423,10 @@ class PhotosTest(absltest.TestCase):
     )
     self.codes = codes()[self.pair].copy()
 
-  def score(self, frames=None, queries=None):
+  def score(self, frames=None, queries=None, truth=None):
     frames = frames or self.frames
     towers = Towers(self.codes, None)
-    asked = questions_lib.within_photos(frames, queries)
+    asked = questions_lib.within_photos(frames, queries, truth=truth)
     evaluator = towers.evaluator(frames, asked)
     results = dict(evaluator.run(1.0))
     self.assertEqual(set(towers.seen.values()), {1})
@@ -526,6 +527,24 @@ class PhotosTest(absltest.TestCase):
       kind = name.rsplit('/', 1)[-1].split('@')[0]
       if kind in ('recall', 'chance', 'median_error_m', 'answerable_25m'):
         self.assertEqual(results[name], value, name)
+
+  def test_a_query_that_no_list_names_is_neither_right_nor_wrong(self):
+    other = [
+      int(np.flatnonzero((self.pair == self.pair[i]) & (self.order != j))[0])
+      for i, j in enumerate(self.order)
+    ]
+    known = np.arange(self.count) != 4
+    answers = truth_lib.Answers(
+      np.arange(self.count + 1), np.array(other), known
+    )
+    truth = truth_lib.Truth(truth_lib.LISTED, answers=answers)
+    results, record = self.score(truth=truth)
+    self.assertEqual(results['test/photos/queries_without_position'], 1)
+    asked = record.query_rows
+    np.testing.assert_array_equal(np.isnan(record.nearest), ~known[asked])
+    np.testing.assert_array_equal(
+      record.distances[:, 0], np.where(known[asked], 0, np.nan)
+    )
 
   def test_without_any_position_there_are_answers_but_no_rates(self):
     position = np.full((self.count, 3), np.nan)

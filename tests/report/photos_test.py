@@ -164,13 +164,14 @@ class PhotosTest(parameterized.TestCase):
     self.assertIn('database/0.jpg', first)
 
   def test_duplicates_are_marked(self):
-    self.change(duplicates=[[8, 0]])
-    write_predictions(self.folder, [0, 1, 2, 3, 4, 0])
+    self.change(duplicates=[[9, 1]])
+    # Its copy answers query 1 last.
+    write_predictions(self.folder, [0, 7, 2, 3, 4, 0])
     text = self.report()
     self.assertIn('1 of 6 queries are also in the map', text)
     self.assertLen(re.findall('duplicate of the query', text), 1)
     told = text.split('duplicate of the query')[1]
-    self.assertTrue(told.startswith('</span><span class="file">database/0.jpg'))
+    self.assertTrue(told.startswith('</span><span class="file">database/1.jpg'))
 
   def test_many_queries_are_counted_and_few_are_shown(self):
     record = write_predictions(self.folder, [0, 7, 2, 3, 6, 0])
