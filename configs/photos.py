@@ -16,12 +16,14 @@ Arguments after the colon:
     or a repository of the Hugging Face hub, OWNER/NAME
   pooling=vlad | cls | mean | gem | released: of the encoder's tokens; VLAD has
     words of the database, cls is for transformers, and released is what a
-    released place-recognition network was trained with
+    released place-recognition network was trained with; without it what suits
+    the encoder: released of a released network, VLAD of efficientnet_lite0, cls
+    of a transformer, else gem
   words=32: of VLAD
   block=8, facet=token: of a transformer, the block whose tokens, or query, key
     or value, are pooled; 0 for the last norm's tokens
   stage=5: of a convolutional network, the stage whose features are pooled; 0
-    for the last
+    for the last, -1 for what suits the pooling
   whitening=0: numbers to which descriptors are whitened, as the database has
     them; fewer than its photos
   image_size=224x224: height x width that photos get, multiples of a
@@ -35,6 +37,7 @@ import ml_collections
 from configs import common
 
 POOLING = {
+  'default': dict(name='default'),
   'cls': dict(name='first'),
   'mean': dict(name='mean', features=0),
   'gem': dict(name='gem', features=0),
@@ -61,7 +64,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     # What does best without training, see benchmarks/place_recognition.py.
     arg.pooling = arg.pooling or 'vlad'
     arg.stage = 5 if arg.stage < 0 else arg.stage
-  pooling = common.choice('pooling', arg.pooling or 'cls', POOLING)
+  pooling = common.choice('pooling', arg.pooling or 'default', POOLING)
   config = common.defaults()
   del config.train, config.optimizer
   del config.evaluation.select, config.evaluation.exclude_self
@@ -93,7 +96,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   )
   if arg.block or arg.facet != 'token':
     config.model.image.update(block=arg.block, facet=arg.facet)
-  if arg.stage > 0:
+  if arg.stage >= 0:
     config.model.image.stage = arg.stage
   if pooling == 'vlad':
     config.model.aggregator.num_clusters = arg.words
@@ -110,7 +113,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
 
 def _features(arg) -> str:
   """Which features, as a part of the name."""
-  if arg.stage > 0:
+  if arg.stage >= 0:
     return f'stage {arg.stage}, '
   if arg.block:
     return f'{arg.facet} of block {arg.block}, '

@@ -34,6 +34,7 @@ from i2ploc.models import towers as towers_lib
 from i2ploc.models import views
 from i2ploc.models import vlad
 from i2ploc.models import whitening as whitening_lib
+from i2ploc.models.encoders import efficientnet
 from i2ploc.models.encoders import point_transformer
 from i2ploc.models.encoders import resnet
 from i2ploc.models.encoders import text as text_lib
@@ -45,6 +46,7 @@ from i2ploc.training import optimizer as optimizer_lib
 from i2ploc.training import step as step_lib
 
 IMAGE_ENCODERS = {
+  'efficientnet': efficientnet.EfficientNetLite0,
   'published': published.make_encoder,
   'resnet': resnet.ResNet,
   'vit': vit.ViT,
@@ -140,7 +142,8 @@ def make_places(
     points: the LiDAR encoder: `name` of POINTS_ENCODERS and its attributes; an
       image encoder if `range_shape` is given. None for no LiDAR.
     aggregator: of each tower (an own instance each): `name` of AGGREGATORS and
-      its attributes.
+      its attributes; or of the name 'default', what suits the image encoder,
+      see `with_default_pooling`.
     dtype: of the encoders' computation, 'float32' or 'bfloat16'.
     image_size: (H, W), pixels.
     projection: of the camera, see `views.Image`.
@@ -166,6 +169,8 @@ def make_places(
     InputError: an unknown name or attribute.
   """
   compute = dict(dtype=jnp.dtype(dtype))
+  if aggregator.get('name') == 'default':
+    image, aggregator, aggregate_cls = with_default_pooling(image)
   pixels = {}
   if image.get('name') == 'published':
     pixels = published.normalization(image['checkpoint'])._asdict()
@@ -203,6 +208,34 @@ def make_places(
     encoder = make(POINTS_ENCODERS, 'points encoder', {**points, **compute})
     towers['points'] = tower(view, encoder)
   return towers_lib.Towers(towers, initial_temperature, initial_bias)
+
+
+def with_default_pooling(image: Fields) -> tuple[Fields, Fields, bool]:
+  """What works for an image encoder where nothing else is asked for.
+
+  Args:
+    image: the image encoder: `name` of IMAGE_ENCODERS and its attributes.
+
+  Returns:
+    image: the same, perhaps with other features than its last.
+    aggregator: that of a release with its release; VLAD for EfficientNet, whose
+      words have to be fitted to a map; the CLS token where there is one; else
+      GeM.
+    aggregate_cls: see `towers.Tower`.
+
+  Raises:
+    InputError: an unknown name or attribute.
+  """
+  checkpoint = image.get('checkpoint')
+  if checkpoint is not None and published.image_size(checkpoint) is not None:
+    return image, dict(name='published', checkpoint=checkpoint), False
+  encoder = make(IMAGE_ENCODERS, 'image encoder', image)
+  if isinstance(encoder, efficientnet.EfficientNetLite0):
+    # What does best, see benchmarks/place_recognition.py.
+    return {'stage': 5, **image}, dict(name='vlad'), False
+  if encoder.has_cls:
+    return image, dict(name='first'), True
+  return image, dict(name='gem', features=0), False
 
 
 def make_image_and_text(

@@ -50,6 +50,12 @@ def replacing(path: Path) -> Generator[pathlib.Path]:
     draft.unlink(missing_ok=True)
 
 
+def version(path: Path) -> tuple[int, int, int]:
+  """Inode, size and time of a file: others once somebody has written it."""
+  status = os.stat(path)
+  return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def save_text(path: Path, text: str) -> None:
   """Writes a text file."""
   with replacing(path) as draft:

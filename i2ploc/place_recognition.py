@@ -7,11 +7,17 @@
   result.save('out')     # descriptors (npy, h5), pairs that hloc reads, numbers
 
 The same questions, scores and tables as `main.py --mode=evaluate`: the verbs
-are for models of this program, this is for anybody's.
+are for models of this program, this is for anybody's. A published network is
+named, and gives the same numbers as configs/photos.py:
+
+  evaluate('eigenplaces_resnet50_2048', 'tokyo', image_size=(512, 512))
+  model = published_model('dinov2_base', pooling='vlad', block=10, facet='value')
+  evaluate(model, 'tokyo')
 """
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent import futures
 import dataclasses
@@ -35,12 +41,22 @@ from i2ploc.evaluation import questions as questions_lib
 from i2ploc.evaluation import retrieval
 from i2ploc.evaluation import tables
 from i2ploc.geometry import resizing
+from i2ploc.models import fitting
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
 from i2ploc.photos import album as album_lib
 
 # uint8 [B, H, W, 3] -> [B, D].
 Model = Callable[[np.ndarray], Any]
+IMAGE_SIZE = 224, 224
+POOLINGS = {
+  'default': dict(name='default'),
+  'cls': dict(name='first'),
+  'mean': dict(name='mean', features=0),
+  'gem': dict(name='gem', features=0),
+  'vlad': dict(name='vlad'),
+  'released': dict(name='published'),
+}
 _SIDE, _SPLIT = 'image', 'test'
 _THREADS = 8
 # The question that everybody means: photos of a town against their own.
@@ -150,7 +166,7 @@ def evaluate(
   *,
   radius: float | Sequence[float] = 25.0,
   positions: str = '',
-  image_size: tuple[int, int] = (224, 224),
+  image_size: tuple[int, int] | None = None,
   resize: str = resizing.STRETCH,
   query_resize: str = '',
   batch_size: int = 16,
@@ -162,7 +178,9 @@ def evaluate(
   Args:
     model: images uint8 [B, H, W, 3] to descriptors [B, D], whose dot products
       are the similarities; B is always `batch_size`, the last batch is filled
-      up. Or a name of published weights, see `published_model`.
+      up. If it has a method `fit`, as a `PublishedModel`, it is given the
+      photos of the database first. Or a name of published weights, for
+      `published_model`.
     database: folder of photos that answer; or a folder with both, or with
       towns, if there are no `queries`: see `photos.album`.
     queries: folder of photos that ask; the same folder as the database for all
@@ -171,7 +189,8 @@ def evaluate(
       if the positions are 'order'.
     positions: where photos were taken, see `photos.album`; a file is looked for
       in the folder that holds both.
-    image_size: (H, W) that the model gets, pixels.
+    image_size: (H, W) that the model gets, pixels; None for its `image_size`,
+      or 224 x 224 if it has none.
     resize: policy, see `geometry.resizing`.
     query_resize: policy of queries; '' for the same.
     batch_size: B.
@@ -186,7 +205,8 @@ def evaluate(
   radii = tuple(np.atleast_1d(np.asarray(radius, float)).tolist())
   album = _open(pathlib.Path(database), queries, positions)
   if isinstance(model, str):
-    model = published_model(model, image_size=image_size)
+    model = published_model(model, image_size=image_size or IMAGE_SIZE)
+  size = tuple(image_size or getattr(model, 'image_size', IMAGE_SIZE))
   frames = Frames(
     town=album.town,
     drive=album.drive,
@@ -199,7 +219,9 @@ def evaluate(
   questions = questions_lib.within_photos(
     frames, album.queries, radii=radii, truth=album.truth, ordered=ordered
   )
-  reader = _Reader(album, tuple(image_size), batch_size, log)
+  reader = _Reader(album, size, batch_size, log)
+  if hasattr(model, 'fit'):
+    _fit(model, reader, questions, resize)
 
   def described(policy):
     views = resizing.num_views(policy)
@@ -242,53 +264,124 @@ def evaluate(
   )
 
 
+class PublishedModel:
+  """A published network: images uint8 [B, H, W, 3] -> descriptors [B, D].
+
+  Attributes:
+    towers: the network.
+    image_size: (H, W) that it gets, pixels.
+  """
+
+  def __init__(
+    self, model: towers_lib.Towers, variables: Mapping[str, Any]
+  ) -> None:
+    """Wraps a model of photos.
+
+    Args:
+      model: with the side 'image'.
+      variables: of it.
+    """
+    self.towers = towers_lib.CompiledTowers(model, _SIDE)
+    self.image_size = model.image_view.size
+    self._variables = dict(variables)
+    self._is_fitted = not fitting.needs_fit(model)
+
+  def fit(self, batches: fitting.Batches, count: int) -> None:
+    """Learns from photos of a database what there is to learn, see `fitting`.
+
+    `evaluate` does this. What an earlier fit has learned is forgotten.
+
+    Args:
+      batches: called with rows [M] of 0 .. count - 1; yields batches of these
+        photos in this order: image uint8 [B, H, W, 3], and mask [B] of those
+        that are more than filling.
+      count: number of photos.
+
+    Raises:
+      InputError: too few photos.
+    """
+    self._variables = fitting.fit(
+      self.towers.model, _SIDE, self._variables, batches, count
+    )
+    self._is_fitted = True
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """Describes.
+
+    Args:
+      images: uint8 [B, H, W, 3].
+
+    Returns:
+      float32 [B, D], at unit length.
+
+    Raises:
+      InputError: something is to be learned from a database, and was not.
+    """
+    if not self._is_fitted:
+      raise InputError(
+        'The words of VLAD, or a whitening, belong to a database: call `fit`'
+        ' with its photos first, as `evaluate` does.'
+      )
+    batch: dict[str, Any] = {_SIDE: images, 'mask': np.ones(len(images), bool)}
+    return np.asarray(self.towers.embed(_SIDE)(self._variables, batch))
+
+
 def published_model(
   name: str,
   *,
-  pooling: str = 'gem',
-  image_size: tuple[int, int] = (224, 224),
-) -> Model:
-  """A published encoder with a pooling that has nothing to learn.
+  pooling: str = 'default',
+  words: int = 32,
+  block: int = 0,
+  facet: str = 'token',
+  stage: int = -1,
+  whitening: int = 0,
+  image_size: tuple[int, int] = IMAGE_SIZE,
+) -> PublishedModel:
+  """A published network and its pooling: what configs/photos.py describes with.
 
   Args:
     name: of `models.weights.sources`, a folder or file of weights, or a
       repository of the Hugging Face hub.
-    pooling: 'gem', 'mean', or 'cls' of encoders that have one.
-    image_size: (H, W) that it is to get, pixels.
-
-  Returns:
-    uint8 [B, H, W, 3] -> unit descriptors float32 [B, D].
+    pooling: of POOLINGS. 'released' is that of a network that was released for
+      place recognition, 'vlad' has words of the database, 'cls' is for
+      transformers; 'default' is what suits the network, see
+      `factory.with_default_pooling`.
+    words: of VLAD.
+    block: of a transformer, see `vit.ViT`; 0 for the last norm's tokens.
+    facet: of that block: 'token', 'query', 'key' or 'value'.
+    stage: of a convolutional network, whose features are pooled; 0 for the
+      last, -1 for what suits the pooling.
+    whitening: numbers to which descriptors are whitened, as the database has
+      them; fewer than its photos. 0 for none.
+    image_size: (H, W) that it is to get, pixels; `published.image_size` tells
+      that of a release's authors.
 
   Raises:
     MissingFileError: no such weights.
-    InputError: weights of no encoder, or another pooling.
+    InputError: weights of no encoder, or options that it does not have.
   """
-  aggregators = {
-    'gem': dict(name='gem', features=0),
-    'mean': dict(name='mean', features=0),
-    'cls': dict(name='first'),
-  }
-  if pooling not in aggregators:
-    raise InputError(
-      f'pooling={pooling!r}: expected one of {list(aggregators)}.'
-    )
+  if pooling not in POOLINGS:
+    raise InputError(f'pooling={pooling!r}: expected one of {list(POOLINGS)}.')
+  image: dict[str, Any] = dict(name='published', checkpoint=name)
+  aggregator: dict[str, Any] = dict(POOLINGS[pooling])
+  if block or facet != 'token':
+    image.update(block=block, facet=facet)
+  if stage >= 0:
+    image['stage'] = stage
+  if pooling == 'vlad':
+    aggregator['num_clusters'] = words
+  if pooling == 'released':
+    aggregator['checkpoint'] = name
   model = factory.make_model(
-    image=dict(name='published', checkpoint=name),
-    aggregator=aggregators[pooling],
+    image=image,
+    aggregator=aggregator,
     aggregate_cls=pooling == 'cls',
+    whitening=whitening,
     saliency='none',
     dtype='float32',
     image_size=tuple(image_size),
   )
-  towers = towers_lib.CompiledTowers(model, _SIDE, (0.0,))
-  variables = published.load_variables(name, model)
-  embed = towers.embed(_SIDE)
-
-  def describe(images):
-    batch: dict[str, Any] = {_SIDE: images, 'mask': np.ones(len(images), bool)}
-    return np.asarray(embed(variables, batch))
-
-  return describe
+  return PublishedModel(model, published.load_variables(name, model))
 
 
 def _open(
@@ -349,6 +442,19 @@ class _Reader:
   def _read(self, row: int, policy: str) -> np.ndarray:
     image = image_files.read_image(self._album.root / self._album.names[row])
     return resizing.resize_image(image, self._size, policy)
+
+
+def _fit(model, reader, questions, policy) -> None:
+  """Shows a model the photos of the database, as it will describe them."""
+  rows = np.unique(np.concatenate([q.map_rows for q in questions]))
+  views = resizing.num_views(policy)
+
+  def batches(some):
+    for batch in reader.batches(rows[some], policy):
+      image = batch[_SIDE] if views == 1 else batch[_SIDE][:, -1]
+      yield batch | {_SIDE: image}  # of several views the middle one
+
+  model.fit(batches, len(rows))
 
 
 def _describe(model, images, views, policy, batch_size) -> np.ndarray:

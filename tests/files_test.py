@@ -45,6 +45,14 @@ class FilesTest(parameterized.TestCase):
       self.assertTrue(draft.name.startswith('.'))
       draft.write_text('')
 
+  def test_a_file_that_was_written_is_another_version(self):
+    path = self.folder / 'a'
+    files.save_text(path, 'one')
+    before = files.version(path)
+    self.assertEqual(files.version(path), before)
+    files.save_text(path, 'two')
+    self.assertNotEqual(files.version(path), before)
+
   def test_json_has_lists_and_nulls(self):
     files.save_json(
       self.path,

@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """One call over folders of photos, for any model."""
 
+import contextlib
+import io
 import pathlib
+import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 from PIL import Image
 
+from i2ploc import factory
 from i2ploc import files
 from i2ploc import place_recognition
+from i2ploc import verbs
+from input_pipeline.sources import opening
+from tests import configs_test
 from tests import shared
 from tests.evaluation import descriptor_files_test
 from tests.photos import folder
@@ -189,20 +196,131 @@ class EvaluateTest(folder.FolderTest):
     self.refuse('cut.jpg is not a readable image', self.evaluate)
 
 
-class PublishedTest(absltest.TestCase):
-  def test_weights_by_their_name(self):
-    path = pathlib.Path(__file__).parent / 'golden/dinov2_tiny'
-    images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 3), np.uint8)
-    for pooling in ('gem', 'mean', 'cls'):
-      model = place_recognition.published_model(
-        str(path), pooling=pooling, image_size=(28, 28)
-      )
-      found = model(images)
-      self.assertEqual(found.dtype, np.float32)
-      np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
-      np.testing.assert_allclose(found[1:], model(images[1:]), atol=1e-5)
-    with self.assertRaisesRegex(ValueError, "'max': expected one of .'gem'"):
-      place_recognition.published_model(str(path), pooling='max')
+class PublishedTest(parameterized.TestCase):
+  PATH = str(shared.GOLDEN / 'dinov2_tiny')
+  OPTIONS = (
+    dict(pooling='default'),
+    dict(pooling='cls'),
+    dict(pooling='mean', block=2, facet='value'),
+    dict(pooling='gem', whitening=3),
+    dict(pooling='vlad', words=5),
+  )
+
+  @parameterized.parameters(*OPTIONS)
+  def test_weights_by_their_name(self, **options):
+    images = np.random.default_rng(0).integers(0, 256, (6, 28, 42, 3), np.uint8)
+    model = place_recognition.published_model(
+      self.PATH, image_size=(28, 42), **options
+    )
+    self.assertEqual(model.image_size, (28, 42))
+    config = ','.join(f'{k}={v}' for k, v in options.items())
+    config = configs_test.load('photos', f'encoder={self.PATH},{config}')
+    expected = factory.make_model(**config.model.to_dict(), image_size=(28, 42))
+    self.assertEqual(model.towers.model, expected)
+    if 'words' in options or 'whitening' in options:
+      with self.assertRaisesRegex(ValueError, 'belong to a database'):
+        model(images)
+      shown = []
+      model.fit(self.batches(images, shown), len(images))
+      self.assertEqual(shown, list(range(6)))
+    found = model(images)
+    self.assertEqual(found.dtype, np.float32)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(found[1:], model(images[1:]), atol=1e-5)
+
+  def batches(self, images, shown):
+    def batches(rows):
+      shown.extend(rows.tolist())
+      for row in rows:
+        # The last one is filling.
+        pair = np.stack([images[row], np.zeros_like(images[row])])
+        yield {'image': pair, 'mask': np.array([True, False])}
+
+    return batches
+
+  def test_a_model_forgets_the_database_before(self):
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 256, (2, 6, 28, 28, 3), np.uint8)
+    model = place_recognition.published_model(
+      self.PATH, pooling='mean', whitening=2, image_size=(28, 28)
+    )
+    found = []
+    for images in (one, other, one):
+      model.fit(self.batches(images, []), 6)
+      found.append(model(one))
+    np.testing.assert_array_equal(found[0], found[2])
+    self.assertGreater(np.abs(found[0] - found[1]).max(), 0.01)
+
+  def test_of_five_crops_the_middle_one_is_learned_from(self):
+    class Learner:
+      image_size = 20, 30
+
+      def fit(self, batches, count):
+        (batch,) = batches(np.arange(count))
+        self.images = batch['image'][batch['mask']]
+
+      def __call__(self, images):
+        return thumbnails(images)
+
+    self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    for i in range(4):
+      path = self.root / f'{"queries" if i == 3 else "database"}/{i}.png'
+      path.parent.mkdir(exist_ok=True)
+      scene(i, (20, 90)).save(path)
+    learner = Learner()
+    place_recognition.evaluate(learner, self.root, resize='five_crops')
+    self.assertEqual(learner.images.shape, (3, 20, 30, 3))
+    middle = np.asarray(scene(2, (20, 90)))[:, 30:60]
+    np.testing.assert_array_equal(learner.images[2], middle)
+
+  def test_what_there_is_not(self):
+    with self.assertRaisesRegex(ValueError, "'max': expected one of .'defa"):
+      place_recognition.published_model(self.PATH, pooling='max')
+    with self.assertRaisesRegex(ValueError, 'no stage; it takes block, facet'):
+      place_recognition.published_model(self.PATH, stage=3)
+    with self.assertRaisesRegex(ValueError, 'no aggregator that is known'):
+      place_recognition.published_model(self.PATH, pooling='released')
+
+
+class VerbsTest(folder.FolderTest):
+  """The same folders by main.py."""
+
+  def setUp(self):
+    super().setUp()
+    for i in range(12):
+      name = 'queries' if i % 3 == 0 else 'database'
+      path = self.root / f'{name}/@{1000 + 10 * i}@10@33@U@.png'
+      path.parent.mkdir(exist_ok=True)
+      scene(i).save(path)
+
+  @parameterized.parameters(
+    (
+      'pooling=vlad,words=4,block=2,facet=key,whitening=5',
+      dict(pooling='vlad', words=4, block=2, facet='key', whitening=5),
+      'crop',
+    ),
+    ('', {}, 'stretch'),
+  )
+  def test_the_same_numbers(self, text, options, resize):
+    path, size = shared.GOLDEN / 'dinov2_tiny', (28, 42)
+    config = configs_test.load('photos', f'encoder={path},{text}')
+    config.data.image_size, config.data.resize = size, resize
+    data = opening.open_source(config, str(self.root))
+    with contextlib.redirect_stdout(io.StringIO()):
+      expected = verbs.evaluate(config, data, self.root / 'run')
+    model = place_recognition.published_model(
+      str(path), image_size=size, **options
+    )
+    result = place_recognition.evaluate(
+      model, self.root / 'database', self.root / 'queries', resize=resize
+    )
+    found = result.all_numbers
+    self.assertGreater(len(found), 20)
+    # Neither nothing nor everything.
+    recall = found['test/photos/image_to_image/recall@1_25m']
+    self.assertBetween(recall, 1, 99)
+    for name, value in found.items():
+      self.assertAlmostEqual(value, expected[name], places=4, msg=name)
 
 
 class RealTest(absltest.TestCase):

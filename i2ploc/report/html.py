@@ -55,6 +55,7 @@ _RESIZED = {
 
 _FIELDS = {'num_clusters': '{} words', 'features': '{} numbers'}
 _POOLINGS = {
+  'default': 'as suits the network',
   'first': 'cls token',
   'published': 'as the released network was trained',
   'vlad': 'VLAD in words of the map',

@@ -300,6 +300,72 @@ class PhotosTest(absltest.TestCase):
     self.assertIn('data:image/', page)
 
 
+class ReleasedTest(parameterized.TestCase):
+  """A network that was released for place recognition, at a small size."""
+
+  SHAPES = {
+    'salad': released_tensors.salad(64, 2, 5, 6, 7, 20),
+    'mixvpr': released_tensors.mixvpr(6, 3, 4, 2, (8, 8, 16)),
+  }
+
+  def setUp(self):
+    super().setUp()
+    self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    rng = np.random.default_rng(0)
+    for i, scene in enumerate(rng.integers(0, 255, (12, 6, 8, 3), np.uint8)):
+      name = 'queries' if i < 3 else 'database'
+      path = self.root / f'photos/{name}/@{500_000 + 100 * (i % 3)}@6000000@{i}'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      # Three of the database are the queries, seen otherwise.
+      image = Image.fromarray(scene if i < 9 else scenes[i - 9])
+      scenes = [*scenes, scene] if i else [scene]
+      image.resize((120, 90)).save(f'{path}.png')
+
+  def _config(self, method, size, **fields):
+    file = self.root / 'whatever.pth'
+    safetensors_numpy.save_file(
+      released_tensors.random(self.SHAPES[method]), file
+    )
+    config = configs_test.load(
+      'photos',
+      ','.join(
+        f'{k}={v}' for k, v in dict(encoder=file, image_size=size, **fields).items()
+      ),
+    )
+    return config, opening.open_source(config, str(self.root / 'photos'))
+
+  @parameterized.parameters({}, {'pooling': 'released'})
+  def test_the_verbs_take_encoder_and_aggregator_of_one_file(self, **fields):
+    config, data = self._config('salad', '42x56', **fields)
+    workdir = self.root / 'run'
+    queries = sorted(map(str, (self.root / 'photos/queries').glob('*')))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+      results = verbs.evaluate(config, data, workdir)
+      verbs.index(config, data, workdir)
+      printed.truncate(0)
+      verbs.localize(config, data, workdir, queries)
+    self.assertEqual(results['test/photos/image_to_image/recall@1_25m'], 100)
+    model = places_lib.make_towers(config, data).model
+    tower = model.towers['image']
+    self.assertIsInstance(tower.aggregator, salad.SALAD)
+    self.assertTrue(tower.with_cls)
+    lines = [
+      json.loads(line)
+      for line in (workdir / 'answers.jsonl').read_text().splitlines()
+    ]
+    names = [line['answers'][0]['evidence']['name'] for line in lines]
+    self.assertEqual(
+      [name.rpartition('@')[2] for name in names], ['9.png', '10.png', '11.png']
+    )
+    descriptors = index_lib.load_index(workdir / 'index.npz').descriptors
+    self.assertEqual(descriptors.shape[-1], 7 + 5 * 6)
+
+  def test_a_size_that_the_network_cannot_do_is_named(self):
+    config, data = self._config('mixvpr', '64x96')
+    with self.assertRaisesRegex(ValueError, 'authors.* 64 x 64'):
+      places_lib.make_towers(config, data)
+
+
 class PanoramaTest(absltest.TestCase):
   def test_a_map_of_all_headings_tells_where_a_panorama_looks(self):
     config = common.smoke(saliency_i2ploc.get_config('camera=panorama'))

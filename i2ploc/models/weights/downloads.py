@@ -2,12 +2,13 @@
 """Files of others on this machine: fetched once, checked, never replaced.
 
 A repository of the Hugging Face hub is kept in the hub's own cache. Anything
-else goes into `cache()`, and its sha256 is compared whenever it is read: with
-the one that its place says, or, where nobody published one, with the one that
-it had at first, which is kept beside it. A file that is not what it should be
-is named, and left alone.
+else goes into `cache()`, and its sha256 is compared whenever it is named (and
+computed again if it was written): with the one that its place says, or, where
+nobody published one, with the one that it had at first, which is kept beside
+it. A file that is not what it should be is named, and left alone.
 """
 
+import functools
 import hashlib
 import http.client
 import importlib.util
@@ -220,6 +221,13 @@ def _is_alive(process):
 
 
 def _digest(path):
+  """A file's sha256, computed once for each version of it."""
+  return _computed(path, files.version(path))
+
+
+@functools.lru_cache(maxsize=64)
+def _computed(path, version):
+  del version
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 

@@ -4,9 +4,13 @@
 Checkpoints are named as `sources.find` takes them: a folder, a file, a name of
 its table, or a repository of the Hugging Face hub. Those of released models for
 place recognition (RELEASES) hold an aggregator too.
+
+A checkpoint is read once: what made a model of it keeps its tensors in memory
+until `load_variables` or `with_encoders` has them in the model's variables.
 """
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import json
 import os
@@ -104,6 +108,9 @@ _VIT = _Family(
   vit_lib.load_vit_variables,
   ('block', 'facet', 'remat'),
 )
+
+# The tensors that were read last, see the module.
+_kept: list[tensor_files.Tensors] = []
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -215,7 +222,9 @@ def with_encoders(
     InputError: it does not fit the encoders.
   """
   variables = {name: dict(tree) for name, tree in variables.items()}
-  for side, found in _encoders(checkpoint, model).items():
+  with _last_use():
+    encoders = _encoders(checkpoint, model)
+  for side, found in encoders.items():
     for name, tree in found.items():
       variables[name][side] = tree
   return variables
@@ -242,7 +251,8 @@ def load_variables(
     InputError: it does not fit, or the towers are of no published form.
   """
   if 'points' not in model.towers:
-    return _load_images(checkpoint, model)
+    with _last_use():
+      return _load_images(checkpoint, model)
   aggregator = model.towers['image'].aggregator
   for kind, method in METHODS.items():
     if isinstance(aggregator, kind):
@@ -252,6 +262,22 @@ def load_variables(
     f'{type(aggregator).__name__}; take a config in its released form, with '
     f'one of {[kind.__name__ for kind in METHODS]}'
   )
+
+
+@contextlib.contextmanager
+def _last_use():
+  """Leaves no tensors in memory."""
+  try:
+    yield
+  finally:
+    _kept.clear()
+
+
+def _read(path):
+  """The tensors of a checkpoint, kept for whoever reads them next."""
+  tensors = tensor_files.read_tensors(path)
+  _kept[:] = [tensors]
+  return tensors
 
 
 def _load_images(checkpoint, model):
@@ -351,12 +377,7 @@ def _released(path: pathlib.Path) -> _Released | None:
   """The release that a file is of, or None."""
   if _model_type(path) is not None:
     return None
-  return _release_of(tensor_files.read_tensors(path))
-
-
-def _release_of(tensors) -> _Released | None:
-  """The release that the tensors of a file are of, or None."""
-  tensors = released.unwrapped(tensors)
+  tensors = released.unwrapped(_read(path))
   for release in RELEASES:
     if release.matches(tensors):
       return _Released(release, tensors)
@@ -381,15 +402,18 @@ def _released_family(found):
 def _family(path: pathlib.Path) -> _Family:
   """What the encoder of a folder or file is."""
   kind = _model_type(path)
+  if kind == 'resnet':
+    _read(path)
+    return _RESNET
   if kind is not None:
-    return _RESNET if kind == 'resnet' else _VIT
-  tensors = tensor_files.read_tensors(path)
-  found = _release_of(tensors)
+    return _VIT  # config.json says it all
+  found = _released(path)
   if found is not None:
     return _released_family(found)
-  if efficientnet_lib.is_efficientnet(tensors):
+  names = _read(path)
+  if efficientnet_lib.is_efficientnet(names):
     return _EFFICIENTNET
-  return _VIT if resnet_lib.names_of(tensors) is None else _RESNET
+  return _VIT if resnet_lib.names_of(names) is None else _RESNET
 
 
 def _model_type(path) -> str | None:

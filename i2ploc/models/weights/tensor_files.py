@@ -18,12 +18,14 @@ import pathlib
 import pickle
 from typing import Any
 from typing import NamedTuple
+import weakref
 import zipfile
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
+from i2ploc import files
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.models.weights import onnx_files
@@ -38,9 +40,17 @@ FOLDER_FILES = (
 _WHOLE = 'download or copy it again and compare its size with the source'
 
 
-def read_tensors(
-  path: str | pathlib.Path, prefix: str = ''
-) -> dict[str, np.ndarray]:
+class Tensors(dict[str, np.ndarray]):
+  """Arrays by name, of a file: a dict that can be referred to weakly."""
+
+
+# What was read and is still in use somewhere: it is not read again.
+_in_use: weakref.WeakValueDictionary[tuple, Tensors] = (
+  weakref.WeakValueDictionary()
+)
+
+
+def read_tensors(path: str | pathlib.Path, prefix: str = '') -> Tensors:
   """Reads the tensors of a file or folder.
 
   Args:
@@ -52,22 +62,33 @@ def read_tensors(
   Returns:
     Arrays by NAME, in the file's dtypes (bfloat16 is that of ml_dtypes). The
     `module.` that a parallel wrapper puts in front is taken away, and what is
-    no tensor is left out.
+    no tensor is left out. They cannot be written to: as long as somebody has
+    them, whoever reads the same file gets the same arrays.
 
   Raises:
     MissingFileError: nothing there, or a part of it is missing.
     InputError: truncated or foreign files, or no tensor below the prefix.
   """
   path = pathlib.Path(path)
-  tensors, found = {}, set()
-  for file in _files(path):
+  parts = _files(path)
+  # Whether they are there is for their readers to say.
+  there = tuple((file, files.version(file)) for file in parts if file.exists())
+  key = prefix, there
+  tensors = _in_use.get(key)
+  if tensors is not None:
+    return tensors
+  tensors, found = Tensors(), set()
+  for file in parts:
     select = _Selection(prefix, found)
-    tensors |= _reader(file)(file, select)
+    tensors.update(_reader(file)(file, select))
   if not tensors:
     raise InputError(
       f'{path} has no tensor below {prefix!r}; it has: '
       f'{", ".join(sorted(found)) or "nothing"}'
     )
+  for tensor in tensors.values():
+    tensor.flags.writeable = False
+  _in_use[key] = tensors
   return tensors
 
 

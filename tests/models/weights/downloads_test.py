@@ -90,6 +90,12 @@ class UrlTest(DownloadsTest):
     self.assertLen(self.handler.asked, 1)
     self.assertEqual(self._left(), ['net/net.pth'])
 
+  def test_a_digest_is_computed_once(self):
+    self._find()
+    with mock.patch.object(downloads.hashlib, 'file_digest') as compute:
+      self._find()
+      compute.assert_not_called()
+
   @parameterized.parameters('', DIGEST[:8])
   def test_the_first_digest_is_kept_where_none_is_published(self, sha256):
     with self.assertLogs(level='WARNING') as logged:

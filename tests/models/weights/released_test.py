@@ -4,8 +4,11 @@
 Checkpoints of the authors' names and shapes; the numbers are ours.
 """
 
+import gc
 import pathlib
 import tempfile
+from unittest import mock
+import weakref
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -23,6 +26,7 @@ from i2ploc.models.encoders import vit
 from i2ploc.models.weights import published
 from i2ploc.models.weights import released
 from i2ploc.models.weights import resnet as resnet_lib
+from i2ploc.models.weights import tensor_files
 from i2ploc.models.weights import vit as vit_lib
 from tests.models.weights import released_tensors
 
@@ -392,6 +396,29 @@ class SmallSizeTest(parameterized.TestCase):
     safetensors_numpy.save_file(fewer, self.path)
     with self.assertRaisesRegex(ValueError, 'Missing in it: '):
       published.load_variables(self.path, model)
+
+  def test_a_checkpoint_is_read_once_and_then_forgotten(self):
+    _, size = self._saved('salad')
+    opened = self.enterContext(
+      mock.patch.object(
+        tensor_files.safetensors,
+        'safe_open',
+        wraps=tensor_files.safetensors.safe_open,
+      )
+    )
+    read = []
+
+    def remember(tensors):
+      read.append(weakref.ref(tensors))
+      return unwrapped(tensors)
+
+    unwrapped = released.unwrapped
+    self.enterContext(mock.patch.object(released, 'unwrapped', remember))
+    published.load_variables(self.path, self._model(size))
+    opened.assert_called_once()
+    gc.collect()
+    self.assertGreater(len(read), 2)
+    self.assertEqual({tensors() for tensors in read}, {None})
 
   def test_the_encoder_of_a_release_goes_with_any_aggregator(self):
     self._saved('salad')

@@ -2,11 +2,13 @@
 """Files of tensors: what is in them arrives, what is wrong is named."""
 
 import collections
+import gc
 import json
 import os
 import pathlib
 import pickle
 import tempfile
+import weakref
 import zipfile
 
 from absl.testing import absltest
@@ -67,6 +69,22 @@ class TensorFilesTest(parameterized.TestCase):
     path = self.folder / 'model.safetensors'
     safetensors_numpy.save_file(WEIGHTS, path)
     return path
+
+  def test_what_is_in_use_is_not_read_again(self):
+    path = self._safetensors()
+    tensors = tensor_files.read_tensors(path)
+    again = tensor_files.read_tensors(path)
+    self.assertIs(again, tensors)
+    name = next(iter(tensors))
+    with self.assertRaisesRegex(ValueError, 'read-only'):
+      tensors[name][...] = 0
+    # Another file, though in the same place.
+    safetensors_numpy.save_file({'other': np.ones(2, np.float32)}, path)
+    self.assertEqual(set(tensor_files.read_tensors(path)), {'other'})
+    alive = weakref.ref(tensors)
+    del tensors, again
+    gc.collect()
+    self.assertIsNone(alive())
 
   def test_safetensors_and_torch_files_hold_the_same(self):
     found = tensor_files.read_tensors(self._safetensors())
