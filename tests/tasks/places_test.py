@@ -329,7 +329,8 @@ class ReleasedTest(parameterized.TestCase):
     config = configs_test.load(
       'photos',
       ','.join(
-        f'{k}={v}' for k, v in dict(encoder=file, image_size=size, **fields).items()
+        f'{k}={v}'
+        for k, v in dict(encoder=file, image_size=size, **fields).items()
       ),
     )
     return config, opening.open_source(config, str(self.root / 'photos'))
