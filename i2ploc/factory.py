@@ -188,6 +188,8 @@ def make_places(
     )
 
   size = tuple(image_size)
+  if aggregator.get('name') == 'published' and 'checkpoint' in aggregator:
+    published.check_image_size(aggregator['checkpoint'], size)
   encoder = make(IMAGE_ENCODERS, 'image encoder', {**image, **compute})
   towers = {'image': tower(views.Image(size, projection, **pixels), encoder)}
   if points is not None:

@@ -172,14 +172,28 @@ def make_aggregator(checkpoint: str | os.PathLike) -> nn.Module:
 def image_size(checkpoint: str | os.PathLike) -> tuple[int, int] | None:
   """(H, W) that the authors of a release test with; None for an encoder.
 
-  MixVPR takes no other.
-
   Raises:
     MissingFileError: nothing there.
     InputError: the file is damaged.
   """
   found = _released(sources.find(checkpoint))
   return found and found.release.image_size(found.tensors)
+
+
+def check_image_size(
+  checkpoint: str | os.PathLike, size: tuple[int, int]
+) -> None:
+  """Raises InputError if a release cannot describe images of (H, W)."""
+  found = _released(sources.find(checkpoint))
+  if found is None or found.release.any_size:
+    return
+  own = found.release.image_size(found.tensors)
+  if tuple(size) != own:
+    own, size = (f'{height} x {width}' for height, width in (own, size))
+    raise InputError(
+      f'{checkpoint}: {found.release.name} takes images of one size, its '
+      f"authors' {own}, and image_size is {size}: set it to {own}"
+    )
 
 
 def normalization(checkpoint: str | os.PathLike) -> Normalization:

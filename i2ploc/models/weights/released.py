@@ -111,6 +111,7 @@ class Release(NamedTuple):
     make_aggregator: the aggregator, without its variables.
     rules: of the aggregator.
     image_size: (H, W) that the authors test with.
+    any_size: whether images may have another size.
   """
 
   name: str
@@ -119,6 +120,7 @@ class Release(NamedTuple):
   make_aggregator: Callable[[Tensors], nn.Module]
   rules: Callable[[Tensors], list[load.Rule]]
   image_size: Callable[[Tensors], tuple[int, int]]
+  any_size: bool = True
 
   def make_encoder(self, tensors: Tensors) -> nn.Module:
     """The encoder, without its variables; see `Backbone.make`."""

@@ -436,8 +436,12 @@ class SmallSizeTest(parameterized.TestCase):
   def test_mixvpr_at_another_size_is_refused(self):
     self._saved('mixvpr')
     self.assertEqual(published.image_size(self.path), (64, 64))
-    with self.assertRaisesRegex(ValueError, '4 x 4 cells.*4 x 6'):
-      published.load_variables(self.path, self._model((64, 96)))
+    with self.assertRaisesRegex(ValueError, "one size, its authors' 64 x 64"):
+      self._model((64, 96))
+    self.assertIsNotNone(self._model((64, 64)))
+    self._saved('salad')
+    self.assertEqual(published.image_size(self.path), (322, 322))
+    self.assertIsNotNone(self._model((42, 70)))
 
   def test_an_encoder_alone_has_no_aggregator(self):
     shapes = released_tensors.named_resnet('', 50, NARROW)
