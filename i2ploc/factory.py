@@ -38,6 +38,7 @@ from i2ploc.models.encoders import efficientnet
 from i2ploc.models.encoders import point_transformer
 from i2ploc.models.encoders import resnet
 from i2ploc.models.encoders import text as text_lib
+from i2ploc.models.encoders import vgg
 from i2ploc.models.encoders import vit
 from i2ploc.models.encoders import vocabulary
 from i2ploc.models.weights import published
@@ -49,6 +50,7 @@ IMAGE_ENCODERS = {
   'efficientnet': efficientnet.EfficientNetLite0,
   'published': published.make_encoder,
   'resnet': resnet.ResNet,
+  'vgg': vgg.VGG,
   'vit': vit.ViT,
 }
 POINTS_ENCODERS = {
@@ -188,6 +190,8 @@ def make_places(
     )
 
   size = tuple(image_size)
+  if aggregator.get('name') == 'published' and 'checkpoint' in aggregator:
+    published.check_image_size(aggregator['checkpoint'], size)
   encoder = make(IMAGE_ENCODERS, 'image encoder', {**image, **compute})
   towers = {'image': tower(views.Image(size, projection, **pixels), encoder)}
   if points is not None:

@@ -11,7 +11,7 @@ are for models of this program, this is for anybody's. A published network is
 named, and gives the same numbers as configs/photos.py:
 
   evaluate('eigenplaces_resnet50_2048', 'tokyo', image_size=(512, 512))
-  model = published_model('dinov2_base', pooling='vlad', block=10, facet='value')
+  model = published_model('dinov2_base', pooling='vlad', block=10)
   evaluate(model, 'tokyo')
 """
 

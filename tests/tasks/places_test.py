@@ -15,6 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 from PIL import Image
+from safetensors import numpy as safetensors_numpy
 
 from benchmarks.parity_rows import saliency_i2ploc as released
 from configs import common
@@ -22,6 +23,7 @@ from configs import saliency_i2ploc
 from configs import saliency_i2ploc_kitti360
 from i2ploc import verbs
 from i2ploc.evaluation import questions
+from i2ploc.models import salad
 from i2ploc.report import html
 from i2ploc.retrieval import index as index_lib
 from i2ploc.tasks import places as places_lib
@@ -31,6 +33,7 @@ from input_pipeline.sources import drives
 from input_pipeline.sources import opening
 from tests import configs_test
 from tests import shared
+from tests.models.weights import released_tensors
 
 
 class Recorder:
@@ -300,7 +303,7 @@ class PhotosTest(absltest.TestCase):
     self.assertIn('data:image/', page)
 
 
-class ReleasedTest(parameterized.TestCase):
+class ReleasedTest(absltest.TestCase):
   """A network that was released for place recognition, at a small size."""
 
   SHAPES = {
@@ -312,52 +315,44 @@ class ReleasedTest(parameterized.TestCase):
     super().setUp()
     self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     rng = np.random.default_rng(0)
-    for i, scene in enumerate(rng.integers(0, 255, (12, 6, 8, 3), np.uint8)):
-      name = 'queries' if i < 3 else 'database'
-      path = self.root / f'photos/{name}/@{500_000 + 100 * (i % 3)}@6000000@{i}'
+    scenes = rng.integers(0, 255, (9, 6, 8, 3), np.uint8)
+    for i in range(12):
+      name = 'database' if i < 9 else 'queries'
+      east = 500_000 + 100 * (i % 9)
+      path = self.root / f'photos/{name}/@{east}@6000000@33@U@{i}.png'
       path.parent.mkdir(parents=True, exist_ok=True)
-      # Three of the database are the queries, seen otherwise.
-      image = Image.fromarray(scene if i < 9 else scenes[i - 9])
-      scenes = [*scenes, scene] if i else [scene]
-      image.resize((120, 90)).save(f'{path}.png')
+      size = (120, 90) if i < 9 else (160, 100)
+      Image.fromarray(scenes[i % 9]).resize(size).save(path)
 
   def _config(self, method, size, **fields):
     file = self.root / 'whatever.pth'
     safetensors_numpy.save_file(
       released_tensors.random(self.SHAPES[method]), file
     )
+    arguments = dict(encoder=file, image_size=size, **fields)
     config = configs_test.load(
-      'photos',
-      ','.join(
-        f'{k}={v}'
-        for k, v in dict(encoder=file, image_size=size, **fields).items()
-      ),
+      'photos', ','.join(f'{k}={v}' for k, v in arguments.items())
     )
     return config, opening.open_source(config, str(self.root / 'photos'))
 
-  @parameterized.parameters({}, {'pooling': 'released'})
-  def test_the_verbs_take_encoder_and_aggregator_of_one_file(self, **fields):
-    config, data = self._config('salad', '42x56', **fields)
+  def test_the_verbs_take_encoder_and_aggregator_of_one_file(self):
+    config, data = self._config('salad', '42x56', pooling='released')
     workdir = self.root / 'run'
     queries = sorted(map(str, (self.root / 'photos/queries').glob('*')))
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
+    with contextlib.redirect_stdout(io.StringIO()):
       results = verbs.evaluate(config, data, workdir)
       verbs.index(config, data, workdir)
-      printed.truncate(0)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
       verbs.localize(config, data, workdir, queries)
     self.assertEqual(results['test/photos/image_to_image/recall@1_25m'], 100)
     model = places_lib.make_towers(config, data).model
     tower = model.towers['image']
     self.assertIsInstance(tower.aggregator, salad.SALAD)
     self.assertTrue(tower.with_cls)
-    lines = [
-      json.loads(line)
-      for line in (workdir / 'answers.jsonl').read_text().splitlines()
-    ]
+    lines = map(json.loads, printed.getvalue().splitlines())
     names = [line['answers'][0]['evidence']['name'] for line in lines]
-    self.assertEqual(
-      [name.rpartition('@')[2] for name in names], ['9.png', '10.png', '11.png']
-    )
+    numbers = [name.rpartition('@')[2] for name in names]
+    self.assertEqual(numbers, ['0.png', '1.png', '2.png'])
     descriptors = index_lib.load_index(workdir / 'index.npz').descriptors
     self.assertEqual(descriptors.shape[-1], 7 + 5 * 6)
 

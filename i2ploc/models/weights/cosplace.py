@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CosPlace and EigenPlaces as released: ResNet, GeM, a linear layer.
+"""CosPlace and EigenPlaces as released: ResNet or VGG-16, GeM, a linear layer.
 
-Berton et al., CVPR 2022 and ICCV 2023. Both have the same network: a ResNet of
-torchvision in an nn.Sequential (`backbone.4.0.conv1.weight`), and the second
-and the fourth of five layers of `aggregation` have parameters.
+Berton et al., CVPR 2022 and ICCV 2023. Both have the same network: a ResNet or
+VGG-16 of torchvision in an nn.Sequential (`backbone.4.0.conv1.weight`,
+`backbone.28.weight`), and the second and the fourth of five layers of
+`aggregation` have parameters. VGG-16 ends with its last convolution, which has
+no ReLU behind it then.
 """
 
 from i2ploc.models import aggregators
@@ -35,7 +37,7 @@ def _rules(tensors):
 RELEASE = released.Release(
   'CosPlace or EigenPlaces',
   _matches,
-  lambda _: released.Backbone('backbone.', released.NUMBERED),
+  released.numbered('backbone.'),
   _make_aggregator,
   _rules,
   lambda _: (512, 512),

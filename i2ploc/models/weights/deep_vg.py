@@ -36,7 +36,7 @@ def _rules(tensors):
 RELEASE = released.Release(
   'NetVLAD of the Deep VG benchmark',
   _matches,
-  lambda _: released.Backbone('backbone.', released.NUMBERED),
+  released.numbered('backbone.'),
   _make_aggregator,
   _rules,
   lambda _: (480, 640),

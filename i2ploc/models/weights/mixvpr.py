@@ -77,4 +77,5 @@ RELEASE = released.Release(
   _make_aggregator,
   _rules,
   lambda tensors: (_STRIDE * _side(tensors),) * 2,
+  any_size=False,
 )

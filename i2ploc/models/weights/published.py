@@ -30,6 +30,7 @@ from i2ploc.models import views
 from i2ploc.models import vlad
 from i2ploc.models.encoders import efficientnet
 from i2ploc.models.encoders import resnet
+from i2ploc.models.encoders import vgg
 from i2ploc.models.encoders import vit
 from i2ploc.models.weights import boq
 from i2ploc.models.weights import clip
@@ -44,6 +45,7 @@ from i2ploc.models.weights import salad
 from i2ploc.models.weights import saliency_i2ploc
 from i2ploc.models.weights import sources
 from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import vgg as vgg_lib
 from i2ploc.models.weights import vit as vit_lib
 
 # Found by the names of their tensors.
@@ -103,6 +105,12 @@ _EFFICIENTNET = _Family(
   ),
   ('stage', 'padding'),
 )
+_VGG = _Family(
+  vgg.VGG,
+  vgg_lib.make_vgg,
+  lambda path, model, _: vgg_lib.load_vgg_variables(path, model),
+  ('stage',),
+)
 _VIT = _Family(
   vit.ViT,
   lambda path, **options: vit_lib.make_vit(path).clone(**options),
@@ -134,7 +142,7 @@ def make_encoder(
     checkpoint: see the module.
     dtype: of the computation.
     **options: which features: block and facet of a `vit.ViT`, stage of a
-      `resnet.ResNet`, stage and padding of an `EfficientNetLite0`.
+      `resnet.ResNet` or `vgg.VGG`, stage and padding of an `EfficientNetLite0`.
 
   Raises:
     MissingFileError: nothing there.
@@ -173,14 +181,28 @@ def make_aggregator(checkpoint: str | os.PathLike) -> nn.Module:
 def image_size(checkpoint: str | os.PathLike) -> tuple[int, int] | None:
   """(H, W) that the authors of a release test with; None for an encoder.
 
-  MixVPR takes no other.
-
   Raises:
     MissingFileError: nothing there.
     InputError: the file is damaged.
   """
   found = _released(sources.find(checkpoint))
   return found and found.release.image_size(found.tensors)
+
+
+def check_image_size(
+  checkpoint: str | os.PathLike, size: tuple[int, int]
+) -> None:
+  """Raises InputError if a release cannot describe images of (H, W)."""
+  found = _released(sources.find(checkpoint))
+  if found is None or found.release.any_size:
+    return
+  own = found.release.image_size(found.tensors)
+  if tuple(size) != own:
+    wanted, given = (f'{height} x {width}' for height, width in (own, size))
+    raise InputError(
+      f'{checkpoint}: {found.release.name} takes images of one size, its '
+      f"authors' {wanted}, and image_size is {given}: set it to {wanted}"
+    )
 
 
 def normalization(checkpoint: str | os.PathLike) -> Normalization:
@@ -444,6 +466,8 @@ def _family(path: pathlib.Path) -> _Family:
   names = _read(path)
   if efficientnet_lib.is_efficientnet(names):
     return _EFFICIENTNET
+  if vgg_lib.is_vgg(names):
+    return _VGG
   return _VIT if resnet_lib.names_of(names) is None else _RESNET
 
 

@@ -20,9 +20,11 @@ import numpy as np
 
 from i2ploc.errors import InputError
 from i2ploc.models.encoders import resnet
+from i2ploc.models.encoders import vgg
 from i2ploc.models.encoders import vit
 from i2ploc.models.weights import load
 from i2ploc.models.weights import resnet as resnet_lib
+from i2ploc.models.weights import vgg as vgg_lib
 from i2ploc.models.weights import vit as vit_lib
 
 Tensors = Mapping[str, np.ndarray]
@@ -42,12 +44,12 @@ class Backbone(NamedTuple):
 
   Attributes:
     prefix: in front of its tensors.
-    names: what they are called behind it.
+    names: what they are called behind it; None for the numbers of a VGG.
     last_norm: of a ViT: whether tokens pass through the last norm.
   """
 
   prefix: str
-  names: resnet_lib.ResNetNames | vit_lib.ViTNames
+  names: resnet_lib.ResNetNames | vit_lib.ViTNames | None
   last_norm: bool = True
 
   def inside(self, tensors: Tensors) -> dict[str, np.ndarray]:
@@ -65,11 +67,13 @@ class Backbone(NamedTuple):
       InputError: none that is known here.
     """
     inside = self.inside(tensors)
+    if self.names is None:
+      return vgg.VGG(**vgg_lib.attributes_of(inside, ''))
     if isinstance(self.names, resnet_lib.ResNetNames):
       if not _is_resnet(inside, self.names):
         raise InputError(
-          'the encoder of this release is no ResNet (VGG-16 perhaps), and only '
-          'ResNets and ViTs are known; take its release with a ResNet'
+          'the encoder of this release is neither a ResNet nor a VGG without '
+          'BatchNorm; take its release with one of these'
         )
       attributes, _ = resnet_lib.sizes_of(inside, self.names)
       return resnet.ResNet(**attributes)
@@ -81,6 +85,8 @@ class Backbone(NamedTuple):
     self, tensors: Tensors, model: Any, image_size: tuple[int, int]
   ) -> list[load.Rule]:
     """Rules of the encoder, for images of (H, W)."""
+    if self.names is None:
+      return vgg_lib.vgg_rules(model, prefix=self.prefix)
     if isinstance(self.names, resnet_lib.ResNetNames):
       return resnet_lib.resnet_rules(self.names, model, prefix=self.prefix)
     position = tensors[self.prefix + self.names.position]
@@ -94,8 +100,19 @@ class Backbone(NamedTuple):
     )
 
 
+def numbered(prefix: str) -> Callable[[Tensors], Backbone]:
+  """Of tensors the backbone whose layers have numbers behind a prefix."""
+
+  def backbone(tensors):
+    if vgg_lib.is_vgg(tensors, prefix):
+      return Backbone(prefix, None)
+    return Backbone(prefix, NUMBERED)
+
+  return backbone
+
+
 def _is_resnet(inside, names):
-  """Whether a stem and a block are there; VGG-16 is numbered too."""
+  """Whether a stem and a block are there; other networks are numbered too."""
   first = names.block.format(stage=names.first_stage, i=0)
   needed = names.stem[0], first + names.parts[0][0]
   return has(inside, *(f'{name}.weight' for name in needed))
@@ -111,6 +128,7 @@ class Release(NamedTuple):
     make_aggregator: the aggregator, without its variables.
     rules: of the aggregator.
     image_size: (H, W) that the authors test with.
+    any_size: whether images may have another size.
   """
 
   name: str
@@ -119,6 +137,7 @@ class Release(NamedTuple):
   make_aggregator: Callable[[Tensors], nn.Module]
   rules: Callable[[Tensors], list[load.Rule]]
   image_size: Callable[[Tensors], tuple[int, int]]
+  any_size: bool = True
 
   def make_encoder(self, tensors: Tensors) -> nn.Module:
     """The encoder, without its variables; see `Backbone.make`."""

@@ -107,6 +107,13 @@ SOURCES = {
   **_resnet(50, '0676ba61'),
   **_resnet(101, '63fe2227'),
   **_resnet(152, '394f9c45'),
+  'torchvision_vgg16': Source(
+    'VGG-16 of ImageNet, of torchvision',
+    'BSD-3',
+    downloads.Url(
+      'https://download.pytorch.org/models/vgg16-397923af.pth', '397923af'
+    ),
+  ),
   'efficientnet_lite0': Source(
     'EfficientNet-Lite0 of ImageNet',
     _APACHE,
@@ -139,6 +146,7 @@ SOURCES = {
     _cosplace(
       'CosPlace',
       {
+        'VGG16': _EVERY[1:5],
         'ResNet18': _EVERY[:5],
         'ResNet50': _EVERY,
         'ResNet101': _EVERY,
@@ -153,6 +161,7 @@ SOURCES = {
     _cosplace(
       'EigenPlaces',
       {
+        'VGG16': (512,),
         'ResNet18': (256, 512),
         'ResNet50': (128, 256, 512, 1024, 2048),
         'ResNet101': (128, 256, 512, 1024, 2048),

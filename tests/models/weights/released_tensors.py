@@ -88,6 +88,19 @@ def named_resnet(
   )
 
 
+def vgg16(
+  prefix: str, widths: tuple[int, ...] = (64, 128, 256, 512, 512)
+) -> Shapes:
+  """VGG-16 up to its last convolution, as torchvision numbers it."""
+  shapes, number, given = {}, 0, 3
+  for width, depth in zip(widths, (2, 2, 3, 3, 3), strict=True):
+    for _ in range(depth):
+      shapes |= _conv(f'{prefix}{number}', width, given, 3, bias=True)
+      number, given = number + 2, width
+    number += 1
+  return shapes
+
+
 def dinov2(prefix: str, width: int = 768, depth: int = 12) -> Shapes:
   """DINOv2 as its authors name it, for 518 x 518 pixels."""
   shapes = {
@@ -123,6 +136,18 @@ def cosplace(
     **numbered_resnet('backbone.', depth, widths),
     'aggregation.1.p': (1,),
     **_linear('aggregation.3', features, width),
+  }
+
+
+def cosplace_vgg(
+  features: int = 512,
+  widths: tuple[int, ...] = (64, 128, 256, 512, 512),
+) -> Shapes:
+  """CosPlace and EigenPlaces with VGG-16."""
+  return {
+    **vgg16('backbone.', widths),
+    'aggregation.1.p': (1,),
+    **_linear('aggregation.3', features, widths[-1]),
   }
 
 

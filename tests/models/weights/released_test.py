@@ -22,6 +22,7 @@ from i2ploc.models import queries
 from i2ploc.models import towers as towers_lib
 from i2ploc.models import views
 from i2ploc.models.encoders import resnet
+from i2ploc.models.encoders import vgg
 from i2ploc.models.encoders import vit
 from i2ploc.models.weights import published
 from i2ploc.models.weights import released
@@ -48,6 +49,12 @@ FULL = {
     (512, 512),
     resnet.ResNet(depths=(3, 4, 23, 3)),
     128,
+  ),
+  'eigenplaces_vgg16_512': (
+    released_tensors.cosplace_vgg(),
+    (512, 512),
+    vgg.VGG(),
+    512,
   ),
   'salad': (
     released_tensors.salad(),
@@ -316,6 +323,11 @@ SMALL = {
     (64, 96),
     _cosplace,
   ),
+  'cosplace_vgg': (
+    released_tensors.cosplace_vgg(12, (8, 8, 8, 8, 16)),
+    (64, 96),
+    _cosplace,
+  ),
   'salad': (
     released_tensors.salad(64, 2, 5, 6, 7, 20),
     (42, 56),
@@ -391,7 +403,8 @@ class SmallSizeTest(parameterized.TestCase):
     )
     with self.assertRaisesRegex(ValueError, 'Unknown.*backbone.adapter.wei'):
       published.load_variables(self.path, model)
-    last = max(k for k in tensors if k.endswith('.running_var') or 'ls2' in k)
+    ends = '.running_var', '.gamma', 'backbone.28.bias'
+    last = max(k for k in tensors if k.endswith(ends))
     fewer = {k: v for k, v in tensors.items() if k != last}
     safetensors_numpy.save_file(fewer, self.path)
     with self.assertRaisesRegex(ValueError, 'Missing in it: '):
@@ -436,8 +449,12 @@ class SmallSizeTest(parameterized.TestCase):
   def test_mixvpr_at_another_size_is_refused(self):
     self._saved('mixvpr')
     self.assertEqual(published.image_size(self.path), (64, 64))
-    with self.assertRaisesRegex(ValueError, '4 x 4 cells.*4 x 6'):
-      published.load_variables(self.path, self._model((64, 96)))
+    with self.assertRaisesRegex(ValueError, "one size, its authors' 64 x 64"):
+      self._model((64, 96))
+    self.assertIsNotNone(self._model((64, 64)))
+    self._saved('salad')
+    self.assertEqual(published.image_size(self.path), (322, 322))
+    self.assertIsNotNone(self._model((42, 70)))
 
   def test_an_encoder_alone_has_no_aggregator(self):
     shapes = released_tensors.named_resnet('', 50, NARROW)
@@ -451,12 +468,13 @@ class SmallSizeTest(parameterized.TestCase):
     tensors = {
       'backbone.0.weight': np.ones((8, 3, 3, 3), np.float32),
       'backbone.0.bias': np.ones(8, np.float32),
+      'backbone.1.weight': np.ones(8, np.float32),
       'aggregation.1.p': np.ones(1, np.float32),
       'aggregation.3.weight': np.ones((4, 8), np.float32),
       'aggregation.3.bias': np.ones(4, np.float32),
     }
     safetensors_numpy.save_file(tensors, self.path)
-    with self.assertRaisesRegex(ValueError, 'no ResNet .VGG-16 perhaps'):
+    with self.assertRaisesRegex(ValueError, 'neither a ResNet nor a VGG'):
       published.make_encoder(self.path)
 
   def test_options_of_an_encoder_are_fixed_by_its_release(self):
