@@ -255,6 +255,65 @@ class ConfidentTest(photo_runs.PhotosTestCase):
       )
 
 
+class NamesTest(photo_runs.PhotosTestCase):
+  """Names as people give them, and a database of a single photo."""
+
+  ODD = 'Größe 日本, (1) #2 100%.png'
+
+  @classmethod
+  def make_photos(cls):
+    for folder in ('database', 'queries'):
+      path = photo_runs.save_scene(cls.photos / folder, 1)
+      path.rename(path.with_name(cls.ODD))
+    path = photo_runs.save_scene(cls.photos / 'queries', 2)
+    path.rename(path.with_name('plain.png'))
+
+  def test_odd_names_go_through_every_verb(self):
+    config = photo_runs.config_of(evaluation__descriptors='h5')
+    with self.subTest('evaluate'):
+      printed = self.run_verb('evaluate', config)
+      self.assertIn('none of 2 queries has a right answer', printed)
+      self.assertIn('names hold blanks', printed)
+      self.assertEqual((self.workdir / 'pairs.txt').read_text(), '')
+      names = json.loads((self.workdir / 'photos.json').read_text())['names']
+      self.assertIn(f'database/{self.ODD}', names)
+      with h5py.File(self.workdir / 'descriptors/database.h5', 'r') as file:
+        self.assertIn(f'database/{self.ODD}/global_descriptor', file)
+    with self.subTest('index'):
+      self.assertIn('1 places in', self.run_verb('index', config))
+    with self.subTest('localize'):
+      lines = self.localize(config, str(self.photos / 'queries'))
+      self.assertLen(lines, 2)
+      for line in lines:
+        (answer,) = line['answers']
+        self.assertEqual(answer['evidence']['name'], f'database/{self.ODD}')
+        self.assertIsNone(answer['evidence']['position'])
+    with self.subTest('report'):
+      page = pathlib.Path(html.write_report(self.workdir)).read_text('utf-8')
+      self.assertIn('Größe 日本', page)
+
+
+class SomePositionsTest(photo_runs.PhotosTestCase):
+  """A file that knows where some of the photos are."""
+
+  def test_photos_without_position_are_answered_and_not_counted(self):
+    lines = ['name,x,y']
+    lines += [f'{self.place(i)},{photo_runs.east(i)},0' for i in range(6)]
+    for i in (1, 4):
+      name = f'queries/{pathlib.PurePath(self.query(i)).name}'
+      known = i == 1
+      lines += [f'{name},{photo_runs.east(i) + 5},0'] * known
+    (self.photos / 'some.csv').write_text('\n'.join(lines) + '\n')
+    config = photo_runs.config_of(data__positions='some.csv')
+    self.run_verb('evaluate', config)
+    results = self.results()
+    self.assertEqual(results['answerable_25m'], 1)
+    self.assertEqual(results['queries_without_position'], 1)
+    self.assertEqual(results['database_without_position'], 6)
+    self.assertAlmostEqual(results['chance@1_25m'], 100 / 6)
+    self.assertEqual(results['recall@1_25m'], 100)
+
+
 class RefusedTest(absltest.TestCase):
   def refuse(self, message, **overrides):
     config = photo_runs.config_of(**overrides)

@@ -2,7 +2,6 @@
 """Maps of photos: made, asked, and refused."""
 
 import json
-import shutil
 
 from absl.testing import absltest
 import numpy as np
@@ -74,12 +73,8 @@ class FittedTest(photo_runs.PhotosTestCase):
         self.assertNotIn('\n', str(context.exception))
 
   def test_other_weights_are_refused(self):
-    encoder = self.root / 'encoder'
-    shutil.copytree(photo_runs.ENCODER, encoder)
-    config = photo_runs.config_of(WHITENED, model__aggregate_cls=False)
     # Tokens of a block are those of a smaller network.
-    config.model.image.unlock()
-    config.model.image.block = 1
+    config = photo_runs.config_of(f'{WHITENED},block=1')
     with self.assertRaisesRegex(InputError, 'made by model'):
       self.localize(config, self.query(1))
 
