@@ -48,13 +48,18 @@ CONFIGS = (
   'encoder=focus_vit_s14,pooling=cls',
   'encoder=focus_vit_s14,pooling=gem',
   'encoder=focus_vit_s14,pooling=vlad',
-  'encoder=focus_vit_s14,pooling=vlad,block=8',
-  'encoder=focus_vit_s14,pooling=vlad,block=8,facet=value',
-  'encoder=focus_vit_s14,pooling=vlad,block=7',
-  'encoder=efficientnet_lite0,pooling=gem',
-  'encoder=efficientnet_lite0,pooling=vlad,stage=4',
-  'encoder=efficientnet_lite0,pooling=vlad,stage=5',
-  'encoder=efficientnet_lite0,pooling=vlad,stage=6',
+  'encoder=focus_vit_s14@7,pooling=vlad',
+  'encoder=focus_vit_s14@8,pooling=vlad',
+  'encoder=focus_vit_s14@8.value,pooling=vlad',
+  'encoder=focus_vit_s14@8,pooling=vlad,image_size=252x336',
+  'encoder=focus_vit_s14@7+focus_vit_s14@8,pooling=vlad,image_size=252x336',
+  'encoder=efficientnet_lite0,pooling=gem,image_size=336x448',
+  'encoder=efficientnet_lite0@5,pooling=vlad',
+  'encoder=efficientnet_lite0@6,pooling=vlad',
+  'encoder=efficientnet_lite0@5,pooling=vlad,image_size=336x448',
+  'encoder=efficientnet_lite0@6,pooling=vlad,image_size=336x448',
+  'encoder=focus_vit_s14@7+focus_vit_s14@8+efficientnet_lite0@5,pooling=vlad,'
+  'image_size=252x336',
 )
 
 

@@ -217,7 +217,7 @@ def together(*parts: Describe) -> Describe:
 def network(places: np.ndarray, queries: np.ndarray) -> tuple[Unit, Unit]:
   """VLAD of stage 5 of EfficientNet-Lite0, its 32 words from the map."""
   model = factory.make_places(
-    image=dict(name='published', checkpoint='efficientnet_lite0', stage=5),
+    image=dict(name='published', checkpoint='efficientnet_lite0@5'),
     points=None,
     aggregator=dict(name='vlad', num_clusters=32),
     dtype='float32',

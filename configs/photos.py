@@ -13,17 +13,15 @@ Expect MEASURED
 Arguments after the colon:
   encoder=efficientnet_lite0: a name of `i2ploc.models.weights.sources`
     (dinov2_small, eigenplaces_resnet50_2048, ...), a folder or file of weights,
-    or a repository of the Hugging Face hub, OWNER/NAME
+    or a repository of the Hugging Face hub, OWNER/NAME. NAME@8 are the features
+    of block or stage 8, NAME@8.value its values; A@7+A@8+B are several, whose
+    descriptors are joined
   pooling=vlad | cls | mean | gem | released: of the encoder's tokens; VLAD has
     words of the database, cls is for transformers, and released is what a
     released place-recognition network was trained with; without it what suits
     the encoder: released of a released network, VLAD of efficientnet_lite0, cls
     of a transformer, else gem
   words=32: of VLAD
-  block=8, facet=token: of a transformer, the block whose tokens, or query, key
-    or value, are pooled; 0 for the last norm's tokens
-  stage=5: of a convolutional network, the stage whose features are pooled; 0
-    for the last, -1 for what suits the pooling
   whitening=0: numbers to which descriptors are whitened, as the database has
     them; fewer than its photos
   image_size=224x224: height x width that photos get, multiples of a
@@ -50,25 +48,18 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
   arg = common.parse_arg(
     text,
-    encoder='efficientnet_lite0',
-    pooling='',
+    encoder='efficientnet_lite0@5',
+    pooling='default',
     words=32,
-    block=0,
-    facet='token',
-    stage=-1,
     whitening=0,
     image_size='224x224',
     radius=25.0,
   )
-  if not text or 'encoder=' not in text:
-    # What does best without training, see benchmarks/place_recognition.py.
-    arg.pooling = arg.pooling or 'vlad'
-    arg.stage = 5 if arg.stage < 0 else arg.stage
-  pooling = common.choice('pooling', arg.pooling or 'default', POOLING)
+  pooling = common.choice('pooling', arg.pooling, POOLING)
   config = common.defaults()
   del config.train, config.optimizer
   del config.evaluation.select, config.evaluation.exclude_self
-  config.name = f'{arg.encoder}, {_features(arg)}{pooling}'
+  config.name = f'{arg.encoder}, {pooling}'
   config.task = 'places'
   config.query_side = config.map_side = 'image'
   config.checkpoint = arg.encoder
@@ -94,14 +85,8 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     saliency='none',
     dtype='float32',
   )
-  if arg.block or arg.facet != 'token':
-    config.model.image.update(block=arg.block, facet=arg.facet)
-  if arg.stage >= 0:
-    config.model.image.stage = arg.stage
   if pooling == 'vlad':
     config.model.aggregator.num_clusters = arg.words
-  if pooling == 'released':
-    config.model.aggregator.checkpoint = checkpoint
   config.evaluation.update(
     batch_size=16,
     radii=(arg.radius,),
@@ -109,15 +94,6 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   )
   config.index.update(views=(0.0,), radius=arg.radius)
   return config
-
-
-def _features(arg) -> str:
-  """Which features, as a part of the name."""
-  if arg.stage >= 0:
-    return f'stage {arg.stage}, '
-  if arg.block:
-    return f'{arg.facet} of block {arg.block}, '
-  return ''
 
 
 def _image_size(text: str) -> tuple[int, int]:

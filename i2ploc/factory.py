@@ -41,6 +41,7 @@ from i2ploc.models.encoders import text as text_lib
 from i2ploc.models.encoders import vgg
 from i2ploc.models.encoders import vit
 from i2ploc.models.encoders import vocabulary
+from i2ploc.models.weights import names
 from i2ploc.models.weights import published
 from i2ploc.retrieval import relations as relations_lib
 from i2ploc.training import optimizer as optimizer_lib
@@ -140,7 +141,8 @@ def make_places(
   """Towers {'image', 'points'}, or {'image'} alone.
 
   Args:
-    image: the image encoder: `name` of IMAGE_ENCODERS and its attributes.
+    image: the image encoder: `name` of IMAGE_ENCODERS and its attributes. A
+      published one may name several, see `names`: towers beside each other.
     points: the LiDAR encoder: `name` of POINTS_ENCODERS and its attributes; an
       image encoder if `range_shape` is given. None for no LiDAR.
     aggregator: of each tower (an own instance each): `name` of AGGREGATORS and
@@ -171,29 +173,34 @@ def make_places(
     InputError: an unknown name or attribute.
   """
   compute = dict(dtype=jnp.dtype(dtype))
-  if aggregator.get('name') == 'default':
-    image, aggregator, aggregate_cls = with_default_pooling(image)
-  pixels = {}
-  if image.get('name') == 'published':
-    pixels = published.normalization(image['checkpoint'])._asdict()
   given = dict(mean=image_mean, std=image_std)
-  pixels |= {k: tuple(v) for k, v in given.items() if v is not None}
+  given = {k: tuple(v) for k, v in given.items() if v is not None}
+  size = tuple(image_size)
 
-  def tower(view, encoder):
+  def tower(view, encoder, pooling=aggregator, with_cls=aggregate_cls):
     return towers_lib.Tower(
       view,
       encoder,
-      make(AGGREGATORS, 'aggregator', aggregator),
+      make(AGGREGATORS, 'aggregator', pooling),
       make(SALIENCIES, 'saliency', {'name': saliency}),
-      aggregate_cls,
-      whitening_lib.Whitening(whitening) if whitening else None,
+      with_cls,
     )
 
-  size = tuple(image_size)
-  if aggregator.get('name') == 'published' and 'checkpoint' in aggregator:
-    published.check_image_size(aggregator['checkpoint'], size)
-  encoder = make(IMAGE_ENCODERS, 'image encoder', {**image, **compute})
-  towers = {'image': tower(views.Image(size, projection, **pixels), encoder)}
+  def image_tower(image):
+    pooling, with_cls = aggregator, aggregate_cls
+    if pooling.get('name') == 'default':
+      image, pooling, with_cls = with_default_pooling(image)
+    if pooling.get('name') == 'published' and 'checkpoint' in image:
+      pooling = {**pooling, 'checkpoint': image['checkpoint']}
+      published.check_image_size(image['checkpoint'], size)
+    pixels = _pixels(image) | given
+    view = views.Image(size, projection, **pixels)
+    encoder = make(IMAGE_ENCODERS, 'image encoder', {**image, **compute})
+    return tower(view, encoder, pooling, with_cls)
+
+  first, *others = map(image_tower, _beside(image))
+  head = whitening_lib.Whitening(whitening) if whitening else None
+  towers = {'image': first._replace(beside=tuple(others), head=head)}
   if points is not None:
     view = views.PointCloud(
       views.Field(size, projection, num_points, azimuth_margin)
@@ -207,11 +214,27 @@ def make_places(
         range_crop,
         max_range,
         tuple(elevation_bounds),
-        **pixels,
+        **(_pixels(image) | given),
       )
     encoder = make(POINTS_ENCODERS, 'points encoder', {**points, **compute})
-    towers['points'] = tower(view, encoder)
+    towers['points'] = tower(view, encoder)._replace(head=head)
   return towers_lib.Towers(towers, initial_temperature, initial_bias)
+
+
+def _pixels(image: Fields) -> dict[str, Any]:
+  """Mean and deviation of the images of a published encoder."""
+  if image.get('name') != 'published':
+    return {}
+  return published.normalization(image['checkpoint'])._asdict()
+
+
+def _beside(image: Fields) -> list[Fields]:
+  """The encoders of towers beside each other."""
+  if image.get('name') != 'published':
+    return [image]
+  return [
+    {**image, 'checkpoint': name} for name in names.split(image['checkpoint'])
+  ]
 
 
 def with_default_pooling(image: Fields) -> tuple[Fields, Fields, bool]:
@@ -236,7 +259,11 @@ def with_default_pooling(image: Fields) -> tuple[Fields, Fields, bool]:
   encoder = make(IMAGE_ENCODERS, 'image encoder', image)
   if isinstance(encoder, efficientnet.EfficientNetLite0):
     # What does best, see benchmarks/place_recognition.py.
-    return {'stage': 5, **image}, dict(name='vlad'), False
+    if checkpoint is None:
+      image = {'stage': 5, **image}
+    elif names.parse(checkpoint).layer is None:
+      image = {**image, 'checkpoint': f'{checkpoint}@5'}
+    return image, dict(name='vlad'), False
   if encoder.has_cls:
     return image, dict(name='first'), True
   return image, dict(name='gem', features=0), False

@@ -11,7 +11,7 @@ are for models of this program, this is for anybody's. A published network is
 named, and gives the same numbers as configs/photos.py:
 
   evaluate('eigenplaces_resnet50_2048', 'tokyo', image_size=(512, 512))
-  model = published_model('dinov2_base', pooling='vlad', block=10)
+  model = published_model('dinov2_base@10', pooling='vlad')
   evaluate(model, 'tokyo')
 """
 
@@ -331,9 +331,6 @@ def published_model(
   *,
   pooling: str = 'default',
   words: int = 32,
-  block: int = 0,
-  facet: str = 'token',
-  stage: int = -1,
   whitening: int = 0,
   image_size: tuple[int, int] = IMAGE_SIZE,
 ) -> PublishedModel:
@@ -341,16 +338,13 @@ def published_model(
 
   Args:
     name: of `models.weights.sources`, a folder or file of weights, or a
-      repository of the Hugging Face hub.
+      repository of the Hugging Face hub, perhaps with a layer, and several that
+      are joined: see `models.weights.names`.
     pooling: of POOLINGS. 'released' is that of a network that was released for
       place recognition, 'vlad' has words of the database, 'cls' is for
       transformers; 'default' is what suits the network, see
       `factory.with_default_pooling`.
     words: of VLAD.
-    block: of a transformer, see `vit.ViT`; 0 for the last norm's tokens.
-    facet: of that block: 'token', 'query', 'key' or 'value'.
-    stage: of a convolutional network, whose features are pooled; 0 for the
-      last, -1 for what suits the pooling.
     whitening: numbers to which descriptors are whitened, as the database has
       them; fewer than its photos. 0 for none.
     image_size: (H, W) that it is to get, pixels; `published.image_size` tells
@@ -364,10 +358,6 @@ def published_model(
     raise InputError(f'pooling={pooling!r}: expected one of {list(POOLINGS)}.')
   image: dict[str, Any] = dict(name='published', checkpoint=name)
   aggregator: dict[str, Any] = dict(POOLINGS[pooling])
-  if block or facet != 'token':
-    image.update(block=block, facet=facet)
-  if stage >= 0:
-    image['stage'] = stage
   if pooling == 'vlad':
     aggregator['num_clusters'] = words
   if pooling == 'released':

@@ -335,7 +335,7 @@ class ImageEncodersTest(parameterized.TestCase):
     named = dict(name='published', checkpoint=str(self.path))
     tower = self._model(named).towers['image']
     self.assertIsInstance(tower.aggregator, aggregators.GeM)
-    dinov2 = dict(named, checkpoint=str(shared.GOLDEN / 'dinov2_tiny'), block=2)
+    dinov2 = dict(named, checkpoint=f'{shared.GOLDEN / "dinov2_tiny"}@2')
     tower = self._model(dinov2, (28, 28)).towers['image']
     self.assertIsInstance(tower.aggregator, aggregators.FirstToken)
     self.assertTrue(tower.aggregate_cls)

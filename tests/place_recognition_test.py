@@ -201,7 +201,7 @@ class PublishedTest(parameterized.TestCase):
   OPTIONS = (
     dict(pooling='default'),
     dict(pooling='cls'),
-    dict(pooling='mean', block=2, facet='value'),
+    dict(pooling='mean', layer='@2.value'),
     dict(pooling='gem', whitening=3),
     dict(pooling='vlad', words=5),
   )
@@ -209,12 +209,13 @@ class PublishedTest(parameterized.TestCase):
   @parameterized.parameters(*OPTIONS)
   def test_weights_by_their_name(self, **options):
     images = np.random.default_rng(0).integers(0, 256, (6, 28, 42, 3), np.uint8)
+    name = self.PATH + options.pop('layer', '')
     model = place_recognition.published_model(
-      self.PATH, image_size=(28, 42), **options
+      name, image_size=(28, 42), **options
     )
     self.assertEqual(model.image_size, (28, 42))
     config = ','.join(f'{k}={v}' for k, v in options.items())
-    config = configs_test.load('photos', f'encoder={self.PATH},{config}')
+    config = configs_test.load('photos', f'encoder={name},{config}')
     expected = factory.make_model(**config.model.to_dict(), image_size=(28, 42))
     self.assertEqual(model.towers.model, expected)
     if 'words' in options or 'whitening' in options:
@@ -276,8 +277,6 @@ class PublishedTest(parameterized.TestCase):
   def test_what_there_is_not(self):
     with self.assertRaisesRegex(ValueError, "'max': expected one of .'defa"):
       place_recognition.published_model(self.PATH, pooling='max')
-    with self.assertRaisesRegex(ValueError, 'no stage; it takes block, facet'):
-      place_recognition.published_model(self.PATH, stage=3)
     with self.assertRaisesRegex(ValueError, 'no aggregator that is known'):
       place_recognition.published_model(self.PATH, pooling='released')
 
@@ -295,22 +294,21 @@ class VerbsTest(folder.FolderTest):
 
   @parameterized.parameters(
     (
-      'pooling=vlad,words=4,block=2,facet=key,whitening=5',
-      dict(pooling='vlad', words=4, block=2, facet='key', whitening=5),
+      '@2.key',
+      dict(pooling='vlad', words=4, whitening=5),
       'crop',
     ),
-    ('', {}, 'stretch'),
+    ('', dict(pooling='default'), 'stretch'),
   )
-  def test_the_same_numbers(self, text, options, resize):
-    path, size = shared.GOLDEN / 'dinov2_tiny', (28, 42)
+  def test_the_same_numbers(self, layer, options, resize):
+    path, size = f'{shared.GOLDEN / "dinov2_tiny"}{layer}', (28, 42)
+    text = ','.join(f'{k}={v}' for k, v in options.items())
     config = configs_test.load('photos', f'encoder={path},{text}')
     config.data.image_size, config.data.resize = size, resize
     data = opening.open_source(config, str(self.root))
     with contextlib.redirect_stdout(io.StringIO()):
       expected = verbs.evaluate(config, data, self.root / 'run')
-    model = place_recognition.published_model(
-      str(path), image_size=size, **options
-    )
+    model = place_recognition.published_model(path, image_size=size, **options)
     result = place_recognition.evaluate(
       model, self.root / 'database', self.root / 'queries', resize=resize
     )

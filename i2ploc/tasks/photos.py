@@ -21,6 +21,7 @@ from i2ploc.evaluation import photo_file
 from i2ploc.evaluation import retrieval
 from i2ploc.evaluation import scores
 from i2ploc.geometry import resizing
+from i2ploc.models.weights import names
 from i2ploc.models.weights import sources
 from i2ploc.photos import truth as truth_lib
 from i2ploc.retrieval import calibration as calibration_lib
@@ -63,6 +64,22 @@ def check(config: Any) -> None:
     )
 
 
+def _weights(checkpoint: str) -> dict[str, str]:
+  """What a page says of the networks."""
+  parts = {
+    one: sources.describe(one)
+    for one in dict.fromkeys(
+      names.parse(name).checkpoint for name in names.split(checkpoint)
+    )
+  }
+  joined = {
+    key: '; '.join(part[key] for part in parts.values() if key in part)
+    for key in ('what', 'licence')
+  }
+  known = {key: text for key, text in joined.items() if text}
+  return {'name': checkpoint, **known}
+
+
 def save_page(
   config: Any,
   split: Any,
@@ -92,7 +109,7 @@ def save_page(
     ordered=config.sequence.length > 1
     or unit in (truth_lib.FRAMES, truth_lib.LISTED),
     duplicates=dict.fromkeys(duplicates),
-    weights=sources.describe(config.checkpoint),
+    weights=_weights(config.checkpoint),
     confidence=calibration_lib.from_dict(index.calibration).describe(),
   )
 
@@ -149,12 +166,12 @@ class PhotoMap:
     config, frames = self._config, self._split.frames
     assert self.index is not None
     index_lib.save_index(self.index, workdir / place_map.FILE)
-    names = frames.name
+    paths = frames.name
     found = next(iter(evaluator.predictions.values()))
     left_out = descriptor_files.save_pairs(
       workdir / 'pairs.txt',
-      names[found.query_rows],
-      [names[rows[rows >= 0]] for rows in found.ranked_rows],
+      paths[found.query_rows],
+      [paths[rows[rows >= 0]] for rows in found.ranked_rows],
     )
     lines = [self._calibration.describe()]
     if left_out:
@@ -190,5 +207,5 @@ class PhotoMap:
       parts['queries'] = evaluator.asked[side]
     for name, (some, values) in parts.items():
       if len(some):
-        names = self._split.frames.name[some].tolist()
-        WRITERS[kind](folder / f'{name}.{kind}', names, values)
+        paths = self._split.frames.name[some].tolist()
+        WRITERS[kind](folder / f'{name}.{kind}', paths, values)

@@ -74,7 +74,7 @@ class FittedTest(photo_runs.PhotosTestCase):
 
   def test_other_weights_are_refused(self):
     # Tokens of a block are those of a smaller network.
-    config = photo_runs.config_of(f'{WHITENED},block=1')
+    config = photo_runs.config_of(f'encoder={photo_runs.ENCODER}@1,{WHITENED}')
     with self.assertRaisesRegex(InputError, 'made by model'):
       self.localize(config, self.query(1))
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Published weights for whatever towers a config has made.
 
-Checkpoints are named as `sources.find` takes them: a folder, a file, a name of
-its table, or a repository of the Hugging Face hub. Those of released models for
-place recognition (RELEASES) hold an aggregator too. Of towers beside each other
-(`towers.Tower.beside`) the names are joined by '+'.
+Checkpoints are named as `names` says: a folder, a file, a name of the table of
+`sources`, or a repository of the Hugging Face hub, perhaps with a layer. Those
+of released models for place recognition (RELEASES) hold an aggregator too.
 
 A checkpoint is read once: what made a model of it keeps its tensors in memory
 until `load_variables` or `with_encoders` has them in the model's variables.
@@ -39,6 +38,7 @@ from i2ploc.models.weights import deep_vg
 from i2ploc.models.weights import efficientnet as efficientnet_lib
 from i2ploc.models.weights import lip_loc
 from i2ploc.models.weights import mixvpr
+from i2ploc.models.weights import names
 from i2ploc.models.weights import released
 from i2ploc.models.weights import resnet as resnet_lib
 from i2ploc.models.weights import salad
@@ -83,19 +83,22 @@ class _Family(NamedTuple):
     make: takes a path and options; returns the encoder.
     load: takes path, encoder and (H, W) of its images; returns its variables.
     options: attributes of the encoder that a config may choose.
+    layer: that of them which is its layer; '' if there is none.
   """
 
   kind: type[nn.Module]
   make: Callable[..., nn.Module]
   load: Callable[..., dict]
   options: tuple[str, ...]
+  layer: str = ''
 
 
 _RESNET = _Family(
   resnet.ResNet,
   resnet_lib.make_resnet,
   lambda path, model, _: resnet_lib.load_resnet_variables(path, model),
-  ('stage',),
+  (),
+  'stage',
 )
 _EFFICIENTNET = _Family(
   efficientnet.EfficientNetLite0,
@@ -103,19 +106,22 @@ _EFFICIENTNET = _Family(
   lambda path, model, _: efficientnet_lib.load_efficientnet_variables(
     path, model
   ),
-  ('stage', 'padding'),
+  ('padding',),
+  'stage',
 )
 _VGG = _Family(
   vgg.VGG,
   vgg_lib.make_vgg,
   lambda path, model, _: vgg_lib.load_vgg_variables(path, model),
-  ('stage',),
+  (),
+  'stage',
 )
 _VIT = _Family(
   vit.ViT,
   lambda path, **options: vit_lib.make_vit(path).clone(**options),
   vit_lib.load_vit_variables,
-  ('block', 'facet', 'remat'),
+  ('remat',),
+  'block',
 )
 
 # The tensors that were read last, see the module.
@@ -141,15 +147,15 @@ def make_encoder(
   Args:
     checkpoint: see the module.
     dtype: of the computation.
-    **options: which features: block and facet of a `vit.ViT`, stage of a
-      `resnet.ResNet` or `vgg.VGG`, stage and padding of an `EfficientNetLite0`.
+    **options: attributes of the encoder beside the layer that the name has:
+      remat of a `vit.ViT`, padding of an `EfficientNetLite0`.
 
   Raises:
     MissingFileError: nothing there.
     InputError: damaged, no encoder that is known here, or an option that it
       does not have.
   """
-  path = sources.find(checkpoint)
+  path = _find(checkpoint)
   family = _family(path)
   unknown = sorted(set(options) - set(family.options))
   if unknown:
@@ -157,7 +163,22 @@ def make_encoder(
       f'{checkpoint}: its encoder has no {", ".join(unknown)}; it takes '
       f'{", ".join(family.options) or "no options"}'
     )
+  options |= _layer(checkpoint, family)
   return family.make(path, **options).clone(dtype=dtype)
+
+
+def _layer(checkpoint, family):
+  """The attributes of an encoder that make its features those of a layer."""
+  _, layer, facet = names.parse(checkpoint)
+  if layer is None:
+    return {}
+  if not family.layer:
+    raise InputError(f'{checkpoint}: a release has the layer of its authors')
+  if facet and family is not _VIT:
+    raise InputError(
+      f'{checkpoint}: a {family.kind.__name__} has no {facet}; transformers do'
+    )
+  return {family.layer: layer} | ({'facet': facet} if facet else {})
 
 
 def make_aggregator(checkpoint: str | os.PathLike) -> nn.Module:
@@ -167,7 +188,7 @@ def make_aggregator(checkpoint: str | os.PathLike) -> nn.Module:
     MissingFileError: nothing there.
     InputError: damaged, or of no release that is known here.
   """
-  path = sources.find(checkpoint)
+  path = _find(checkpoint)
   found = _released(path)
   if found is None:
     raise InputError(
@@ -185,7 +206,7 @@ def image_size(checkpoint: str | os.PathLike) -> tuple[int, int] | None:
     MissingFileError: nothing there.
     InputError: the file is damaged.
   """
-  found = _released(sources.find(checkpoint))
+  found = _released(_find(checkpoint))
   return found and found.release.image_size(found.tensors)
 
 
@@ -193,7 +214,7 @@ def check_image_size(
   checkpoint: str | os.PathLike, size: tuple[int, int]
 ) -> None:
   """Raises InputError if a release cannot describe images of (H, W)."""
-  found = _released(sources.find(checkpoint))
+  found = _released(_find(checkpoint))
   if found is None or found.release.any_size:
     return
   own = found.release.image_size(found.tensors)
@@ -214,7 +235,7 @@ def normalization(checkpoint: str | os.PathLike) -> Normalization:
     MissingFileError: nothing there.
     InputError: the file is damaged, or no encoder that is known here.
   """
-  path = sources.find(checkpoint)
+  path = _find(checkpoint)
   fields = _json(path / 'preprocessor_config.json')
   if 'image_mean' in fields and 'image_std' in fields:
     return Normalization(
@@ -279,7 +300,7 @@ def load_variables(
   aggregator = model.towers['image'].aggregator
   for kind, method in METHODS.items():
     if isinstance(aggregator, kind):
-      return method.load_variables(sources.find(checkpoint), model)
+      return method.load_variables(_find(checkpoint), model)
   raise InputError(
     f'{checkpoint}: nobody published towers with a '
     f'{type(aggregator).__name__}; take a config in its released form, with '
@@ -323,36 +344,24 @@ def _load_images(checkpoint, model):
   return variables
 
 
-def each(checkpoint: str | os.PathLike, count: int) -> list[str]:
-  """The checkpoints of towers that stand beside each other.
-
-  Args:
-    checkpoint: names joined by '+', or one for all towers.
-    count: of the towers.
-
-  Raises:
-    InputError: another number of names.
-
-  >>> each('a+b', 2), each('a', 2)
-  (['a', 'b'], ['a', 'a'])
-  """
-  names = str(checkpoint).split('+')
-  if os.path.exists(checkpoint):
-    names = [str(checkpoint)]
-  if len(names) not in (1, count):
-    raise InputError(
-      f'{checkpoint}: {len(names)} checkpoints of {count} towers; expected as'
-      ' many, or one for all'
-    )
-  return names * (count // len(names))
+def _find(name):
+  """The folder or file of a name, whatever layer of it is meant."""
+  return sources.find(names.parse(name).checkpoint)
 
 
 def _parts(checkpoint, model):
   """Sides, their towers, each by itself, and the path of its checkpoint."""
   for side, tower in model.towers.items():
-    names = each(checkpoint, len(tower.parts))
-    for part, name in zip(tower.parts, names, strict=True):
-      yield side, part, sources.find(name)
+    parts, found = tower.parts, names.split(checkpoint)
+    if len(found) not in (1, len(parts)):
+      raise InputError(
+        f'{checkpoint}: {len(found)} checkpoints, and {side!r} has {len(parts)}'
+        ' towers beside each other: expected as many, or one for all'
+      )
+    for part, name in zip(
+      parts, found * (len(parts) // len(found)), strict=True
+    ):
+      yield side, part, _find(name)
 
 
 def _encoders(checkpoint, model):

@@ -118,15 +118,33 @@ class PhotosTest(parameterized.TestCase):
 
   def test_a_config_chooses_the_features(self):
     path = str(shared.GOLDEN / 'dinov2_tiny')
-    image = dict(name='published', checkpoint=path, block=2, facet='key')
+    image = dict(name='published', checkpoint=f'{path}@2.key')
     model = self._vit((28, 42), image=image)
     encoder = model.towers['image'].encoder
     self.assertEqual((encoder.block, encoder.facet), (2, 'key'))
     variables = published.load_variables(path, model)
     params = variables['params']['image']
     self.assertEqual(set(params['blocks_1']['attention']), {'qkv'})
-    with self.assertRaisesRegex(ValueError, 'no stage; it takes block, facet'):
-      published.make_encoder(path, stage=3)
+    with self.assertRaisesRegex(ValueError, 'no padding; it takes remat'):
+      published.make_encoder(path, padding='same')
+
+  def test_towers_beside_each_other_have_weights_of_their_own(self):
+    path = str(shared.GOLDEN / 'dinov2_tiny')
+    named = f'{path}@1+{path}@2.value'
+    image = dict(name='published', checkpoint=named)
+    model = self._vit((28, 42), image=image)
+    variables = published.load_variables(named, model)
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 42, 3), np.uint8)
+    descriptor = model.apply(variables, {'image': images}, side='image')[0]
+    parts = []
+    for one in named.split('+'):
+      alone = self._vit((28, 42), image=dict(name='published', checkpoint=one))
+      loaded = published.load_variables(one, alone)
+      parts.append(alone.apply(loaded, {'image': images}, side='image')[0])
+    expected = np.concatenate(parts, 1) / np.sqrt(2)
+    np.testing.assert_allclose(descriptor, expected, atol=1e-6)
+    with self.assertRaisesRegex(ValueError, '3 checkpoints, and .* 2 towers'):
+      published.load_variables(f'{named}+{path}', model)
 
   def test_a_resnet_is_one_too(self):
     path = self.folder / 'resnet.safetensors'
