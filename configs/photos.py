@@ -66,7 +66,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     arg.stage = 5 if arg.stage < 0 else arg.stage
   pooling = common.choice('pooling', arg.pooling or 'default', POOLING)
   config = common.defaults()
-  del config.seed, config.train, config.optimizer
+  del config.train, config.optimizer
   del config.evaluation.select, config.evaluation.exclude_self
   config.name = f'{arg.encoder}, {_features(arg)}{pooling}'
   config.task = 'places'

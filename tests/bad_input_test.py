@@ -4,6 +4,8 @@
 One line per kind of bad input: what it is, and what the message has to say.
 """
 
+import contextlib
+import io
 import pathlib
 import shutil
 import tempfile
@@ -21,6 +23,7 @@ from configs import common
 from configs import saliency_i2ploc
 from i2ploc import factory
 from i2ploc import verbs
+from i2ploc.errors import InputError
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.localization import query_files
 from i2ploc.localization import retrieve
@@ -34,6 +37,8 @@ from input_pipeline import datasets
 from input_pipeline.readers import kitti_odometry
 from input_pipeline.readers import kitti_raw
 from input_pipeline.sources import drives
+from input_pipeline.sources import opening
+from tests.tasks import photo_runs
 
 NAME = '2011_09_26_drive_0001_sync'
 
@@ -355,6 +360,87 @@ class ConfigTest(_Workplace):
     self.refuse(
       'num_chunks=0', step_lib.make_train_step, None, None, optimizer,
       ema_decay=0.9, num_chunks=0,
+    )  # fmt: skip
+
+
+class PhotosTest(_Workplace):
+  """Folders of photos, through the verbs."""
+
+  def setUp(self):
+    super().setUp()
+    self.config = photo_runs.config_of()
+
+  def save(self, *numbers, folder='.'):
+    return [photo_runs.save_scene(self.root / folder, i) for i in numbers]
+
+  def refuse_photos(self, message, config=None):
+    """Both verbs say this, in one line."""
+    config = config or self.config
+
+    def run(verb):
+      data = opening.open_source(config, str(self.root))
+      getattr(verbs, verb)(config, data, self.root / 'run')
+
+    for verb in ('evaluate', 'index'):
+      with contextlib.redirect_stdout(io.StringIO()):
+        self.refuse(rf'\A{message}.*\Z', run, verb, error=InputError)
+    self.assertFalse((self.root / 'run/index.npz').exists())
+
+  def test_39_no_folder_of_photos(self):
+    config = self.config
+    config.data.database = 'ref'
+    self.refuse_photos('.*: no folder ref and queries', config)
+
+  def test_40_folder_without_photos(self):
+    (self.root / 'notes.txt').write_text('none')
+    self.refuse_photos('.*: no photos; expected files that end in')
+
+  def test_41_one_photo(self):
+    self.save(1)
+    self.refuse_photos('.*has one photo, and no other to find')
+
+  def test_42_no_queries(self):
+    self.save(1, 2, folder='database')
+    (self.root / 'queries').mkdir()
+    self.refuse_photos('.*queries: no photos')
+
+  def test_43_photo_that_is_cut_off_in_its_pixels(self):
+    *_, path = self.save(1, 2, 3)
+    path.write_bytes(path.read_bytes()[:-300])
+    self.refuse_photos(f'.*{path.name} is not a readable image')
+
+  def test_44_unknown_way_to_resize(self):
+    self.save(1, 2)
+    for name in ('resize', 'query_resize'):
+      config = photo_runs.config_of()
+      config.data[name] = 'squash'
+      self.refuse_photos("Unknown resize policy 'squash'", config=config)
+
+  def test_45_positions_in_some_names(self):
+    first, _ = self.save(1, 2)
+    first.rename(first.with_name('here.png'))
+    self.refuse_photos('1 of 2 names have no position, but others do: here')
+
+  def test_46_words_of_too_small_a_map(self):
+    self.save(1, 2, folder='database')
+    self.save(3, folder='queries')
+    config = photo_runs.config_of('pooling=vlad,words=25')
+    self.refuse_photos('.*25.*24', config=config)
+    config = photo_runs.config_of('pooling=gem,whitening=6')
+    self.refuse_photos('.*6.*2', config=config)
+
+  def test_47_missing_list_of_positions(self):
+    self.save(1, 2)
+    self.config.data.positions = 'gone.csv'
+    self.refuse_photos('.*gone.csv')
+
+  def test_48_map_that_was_never_made(self):
+    (path,) = self.save(1)
+    data = opening.open_source(self.config, str(self.root))
+    self.refuse(
+      'index.npz.*--mode=index',
+      verbs.localize, self.config, data, self.root, [str(path)],
+      error=InputError,
     )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ SUFFIX = '_without_duplicates'
 Batch = Mapping[str, np.ndarray]
 Descriptors = Callable[[np.ndarray], np.ndarray]  # rows [N] -> [N, V, D]
 _SIDE = 16
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _BLOCK = 512
 
 
@@ -78,23 +79,26 @@ def picture_bits(images: np.ndarray) -> np.ndarray:
   images = np.asarray(images)
   if images.ndim == 5:
     images = images[:, -1]
-  grey = images.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-  cells = _means(_means(grey, 1, _SIDE), 2, _SIDE + 1)
+  _, height, width, _ = images.shape
+  # Two products with what each pixel counts in each cell: this is done for
+  # every photo, and sums along the axes take ten times as long.
+  down = _shares(height, _SIDE)
+  across = np.kron(_shares(width, _SIDE + 1), GREY)
+  flat = images.reshape(-1, height, width * 3).astype(np.float32)
+  cells = down @ flat @ across.T
   # Less than a level is noise of compression.
   return (cells[..., :-1] - cells[..., 1:] > 1.0).reshape(len(images), -1)
 
 
-def _means(values: np.ndarray, axis: int, count: int) -> np.ndarray:
-  """Means of nearly equal stretches along an axis, borders in between."""
-  size = values.shape[axis]
-  total = np.cumsum(values, axis, dtype=np.float64)
-  total = np.concatenate([np.zeros_like(total.take([0], axis)), total], axis)
+def _shares(size: int, count: int) -> np.ndarray:
+  """float32 [count, size]: rows whose product with values is their mean.
+
+  Of nearly equal stretches, the borders of which lie inside values.
+  """
   at = np.linspace(0, size, count + 1)
-  whole = np.minimum(at.astype(int), size - 1)
-  others = tuple(i for i in range(values.ndim) if i != axis)
-  part = np.expand_dims(at - whole, others)
-  until = total.take(whole, axis) + part * values.take(whole, axis)
-  return np.diff(until, axis=axis) / (size / count)
+  pixels = np.arange(size)
+  until = np.clip(at[:, None] - pixels, 0, 1)
+  return (np.diff(until, axis=0) / (size / count)).astype(np.float32)
 
 
 class Finder:

@@ -19,8 +19,10 @@ import numpy as np
 from i2ploc.errors import InputError
 
 SIMILARITIES = ('dot', 'euclidean')
-# Similarities are summed in tiles of so many queries and places: 8 MB.
+# Similarities are summed in tiles of so many queries and places: 8 MB. Long
+# descriptors have tiles of fewer places, whose float64 copy takes 64 MB.
 ROWS, COLUMNS = 256, 4096
+_NUMBERS = 1 << 23
 
 
 def similarities(
@@ -51,8 +53,10 @@ def similarities(
   if kind not in SIMILARITIES:
     raise InputError(f'Unknown similarity {kind!r}; expected {SIMILARITIES}.')
   best = np.full((len(queries), len(places)), -np.inf, np.float32)
-  for left in range(0, len(places), COLUMNS):
-    columns = slice(left, left + COLUMNS)
+  length = max(1, int(np.prod(places.shape[1:])))
+  width = max(1, min(COLUMNS, _NUMBERS // length))
+  for left in range(0, len(places), width):
+    columns = slice(left, left + width)
     # Converted tile by tile: a float64 copy of a large map may not fit.
     seen = np.moveaxis(np.asarray(places[columns], np.float64), 1, 0)
     for top in range(0, len(queries), ROWS):

@@ -54,6 +54,20 @@ Embedded = Mapping[str, tuple[np.ndarray, np.ndarray]]
 Confident = Callable[[Variables, Embedded], scores.Confidence | None]
 
 
+def take(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """Rows of an array; a view of it where they follow each other.
+
+  Descriptors of ten thousand photos take half a gigabyte.
+
+  >>> values = np.arange(5)
+  >>> take(values, np.array([1, 2, 3])).base is values
+  True
+  """
+  if len(rows) and (rows == np.arange(rows[0], rows[0] + len(rows))).all():
+    return values[rows[0] : rows[0] + len(rows)]
+  return values[rows]
+
+
 class _Embedded(NamedTuple):
   """The embedded readings of one side; row r is `descriptors[slot[r]]`."""
 
@@ -63,7 +77,7 @@ class _Embedded(NamedTuple):
 
   def of(self, rows: np.ndarray) -> np.ndarray:
     """Descriptors [N, V, D] of rows that are embedded."""
-    return self.descriptors[self.slot[rows]]
+    return take(self.descriptors, self.slot[rows])
 
   def listed(self) -> tuple[np.ndarray, np.ndarray]:
     """Rows [N], ascending, and their descriptors [N, V, D]."""

@@ -4,10 +4,10 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import re
 
 from i2ploc.evaluation import protocols as protocols_lib
 from i2ploc.photos import truth as truth_lib
+from i2ploc.retrieval import sequences
 
 RECALL_AT = ('1', '5', '10', '20', '100', '1%')
 SUFFIXES = {
@@ -43,6 +43,7 @@ def text(
   split: str,
   radius: float = 10.0,
   unit: str = truth_lib.METRES,
+  length: int = sequences.THREE_FRAMES.length,
 ) -> Iterator[str]:
   """Recall beside chance, one line per question and direction.
 
@@ -51,18 +52,20 @@ def text(
     split: first part of the names.
     radius: within which an answer is right.
     unit: of the radius, see `photos.truth`.
+    length: frames of a sequence.
 
   Yields:
-    Lines: R@N with the 95 % interval of R@1, of three frames in a row, and
-    chance. Where it differs, recall over all queries, also those without a
-    right answer, over those without a duplicate in the database, and of longer
-    sequences. A question without any right answer has a line that says why.
+    Lines: R@N with the 95 % interval of R@1, of sequences, and chance. Where it
+    differs, recall over all queries, also those without a right answer, and
+    over those without a duplicate in the database; and that of sequences of
+    which any frame may be the right one. A question without any right answer
+    has a line that says why.
   """
   at = truth_lib.within_name(unit, radius)
   head = ' '.join(f'{"R@" + n:>6}' for n in RECALL_AT)
   yield (
     f'{split}, {truth_lib.within_text(unit, radius)}, %'.ljust(38)
-    + f'{head}  R@1 95 %        3 frames  answerable'
+    + f'{head}  R@1 95 %      {length:3} frames  answerable'
   )
   parts = [name.split('/') for name in results]
   names = {p[1]: None for p in parts if p[0] == split and p[2:] == ['queries']}
@@ -75,8 +78,8 @@ def text(
       if p[:2] == [split, name] and p[3:] == [f'recall@1_{at}']
     ]
     for direction in directions:
-      yield _recall_line(results, base, direction, at)
-      yield from _other_counts(results, base, direction, at)
+      yield _recall_line(results, base, direction, at, length)
+      yield from _other_counts(results, base, direction, at, length)
     if directions:
       yield f'  {name + " chance":36}' + ' '.join(
         f'{results.get(f"{base}/chance@{n}_{at}", float("nan")):6.1f}'
@@ -87,12 +90,17 @@ def text(
 
 
 def _other_counts(
-  results: Mapping[str, float], base: str, direction: str, at: str
+  results: Mapping[str, float],
+  base: str,
+  direction: str,
+  at: str,
+  length: int,
 ) -> Iterator[str]:
   """Recall over other sets of queries, where it differs."""
   prefix = f'{base}/{direction}'
   plain = [results.get(f'{prefix}/recall@{n}_{at}') for n in RECALL_AT]
-  for suffix, label in {**SUFFIXES, **_sequences(results, prefix, at)}.items():
+  any_frame = {f'_{length}_frames_any_frame': f'any frame of {length} right'}
+  for suffix, label in (SUFFIXES | any_frame).items():
     values = [
       results.get(f'{prefix}/recall@{n}_{at}{suffix}') for n in RECALL_AT
     ]
@@ -101,20 +109,6 @@ def _other_counts(
     yield f'    {label:34}' + ' '.join(
       f'{value:6.1f}' for value in values if value is not None
     )
-
-
-def _sequences(
-  results: Mapping[str, float], prefix: str, at: str
-) -> dict[str, str]:
-  """Endings and names of recalls of sequences, but of 3 frames in a row."""
-  pattern = re.compile(rf'recall@1_{at}(_(\d+)_frames(_any_frame)?)')
-  found = {}
-  for name in results:
-    match = pattern.fullmatch(name.removeprefix(f'{prefix}/'))
-    if match and (match[3] or match[2] != '3'):
-      label = 'any of' if match[3] else 'sequences of'
-      found[match[1]] = f'{label} {match[2]} frames'
-  return found
 
 
 def _why_nothing(results: Mapping[str, float], base: str, at: str) -> str:
@@ -129,7 +123,11 @@ def _why_nothing(results: Mapping[str, float], base: str, at: str) -> str:
 
 
 def _recall_line(
-  results: Mapping[str, float], base: str, direction: str, at: str
+  results: Mapping[str, float],
+  base: str,
+  direction: str,
+  at: str,
+  length: int,
 ) -> str:
   prefix = f'{base}/{direction}'
   recalls = ' '.join(
@@ -139,7 +137,7 @@ def _recall_line(
   first = f'{prefix}/recall@1_{at}'
   # The main direction's counts have no direction in their names.
   counts = prefix if f'{prefix}/queries' in results else base
-  sequences = results.get(f'{first}_3_frames')
+  sequences = results.get(f'{first}_{length}_frames')
   return (
     f'  {base.partition("/")[2] + " " + direction:36}{recalls}'
     f'  [{results[first + "_low"]:.1f}, {results[first + "_high"]:.1f}]'.ljust(

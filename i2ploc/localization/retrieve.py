@@ -137,7 +137,8 @@ def localize(
     Q lists of min(k, places) answers, best first. Evidence: key, frame, view
     and name of the reading (see `Index`), position of its body (the height may
     be NaN) and heading, and distance_from_best: horizontal metres to the answer
-    of rank 1, infinite in another town.
+    of rank 1, infinite in another town. A map whose positions are no metres has
+    neither position nor distance.
 
   Raises:
     InputError: no query, descriptors that are not finite, not of unit norm or
@@ -203,7 +204,11 @@ def answers_from_rows(
   camera_from_body = np.asarray(index.rig.camera_from_body, np.float64)
   world_from_camera = world_from_view @ np.linalg.inv(camera_from_body)
   headings = np.arctan2(world_from_view[:, 1, 0], world_from_view[:, 0, 0])
-  distances = index.distances(rows[0], rows)
+  distances = index.distances(rows[0], rows).tolist()
+  positions = index.poses[rows, :3, 3]
+  if index.unit != index_lib.METRES:
+    positions = np.full_like(positions, np.nan)
+    distances = [None] * len(rows)
   return [
     Answer(
       rank=i + 1,
@@ -215,13 +220,13 @@ def answers_from_rows(
       reason='',
       evidence={
         'stage': 'retrieve',
-        'position': _position(index.poses[row, :3, 3]),
+        'position': _position(positions[i]),
         'heading': float(headings[i]) if np.isfinite(headings[i]) else None,
         'key': int(index.keys[row]),
         'frame': int(index.frames[row]),
         'view': float(index.views[row]),
         'name': str(index.names[row]),
-        'distance_from_best': float(distances[i]),
+        'distance_from_best': distances[i],
       },
     )
     for i, row in enumerate(rows)

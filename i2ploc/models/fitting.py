@@ -81,9 +81,11 @@ def fit(
       descriptors that are not finite.
   """
   tower = model.towers[side]
-  if _has_vocabulary(tower):
+  for part in tower.parts:
+    if not isinstance(part.aggregator, vlad.VLAD):
+      continue
     tokens = sample_tokens(
-      model,
+      _with_tower(model, side, part),
       side,
       variables,
       batches,
@@ -93,12 +95,12 @@ def fit(
       max_tokens=max_tokens,
     )
     fitted = {}
-    if tower.aggregator.centered:
+    if part.aggregator.centered:
       fitted['mean'] = tokens.mean(axis=0)
       tokens = _unit(tokens - fitted['mean'])
-    num_clusters = tower.aggregator.num_clusters
+    num_clusters = part.aggregator.num_clusters
     fitted['vocabulary'] = clustering.kmeans(tokens, num_clusters, seed)
-    variables = _with_fitted(variables, tower.aggregator, fitted)
+    variables = _with_fitted(variables, part.aggregator, fitted)
   if isinstance(tower.head, whitening.Whitening):
     embed = functools.partial(_embed(model, side), variables)
     rows = spread(count, max_descriptors)
@@ -213,11 +215,16 @@ def _unit(x):
 
 
 def _has_vocabulary(tower):
-  return isinstance(tower.aggregator, vlad.VLAD)
+  return any(isinstance(one.aggregator, vlad.VLAD) for one in tower.parts)
 
 
 def _is_whitened(tower):
   return isinstance(tower.head, whitening.Whitening)
+
+
+def _with_tower(model, side, tower):
+  """The model with another tower of a side; modules keep their names."""
+  return model.clone(towers={**model.towers, side: tower})
 
 
 def _with_fitted(variables, module, fitted, collection=COLLECTION):
@@ -242,7 +249,5 @@ def _encode(model, side):
 
 def _embed(model, side):
   """Compiled `variables, batch -> descriptors` of a side without its head."""
-  towers = dict(model.towers)
-  towers[side] = towers[side]._replace(head=None)
-  bare = model.clone(towers=towers)
+  bare = _with_tower(model, side, model.towers[side]._replace(head=None))
   return compilation.jit(lambda *args: bare.apply(*args, side=side)[0])

@@ -28,6 +28,7 @@ from i2ploc import compilation
 from i2ploc.errors import InputError
 from i2ploc.models import aggregators
 from i2ploc.models import views as views_lib
+from i2ploc.models.encoders import normalization
 
 Batch = dict[str, jax.Array]
 # Parts of a sector by which a turn may miss a whole number of sectors.
@@ -47,8 +48,11 @@ class Tower(NamedTuple):
     aggregate_cls: whether the CLS token is aggregated as well, the first of the
       tokens and in no direction, hence without sectors alone. An aggregator
       that needs it gets it all the same.
-    head: of the aggregator's descriptor, such as `whitening.Whitening`; None:
-      the descriptor itself.
+    head: of the descriptor, such as `whitening.Whitening`; None: the descriptor
+      itself.
+    beside: towers that see the same readings in other ways, as other layers or
+      networks. Their descriptors follow that of this tower, and the whole has
+      unit length: similarities are the mean of those of all.
   """
 
   view: views_lib.View
@@ -57,6 +61,14 @@ class Tower(NamedTuple):
   saliency: nn.Module | None = None
   aggregate_cls: bool = False
   head: nn.Module | None = None
+  beside: 'tuple[Tower, ...]' = ()
+
+  @property
+  def parts(self) -> 'tuple[Tower, ...]':
+    """The tower itself and those beside it, each alone and without a head."""
+    return tuple(
+      one._replace(head=None, beside=()) for one in (self, *self.beside)
+    )
 
   @property
   def has_unit_descriptors(self) -> bool:
@@ -77,7 +89,7 @@ class Tower(NamedTuple):
     """
     if any(getattr(self.aggregator, x, False) for x in _TELLS_SECTORS_APART):
       return 0
-    if self.head is not None:
+    if self.head is not None or self.beside:
       return 0
     around = getattr(self.view, 'projection', None) == 'equirectangular'
     return self.aggregator.num_sectors if around else 0
@@ -148,11 +160,29 @@ class Tower(NamedTuple):
         'num_sectors to 0 or aggregate_cls to False'
       )
 
+    for one in self.beside:
+      self._check_beside(one, side)
+
+  def _check_beside(self, other, side):
+    other.check(side)
+    if other.beside or other.head is not None:
+      raise InputError(
+        f'a tower beside that of {side!r} has a head or further towers; the'
+        ' first tower has them'
+      )
+    sizes = [getattr(one.view, 'size', None) for one in (self, other)]
+    if type(other.view) is not type(self.view) or sizes[0] != sizes[1]:
+      raise InputError(
+        f'towers of {side!r} see {type(self.view).__name__} {sizes[0]} and'
+        f' {type(other.view).__name__} {sizes[1]}: expected the same'
+      )
+
   def named(self, side: str) -> 'Tower':
     """The same, with names for the modules that have none.
 
     The names are those of their variables: `image`, `image_aggregator`,
-    `image_saliency`, `image_head`. A module with a name keeps it.
+    `image_saliency`, `image_head`; those of the first tower beside it begin
+    with `image_1`. A module with a name keeps it.
     """
 
     def name(module, own):
@@ -165,6 +195,9 @@ class Tower(NamedTuple):
       aggregator=name(self.aggregator, f'{side}_aggregator'),
       saliency=name(self.saliency, f'{side}_saliency'),
       head=name(self.head, f'{side}_head'),
+      beside=tuple(
+        one.named(f'{side}_{i}') for i, one in enumerate(self.beside, 1)
+      ),
     )
 
 
@@ -178,8 +211,9 @@ class Towers(nn.Module):
     initial_bias: of the similarities, for losses that want one; it is learned,
       as `similarity_bias`.
 
-  `out` of a tower: tokens, saliency [B, N], bounds, and what its encoder, its
-  view and its aggregator give (attention, sequence, grid, centers, pooled...).
+  `out` of a tower, and not of those beside it: tokens, saliency [B, N], bounds,
+  and what its encoder, its view and its aggregator give (attention, sequence,
+  grid, centers, pooled...).
   """
 
   towers: Mapping[str, Tower]
@@ -254,6 +288,21 @@ class Towers(nn.Module):
     def draw(stream):
       return self.make_rng(stream) if train and self.has_rng(stream) else None
 
+    descriptor, out = self._describe(tower, batch, train, yaw, draw)
+    if tower.beside:
+      others = [
+        self._describe(one, batch, train, yaw, draw)[0] for one in tower.beside
+      ]
+      descriptor = jnp.concatenate([descriptor, *others], axis=-1)
+      descriptor = normalization.unit(descriptor)
+    if tower.head is not None:
+      descriptor = tower.head(descriptor)
+    return descriptor, out
+
+  def _describe(
+    self, tower: Tower, batch: Batch, train: bool, yaw: Any, draw: Any
+  ) -> tuple[jax.Array, dict]:
+    """Descriptors and `out` of one tower, without its head."""
     out: dict[str, Any]
     shown = tower.view.show(batch, yaw, draw)
     features, out = tower.encoder(*shown.inputs, train)
@@ -274,8 +323,6 @@ class Towers(nn.Module):
     else:
       weights = weights[:, 1:]
     descriptor, pooled = tower.aggregator(tokens, weights, shown.bounds, train)
-    if tower.head is not None:
-      descriptor = tower.head(descriptor)
     return descriptor, out | pooled
 
   def every_side(

@@ -162,7 +162,7 @@ def _by_town(count: int, towns: Sequence[str]) -> list[np.ndarray]:
 
 def _one_zone(values, zones, names) -> np.ndarray:
   """[N, 2] on one map, of eastings and northings of rows of several zones."""
-  found = ', '.join(
+  found = listing.examples(
     f'{zone} ({len(rows)}, {names[rows[0]]})' for zone, rows in zones.items()
   )
   if any(not zone.number or zone.south is None for zone in zones):

@@ -55,13 +55,14 @@ class Calibration(NamedTuple):
   Attributes:
     offset: of the logistic curve; NaN if there is none.
     slopes: of similarity and margin, neither negative; NaN if there is none.
-    radius: metres within which an answer was right.
+    radius: within which an answer was right, in the unit of the map.
     count: readings that asked.
     right: share of them whose first answer was right.
     error: expected calibration error on halves that were not fitted: the mean
       gap between confidence and share of right answers, over tenths of the
       readings; NaN if a half had no curve.
     reason: why there are no confidences; '' if there are.
+    unit: of the radius, see `index.Index.unit`.
   """
 
   offset: float
@@ -71,6 +72,7 @@ class Calibration(NamedTuple):
   right: float
   error: float
   reason: str
+  unit: str = index_lib.METRES
 
   def to_dict(self) -> dict[str, Any]:
     """Numbers and texts for JSON; None for what is not known."""
@@ -87,7 +89,8 @@ class Calibration(NamedTuple):
     error = 'not known' if np.isnan(self.error) else f'{100 * self.error:.1f} %'
     return (
       f'confidences fitted on {self.count} readings of the map asked against'
-      f' itself ({100 * self.right:.1f} % right within {self.radius:g} m);'
+      f' itself ({100 * self.right:.1f} % right within'
+      f' {self.radius:g} {self.unit});'
       f' calibration error on held-out halves {error}'
     )
 
@@ -116,6 +119,7 @@ def from_dict(saved: Mapping[str, Any]) -> Calibration:
     right,
     error,
     str(saved['reason']),
+    str(saved['unit']),
   )
 
 
@@ -209,7 +213,7 @@ def fit(index: index_lib.Index, radius: float) -> Calibration:
 
   Args:
     index: of one view or more per place; the first view asks.
-    radius: metres within which an answer is right.
+    radius: within which an answer is right, in the unit of the index.
 
   Returns:
     The calibration; without a curve and with a reason where the map cannot
@@ -219,7 +223,7 @@ def fit(index: index_lib.Index, radius: float) -> Calibration:
     np.asarray(index.keys), return_index=True, return_inverse=True
   )
   rows = np.sort(first)  # places in the order of the map
-  return fit_arrays(
+  found = fit_arrays(
     np.asarray(index.descriptors),
     np.asarray(index.poses, np.float64)[rows, :2, 3],
     np.asarray(index.towns)[rows],
@@ -227,6 +231,7 @@ def fit(index: index_lib.Index, radius: float) -> Calibration:
     frames=np.asarray(index.frames)[rows],
     places=np.searchsorted(rows, first)[key],
   )
+  return found._replace(unit=index.unit)
 
 
 def fit_arrays(
@@ -363,13 +368,12 @@ def _ask_itself(descriptors, positions, towns, radius, frames, places):
   starts = np.searchsorted(places[order], np.arange(len(positions)))
   parts = []
   row = np.arange(len(positions))
+  lengths = np.sqrt(np.einsum('ij,ij->i', descriptors, descriptors))
   size = max(1, _ENTRIES // max(len(descriptors), 1))
   for top in range(0, len(asking), size):
     block = asking[top : top + size]
     seen = descriptors[first[block]] @ descriptors.T
-    length = np.linalg.norm(descriptors[first[block]], axis=1)
-    scale = length[:, None] * np.linalg.norm(descriptors, axis=1)
-    copies = seen >= (1 - COPY) * scale
+    copies = seen >= (1 - COPY) * lengths[first[block], None] * lengths
     # Of several views the most similar counts.
     best = np.maximum.reduceat(seen[:, order], starts, axis=1)
     copied = np.logical_or.reduceat(copies[:, order], starts, axis=1)

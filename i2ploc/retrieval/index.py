@@ -31,6 +31,7 @@ FORMAT = 'i2ploc.index.2'
 FORMAT_1 = 'i2ploc.index.1'
 PROVENANCE = ('model', 'config', 'dataset', 'software')
 SIMILARITIES = ('cosine', 'dot')
+METRES = 'm'
 # float32 entries of one block of similarities, about 1 MB: XLA on CPU does not
 # fuse the reduction, and a block should stay in the cache.
 BLOCK_ENTRIES = 2**18
@@ -82,8 +83,8 @@ class Index:
   Attributes:
     descriptors: float32 [M, D], unit norm unless `similarity` is 'dot'.
     keys: int64 [M], the place of a row; equal keys are views of one place.
-    poses: float64 [M, 4, 4], world_from_body of the reading, metres, z up; NaN
-      where it is not known.
+    poses: float64 [M, 4, 4], world_from_body of the reading, metres (see
+      `unit`), z up; NaN where it is not known.
     towns: [M] str, positions of different towns are not comparable.
     frames: int64 [M], the number in the dataset's own file names.
     names: [M] str, of the reading: the file of a photo, drive and number of a
@@ -92,7 +93,8 @@ class Index:
       turned to the left by `views` about its own z axis would see.
     provenance: at least 'model' (fingerprint of the parameters), 'config'
       (digest), 'dataset' and 'software'; strings. 'similarity' too, if it is
-      not cosine but the dot product of what a model gives.
+      not cosine but the dot product of what a model gives, and 'unit', if
+      positions are no metres.
     rig: the camera and its mounting.
     learned: what the model took from the map's own readings, such as a
       vocabulary or a whitening: arrays by their path in the model's variables.
@@ -122,6 +124,11 @@ class Index:
   def similarity(self) -> str:
     """'cosine', or 'dot' of descriptors of any length."""
     return self.provenance.get('similarity', SIMILARITIES[0])
+
+  @property
+  def unit(self) -> str:
+    """Of positions: 'm', or what they are instead, such as 'frames'."""
+    return self.provenance.get('unit', METRES)
 
   @functools.cached_property
   def _table(self) -> np.ndarray:

@@ -54,6 +54,7 @@ class Embedding:
     split: Any,
     map_rows: np.ndarray,
     *,
+    seed: int,
     batch_size: int,
     folder: pathlib.Path,
     origin: Mapping[str, Any],
@@ -65,6 +66,7 @@ class Embedding:
       variables: of it.
       split: of the data, with frames and batches.
       map_rows: of the frame table, that make the map.
+      seed: of what is fitted to the map.
       batch_size: B.
       folder: gets a folder of parts.
       origin: what the descriptors depend on, plain: parts of another origin are
@@ -80,6 +82,7 @@ class Embedding:
     self._root = folder / FOLDER
     self._folder = self._root / digest.hexdigest()[:16]
     self.towers, self._split, self._size = towers, split, batch_size
+    self._seed = seed
     self.map_rows, self.origin = np.asarray(map_rows), dict(origin)
     self.variables = self._fitted(dict(variables))
 
@@ -147,6 +150,7 @@ class Embedding:
         self.map_rows[some], (side,), self._size
       ),
       len(self.map_rows),
+      seed=self._seed,
     )
     fitted = {fitting.COLLECTION: variables[fitting.COLLECTION]}
     files.save_arrays(path, serialization.arrays_from_tree(fitted))

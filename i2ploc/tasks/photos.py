@@ -9,6 +9,7 @@ descriptors/   of database and queries as .npy or .h5, if the config asks
 
 from collections.abc import Sequence
 import functools
+import importlib.util
 import pathlib
 from typing import Any
 
@@ -19,6 +20,7 @@ from i2ploc.evaluation import descriptor_files
 from i2ploc.evaluation import photo_file
 from i2ploc.evaluation import retrieval
 from i2ploc.evaluation import scores
+from i2ploc.geometry import resizing
 from i2ploc.models.weights import sources
 from i2ploc.photos import truth as truth_lib
 from i2ploc.retrieval import calibration as calibration_lib
@@ -30,6 +32,35 @@ WRITERS = {
   'npy': descriptor_files.save_npy,
   'h5': descriptor_files.save_hloc,
 }
+
+
+def check(config: Any) -> None:
+  """Refuses descriptors that could not be written in the end.
+
+  Args:
+    config: of the task.
+
+  Raises:
+    InputError: an unknown kind of file, one whose package is missing, or
+      photos with several descriptors.
+  """
+  kind, policy = config.evaluation.descriptors, config.data.query_resize
+  if kind not in ('', *WRITERS):
+    raise InputError(
+      f'evaluation.descriptors={kind!r}: expected one of {list(WRITERS)}, or'
+      ' nothing for none.'
+    )
+  one = np.zeros((resizing.num_views(policy or config.data.resize), 1))
+  if kind and len(resizing.join_views(one, policy or config.data.resize)) > 1:
+    raise InputError(
+      f'evaluation.descriptors={kind!r}: {policy or config.data.resize} gives a'
+      ' photo several descriptors, which are of no use to others; choose'
+      ' five_crops, stretch or crop.'
+    )
+  if kind == 'h5' and importlib.util.find_spec('h5py') is None:
+    raise InputError(
+      "evaluation.descriptors='h5' needs h5py: pip install h5py, or choose npy."
+    )
 
 
 def save_page(
@@ -77,11 +108,6 @@ class PhotoMap:
     self, config: Any, split: Any, embedding: embedding_lib.Embedding
   ):
     """Knows no descriptor yet."""
-    if config.evaluation.descriptors not in ('', *WRITERS):
-      raise InputError(
-        f'evaluation.descriptors={config.evaluation.descriptors!r}: expected'
-        f' one of {list(WRITERS)}, or nothing for none.'
-      )
     self._config, self._split, self._embedding = config, split, embedding
     self.index: index_lib.Index | None = None
 
@@ -91,7 +117,9 @@ class PhotoMap:
     """Makes the index; see `retrieval.RetrievalEvaluator`."""
     del variables
     rows, descriptors = embedded[self._config.map_side]
-    of_map = descriptors[np.isin(rows, self._embedding.map_rows)]
+    of_map = retrieval.take(
+      descriptors, np.flatnonzero(np.isin(rows, self._embedding.map_rows))
+    )
     self.index = place_map.index_of(
       self._config, self._split, of_map, self._embedding
     )

@@ -21,6 +21,7 @@ from i2ploc.localization import retrieve
 from i2ploc.localization import sequences as sequence_stage
 from i2ploc.losses import contrastive
 from i2ploc.models import towers as towers_lib
+from i2ploc.photos import truth as truth_lib
 from i2ploc.retrieval import calibration as calibration_lib
 from i2ploc.retrieval import index as index_lib
 from i2ploc.retrieval import sequences
@@ -75,6 +76,9 @@ def index_of(
   rows, towers = embedding.map_rows, embedding.towers
   num_views = len(towers.views)
   frames = split.frames.take(np.repeat(rows, num_views))
+  origin = dict(embedding.origin)
+  if split.truth is not None and split.truth.unit == truth_lib.FRAMES:
+    origin['unit'] = truth_lib.FRAMES
   index = index_lib.Index(
     descriptors=descriptors.reshape(len(rows) * num_views, -1),
     keys=np.repeat(np.arange(len(rows)), num_views),
@@ -83,7 +87,7 @@ def index_of(
     frames=frames.frame,
     names=frames.name,
     views=np.tile(np.asarray(towers.views), len(rows)),
-    provenance=embedding.origin,
+    provenance=origin,
     rig=index_lib.Rig(*split.rig(rows[0])),
     learned=embedding.learned,
   )

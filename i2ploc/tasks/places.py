@@ -159,6 +159,7 @@ def _embedding(
     variables,
     data.split('test'),
     np.unique(np.concatenate([q.map_rows for q in questions])),
+    seed=config.seed,
     batch_size=config.evaluation.batch_size,
     folder=workdir,
     origin=place_map.provenance(config, data, towers, variables),
@@ -172,6 +173,8 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
   """
   restored = restore(config, towers, workdir)
   split = data.split('test')
+  if split.truth is not None:
+    photos.check(config)
   questions = _questions(config, split)
   embedding = _embedding(
     config, data, towers, restored.value, questions, workdir
@@ -211,7 +214,9 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
     lines = photo_map.save(evaluator, data.folder, workdir)
     lines += duplicates.text(evaluator.duplicates, split.frames.name)
   embedding.remove()
-  table = tables.text(results, 'test', config.index.radius, unit)
+  table = tables.text(
+    results, 'test', config.index.radius, unit, _sequence(config).length
+  )
   return task_lib.Evaluation(results, [*table, *lines])
 
 

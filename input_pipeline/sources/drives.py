@@ -168,7 +168,12 @@ class Source:
       crops: which objects `crops` takes; None where it is not called.
       detector: how well `places` sees objects; None where it is not called.
       **options: what the dataset's own `load` takes.
+
+    Raises:
+      InputError: an unknown resize policy.
     """
+    for policy in filter(None, (resize, query_resize)):
+      resizing.num_views(policy)
     self.name = name
     self.image_size = tuple(image_size)
     self.folder = os.path.expanduser(

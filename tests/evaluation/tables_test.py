@@ -57,18 +57,6 @@ class TextTest(absltest.TestCase):
     self.assertIn('65.0]', line)
     self.assertEqual(line.split()[-4:], ['-', '7', 'of', '8'])
 
-  def test_longer_sequences_have_lines_of_their_own(self):
-    results = numbers('test/photos', 'image_to_image', 60.0, 8, False, 25)
-    for suffix, more in ('_11_frames', 20), ('_11_frames_any_frame', 30):
-      for n in tables.RECALL_AT:
-        key = f'test/photos/image_to_image/recall@{n}_25m'
-        results[key + suffix] = results[key] + more
-    _, _, one, any_of, _ = tables.text(results, 'test', 25.0)
-    self.assertStartsWith(one.strip(), 'sequences of 11 frames  ')
-    self.assertIn('80.0   81.0', one)
-    self.assertStartsWith(any_of.strip(), 'any of 11 frames  ')
-    self.assertIn('90.0   91.0', any_of)
-
   def test_recall_over_other_sets_of_queries_where_it_differs(self):
     results = numbers('test/photos', 'image_to_image', 60.0, 8, False, 25)
     for i, n in enumerate(tables.RECALL_AT):

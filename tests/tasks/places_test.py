@@ -12,10 +12,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import jax
-import ml_collections
 import numpy as np
-from PIL import Image
-from safetensors import numpy as safetensors_numpy
 
 from benchmarks.parity_rows import saliency_i2ploc as released
 from configs import common
@@ -23,49 +20,15 @@ from configs import saliency_i2ploc
 from configs import saliency_i2ploc_kitti360
 from i2ploc import verbs
 from i2ploc.evaluation import questions
-from i2ploc.models import salad
 from i2ploc.report import html
 from i2ploc.retrieval import index as index_lib
 from i2ploc.tasks import places as places_lib
 from i2ploc.training import checkpoint
 from i2ploc.training import state as state_lib
 from input_pipeline.sources import drives
-from input_pipeline.sources import opening
 from tests import configs_test
 from tests import shared
-from tests.models.weights import released_tensors
-
-
-class Recorder:
-  """Stands for a ConfigDict and remembers which leaves were read.
-
-  Writing the whole config down is not reading it; unpacking a sub-dict into a
-  signature is, because the signature refuses what it does not know.
-  """
-
-  def __init__(self, config, read, prefix=''):
-    self._config, self._read, self._prefix = config, read, prefix
-
-  def __getattr__(self, name):
-    return self[name]
-
-  def __getitem__(self, name):
-    value = self._config[name]
-    if isinstance(value, ml_collections.ConfigDict):
-      return Recorder(value, self._read, f'{self._prefix}{name}.')
-    self._read.add(self._prefix + name)
-    return value
-
-  def __contains__(self, name):
-    return name in self._config
-
-  def keys(self):
-    return self._config.keys()
-
-  def to_dict(self):
-    if self._prefix:
-      self._read.update(configs_test.leaves(self._config, self._prefix))
-    return self._config.to_dict()
+from tests.tasks import recorder
 
 
 class PlacesTaskTest(absltest.TestCase):
@@ -76,7 +39,7 @@ class PlacesTaskTest(absltest.TestCase):
     cls.workdir = cls.root / 'run'
     cls.config = common.smoke(saliency_i2ploc.get_config())
     cls.read = set()
-    cls.recorder = Recorder(cls.config, cls.read)
+    cls.recorder = recorder.Recorder(cls.config, cls.read)
     data_dir = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
     cls.data = drives.Source(data_dir=str(data_dir), **cls.recorder.data)
     verbs.train(cls.recorder, cls.data, cls.workdir)
@@ -225,141 +188,6 @@ class PublishedTest(absltest.TestCase):
     with self.assertRaisesRegex((ValueError, FileNotFoundError), 'nowhere.pth'):
       towers = places_lib.make_towers(config, data)
       places_lib.restore(config, towers, 'nowhere')
-
-
-class PhotosTest(absltest.TestCase):
-  """Image against image, by published weights: the same verbs."""
-
-  @classmethod
-  def setUpClass(cls):
-    super().setUpClass()
-    cls.root = pathlib.Path(tempfile.mkdtemp())
-    cls.workdir, cls.photos = cls.root / 'run', cls.root / 'photos'
-    rng = np.random.default_rng(0)
-    for name in ('database', 'queries'):
-      (cls.photos / name).mkdir(parents=True)
-    scenes = rng.integers(0, 255, (6, 6, 8, 3), np.uint8)
-    for i, scene in enumerate(scenes):
-      image = Image.fromarray(scene).resize((120, 90))
-      east = 500_000 + 100 * i
-      image.save(cls.photos / f'database/@{east}@6000000@.png')
-    for i in (1, 4):
-      image = Image.fromarray(scenes[i]).resize((160, 100))
-      east = 500_000 + 100 * i + 5
-      image.save(cls.photos / f'queries/@{east}@6000000@.jpg', quality=60)
-    cls.queries = sorted(map(str, (cls.photos / 'queries').glob('*')))
-    encoder = shared.GOLDEN / 'dinov2_tiny'
-    cls.config = configs_test.load(
-      'photos', f'encoder={encoder},pooling=gem,image_size=42x56'
-    )
-    cls.read = set()
-    config = Recorder(cls.config, cls.read)
-    cls.data = opening.open_source(config, str(cls.photos))
-    with contextlib.redirect_stdout(io.StringIO()):
-      verbs.evaluate(config, cls.data, cls.workdir)
-      verbs.index(config, cls.data, cls.workdir)
-    with contextlib.redirect_stdout(io.StringIO()) as cls.printed:
-      verbs.localize(config, cls.data, cls.workdir, cls.queries)
-
-  @classmethod
-  def tearDownClass(cls):
-    shutil.rmtree(cls.root)
-    super().tearDownClass()
-
-  def test_every_leaf_of_the_config_is_read(self):
-    unread = set(configs_test.leaves(self.config)) - self.read
-    self.assertEmpty(unread)
-
-  def test_recall_stands_beside_chance(self):
-    results = json.loads((self.workdir / 'results.json').read_text())
-    self.assertEqual(results['test/photos/image_to_image/recall@1_25m'], 100)
-    self.assertAlmostEqual(results['test/photos/chance@1_25m'], 100 / 6)
-
-  def test_answers_are_photos_by_name(self):
-    lines = [json.loads(x) for x in self.printed.getvalue().splitlines()]
-    for line, i in zip(lines, (1, 4), strict=True):
-      self.assertEqual(line['image_size'], [100, 160])
-      self.assertLen(line['answers'], 5)
-      first = line['answers'][0]
-      east = 500_000 + 100 * i
-      name = f'database/@{east}@6000000@.png'
-      self.assertEqual(first['evidence']['name'], name)
-      # The name tells no height.
-      position = [east, 6_000_000, None]
-      self.assertEqual(first['evidence']['position'], position)
-      self.assertEqual(first['evidence']['image'], str(self.photos / name))
-      # A position is no pose, and an unlearned temperature no confidence.
-      self.assertIsNone(first['world_from_camera'])
-      self.assertIsNone(first['confidence'])
-
-  def test_nothing_is_trained(self):
-    with self.assertRaisesRegex(ValueError, "no 'train'; it has .'evaluate'"):
-      verbs.train(self.config, self.data, self.workdir)
-
-  def test_the_workdir_says_what_it_is(self):
-    config = json.loads((self.workdir / 'config.json').read_text())
-    self.assertEqual(config['map_side'], 'image')
-    page = pathlib.Path(html.write_report(self.workdir)).read_text()
-    self.assertIn('data:image/', page)
-
-
-class ReleasedTest(absltest.TestCase):
-  """A network that was released for place recognition, at a small size."""
-
-  SHAPES = {
-    'salad': released_tensors.salad(64, 2, 5, 6, 7, 20),
-    'mixvpr': released_tensors.mixvpr(6, 3, 4, 2, (8, 8, 16)),
-  }
-
-  def setUp(self):
-    super().setUp()
-    self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-    rng = np.random.default_rng(0)
-    scenes = rng.integers(0, 255, (9, 6, 8, 3), np.uint8)
-    for i in range(12):
-      name = 'database' if i < 9 else 'queries'
-      east = 500_000 + 100 * (i % 9)
-      path = self.root / f'photos/{name}/@{east}@6000000@33@U@{i}.png'
-      path.parent.mkdir(parents=True, exist_ok=True)
-      size = (120, 90) if i < 9 else (160, 100)
-      Image.fromarray(scenes[i % 9]).resize(size).save(path)
-
-  def _config(self, method, size, **fields):
-    file = self.root / 'whatever.pth'
-    safetensors_numpy.save_file(
-      released_tensors.random(self.SHAPES[method]), file
-    )
-    arguments = dict(encoder=file, image_size=size, **fields)
-    config = configs_test.load(
-      'photos', ','.join(f'{k}={v}' for k, v in arguments.items())
-    )
-    return config, opening.open_source(config, str(self.root / 'photos'))
-
-  def test_the_verbs_take_encoder_and_aggregator_of_one_file(self):
-    config, data = self._config('salad', '42x56', pooling='released')
-    workdir = self.root / 'run'
-    queries = sorted(map(str, (self.root / 'photos/queries').glob('*')))
-    with contextlib.redirect_stdout(io.StringIO()):
-      results = verbs.evaluate(config, data, workdir)
-      verbs.index(config, data, workdir)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-      verbs.localize(config, data, workdir, queries)
-    self.assertEqual(results['test/photos/image_to_image/recall@1_25m'], 100)
-    model = places_lib.make_towers(config, data).model
-    tower = model.towers['image']
-    self.assertIsInstance(tower.aggregator, salad.SALAD)
-    self.assertTrue(tower.with_cls)
-    lines = map(json.loads, printed.getvalue().splitlines())
-    names = [line['answers'][0]['evidence']['name'] for line in lines]
-    numbers = [name.rpartition('@')[2] for name in names]
-    self.assertEqual(numbers, ['0.png', '1.png', '2.png'])
-    descriptors = index_lib.load_index(workdir / 'index.npz').descriptors
-    self.assertEqual(descriptors.shape[-1], 7 + 5 * 6)
-
-  def test_a_size_that_the_network_cannot_do_is_named(self):
-    config, data = self._config('mixvpr', '64x96')
-    with self.assertRaisesRegex(ValueError, 'authors.* 64 x 64'):
-      places_lib.make_towers(config, data)
 
 
 class PanoramaTest(absltest.TestCase):

@@ -3,7 +3,8 @@
 
 Checkpoints are named as `sources.find` takes them: a folder, a file, a name of
 its table, or a repository of the Hugging Face hub. Those of released models for
-place recognition (RELEASES) hold an aggregator too.
+place recognition (RELEASES) hold an aggregator too. Of towers beside each other
+(`towers.Tower.beside`) the names are joined by '+'.
 
 A checkpoint is read once: what made a model of it keeps its tensors in memory
 until `load_variables` or `with_encoders` has them in the model's variables.
@@ -322,18 +323,49 @@ def _load_images(checkpoint, model):
   return variables
 
 
-def _encoders(checkpoint, model):
-  """Variables of the encoders that a checkpoint is for, by side."""
-  path = sources.find(checkpoint)
-  family = _family(path)
-  loaded = {}
+def each(checkpoint: str | os.PathLike, count: int) -> list[str]:
+  """The checkpoints of towers that stand beside each other.
+
+  Args:
+    checkpoint: names joined by '+', or one for all towers.
+    count: of the towers.
+
+  Raises:
+    InputError: another number of names.
+
+  >>> each('a+b', 2), each('a', 2)
+  (['a', 'b'], ['a', 'a'])
+  """
+  names = str(checkpoint).split('+')
+  if os.path.exists(checkpoint):
+    names = [str(checkpoint)]
+  if len(names) not in (1, count):
+    raise InputError(
+      f'{checkpoint}: {len(names)} checkpoints of {count} towers; expected as'
+      ' many, or one for all'
+    )
+  return names * (count // len(names))
+
+
+def _parts(checkpoint, model):
+  """Sides, their towers, each by itself, and the path of its checkpoint."""
   for side, tower in model.towers.items():
+    names = each(checkpoint, len(tower.parts))
+    for part, name in zip(tower.parts, names, strict=True):
+      yield side, part, sources.find(name)
+
+
+def _encoders(checkpoint, model):
+  """Variables of the encoders that a checkpoint is for, by their names."""
+  loaded = {}
+  for side, tower, path in _parts(checkpoint, model):
     if isinstance(tower.view, views.Image):
       size = tower.view.size
     elif _looks_like_an_image(tower.view):
       size = tower.view.shape
     else:
       continue
+    family = _family(path)
     if not isinstance(tower.encoder, family.kind):
       family.make(path)  # says so if it is none of ours
       raise InputError(
@@ -341,21 +373,20 @@ def _encoders(checkpoint, model):
         f"{type(tower.encoder).__name__}: set the config's model.{side} to "
         "{name: 'published', checkpoint: ...}, or take other weights"
       )
-    loaded[side] = family.load(path, tower.encoder, size)
+    loaded[tower.encoder.name] = family.load(path, tower.encoder, size)
   return loaded
 
 
 def _aggregators(checkpoint, model):
   """Variables of the released aggregators of a model, by their names."""
-  path = sources.find(checkpoint)
-  found = _released(path)
-  if found is None:
-    return {}
-  wanted = found.release.make_aggregator(found.tensors)
   shapes = towers_lib.shapes(model)
   loaded = {}
-  for tower in model.towers.values():
+  for _, tower, path in _parts(checkpoint, model):
+    found = _released(path)
+    if found is None:
+      continue
     own = tower.aggregator
+    wanted = found.release.make_aggregator(found.tensors)
     if type(own) is not type(wanted):
       continue
     other = _differing(wanted, own)
