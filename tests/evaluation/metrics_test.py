@@ -3,6 +3,7 @@
 
 import doctest
 import itertools
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -137,6 +138,11 @@ class SimilaritiesTest(parameterized.TestCase):
       found = metrics.similarities(queries, places, kind)
       np.testing.assert_allclose(found, value, rtol=1e-6, atol=1e-6)
       self.assertEqual(found.dtype, np.float32)
+      # Long descriptors have narrower tiles, and the same similarities.
+      for numbers in (1, 45, 75):
+        with mock.patch.object(metrics, '_NUMBERS', numbers):
+          again = metrics.similarities(queries, places, kind)
+        np.testing.assert_allclose(again, found, rtol=1e-6, atol=1e-6)
 
   @parameterized.product(kind=metrics.SIMILARITIES, count=(1, 3, 259))
   def test_equal_descriptors_tie_wherever_they_stand(self, kind, count):

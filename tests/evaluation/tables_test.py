@@ -75,6 +75,19 @@ class TextTest(absltest.TestCase):
       del results[f'{name}_without_duplicates']
     self.assertLen([*tables.text(results, 'test', 25.0)], 3)
 
+  def test_sequences_say_how_long_they_are(self):
+    results = numbers('test/photos', 'image_to_image', 60.0, 8)
+    for i, n in enumerate(tables.RECALL_AT):
+      name = f'test/photos/image_to_image/recall@{n}_10m_11_frames'
+      results |= {name: 70.0 + i, f'{name}_any_frame': 80.0 + i}
+    head, line, any_frame, _ = tables.text(results, 'test', length=11)
+    self.assertIn(' 11 frames', head)
+    self.assertEndsWith(line.split('  7 of 8')[0], '    70.0')
+    self.assertEqual(
+      any_frame.split(),
+      'any frame of 11 right 80.0 81.0 82.0 83.0 84.0 85.0'.split(),
+    )
+
   def test_units_have_their_words(self):
     at = {
       ('frames', 7): 'within 7 frames',

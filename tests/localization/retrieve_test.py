@@ -175,6 +175,12 @@ class LocalizeTest(parameterized.TestCase):
     self.assertIsNone(nowhere.evidence['position'])
     np.testing.assert_array_equal(somewhere.evidence['position'], [0, 2.5, 1.7])
     self.assertIsNotNone(posed.world_from_camera)
+    # Numbers of frames are neither positions nor metres.
+    origin = {**index.provenance, 'unit': 'frames'}
+    ordered = dataclasses.replace(photos, provenance=origin)
+    for answer in localize(ordered, index.descriptors[:1])[0]:
+      self.assertIsNone(answer.evidence['position'])
+      self.assertIsNone(answer.evidence['distance_from_best'])
     # What is nowhere has its own share only, neighbours share theirs.
     self.assertAlmostEqual(nowhere.confidence, 1 / 3, 5)
     self.assertAlmostEqual(somewhere.confidence, 2 / 3, 5)

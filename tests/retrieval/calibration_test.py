@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Confidences of a map asked against itself are what was planted."""
 
+import dataclasses
 import json
 
 from absl.testing import absltest
@@ -225,6 +226,17 @@ class CalibrationTest(parameterized.TestCase):
     descriptors, positions, towns = planted(40)
     found = calibration.fit_arrays(descriptors, 0 * positions, towns, RADIUS)
     self.assertIn('0 readings of the map could ask', found.reason)
+
+  def test_the_unit_of_the_map_is_that_of_the_radius(self):
+    index = make_index(*planted(60)[:2])
+    self.assertIn(f'within {RADIUS:g} m)', self.described(index))
+    origin = {**index.provenance, 'unit': 'frames'}
+    frames = dataclasses.replace(index, provenance=origin)
+    self.assertIn(f'within {RADIUS:g} frames)', self.described(frames))
+
+  def described(self, index):
+    saved = calibration.fit(index, RADIUS).to_dict()
+    return calibration.from_dict(saved)._replace(reason='').describe()
 
   def test_bad_arguments_are_named(self):
     arrays = planted(40)

@@ -245,6 +245,17 @@ class PanoramaTest(absltest.TestCase):
     data.train_batches.assert_not_called()
     self.assertFalse(pathlib.Path('nowhere').exists())
 
+  def test_what_is_fitted_to_a_map_is_not_trained(self):
+    config = common.smoke(saliency_i2ploc.get_config())
+    data = mock.Mock(image_size=tuple(config.data.image_size))
+    config.model.aggregator = dict(name='vlad', num_clusters=4)
+    with self.assertRaisesRegex(
+      ValueError, 'fitted to a map, not trained'
+    ) as e:
+      verbs.train(config, data, 'nowhere')
+    self.assertNotIn('\n', str(e.exception))
+    data.train_batches.assert_not_called()
+
   def test_a_side_that_the_model_lacks_is_named(self):
     config = common.smoke(saliency_i2ploc.get_config())
     config.map_side = 'text'

@@ -85,6 +85,14 @@ class SourceTest(absltest.TestCase):
     source.save_pictures(folder / 'few', [4, 5])
     self.assertLen(list((folder / 'few/queries').iterdir()), 2)
 
+  def test_an_unknown_way_to_resize_fails_before_anything_is_read(self):
+    for name in ('resize', 'query_resize'):
+      with self.assertRaisesRegex(ValueError, "policy 'squash'"):
+        drives.Source(
+          name='photos', data_dir='nowhere', train='', validation='', test='',
+          image_size=(16, 16), **{name: 'squash'},
+        )  # fmt: skip
+
   def test_places_are_those_that_are_asked_about(self):
     source = drives.Source(
       name='synthetic_city', data_dir='', train='', validation='', test='test',
