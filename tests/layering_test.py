@@ -180,6 +180,7 @@ ORDER = {
     'vocabulary',
   ),
   'i2ploc.models.weights': (
+    'names',
     'downloads',
     'sources',
     'onnx_files',

@@ -767,26 +767,40 @@ class ParameterCountTest(parameterized.TestCase):
   # Features 256, tokens of width 96, demonstration settings.
   COUNTS = {
     # 16 x 96 to assign and to centre, 32 of the norm, 16 x 96 x 32 projected.
-    'netvlad': (dict(num_clusters=16, num_sectors=8), 52_256),
-    'gem': (dict(num_sectors=8), 96 * 32 + 1),
-    'mean': (dict(num_sectors=8, per_sector_head=True), 8 * 96 * 32),
+    'netvlad': (dict(features=256, num_clusters=16, num_sectors=8), 52_256),
+    'gem': (dict(features=256, num_sectors=8), 96 * 32 + 1),
+    'mean': (
+      dict(features=256, num_sectors=8, per_sector_head=True),
+      8 * 96 * 32,
+    ),
     # 96 x 32 and 32 x 32 with biases, 64 of the norm.
-    'projection': (dict(num_sectors=8), 97 * 32 + 33 * 32 + 64),
-    'first': (dict(), 96 * 256),
+    'projection': (dict(features=256, num_sectors=8), 97 * 32 + 33 * 32 + 64),
+    'first': (dict(features=256), 96 * 256),
+    # Its words are of the map, and no parameters.
+    'vlad': (dict(num_clusters=4), 0),
+    # Scores and residuals by a hidden layer of 512, and the dustbin.
+    'salad': (
+      dict(num_clusters=3, cluster_features=2, token_features=0),
+      2 * 97 * 512 + 513 * 5 + 1,
+    ),
   }
   # Counted in the test of the module, or as many as were published.
-  ELSEWHERE = {'vit', 'resnet', 'point_transformer', 'published'}
+  ELSEWHERE = {
+    *('vit', 'resnet', 'vgg', 'efficientnet', 'point_transformer'),
+    *('mixvpr', 'boq', 'published'),
+  }
 
   @parameterized.parameters(*COUNTS)
   def test_aggregators_have_the_parameters_they_should(self, name):
     fields, expected = self.COUNTS[name]
-    model = factory.AGGREGATORS[name](features=256, **fields)
+    model = factory.AGGREGATORS[name](**fields)
     tokens = aggregators.Tokens(
       jnp.zeros((1, 5, 96)), jnp.zeros((1, 5)), jnp.ones((1, 5), bool)
     )
     bounds = (jnp.zeros(1), jnp.ones(1))
     shapes = jax.eval_shape(model.init, KEY, tokens, jnp.ones((1, 5)), bounds)
-    count = sum(x.size for x in jax.tree.leaves(shapes))
+    parameters = shapes.get('params', {})
+    count = sum(x.size for x in jax.tree.leaves(parameters))
     self.assertEqual(count, expected)
 
   def test_every_part_that_a_config_can_name_is_counted(self):

@@ -86,6 +86,7 @@ class EmbeddingTest(absltest.TestCase):
         np.array(rows),
         batch_size=3,
         folder=self.folder,
+        seed=0,
         origin=ORIGIN | origin,
       )
 
@@ -150,8 +151,8 @@ class EmbeddingTest(absltest.TestCase):
   def test_the_model_is_fitted_once_to_the_map_alone(self):
     self.fits.return_value = True
 
-    def fit(model, side, variables, batches, count):
-      self.assertEqual((model, side, count), ('model', 'image', 4))
+    def fit(model, side, variables, batches, count, *, seed):
+      self.assertEqual((model, side, count, seed), ('model', 'image', 4, 0))
       seen = [batch['image'][batch['mask']] for batch in batches(np.arange(4))]
       words = np.concatenate(seen)[:, 0, 0, 0].astype(np.float32)
       return {**variables, 'map': {'words': words[:2]}}

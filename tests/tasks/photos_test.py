@@ -162,7 +162,8 @@ class CropsTest(photo_runs.PhotosTestCase):
 
   @classmethod
   def make_photos(cls):
-    super().make_photos()
+    for i in range(12):
+      photo_runs.save_scene(cls.photos / 'database', i)
     # The left of scene 7 beside another scene, twice as wide as the view.
     path = photo_runs.save_scene(
       cls.photos / 'queries', 7, shift=5, size=(90, 120)
