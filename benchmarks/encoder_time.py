@@ -17,9 +17,6 @@ import sys
 import time
 from typing import NamedTuple
 
-if hasattr(os, 'sched_setaffinity'):  # one core, before anybody counts them
-  os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-
 from absl import app
 from absl import flags
 import jax
@@ -80,21 +77,7 @@ def vit(height: int, width: int) -> Case:
   path = sources.find(FOCUS)
   images = _image(height, width)
   model, variables = vit_lib.load_vit(path, (height, width))
-  tensors = tensor_files.read_tensors(path)
-  patch = 'embeddings.patch_embeddings.projection.weight'
-  start = next(name for name in tensors if name.endswith(patch))
-  start = start.removesuffix(patch)
-  tensors = {
-    name.removeprefix(start): tensor
-    for name, tensor in tensors.items()
-    if name.startswith(start)
-  }
-  params = variables['params']
-  # Ours has the CLS token's position added to the token.
-  position = np.concatenate([params['cls'], params['position']], axis=1)
-  tensors['embeddings.cls_token'] = np.zeros_like(params['cls'])
-  module = torch_encoders.DINOv2(tensors, position)
-  theirs = _theirs(module, images)
+  theirs = _theirs(torch_encoders.load_dinov2(path, (height, width)), images)
   return Case(
     f'{FOCUS} {height} x {width}',
     _ours(model, variables, images),
@@ -173,6 +156,8 @@ def measure(case: Case, turns: int) -> Iterator[dict]:
 def main(argv: list[str]) -> None:
   """Measures, prints and writes."""
   del argv
+  if hasattr(os, 'sched_setaffinity'):  # one core, before JAX counts them
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
   torch.set_num_threads(1)
   unknown = sorted(set(NAMES.value) - set(CASES))
   if unknown:

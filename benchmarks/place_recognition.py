@@ -7,7 +7,8 @@ Every row is one config of configs/photos.py, run as `--mode=evaluate` runs it:
 encoder, features, pooling. Columns are R@1 beside chance on three small sets,
 see `SETS`; FOLDER holds them. Words and whitening are learned from each set's
 database alone. The row of the thumbnail needs no network: 64 x 64 pixels, grey,
-mean 0, deviation 1.
+mean 0, deviation 1. The last column is the time of an image from pixels to its
+descriptor, on all cores that the process may use, beside torch.
 
 Sets of 14 and of 4 queries rank no methods; the interval is of the corridor.
 VLAD's words depend on a seed: `--seeds` of them are measured, and the mean is
@@ -22,6 +23,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import pathlib
 import tempfile
 import time
@@ -30,17 +32,25 @@ from typing import NamedTuple
 
 from absl import app
 from absl import flags
+import jax
 import numpy as np
+import torch
 
+from benchmarks import torch_encoders
 from configs import photos
 from i2ploc import place_recognition
 from i2ploc import verbs
+from i2ploc.models.weights import names
+from i2ploc.models.weights import published
+from i2ploc.models.weights import sources
+from i2ploc.models.weights import tensor_files
+from i2ploc.tasks import places
 from input_pipeline.sources import opening
 
 DATA = flags.DEFINE_string('data', None, 'Folder of the sets.', required=True)
 ROWS = flags.DEFINE_multi_string('row', [], 'Only these configs.')
 SEEDS = flags.DEFINE_integer('seeds', 2, 'Vocabularies of each VLAD.')
-TURNS = flags.DEFINE_integer('turns', 10, 'Of the times; 0 for no times.')
+TURNS = flags.DEFINE_integer('turns', 20, 'Of the times; 0 for no times.')
 JSON = flags.DEFINE_string('json', None, 'Where to write the numbers.')
 
 THUMBNAIL = 'thumbnail'
@@ -185,61 +195,106 @@ def _parted(folder, every, made):
   return parts
 
 
-def seconds_per_image(row: str, turns: int) -> float:
-  """Median time of an image of 224 x 224, encoder to descriptor, compiled."""
-  import jax
+def time_image(row: str, turns: int) -> dict[str, float]:
+  """Medians of an image, pixels to descriptor, by turns with torch.
 
-  from i2ploc.models.weights import published
-  from i2ploc.tasks import places
-
+  Torch gets the same layers and poolings, of pixels that are normalised before.
+  """
   config = photos.get_config(row)
-  data = opening.open_source(config, '.')
+  size, data = config.data.image_size, opening.open_source(config, '.')
   towers = places.make_towers(config, data)
   variables = published.load_variables(config.checkpoint, towers.model)
   # Words that were not learned take as long as others.
-  variables['map'] = jax.tree.map(np.zeros_like, variables.get('map', {}))
+  variables['map'] = jax.tree.map(np.ones_like, variables.get('map', {}))
   embed, variables = towers.embed('image'), jax.device_put(variables)
-  image = np.zeros((1, *config.data.image_size, 3), np.uint8)
-  spent = []
-  for _ in range(turns + 2):
-    start = time.perf_counter()
+  image = np.zeros((1, *size, 3), np.uint8)
+  theirs = _of_torch(config, size)
+
+  def ours():
     np.asarray(embed(variables, {'image': image}))
-    spent.append(time.perf_counter() - start)
-  return float(np.median(spent[2:]))
+
+  spent = {'ours': [], 'torch': []}
+  for _ in range(turns + 2):
+    for name, run in (('ours', ours), ('torch', theirs)):
+      start = time.perf_counter()
+      run()
+      spent[name].append(time.perf_counter() - start)
+  ours_s, torch_s = (np.asarray(spent[name][2:]) for name in spent)
+  return {
+    'ms': 1e3 * float(np.median(ours_s)),
+    'torch_ms': 1e3 * float(np.median(torch_s)),
+    'ratio': float(np.median(ours_s / torch_s)),
+  }
+
+
+def _of_torch(config, size):
+  """A row's descriptor of an image in torch, as a function of nothing."""
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  image = torch.zeros(1, 3, *size)
+  parts = []
+  for name in names.split(config.checkpoint):
+    checkpoint, layer, facet = names.parse(name)
+    path = sources.find(checkpoint)
+    if name.startswith('efficientnet'):
+      tensors = tensor_files.read_tensors(path)
+      module = torch_encoders.EfficientNetLite0(tensors)
+      parts.append((module, (layer,)))
+    else:
+      module = torch_encoders.load_dinov2(path, size)
+      parts.append((module, (layer, facet)))
+
+  def describe(module, options):
+    x = module(image, *options)
+    if x.ndim == 4:
+      x = x.flatten(2).transpose(1, 2)
+    elif pooling == 'first':
+      return x[:, 0]
+    else:
+      x = x[:, 1:]
+    if pooling == 'gem':
+      return torch_encoders.gem(x)
+    return torch_encoders.vlad(x, torch.ones(words, x.shape[-1]))
+
+  aggregator = config.model.aggregator
+  pooling, words = aggregator.name, aggregator.get('num_clusters', 0)
+
+  def run():
+    with torch.inference_mode():
+      torch.cat([describe(*part) for part in parts], dim=1).numpy()
+
+  return run
 
 
 def main(argv: list[str]) -> None:
   """Measures, prints and writes."""
   del argv
   table = []
-  names = [one.name for one in SETS]
-  print(f'{"R@1, %":62}' + ''.join(f'{name:>22}' for name in names) + '   ms')
+  _print('R@1, %', *(one.name for one in SETS), 'ms (torch)')
   for row in ROWS.value or (THUMBNAIL, *CONFIGS):
     found: dict[str, Any] = {'row': row}
+    cells = []
     seeds = range(SEEDS.value if 'vlad' in row else 1)
     for one in SETS:
       if row == THUMBNAIL:
         runs = [measure_thumbnails(one)]
       else:
         runs = [measure(row, one, seed) for seed in seeds]
-      found[one.name] = {
+      mean = {
         key: float(np.mean([run[key] for run in runs])) for key in runs[0]
-      } | {'recalls': [run['recall'] for run in runs]}
+      }
+      found[one.name] = mean | {'recalls': [run['recall'] for run in runs]}
+      cells.append(f'{mean["recall"]:.1f} (chance {mean["chance"]:.1f})')
     if row != THUMBNAIL and TURNS.value:
-      found['ms'] = 1e3 * seconds_per_image(row, TURNS.value)
+      found |= time_image(row, TURNS.value)
+      cells.append(f'{found["ms"]:.0f} ({found["torch_ms"]:.0f})')
     table.append(found)
-    cells = [
-      f'{found[name]["recall"]:.1f} (chance {found[name]["chance"]:.1f})'
-      for name in names
-    ]
-    print(
-      f'{row:62}'
-      + ''.join(f'{cell:>22}' for cell in cells)
-      + (f'{found["ms"]:5.0f}' if 'ms' in found else ''),
-      flush=True,
-    )
+    _print(row, *cells)
   if JSON.value:
     pathlib.Path(JSON.value).write_text(json.dumps(table, indent=1))
+
+
+def _print(row, *cells):
+  print(f'{row:62}' + ''.join(f'{cell:>22}' for cell in cells), flush=True)
 
 
 if __name__ == '__main__':

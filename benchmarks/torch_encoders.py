@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published encoders as plain torch modules, to be timed and compared.
+"""Published encoders and poolings in plain torch, to be timed and compared.
 
 Written from the papers; they take the tensors of the checkpoints by their own
 names.
 """
 
 from collections.abc import Mapping
+import os
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from i2ploc.models.encoders import efficientnet
+from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import vit as vit_lib
 
 
 class DINOv2(nn.Module):
@@ -52,8 +55,14 @@ class DINOv2(nn.Module):
       x, x.shape[-1:], self.w[f'{name}.weight'], self.w[f'{name}.bias'], 1e-6
     )
 
-  def forward(self, images: torch.Tensor) -> torch.Tensor:
-    """Maps [B, 3, H, W] to tokens after the last norm, CLS first."""
+  def forward(
+    self, images: torch.Tensor, block: int | None = None, facet: str = ''
+  ) -> torch.Tensor:
+    """Maps [B, 3, H, W] to tokens [B, 1 + N, D], CLS first.
+
+    They are those after the last norm, of a block, counted from 1, or its
+    query, key or value.
+    """
     patch = 'embeddings.patch_embeddings.projection'
     kernel = self.w[f'{patch}.weight']
     x = functional.conv2d(
@@ -62,8 +71,21 @@ class DINOv2(nn.Module):
     x = x.flatten(2).transpose(1, 2)
     cls = self.w['embeddings.cls_token'].expand(len(x), -1, -1)
     x = torch.cat([cls, x], dim=1) + self.position
-    for i in range(self.depth):
+    for i in range(block or self.depth):
       start = f'encoder.layer.{i}.'
+      if facet and i == block - 1:
+        rows = slice(
+          *[
+            ('query', 'key', 'value').index(facet) * x.shape[-1] + width
+            for width in (0, x.shape[-1])
+          ]
+        )
+        name = f'{start}attention.attention'
+        return functional.linear(
+          self._norm(x, f'{start}norm1'),
+          self.w[f'{name}.weight'][rows],
+          self.w[f'{name}.bias'][rows],
+        )
       y = self._linear(
         self._norm(x, f'{start}norm1'), f'{start}attention.attention'
       )
@@ -77,7 +99,7 @@ class DINOv2(nn.Module):
       y = self._linear(self._norm(x, f'{start}norm2'), f'{start}mlp.fc1')
       y = self._linear(functional.gelu(y), f'{start}mlp.fc2')
       x = x + y * self.w[f'{start}layer_scale2.lambda1']
-    return self._norm(x, 'layernorm')
+    return x if block else self._norm(x, 'layernorm')
 
 
 class EfficientNetLite0(nn.Module):
@@ -116,11 +138,17 @@ class EfficientNetLite0(nn.Module):
     )
     return functional.relu6(x) if activate else x
 
-  def forward(self, images: torch.Tensor) -> torch.Tensor:
-    """Maps [B, 3, H, W] to features [B, 1280, H / 32, W / 32]."""
+  def forward(
+    self, images: torch.Tensor, last: int | None = None
+  ) -> torch.Tensor:
+    """Maps [B, 3, H, W] to features [B, C, h, w].
+
+    They are those of the head's 1280 channels, h = H / 32, or of the stage
+    `last`, counted from 1.
+    """
     x = self._conv_norm(images, '_conv_stem', '_bn0', stride=2)
     i = 0
-    for stage in efficientnet.LITE0:
+    for stage in efficientnet.LITE0[:last]:
       for j in range(stage.depth):
         start, given, stride = f'_blocks.{i}.', x, 1 if j else stage.stride
         if stage.expansion > 1:
@@ -134,4 +162,37 @@ class EfficientNetLite0(nn.Module):
         if stride == 1 and x.shape == given.shape:
           x = x + given
         i += 1
-    return self._conv_norm(x, '_conv_head', '_bn1')
+    return x if last else self._conv_norm(x, '_conv_head', '_bn1')
+
+
+def load_dinov2(path: str | os.PathLike, image_size: tuple[int, int]) -> DINOv2:
+  """The DINOv2 of a file for images of (H, W)."""
+  tensors = tensor_files.read_tensors(path)
+  patch = 'embeddings.patch_embeddings.projection.weight'
+  (start,) = (x.removesuffix(patch) for x in tensors if x.endswith(patch))
+  tensors = {
+    name.removeprefix(start): tensor
+    for name, tensor in tensors.items()
+    if name.startswith(start)
+  }
+  # Resampled positions are ours, which has the CLS token's added to the token.
+  params = vit_lib.load_vit(path, image_size)[1]['params']
+  position = np.concatenate([params['cls'], params['position']], axis=1)
+  tensors['embeddings.cls_token'] = np.zeros_like(params['cls'])
+  return DINOv2(tensors, position)
+
+
+def gem(tokens: torch.Tensor, power: float = 3.0) -> torch.Tensor:
+  """The generalised mean [B, D] of [B, N, D], at unit length."""
+  mean = tokens.clamp(min=1e-6).pow(power).mean(1).pow(1 / power)
+  return functional.normalize(mean, dim=-1)
+
+
+def vlad(tokens: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+  """Sums of differences to the nearest of words [K, D], one unit vector."""
+  x = functional.normalize(tokens, dim=-1)
+  nearest = torch.cdist(x, words[None]).argmin(-1)
+  assignment = functional.one_hot(nearest, len(words)).to(x.dtype)
+  sums = assignment.transpose(1, 2) @ x
+  sums = sums - assignment.sum(1)[..., None] * words
+  return functional.normalize(functional.normalize(sums, dim=-1).flatten(1))
