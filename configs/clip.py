@@ -49,7 +49,13 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   arg = common.parse_arg(text, size='small')
   common.choice('size', arg.size, IMAGE_SIZE)
   config = common.defaults()
-  del config.checkpoint, config.index, config.query_side, config.map_side
+  del (
+    config.checkpoint,
+    config.index,
+    config.sequence,
+    config.query_side,
+    config.map_side,
+  )
   config.task = 'captions'
   config.name = 'CLIP'
   config.margin = 0.15  # context on every side of a box, of its longer side

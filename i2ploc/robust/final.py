@@ -30,7 +30,8 @@ from scipy import special
 
 from i2ploc.robust import problem as problem_lib
 
-_MOST_STEPS = 5
+# Data without noise take more than five.
+_MOST_STEPS = 10
 # Of the slopes by which steps are divided.
 _LEAST_SLOPE = 0.3
 # a, for noise with heavy tails.

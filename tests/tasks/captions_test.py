@@ -28,7 +28,7 @@ from tests import configs_test
 from tests import shared
 from tests.input_pipeline import labelled_frames
 from tests.models import planted
-from tests.tasks.places_test import Recorder
+from tests.tasks import recorder
 
 
 class Data:
@@ -74,10 +74,10 @@ class CaptionsTaskTest(absltest.TestCase):
     cls.workdir = str(pathlib.Path(tempfile.mkdtemp()) / 'run')
     cls.config = _small_config()
     cls.read = set()
-    recorder = Recorder(cls.config, cls.read)
+    config = recorder.Recorder(cls.config, cls.read)
     cls.data = Data(cls.config.data.crops)
     with contextlib.redirect_stdout(io.StringIO()) as cls.printed:
-      verbs.train(recorder, cls.data, cls.workdir)
+      verbs.train(config, cls.data, cls.workdir)
 
   @classmethod
   def tearDownClass(cls):
@@ -235,7 +235,7 @@ class CaptionFactoryTest(parameterized.TestCase):
       factory.make_text_loss(**fields)
 
   @parameterized.parameters(
-    (dict(image=dict(name='vgg')), "Unknown image encoder 'vgg'"),
+    (dict(image=dict(name='alexnet')), "Unknown image encoder 'alexnet'"),
     (dict(text=dict(wide=3)), 'wide'),
     (dict(colour=3), 'colour'),
   )

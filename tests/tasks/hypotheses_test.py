@@ -17,7 +17,7 @@ from i2ploc.evaluation import hypotheses
 from i2ploc.report import html
 from input_pipeline.sources import opening
 from tests import configs_test
-from tests.tasks import places_test
+from tests.tasks import recorder as recorder_lib
 
 
 def _evaluate(config, workdir):
@@ -34,7 +34,7 @@ class HypothesesTaskTest(absltest.TestCase):
     cls.workdir = pathlib.Path(tempfile.mkdtemp())
     cls.config = configs_test.load('hypotheses', 'problem=line,smoke')
     cls.read = set()
-    recorder = places_test.Recorder(cls.config, cls.read)
+    recorder = recorder_lib.Recorder(cls.config, cls.read)
     cls.printed = _evaluate(recorder, cls.workdir)
 
   @classmethod

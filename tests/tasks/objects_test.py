@@ -23,7 +23,7 @@ from input_pipeline.sources import opening
 from tests import configs_test
 from tests.objects import planted_objects
 from tests.objects import planted_sequence
-from tests.tasks import places_test
+from tests.tasks import recorder as recorder_lib
 
 
 def _config():
@@ -51,7 +51,7 @@ class ObjectsTaskTest(parameterized.TestCase):
     planted_sequence.write(cls.root / 'desk', scene)
     cls.workdir, cls.config = str(cls.root / 'run'), _config()
     cls.read = set()
-    recorder = places_test.Recorder(cls.config, cls.read)
+    recorder = recorder_lib.Recorder(cls.config, cls.read)
     cls.data = opening.open_source(cls.config, str(cls.root / 'desk'))
     cls.printed = _run('index', recorder, cls.data, cls.workdir)
     cls.printed += _run('evaluate', recorder, cls.data, cls.workdir)

@@ -110,7 +110,7 @@ class LoadTest(parameterized.TestCase):
     folder = self.enterContext(tempfile.TemporaryDirectory())
     path = pathlib.Path(folder) / 'net.pth'
     torch_file.save_old(self.tensors, path)
-    model = published.make_encoder(path, stage=5, padding='symmetric')
+    model = published.make_encoder(f'{path}@5', padding='symmetric')
     self.assertEqual(
       model, efficientnet.EfficientNetLite0(5, padding='symmetric')
     )
@@ -119,8 +119,10 @@ class LoadTest(parameterized.TestCase):
     np.testing.assert_allclose(
       (pixels / 255 - mean[0]) / std[0], (pixels - 127) / 128, atol=1e-6
     )
-    with self.assertRaisesRegex(ValueError, 'no block; it takes stage, pad'):
-      published.make_encoder(path, block=3)
+    with self.assertRaisesRegex(ValueError, 'no remat; it takes padding'):
+      published.make_encoder(path, remat=True)
+    with self.assertRaisesRegex(ValueError, 'EfficientNetLite0 has no key'):
+      published.make_encoder(f'{path}@3.key')
 
 
 if __name__ == '__main__':

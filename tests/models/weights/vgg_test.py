@@ -42,7 +42,7 @@ class VGGWeightsTest(parameterized.TestCase):
   def test_stages_that_are_left_out_are_known(self, stage):
     widths = (4, 5, 6, 7, 8)
     self._save(released_tensors.vgg16('features.', widths))
-    model = published.make_encoder(self.path, stage=stage)
+    model = published.make_encoder(f'{self.path}@{stage}')
     self.assertEqual(model.widths, widths[: stage or None])
     found = vgg_lib.load_vgg_variables(self.path, model)
     count = {0: 13, 2: 4, 5: 13}[stage]
@@ -51,7 +51,7 @@ class VGGWeightsTest(parameterized.TestCase):
   def test_what_does_not_fit_is_named(self):
     tensors = self._save(released_tensors.vgg16('features.', (4, 5, 6, 7, 8)))
     with self.assertRaisesRegex(ValueError, 'has 5 stages, and stage is 6'):
-      published.make_encoder(self.path, stage=6)
+      published.make_encoder(f'{self.path}@6')
     model = published.make_encoder(self.path)
     del tensors['features.5.bias']
     safetensors_numpy.save_file(
