@@ -94,7 +94,8 @@ def _open(path, take):
     raise
   # Damaged files make Pillow raise almost anything.
   except Exception as error:
-    text = ' '.join(str(error).replace(str(path), 'the file').split())
+    text = str(error).replace(f' {str(path)!r}', '')
+    text = ' '.join(text.replace(str(path), 'the file').split())
     raise InputError(f'{path} is not a readable image: {text}') from error
 
 
