@@ -360,8 +360,6 @@ def published_model(
   aggregator: dict[str, Any] = dict(POOLINGS[pooling])
   if pooling == 'vlad':
     aggregator['num_clusters'] = words
-  if pooling == 'released':
-    aggregator['checkpoint'] = name
   model = factory.make_model(
     image=image,
     aggregator=aggregator,

@@ -18,6 +18,7 @@ import pathlib
 from typing import Any
 from typing import NamedTuple
 
+from absl import logging
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -213,17 +214,31 @@ def image_size(checkpoint: str | os.PathLike) -> tuple[int, int] | None:
 def check_image_size(
   checkpoint: str | os.PathLike, size: tuple[int, int]
 ) -> None:
-  """Raises InputError if a release cannot describe images of (H, W)."""
+  """Compares (H, W) of images with what the authors of a release test with.
+
+  Another size is said in a line.
+
+  Raises:
+    InputError: the release cannot describe images of another size.
+  """
   found = _released(_find(checkpoint))
-  if found is None or found.release.any_size:
+  if found is None:
     return
   own = found.release.image_size(found.tensors)
-  if tuple(size) != own:
-    wanted, given = (f'{height} x {width}' for height, width in (own, size))
+  if tuple(size) == own:
+    return
+  wanted, given = (f'{height} x {width}' for height, width in (own, size))
+  if not found.release.any_size:
     raise InputError(
       f'{checkpoint}: {found.release.name} takes images of one size, its '
       f"authors' {wanted}, and image_size is {given}: set it to {wanted}"
     )
+  logging.warning(
+    '%s: its authors test with images of %s, and image_size is %s',
+    checkpoint,
+    wanted,
+    given,
+  )
 
 
 def normalization(checkpoint: str | os.PathLike) -> Normalization:

@@ -446,7 +446,7 @@ class SmallSizeTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "SALAD with {'num_clusters': 5"):
       published.load_variables(self.path, model)
 
-  def test_mixvpr_at_another_size_is_refused(self):
+  def test_another_size_than_the_authors_is_said_or_refused(self):
     self._saved('mixvpr')
     self.assertEqual(published.image_size(self.path), (64, 64))
     with self.assertRaisesRegex(ValueError, "one size, its authors' 64 x 64"):
@@ -454,7 +454,13 @@ class SmallSizeTest(parameterized.TestCase):
     self.assertIsNotNone(self._model((64, 64)))
     self._saved('salad')
     self.assertEqual(published.image_size(self.path), (322, 322))
-    self.assertIsNotNone(self._model((42, 70)))
+    with self.assertLogs(level='WARNING') as logs:
+      self.assertIsNotNone(self._model((42, 70)))
+    self.assertIn(
+      'images of 322 x 322, and image_size is 42 x 70', *logs.output
+    )
+    with self.assertNoLogs(level='WARNING'):
+      self._model((322, 322))
 
   def test_an_encoder_alone_has_no_aggregator(self):
     shapes = released_tensors.named_resnet('', 50, NARROW)
