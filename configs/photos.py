@@ -11,7 +11,7 @@ folder, which ask each other; see docs/photos.md for where positions come from.
 Expect MEASURED
 
 Arguments after the colon:
-  encoder=efficientnet_lite0: a name of `i2ploc.models.weights.sources`
+  encoder=efficientnet_lite0@5: a name of `i2ploc.models.weights.sources`
     (dinov2_small, eigenplaces_resnet50_2048, ...), a folder or file of weights,
     or a repository of the Hugging Face hub, OWNER/NAME. NAME@8 are the features
     of block or stage 8, NAME@8.value its values; A@7+A@8+B are several, whose
@@ -59,7 +59,9 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   config = common.defaults()
   del config.train, config.optimizer
   del config.evaluation.select, config.evaluation.exclude_self
-  config.name = f'{arg.encoder}, {pooling}'
+  config.name = arg.encoder
+  if pooling != 'default':
+    config.name += f', {pooling}'
   config.task = 'places'
   config.query_side = config.map_side = 'image'
   config.checkpoint = arg.encoder
