@@ -8,7 +8,9 @@ folder, which ask each other; see docs/photos.md for where positions come from.
 --mode=evaluate measures recall and leaves a map of the database, which
 --mode=localize --query=PATH asks; --mode=report shows both.
 
-Expect MEASURED
+Expect R@1 of 95 % in Milford's corridor (chance 4.5 %) and of 96 % within 10 m
+on the walk in Lund that comes with OpenSfM (chance 12 %), of 111 and 13
+queries. Measured 2026-12-01, two vocabularies each.
 
 Arguments after the colon:
   encoder=efficientnet_lite0@5: a name of `i2ploc.models.weights.sources`
@@ -21,11 +23,12 @@ Arguments after the colon:
     released place-recognition network was trained with; without it what suits
     the encoder: released of a released network, VLAD of efficientnet_lite0, cls
     of a transformer, else gem
-  words=32: of VLAD
+  words=32: of VLAD, which they imply
   whitening=0: numbers to which descriptors are whitened, as the database has
     them; fewer than its photos
-  image_size=224x224: height x width that photos get, multiples of a
-    transformer's patch; released networks have sizes of their own
+  image_size=: height x width that photos get, multiples of a transformer's
+    patch; by default 336x448, or 224x224 of an encoder that is named. Released
+    networks have sizes of their own
   radius=25: metres (or frames, see data.positions) within which an answer is
     right
 """
@@ -34,6 +37,9 @@ import ml_collections
 
 from configs import common
 
+# What does best without training, see benchmarks/place_recognition.py.
+ENCODER, IMAGE_SIZE = 'efficientnet_lite0@5', '336x448'
+WORDS = 32
 POOLING = {
   'default': dict(name='default'),
   'cls': dict(name='first'),
@@ -48,30 +54,35 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
   arg = common.parse_arg(
     text,
-    encoder='efficientnet_lite0@5',
-    pooling='default',
-    words=32,
+    encoder='',
+    pooling='',
+    words=0,
     whitening=0,
-    image_size='224x224',
+    image_size='',
     radius=25.0,
   )
-  pooling = common.choice('pooling', arg.pooling, POOLING)
+  pooling = arg.pooling or ('vlad' if arg.words else 'default')
+  common.choice('pooling', pooling, POOLING)
+  if arg.words and pooling != 'vlad':
+    raise ValueError(f'words={arg.words} are of pooling=vlad, not of {pooling}')
+  encoder = arg.encoder or ENCODER
+  size = arg.image_size or ('224x224' if arg.encoder else IMAGE_SIZE)
   config = common.defaults()
   del config.train, config.optimizer
   del config.evaluation.select, config.evaluation.exclude_self
-  config.name = arg.encoder
+  config.name = encoder
   if pooling != 'default':
     config.name += f', {pooling}'
   config.task = 'places'
   config.query_side = config.map_side = 'image'
-  config.checkpoint = arg.encoder
+  config.checkpoint = encoder
   checkpoint = config.get_oneway_ref('checkpoint')
   config.data = dict(
     name='photos',
     train='',
     validation='',
     test='all',  # or names of towns, where a folder holds several
-    image_size=_image_size(arg.image_size),
+    image_size=_image_size(size),
     resize='stretch',  # crop: see `i2ploc.geometry.resizing`
     query_resize='',  # the same of photos that ask: five_crops, nearest_crop
     database='database',
@@ -88,7 +99,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     dtype='float32',
   )
   if pooling == 'vlad':
-    config.model.aggregator.num_clusters = arg.words
+    config.model.aggregator.num_clusters = arg.words or WORDS
   config.evaluation.update(
     batch_size=16,
     radii=(arg.radius,),

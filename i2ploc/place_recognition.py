@@ -330,7 +330,7 @@ def published_model(
   name: str,
   *,
   pooling: str = 'default',
-  words: int = 32,
+  words: int = 0,
   whitening: int = 0,
   image_size: tuple[int, int] = IMAGE_SIZE,
 ) -> PublishedModel:
@@ -344,7 +344,7 @@ def published_model(
       place recognition, 'vlad' has words of the database, 'cls' is for
       transformers; 'default' is what suits the network, see
       `factory.with_default_pooling`.
-    words: of VLAD.
+    words: of 'vlad' alone; 0 for 32.
     whitening: numbers to which descriptors are whitened, as the database has
       them; fewer than its photos. 0 for none.
     image_size: (H, W) that it is to get, pixels; `published.image_size` tells
@@ -358,7 +358,9 @@ def published_model(
     raise InputError(f'pooling={pooling!r}: expected one of {list(POOLINGS)}.')
   image: dict[str, Any] = dict(name='published', checkpoint=name)
   aggregator: dict[str, Any] = dict(POOLINGS[pooling])
-  if pooling == 'vlad':
+  if words:
+    if pooling != 'vlad':
+      raise InputError(f"words={words} are of pooling='vlad', not {pooling!r}.")
     aggregator['num_clusters'] = words
   model = factory.make_model(
     image=image,

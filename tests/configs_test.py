@@ -226,9 +226,24 @@ class ConfigsTest(parameterized.TestCase):
     config.checkpoint = 'OWNER/NAME'
     self.assertEqual(config.model.image.checkpoint, 'OWNER/NAME')
 
+  def test_words_are_of_vlad(self):
+    config = load('photos', 'words=8')
+    expected = {'name': 'vlad', 'num_clusters': 8}
+    self.assertEqual(config.model.aggregator.to_dict(), expected)
+    self.assertEqual(config.checkpoint, load('photos').checkpoint)
+
+  def test_photos_have_another_size_for_an_encoder_that_is_named(self):
+    for arg, size in (
+      ('', (336, 448)),
+      ('encoder=dinov2_small', (224, 224)),
+      ('image_size=42x56', (42, 56)),
+    ):
+      self.assertEqual(load('photos', arg).data.image_size, size)
+
   @parameterized.parameters(
     ('pooling=netvlad', "pooling='netvlad'; known: "),
     ('image_size=224', "image_size='224': expected HEIGHTxWIDTH"),
+    ('pooling=gem,words=8', 'words=8 are of pooling=vlad, not of gem'),
   )
   def test_a_wrong_argument_of_photos_is_named(self, arg, message):
     with self.assertRaisesRegex(ValueError, message):

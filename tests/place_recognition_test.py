@@ -277,6 +277,8 @@ class PublishedTest(parameterized.TestCase):
   def test_what_there_is_not(self):
     with self.assertRaisesRegex(ValueError, "'max': expected one of .'defa"):
       place_recognition.published_model(self.PATH, pooling='max')
+    with self.assertRaisesRegex(ValueError, "words=8 are of pooling='vlad'"):
+      place_recognition.published_model(self.PATH, words=8)
     with self.assertRaisesRegex(ValueError, 'no aggregator that is known'):
       place_recognition.published_model(self.PATH, pooling='released')
 
