@@ -230,7 +230,7 @@ class ConfigsTest(parameterized.TestCase):
     config = load('photos', 'words=8')
     expected = {'name': 'vlad', 'num_clusters': 8}
     self.assertEqual(config.model.aggregator.to_dict(), expected)
-    self.assertEqual(config.checkpoint, load('photos').checkpoint)
+    self.assertEqual(config.checkpoint, load('photos', '').checkpoint)
 
   def test_photos_have_another_size_for_an_encoder_that_is_named(self):
     for arg, size in (
