@@ -50,6 +50,7 @@ from input_pipeline.sources import opening
 
 DATA = flags.DEFINE_string('data', None, 'Folder of the sets.', required=True)
 ROWS = flags.DEFINE_multi_string('row', [], 'Only these configs.')
+NAMES = flags.DEFINE_multi_string('set', [], 'Only these sets.')
 SEEDS = flags.DEFINE_integer('seeds', 2, 'Vocabularies of each VLAD.')
 TURNS = flags.DEFINE_integer('turns', 20, 'Of the times; 0 for no times.')
 JSON = flags.DEFINE_string('json', None, 'Where to write the numbers.')
@@ -270,12 +271,13 @@ def main(argv: list[str]) -> None:
   del argv
   compilation.keep_programs()  # the seeds of a row are one program
   table = []
-  _print('R@1, %', *(one.name for one in SETS), 'ms (torch)')
+  sets = [one for one in SETS if one.name in NAMES.value or not NAMES.value]
+  _print('R@1, %', *(one.name for one in sets), 'ms (torch)')
   for row in ROWS.value or (THUMBNAIL, *CONFIGS):
     found: dict[str, Any] = {'row': row}
     cells = []
     seeds = range(SEEDS.value if 'vlad' in row else 1)
-    for one in SETS:
+    for one in sets:
       if row == THUMBNAIL:
         runs = [measure_thumbnails(one)]
       else:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A robot's sequence is found where its single frames are not: Nordland.
 
-  python benchmarks/sequences.py --json=sequences.json
-  python benchmarks/sequences.py --nonetworks      (a minute, no weights)
+  python -m benchmarks.sequences --data=nordland.npz --json=sequences.json
+  python -m benchmarks.sequences --data=nordland.npz --nonetworks   (a minute)
 
 One railway line in summer (the map) and in winter (the queries), 3,576 frames
 each, 10 s apart, gray 64 x 32; equal numbers are equal places. Nothing is
@@ -21,26 +21,12 @@ others, and numbers without them are in the JSON as `without_black`.
 
 Settings of SeqSLAM are those of its paper (window of 10 neighbours, speeds 0.8
 to 1.2), none was tuned. What was tried and chosen on these very frames, before
-this table: whitening to 64, 128, 256, 400 and 1024 numbers (256 kept; all but
+that table: whitening to 64, 128, 256, 400 and 1024 numbers (256 kept; all but
 64 do better than 22.5 % by single frames), cells of 4 and 8 pixels (4 kept),
 and images of 64 x 128 for the network alone.
 
-R@1 in %, measured 2026-12-01 on one busy core (the floors of the study: 22.5 by
-single frames, 88.6 by 11 thumbnails, 91.9 by 11 frames of the network):
-
-                                    every 8th          every frame
-                                  one  11   11 with  one  11   11 of every
-                                            contrast           8th
-  thumbnail                      17.4  88.6  90.4     9.1 62.3  82.8
-  patches of 8 pixels (SeqSLAM)  24.4  88.6  91.3    14.1 61.7  88.2
-  thumbnail, whitened            45.4  99.8  97.8    37.9 85.3  98.0
-  gradients, centred             49.2 100.0  99.6    33.5 86.2  99.6
-  whitened thumbnail, gradients  64.2 100.0  99.8    50.9 90.0  99.9
-  EfficientNet-Lite0, VLAD       25.7  96.4  97.8    14.9 58.0  94.8
-
-Contrast helps descriptors that say the same of every place and costs those
-that are whitened. Matching 3,576 x 3,576 takes 0.1 s for plain sums, 1 to 3 s
-with contrast and 3 to 7 s with five speeds.
+docs/photos.md has what it printed. Matching 3,576 x 3,576 takes 0.1 s for plain
+sums, 1 to 3 s with contrast and 3 to 7 s with five speeds.
 """
 
 from collections.abc import Callable
@@ -67,9 +53,7 @@ from i2ploc.models.weights import published
 from i2ploc.retrieval import sequences
 
 DATA = flags.DEFINE_string(
-  'data',
-  '../shared/data/places/nordland_64x32/nordland.npz',
-  'Frames of both seasons.',
+  'data', None, 'nordland.npz: frames of both seasons.', required=True
 )
 JSON = flags.DEFINE_string('json', None, 'Where to write the numbers.')
 NETWORKS = flags.DEFINE_bool('networks', True, 'EfficientNet-Lite0, too.')

@@ -8,9 +8,9 @@ folder, which ask each other; see docs/photos.md for where positions come from.
 --mode=evaluate measures recall and leaves a map of the database, which
 --mode=localize --query=PATH asks; --mode=report shows both.
 
-Expect R@1 of 95 % in Milford's corridor (chance 4.5 %) and of 96 % within 10 m
+Expect R@1 of 93 % in Milford's corridor (chance 4.5 %) and of 92 % within 10 m
 on the walk in Lund that comes with OpenSfM (chance 12 %), of 111 and 13
-queries. Measured 2026-12-01, two vocabularies each.
+queries. Measured 2026-12-01, six vocabularies each.
 
 Arguments after the colon:
   encoder=efficientnet_lite0@5: a name of `i2ploc.models.weights.sources`
