@@ -35,7 +35,8 @@ def split(name: str | os.PathLike) -> list[str]:
   >>> split('dinov2_small@7+dinov2_small@8')
   ['dinov2_small@7', 'dinov2_small@8']
   """
-  return [str(name)] if os.path.exists(name) else str(name).split('+')
+  is_one = os.path.exists(parse(name).checkpoint)
+  return [str(name)] if is_one else str(name).split('+')
 
 
 def parse(name: str | os.PathLike) -> Named:

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of networks, of their layers, and of several."""
+
+import pathlib
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from i2ploc.models.weights import names
+
+
+class NamesTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ('net', ('net', None, '')),
+    ('net@8', ('net', 8, '')),
+    ('OWNER/NAME@12.query', ('OWNER/NAME', 12, 'query')),
+    ('net@8.colour', ('net@8.colour', None, '')),
+    ('a@b@3', ('a@b', 3, '')),
+  )
+  def test_a_layer_is_the_end_of_a_name(self, name, expected):
+    self.assertEqual(names.parse(name), expected)
+
+  def test_names_are_joined_by_a_plus(self):
+    self.assertEqual(names.split('a@7+b+c@2.key'), ['a@7', 'b', 'c@2.key'])
+
+  @parameterized.parameters('a+b', 'net@8', 'a+b@3')
+  def test_a_path_stays_whole(self, folder):
+    root = self.enterContext(tempfile.TemporaryDirectory())
+    path = pathlib.Path(root) / folder
+    path.mkdir()
+    self.assertEqual(names.split(path), [str(path)])
+    self.assertEqual(names.parse(path), (str(path), None, ''))
+    named = f'{path}@2.value'
+    self.assertEqual(names.split(named), [named])
+    self.assertEqual(names.parse(named), (str(path), 2, 'value'))
+
+
+if __name__ == '__main__':
+  absltest.main()
