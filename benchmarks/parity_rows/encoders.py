@@ -49,7 +49,7 @@ def encoder(path):
 
 
 def published_encoder(path):
-  """A DINOv2 with weights that were published, on a photo of 7 x 9 patches."""
+  """The DINOv2 that was fine-tuned for saliency, on a photo of 7 x 9 patches."""
   weights = sources.find('focus_vit_s14', fetch=False)
   golden = np.load(path / 'golden.npz')
   images = golden['input'][None]
@@ -205,7 +205,7 @@ MODULES = (
   comparison.Module('DINOv2, SwiGLU', 'dinov2_swiglu_tiny', encoder),
   comparison.Module('DINOv2, registers', 'dinov2_reg_tiny', encoder),
   comparison.Module(
-    'DINOv2, published', 'published/dinov2_small', published_encoder
+    'focus_vit_s14', 'published/dinov2_small', published_encoder
   ),
   comparison.Module(
     'EfficientNet-Lite0, published',
