@@ -49,7 +49,7 @@ def encoder(path):
 
 
 def published_encoder(path):
-  """The DINOv2 that was fine-tuned for saliency, on a photo of 7 x 9 patches."""
+  """The DINOv2 that was tuned for saliency, on a photo of 7 x 9 patches."""
   weights = sources.find('focus_vit_s14', fetch=False)
   golden = np.load(path / 'golden.npz')
   images = golden['input'][None]
