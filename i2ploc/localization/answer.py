@@ -72,7 +72,7 @@ class Answer(NamedTuple):
       cosine, a dot product, or the share of the detections that are explained.
     confidence: [0, 1], probability that the answer is right; None where the
       method cannot say.
-    reason: why there is no pose; '' otherwise.
+    reason: why there is no pose, or no confidence; '' otherwise.
     evidence: what a page draws, by name: numbers, texts, arrays, lists or dicts
       of them. `stage` says who made the answer; `position` [3] and `heading`
       (radians, yaw in the world), None where unknown, say where it is drawn.

@@ -169,7 +169,14 @@ def localize(
       ]
     if index.similarity == 'cosine':
       similarities = np.clip(similarities, -1, 1)
-    answers.append(answers_from_rows(index, rows, similarities, confidence))
+    ranked = answers_from_rows(index, rows, similarities, confidence)
+    if calibration is not None and calibration.reason:
+      reason = f'no confidence: {calibration.reason}'
+      ranked = [
+        one._replace(reason='; '.join(filter(None, (one.reason, reason))))
+        for one in ranked
+      ]
+    answers.append(ranked)
   return answers
 
 
@@ -209,15 +216,16 @@ def answers_from_rows(
   if index.unit != index_lib.METRES:
     positions = np.full_like(positions, np.nan)
     distances = [None] * len(rows)
+  poses = [_known(pose) for pose in world_from_camera]
   return [
     Answer(
       rank=i + 1,
       place=str(index.towns[row]),
-      world_from_camera=_known(world_from_camera[i]),
+      world_from_camera=poses[i],
       covariance=None,
       similarity=float(similarities[i]),
       confidence=confidences[i],
-      reason='',
+      reason='no orientation is known there' if poses[i] is None else '',
       evidence={
         'stage': 'retrieve',
         'position': _position(positions[i]),

@@ -70,6 +70,8 @@ class EvaluateTest(photo_runs.PhotosTestCase):
       path = str(self.photos / self.place(i))
       self.assertEqual(first['evidence']['image'], path)
       # A position is no pose, and a dozen photos tell no confidence.
+      self.assertIn('no orientation', first['reason'])
+      self.assertIn('20 are needed', first['reason'])
       self.assertIsNone(first['world_from_camera'])
       self.assertIsNone(first['confidence'])
 
