@@ -10,7 +10,7 @@ database alone. The row of the thumbnail needs no network: 64 x 64 pixels, grey,
 mean 0, deviation 1. The last column is the time of an image from pixels to its
 descriptor, on all cores that the process may use, beside torch.
 
-Sets of 14 and of 4 queries rank no methods; the interval is of the corridor.
+Sets of 14 and of 4 queries rank no methods; --json has the intervals.
 VLAD's words depend on a seed: `--seeds` of them are measured, and the mean is
 given.
 
@@ -50,7 +50,9 @@ from input_pipeline.sources import opening
 
 DATA = flags.DEFINE_string('data', None, 'Folder of the sets.', required=True)
 ROWS = flags.DEFINE_multi_string('row', [], 'Only these configs.')
-NAMES = flags.DEFINE_multi_string('set', [], 'Only these sets.')
+ONLY = flags.DEFINE_multi_enum(
+  'set', [], ('corridor', 'lund', 'toy_vpr'), 'Only these sets.'
+)
 SEEDS = flags.DEFINE_integer('seeds', 2, 'Vocabularies of each VLAD.')
 TURNS = flags.DEFINE_integer('turns', 20, 'Of the times; 0 for no times.')
 JSON = flags.DEFINE_string('json', None, 'Where to write the numbers.')
@@ -271,7 +273,7 @@ def main(argv: list[str]) -> None:
   del argv
   compilation.keep_programs()  # the seeds of a row are one program
   table = []
-  sets = [one for one in SETS if one.name in NAMES.value or not NAMES.value]
+  sets = [one for one in SETS if one.name in ONLY.value or not ONLY.value]
   _print('R@1, %', *(one.name for one in sets), 'ms (torch)')
   for row in ROWS.value or (THUMBNAIL, *CONFIGS):
     found: dict[str, Any] = {'row': row}

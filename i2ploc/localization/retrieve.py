@@ -169,14 +169,15 @@ def localize(
       ]
     if index.similarity == 'cosine':
       similarities = np.clip(similarities, -1, 1)
-    ranked = answers_from_rows(index, rows, similarities, confidence)
-    if calibration is not None and calibration.reason:
-      reason = f'no confidence: {calibration.reason}'
-      ranked = [
-        one._replace(reason='; '.join(filter(None, (one.reason, reason))))
-        for one in ranked
-      ]
-    answers.append(ranked)
+    answers.append(
+      answers_from_rows(
+        index,
+        rows,
+        similarities,
+        confidence,
+        calibration.reason if calibration is not None else '',
+      )
+    )
   return answers
 
 
@@ -198,6 +199,7 @@ def answers_from_rows(
   rows: np.ndarray,
   similarities: np.ndarray,
   confidences: Sequence[float | None],
+  unsure: str = '',
 ) -> list[Answer]:
   """The answers of one query that rows of a map are, see `localize`.
 
@@ -206,6 +208,7 @@ def answers_from_rows(
     rows: int [k], best first.
     similarities: [k].
     confidences: [k].
+    unsure: why there are none; '' where there are.
   """
   world_from_view = index.world_from_view(rows)
   camera_from_body = np.asarray(index.rig.camera_from_body, np.float64)
@@ -225,7 +228,7 @@ def answers_from_rows(
       covariance=None,
       similarity=float(similarities[i]),
       confidence=confidences[i],
-      reason='no orientation is known there' if poses[i] is None else '',
+      reason=_reason(poses[i], unsure),
       evidence={
         'stage': 'retrieve',
         'position': _position(positions[i]),
@@ -239,6 +242,15 @@ def answers_from_rows(
     )
     for i, row in enumerate(rows)
   ]
+
+
+def _reason(pose: np.ndarray | None, unsure: str) -> str:
+  missing = []
+  if pose is None:
+    missing.append('no orientation is known there')
+  if unsure:
+    missing.append(f'no confidence: {unsure}')
+  return '; '.join(missing)
 
 
 def _position(position: np.ndarray) -> np.ndarray | None:

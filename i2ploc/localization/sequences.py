@@ -98,7 +98,11 @@ def make_stage(
       seen = np.asarray(index.descriptors)[views] @ asked.T
       rows.append(views[np.argmax(seen.max(-1))])
     found = retrieve.answers_from_rows(
-      index, np.array(rows), scores[-1][best], [None] * len(best)
+      index,
+      np.array(rows),
+      scores[-1][best],
+      [None] * len(best),
+      'that of a sequence is not known',
     )
     # How many places are more like the last image alone.
     before = (last.similarities > last.similarities[best, None]).sum(1)

@@ -289,15 +289,13 @@ def _answered(record, thumbnails, width) -> Row:
       facts.append(f'{away:.0f} m from answer 1')
     if evidence.get('rank_alone'):
       facts.append(f'by the last photo alone at rank {evidence["rank_alone"]}')
-    if one['reason']:
-      facts.append(one['reason'])
     answers.append(Picture(uri, file, f'{one["rank"]}', facts))
   facts = _place(record['answers'][0]) if record['answers'] else ['no answer']
   return Row(query, answers, facts, '')
 
 
 def _place(answer) -> list[str]:
-  """Where the first answer is."""
+  """Where the first answer is, and why that is not all."""
   evidence = answer['evidence']
   position, heading = evidence.get('position'), evidence.get('heading')
   facts = []
@@ -305,4 +303,6 @@ def _place(answer) -> list[str]:
     facts.append(f'east {position[0]:.1f}, north {position[1]:.1f} m')
   if heading is not None:
     facts.append(f'heading {(90 - np.degrees(heading)) % 360:.0f}° from north')
+  if answer['reason']:
+    facts.append(answer['reason'])
   return facts

@@ -12,7 +12,7 @@ import os
 import re
 from typing import NamedTuple
 
-_LAYER = re.compile(r'(.+)@(\d+)(?:\.(token|query|key|value))?')
+_LAYER = re.compile(r'(.+)@([1-9]\d*)(?:\.(token|query|key|value))?')
 
 
 class Named(NamedTuple):

@@ -430,10 +430,10 @@ def _aggregators(checkpoint, model):
 
 def _differing(wanted, own):
   """Attributes of a module that another one has otherwise."""
-  names = [field.name for field in dataclasses.fields(wanted)]
+  fields = [field.name for field in dataclasses.fields(wanted)]
   values = {
     name: getattr(wanted, name)
-    for name in names
+    for name in fields
     if name not in ('name', 'parent')
   }
   return {k: v for k, v in values.items() if getattr(own, k) != v}
@@ -487,12 +487,12 @@ def _family(path: pathlib.Path) -> _Family:
   found = _released(path)
   if found is not None:
     return _released_family(found)
-  names = _read(path)
-  if efficientnet_lib.is_efficientnet(names):
+  tensors = _read(path)
+  if efficientnet_lib.is_efficientnet(tensors):
     return _EFFICIENTNET
-  if vgg_lib.is_vgg(names):
+  if vgg_lib.is_vgg(tensors):
     return _VGG
-  return _VIT if resnet_lib.names_of(names) is None else _RESNET
+  return _VIT if resnet_lib.names_of(tensors) is None else _RESNET
 
 
 def _model_type(path) -> str | None:

@@ -15,6 +15,7 @@ class NamesTest(parameterized.TestCase):
     ('net', ('net', None, '')),
     ('net@8', ('net', 8, '')),
     ('OWNER/NAME@12.query', ('OWNER/NAME', 12, 'query')),
+    ('net@0', ('net@0', None, '')),
     ('net@8.colour', ('net@8.colour', None, '')),
     ('a@b@3', ('a@b', 3, '')),
   )

@@ -42,7 +42,9 @@ class VGGWeightsTest(parameterized.TestCase):
   def test_stages_that_are_left_out_are_known(self, stage):
     widths = (4, 5, 6, 7, 8)
     self._save(released_tensors.vgg16('features.', widths))
-    model = published.make_encoder(f'{self.path}@{stage}')
+    model = published.make_encoder(
+      f'{self.path}@{stage}' if stage else self.path
+    )
     self.assertEqual(model.widths, widths[: stage or None])
     found = vgg_lib.load_vgg_variables(self.path, model)
     count = {0: 13, 2: 4, 5: 13}[stage]
