@@ -93,6 +93,7 @@ class SequencesTest(parameterized.TestCase):
       alone.append(answers[0].evidence['rank_alone'] == 1)
       self.assertEqual(answers[0].evidence['frames'], 7)
       self.assertIsNone(answers[0].confidence)
+      self.assertIn('no confidence', answers[0].reason)
       similarities = [one.similarity for one in answers]
       self.assertEqual(similarities, sorted(similarities, reverse=True))
     self.assertGreater(np.mean(found), 0.9)
