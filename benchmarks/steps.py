@@ -6,6 +6,8 @@ import numpy as np
 
 from i2ploc import factory
 from i2ploc.geometry import panorama
+from i2ploc.learning import embeddings
+from i2ploc.learning import objectives
 from i2ploc.models import towers as towers_lib
 from i2ploc.training import step as step_lib
 
@@ -67,7 +69,7 @@ def make_step(config, towers: towers_lib.CompiledTowers, num_chunks: int):
   optimizer = factory.make_optimizer(
     fields.num_steps, **config.optimizer.to_dict()
   )
-  embed = factory.make_embed(
+  embed = embeddings.make_embed(
     towers.model,
     color_jitter=fields.color_jitter,
     mirror=fields.mirror,
@@ -76,7 +78,7 @@ def make_step(config, towers: towers_lib.CompiledTowers, num_chunks: int):
   )
   step = step_lib.make_train_step(
     embed,
-    factory.make_loss(**config.loss.to_dict()),
+    objectives.make_loss(**config.loss.to_dict()),
     optimizer,
     ema_decay=fields.ema_decay,
     num_chunks=num_chunks,

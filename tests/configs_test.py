@@ -14,6 +14,8 @@ from benchmarks import steps
 from configs import common
 from configs import lip_loc
 from i2ploc import factory
+from i2ploc.learning import embeddings
+from i2ploc.learning import objectives
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
 from i2ploc.training import state as state_lib
@@ -88,14 +90,14 @@ def _training(config):
     config.train.num_steps, **config.optimizer.to_dict()
   )
   step = step_lib.make_train_step(
-    factory.make_embed(
+    embeddings.make_embed(
       towers.model,
       color_jitter=config.train.color_jitter,
       mirror=config.train.mirror,
       yaw=config.train.yaw,
       cutout=config.train.cutout,
     ),
-    factory.make_loss(**config.loss.to_dict()),
+    objectives.make_loss(**config.loss.to_dict()),
     optimizer,
     ema_decay=config.train.ema_decay,
   )

@@ -53,11 +53,13 @@ MAY_IMPORT = {
     'i2ploc.photos',
   ),
   'i2ploc.factory': (*_MEASURES, 'i2ploc.training'),
+  'i2ploc.learning': (*_MEASURES, 'i2ploc.training', 'i2ploc.factory'),
   'i2ploc.place_recognition': (*_MEASURES, 'i2ploc.photos', 'i2ploc.factory'),
   'i2ploc.tasks': (
     *_MEASURES,
     'i2ploc.training',
     'i2ploc.factory',
+    'i2ploc.learning',
     'i2ploc.photos',
   ),
   'i2ploc.verbs': (
@@ -237,6 +239,7 @@ ORDER = {
     'verification',
     'search',
   ),
+  'i2ploc.learning': ('embeddings', 'objectives'),
   'i2ploc.localization': (
     'answer',
     'query_files',

@@ -16,6 +16,8 @@ from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.evaluation import captions
 from i2ploc.evaluation import questions
+from i2ploc.learning import embeddings
+from i2ploc.learning import objectives
 from i2ploc.models import image_text
 from i2ploc.models import towers
 from i2ploc.models.encoders import vocabulary
@@ -89,14 +91,14 @@ def _training(config, data) -> task_lib.Training:
     batches=lambda: data.crops('train').train_batches(
       config.train.batch_size, config.seed, tokenize
     ),
-    embed=factory.make_crop_embed(
+    embed=embeddings.make_crop_embed(
       model,
       margin=config.margin,
       color_jitter=config.train.color_jitter,
       mirror=config.train.mirror,
       box_jitter=config.train.box_jitter,
     ),
-    loss=factory.make_text_loss(**config.loss.to_dict()),
+    loss=objectives.make_text_loss(**config.loss.to_dict()),
     optimizer=factory.make_optimizer(
       config.train.num_steps, **config.optimizer.to_dict()
     ),

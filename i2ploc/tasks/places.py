@@ -28,6 +28,8 @@ from i2ploc.evaluation import retrieval
 from i2ploc.evaluation import saliency
 from i2ploc.evaluation import scores
 from i2ploc.evaluation import tables
+from i2ploc.learning import embeddings
+from i2ploc.learning import objectives
 from i2ploc.models import fitting
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
@@ -132,14 +134,14 @@ def _training(config, data, towers) -> task_lib.Training:
     batches=functools.partial(
       data.train_batches, config.train.batch_size, config.seed
     ),
-    embed=factory.make_embed(
+    embed=embeddings.make_embed(
       towers.model,
       color_jitter=config.train.color_jitter,
       mirror=config.train.mirror,
       yaw=config.train.yaw,
       cutout=config.train.cutout,
     ),
-    loss=factory.make_loss(
+    loss=objectives.make_loss(
       **config.loss.to_dict(), sides=(config.query_side, config.map_side)
     ),
     optimizer=factory.make_optimizer(

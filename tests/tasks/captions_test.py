@@ -18,6 +18,8 @@ from configs import clip
 from i2ploc import factory
 from i2ploc import verbs
 from i2ploc.geometry import cropping
+from i2ploc.learning import embeddings
+from i2ploc.learning import objectives
 from i2ploc.losses import contrastive
 from i2ploc.retrieval import relations
 from i2ploc.tasks import captions
@@ -176,12 +178,12 @@ class CaptionFactoryTest(parameterized.TestCase):
     mask = np.array([[True, True, True], [True, True, False]])
     texts = tokens.reshape(6, 1), mask.reshape(6)
     related = relations.from_texts(*texts, *texts)
-    loss = factory.make_text_loss(name='info_nce', form='clip')
+    loss = objectives.make_text_loss(name='info_nce', form='clip')
     found, metrics = loss(
       {'log_scale': jnp.float32(1.0)},
       {
-        'image': factory.Embedding(image, image),
-        'text': factory.Embedding(text, text),
+        'image': embeddings.Embedding(image, image),
+        'text': embeddings.Embedding(text, text),
       },
       {'tokens': tokens, 'mask': mask},
     )
@@ -190,11 +192,13 @@ class CaptionFactoryTest(parameterized.TestCase):
     )
     self.assertAlmostEqual(float(found), float(expected), places=5)
     self.assertIn('recall_at_1', metrics)
-    in_tiles, _ = factory.make_text_loss(name='info_nce', form='clip', tile=4)(
+    in_tiles, _ = objectives.make_text_loss(
+      name='info_nce', form='clip', tile=4
+    )(
       {'log_scale': jnp.float32(1.0)},
       {
-        'image': factory.Embedding(image, image),
-        'text': factory.Embedding(text, text),
+        'image': embeddings.Embedding(image, image),
+        'text': embeddings.Embedding(text, text),
       },
       {'tokens': tokens, 'mask': mask},
     )
@@ -208,7 +212,7 @@ class CaptionFactoryTest(parameterized.TestCase):
     variables = planted.towers(model)
     view = model.towers['image'].view
     plain = dict(color_jitter=0.0, mirror=False, box_jitter=0.0)
-    embed = factory.make_crop_embed(model, margin=0.15, **plain)
+    embed = embeddings.make_crop_embed(model, margin=0.15, **plain)
 
     @jax.jit
     def both(variables, batch):
@@ -232,7 +236,7 @@ class CaptionFactoryTest(parameterized.TestCase):
   )
   def test_wrong_losses_are_named(self, fields, message):
     with self.assertRaisesRegex(ValueError, message):
-      factory.make_text_loss(**fields)
+      objectives.make_text_loss(**fields)
 
   @parameterized.parameters(
     (dict(image=dict(name='alexnet')), "Unknown image encoder 'alexnet'"),
