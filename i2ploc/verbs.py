@@ -199,6 +199,8 @@ def _fit(config, workdir, training: task_lib.Training, checkpoints) -> None:
   )
   batches, evaluators = training.batches(), training.evaluators()
   model_state = dict(training.init(jax.random.key(config.seed)))
+  if not checkpoints.steps():
+    model_state = dict(training.prepare(model_state))
   params = model_state.pop('params')
   files.save_json(workdir / 'config.json', config.to_dict())
   count = sum(x.size for x in jax.tree.leaves(params))
@@ -224,6 +226,7 @@ def _fit(config, workdir, training: task_lib.Training, checkpoints) -> None:
       save_every=config.train.save_every,
       writer=writer,
       id_keys=training.id_keys,
+      refresh_every=training.refresh_every,
     )
   finally:
     writer.close()

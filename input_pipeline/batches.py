@@ -5,7 +5,10 @@ Readings are prepared by `readings.py`; here they are paired, shuffled and
 stacked by grain.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 
 import grain
 import numpy as np
@@ -105,6 +108,82 @@ def train_batches(
   return iter(batches.to_iter_dataset(_read_options(workers)))
 
 
+class PlannedBatches:
+  """Batches of rounds that are planned before they begin; resumable to the bit.
+
+  A plan is a dict of arrays [S, B, ...], a row of each for every step: `row` of
+  the frame table, and what else the batch shall have. It may follow from
+  descriptors of the model as it is then, see `plans`; the position that is
+  saved holds it.
+  """
+
+  def __init__(
+    self,
+    plan: Callable[[int, Callable], Mapping[str, np.ndarray]],
+    entry: Callable[[int], readings_lib.Entry],
+    describe: Callable[[Any, np.ndarray], np.ndarray],
+    workers: int = 2,
+  ):
+    """Plans nothing yet.
+
+    Args:
+      plan: `round, describe -> plan`.
+      entry: of a row, its part of a batch.
+      describe: `variables, rows [N] -> descriptors [N, D]`.
+      workers: threads that prepare batches ahead; batches do not depend on it.
+    """
+    self._make, self._entry, self._describe = plan, entry, describe
+    self._workers = workers
+    self._round, self._done = 0, 0
+    self._plan: Mapping[str, np.ndarray] = {'row': np.zeros((0, 0), np.int64)}
+    self._batches: Iterator[readings_lib.Batch] = iter(())
+
+  def refresh(self, variables: Any) -> None:
+    """Begins the next round, planned by a model with these variables."""
+    plan = self._make(
+      self._round, lambda rows: self._describe(variables, np.asarray(rows))
+    )
+    self._round, self._done = self._round + 1, 0
+    self._plan = {name: np.asarray(value) for name, value in plan.items()}
+    self._open()
+
+  def __iter__(self) -> 'PlannedBatches':
+    return self
+
+  def __next__(self) -> readings_lib.Batch:
+    """The next batch of the round; StopIteration at its end."""
+    batch = next(self._batches)
+    self._done += 1
+    return batch
+
+  def get_state(self) -> dict[str, Any]:
+    """The position after the last batch, and the plan that it belongs to."""
+    return {'round': self._round, 'done': self._done, 'plan': dict(self._plan)}
+
+  def set_state(self, state: Mapping[str, Any]) -> None:
+    """Continues from a position."""
+    self._round, self._done = int(state['round']), int(state['done'])
+    self._plan = {k: np.asarray(v) for k, v in state['plan'].items()}
+    self._open()
+
+  def _open(self):
+    steps = range(self._done, len(self._plan['row']))
+    batches = grain.MapDataset.source(list(steps)).map(self._batch)
+    options = _read_options(self._workers)
+    self._batches = (
+      iter(batches.to_iter_dataset(options)) if steps else iter(())
+    )
+
+  def _batch(self, step: int) -> readings_lib.Batch:
+    entries = [self._entry(int(row)) for row in self._plan['row'][step]]
+    stacked = {
+      name: np.stack([entry[name] for entry in entries]) for name in entries[0]
+    }
+    return stacked | {
+      name: value[step] for name, value in self._plan.items() if name != 'row'
+    }
+
+
 def _read_options(workers: int) -> grain.ReadOptions:
   return grain.ReadOptions(
     num_threads=workers, prefetch_buffer_size=max(workers, 1) * 2
@@ -121,6 +200,8 @@ def read_batches(
   frustum: float | None = None,
   what: tuple[str, ...] = ('image', 'points'),
   resize: str = resizing.STRETCH,
+  num_frames: int = 1,
+  frame_stride: int = 1,
   workers: int = 1,
 ) -> Iterator[readings_lib.Batch]:
   """Batches of these rows in their order, the last one padded.
@@ -134,10 +215,12 @@ def read_batches(
     image_size: (H, W) in pixels.
     num_points: P.
     frustum: as in `train_batches`.
-    what: of 'image', 'points' and 'labels'; labels adds image_semantic
-      [B, H, W] and points_semantic [B, P] to what is asked for.
+    what: of 'image', 'rendering', 'points' and 'labels'; labels adds
+      image_semantic [B, H, W] and points_semantic [B, P] to what is asked for.
     resize: how images become `image_size`, of `resizing.POLICIES`; those with
       several views give image [B, V, H, W, 3].
+    num_frames: T > 1: images [B, T, H, W, 3], see `Readings.image`.
+    frame_stride: rows from one of these frames to the next.
     workers: threads that prepare batches ahead.
 
   Yields:
@@ -148,24 +231,36 @@ def read_batches(
     InputError: if there is nothing to read, or an argument is out of range.
   """
   rows = np.asarray(rows, np.int64)
-  unknown = set(what) - {'image', 'points', 'labels'}
-  if unknown or not set(what) & {'image', 'points'}:
+  unknown = set(what) - {'image', 'rendering', 'points', 'labels'}
+  if unknown or not set(what) - {'labels'}:
     raise InputError(
-      f"what={what}: expected 'image', 'points' or both, and 'labels'."
+      f"what={what}: expected some of 'image', 'rendering' and 'points', and"
+      " 'labels'."
     )
   if batch_size < 1 or not len(rows):
     raise InputError(
       f'Nothing to read: batch_size={batch_size}, {len(rows)} rows.'
     )
   readings = readings_lib.Readings(
-    dataset, image_size, num_points, frustum, 'labels' in what, resize
+    dataset,
+    image_size,
+    num_points,
+    frustum,
+    'labels' in what,
+    resize,
+    num_frames,
+    frame_stride,
   )
 
   def entry(row: int) -> readings_lib.Entry:
-    seen = readings.image if 'image' in what else readings.camera
-    if 'points' not in what:
-      return seen(row)
-    return seen(row) | readings.points(row, np.random.default_rng(row))
+    parts = {}
+    if 'points' in what:
+      parts |= readings.camera(row)
+      parts |= readings.points(row, np.random.default_rng(row))
+    for sensor in ('rendering', 'image'):
+      if sensor in what:
+        parts |= getattr(readings, sensor)(row)
+    return parts
 
   def batch(start: int) -> readings_lib.Batch:
     taken = rows[start : start + batch_size]

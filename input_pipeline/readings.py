@@ -26,6 +26,7 @@ from i2ploc.errors import InputError
 from i2ploc.geometry import resizing
 from input_pipeline import pairing
 from input_pipeline import schema
+from input_pipeline.plans import sequences
 
 CACHE_BYTES = 1 << 30
 Batch = dict[str, np.ndarray]
@@ -121,6 +122,8 @@ class Readings:
     frustum: float | None,
     labels: bool = False,
     resize: str = resizing.STRETCH,
+    num_frames: int = 1,
+    frame_stride: int = 1,
   ):
     check_not_empty(dataset)
     if num_points < 1:
@@ -131,7 +134,17 @@ class Readings:
       )
     self._dataset = dataset
     self._num_points = num_points
+    if num_frames < 1 or frame_stride < 1:
+      raise InputError(
+        f'num_frames={num_frames}, frame_stride={frame_stride}: expected 1 or'
+        ' more.'
+      )
     self._form = _Form(tuple(image_size), frustum, labels, resize)
+    self._history = None
+    if num_frames > 1:
+      self._history = sequences.sequence_rows(
+        dataset.frames, num_frames, frame_stride
+      )
     self._memory = memory(dataset)
     self._place = _places(dataset.frames)
     self._matching_rig = functools.cache(
@@ -139,17 +152,42 @@ class Readings:
     )
 
   def image(self, row: int) -> Entry:
-    """The image half of a batch's entry."""
-    form = self._form._replace(frustum=None)
-    prepared = self._memory.get(
-      ('image', form, row), lambda: self._prepare_image(row)
-    )
-    place = self._place
-    return prepared | {
-      'image_position': place.position[row],
-      'image_heading': place.heading[row],
-      'image_town': place.town[row],
-      'image_index': np.int32(row),
+    """The part of a batch's entry that a camera sees.
+
+    Of a sequence: image [T, H, W, 3], image_position [T, 3] and image_heading
+    [T], the oldest first, of the rows before this one. Where there are too few,
+    the oldest stands for those that are missing.
+    """
+    return self._picture('image', row)
+
+  def rendering(self, row: int) -> Entry:
+    """The same of what a renderer shows from there."""
+    return self._picture('rendering', row)
+
+  def _picture(self, sensor: str, row: int) -> Entry:
+    form, place = self._form._replace(frustum=None), self._place
+
+    def at(row):
+      prepared = self._memory.get(
+        (sensor, form, row), lambda: self._prepare_picture(sensor, row)
+      )
+      return prepared | {
+        f'{sensor}_position': place.position[row],
+        f'{sensor}_heading': place.heading[row],
+      }
+
+    entry = at(row)
+    if self._history is not None:
+      known = self._history[row][self._history[row] >= 0]
+      missing = self._history.shape[1] - len(known)
+      frames = [at(int(r)) for r in [*known[:1]] * missing + [*known]]
+      names = (sensor, f'{sensor}_position', f'{sensor}_heading')
+      entry = entry | {
+        name: np.stack([frame[name] for frame in frames]) for name in names
+      }
+    return entry | {
+      f'{sensor}_town': place.town[row],
+      f'{sensor}_index': np.int32(row),
     }
 
   def points(self, row: int, rng: np.random.Generator) -> Entry:
@@ -187,12 +225,12 @@ class Readings:
     what = (sensor, 'labels') if self._form.labels else (sensor,)
     return self._dataset.read(int(row), what)
 
-  def _prepare_image(self, row: int) -> Entry:
-    reading = self._read(row, 'image')
+  def _prepare_picture(self, sensor: str, row: int) -> Entry:
+    reading = self._read(row, sensor)
     size, policy = self._form.image_size, self._form.resize
     frames = self._dataset.frames
     rig = self._dataset.rigs[frames.drive[row]]
-    image = np.asarray(reading['image'])
+    image = np.asarray(reading[sensor])
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
       raise InputError(
         f'{_name(frames, row)}: expected an image uint8 [H, W, 3], found '
@@ -204,9 +242,9 @@ class Readings:
         f'but the camera of its drive has {rig.image_size[1]}x'
         f'{rig.image_size[0]}. Use the original images.'
       )
-    entry: Entry = {'image': resizing.resize_image(image, size, policy)}
+    entry: Entry = {sensor: resizing.resize_image(image, size, policy)}
     entry |= _camera(rig, size, policy)
-    if self._form.labels:
+    if self._form.labels and sensor == 'image':
       entry['image_semantic'] = resizing.resize_labels(
         reading['image_semantic'], size, policy
       )

@@ -177,8 +177,9 @@ def _query(split, describe, record, query, radius):
   """What was asked, and how it went."""
   row, frames = record.query_rows[query], split.frames
   (batch,) = split.batches(np.asarray([row]), ('image',), 1)
+  image = batch['image'][0]
   example = {
-    'query_image': batch['image'][0],
+    'query_image': _newest(image),
     'query_position': frames.position[row, :2],
     'title': np.str_(frames.name[row]),
     'distance_m': np.float32(record.distances[query, 0]),
@@ -189,7 +190,7 @@ def _query(split, describe, record, query, radius):
     right = np.flatnonzero(record.distances[query] <= radius)
     example['rank'] = np.int32(right[0] + 1 if len(right) else 0)
   out = describe['image'](batch)
-  if 'saliency' in out:
+  if 'saliency' in out and image.ndim == 3:
     weights = saliency.relative_weights(np.asarray(out['saliency'][0]))
     example['saliency_image'] = weights.reshape(out['grid']).astype(np.float32)
   return example
@@ -230,7 +231,9 @@ def _images(split, record, query, num_answers, map_side):
   rows = record.ranked_rows[query, :num_answers]
   batches = split.batches(rows, (map_side,), 1)
   example = {
-    'answer_images': np.stack([batch[map_side][0] for batch in batches]),
+    'answer_images': np.stack(
+      [_newest(batch[map_side][0]) for batch in batches]
+    ),
     'answer_names': split.frames.name[rows],
     'answer_distances': record.distances[query, :num_answers],
     'answer_similarities': record.similarities[query, :num_answers],
@@ -240,8 +243,13 @@ def _images(split, record, query, num_answers, map_side):
   if known and np.isfinite(record.nearest[query]):
     row = _nearest_on_map(record, query, but=record.query_rows[query])
     (batch,) = split.batches(np.asarray([row]), (map_side,), 1)
-    example['true_image'] = batch[map_side][0]
+    example['true_image'] = _newest(batch[map_side][0])
   return example
+
+
+def _newest(image):
+  """[H, W, 3] of an image, or of the last of a sequence [T, H, W, 3]."""
+  return image[-1] if image.ndim == 4 else image
 
 
 def _nearest_on_map(record, query, but=-1):

@@ -2,6 +2,7 @@
 """What a loss gets of a batch: augmentation on device, then the towers."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import math
 from typing import Any
 from typing import NamedTuple
@@ -18,6 +19,9 @@ from i2ploc.training import step as step_lib
 # Radians. Turned further, a pinhole image is mostly what it had not seen.
 MAX_YAW = {'pinhole': 0.5, 'equirectangular': math.pi}
 
+# Towns of a batch are mirrored one by one, up to so many.
+_TOWNS = 64
+
 Fields = Mapping[str, Any]
 
 
@@ -27,10 +31,13 @@ class Embedding(NamedTuple):
   Attributes:
     descriptor: [B, D].
     features: [B, D] the same before the last normalisation.
+    content: [B, C] mean of the encoder's tokens, which a domain adversary sees;
+      None where there is none.
   """
 
   descriptor: jax.Array
   features: jax.Array
+  content: jax.Array | None = None
 
 
 def make_embed(
@@ -103,6 +110,120 @@ def make_embed(
     return embeddings, model_state
 
   return embed
+
+
+def make_image_embed(
+  model: towers_lib.Towers,
+  *,
+  color_jitter: float = 0.0,
+  mirror: bool = False,
+  crop_area: float = 1.0,
+  mixing: float = 0.0,
+  look_field: float = 0.0,
+  overhead: Fields | None = None,
+  frozen: Sequence[str] = (),
+) -> step_lib.Embed:
+  """The training side of images, and of renderings from where they were taken.
+
+  Args:
+    model: the towers, 'image' among them.
+    color_jitter: strength, see `augmentation.color_jitter`; 0 for none.
+    mirror: whether the images of half of the towns are mirrored, all alike: a
+      mirrored town is another one.
+    crop_area: smallest share of an image, see
+      `augmentation.random_resized_crop`; 1 for the whole.
+    mixing: share of the images that look like those of the target domain, see
+      `augmentation.mix_statistics`; 0 for none.
+    look_field: radians; images are panoramas, and the model sees this much of
+      them at the batch's `yaw`, see `augmentation.look`. 0: images as they are.
+    overhead: turns and crops of images from above, see
+      `augmentation.overhead_views`; None for none.
+    frozen: sides that are no longer trained; their readings are left as they
+      are.
+
+  Returns:
+    `params, model_state, batch, key -> embeddings, model_state`, see
+    `step.make_train_step`; an `Embedding` by side.
+
+  Raises:
+    InputError: sides that the model does not have.
+  """
+  if unknown := sorted(set(frozen) - set(model.towers)):
+    raise InputError(f'frozen={unknown}: the model has {list(model.towers)}.')
+  size = model.image_view.size
+
+  def augment(batch, key):
+    images = batch['image'].astype(jnp.float32) / 255.0
+    frames = images.shape[1:-3]
+    images = images.reshape(-1, *images.shape[-3:])
+    keys = jax.random.split(key, 5)
+    intrinsics = batch.get('intrinsics')
+    if look_field:
+      images, intrinsics = augmentation.look(
+        images, intrinsics, batch['yaw'], size, look_field
+      )
+      batch = dict(batch, intrinsics=intrinsics)
+    if mixing:
+      images = augmentation.mix_statistics(
+        keys[0], images, ~batch['labelled'], mixing
+      )
+    if color_jitter:
+      images = augmentation.color_jitter(keys[1], images, color_jitter)
+    if overhead is not None:
+      images = augmentation.overhead_views(
+        keys[2], images, batch['variant'], **overhead
+      )
+    if crop_area < 1:
+      images = augmentation.random_resized_crop(keys[3], images, crop_area)
+    images = images.reshape(-1, *frames, *images.shape[-3:])
+    batch = dict(batch, image=images)
+    if mirror:
+      heads = jax.random.bernoulli(keys[4], shape=(_TOWNS,))
+      batch = _mirrored(batch, heads[batch['image_town'] % _TOWNS])
+    return batch
+
+  def embed(params, model_state, batch, key):
+    keys = jax.random.split(key)
+    batch = augment(batch, keys[0]) if 'image' not in frozen else batch
+    embeddings = {}
+    for side in model.towers:
+      trained = side not in frozen
+      found = model.apply(
+        {'params': params, **model_state},
+        batch,
+        side=side,
+        train=trained,
+        rngs={'dropout': keys[1]},
+        mutable=list(model_state) if trained else False,
+      )
+      (descriptor, out), changed = found if trained else (found, {})
+      model_state = {**model_state, **changed}
+      tokens = out['tokens']
+      weight = tokens.mask[..., None].astype(jnp.float32)
+      total = jnp.maximum(weight.sum(1), 1.0)
+      content = (tokens.features * weight).sum(1) / total
+      embeddings[side] = Embedding(
+        descriptor, out.get('pooled', descriptor), content
+      )
+    return embeddings, model_state
+
+  return embed
+
+
+def _mirrored(batch, flags):
+  """Images and renderings, and their calibration, mirrored where flags say."""
+  batch = dict(batch)
+  for side in ('image', 'rendering'):
+    if side in batch:
+      images = batch[side]
+      turned = flags.reshape(-1, *[1] * (images.ndim - 1))
+      batch[side] = jnp.where(turned, images[..., ::-1, :], images)
+  if 'intrinsics' in batch:
+    width = batch['image'].shape[-2]
+    center = batch['intrinsics'][:, 0, 2]
+    mirrored = jnp.where(flags, width - center, center)
+    batch['intrinsics'] = batch['intrinsics'].at[:, 0, 2].set(mirrored)
+  return batch
 
 
 def make_crop_embed(

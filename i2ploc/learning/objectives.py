@@ -3,15 +3,23 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import functools
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from i2ploc import factory
 from i2ploc.errors import InputError
+from i2ploc.losses import adversary as adversary_lib
+from i2ploc.losses import alignment
+from i2ploc.losses import classes
 from i2ploc.losses import contrastive
 from i2ploc.losses import metric
+from i2ploc.losses import mining as mining_lib
+from i2ploc.losses import multi_similarity
 from i2ploc.losses import relational
 from i2ploc.losses import soft_targets
 from i2ploc.losses import tiled
@@ -67,6 +75,61 @@ class _Relations:
   def _relate_tile(self, a, b):
     own = a['row'][:, None] == b['row']
     return jnp.where(own, 1, self._relate(a, b, paired=False))
+
+
+class _OneSide:
+  """Who is near whom in a batch of one side, which is a and b alike.
+
+  Readings of equal `place` were put together on purpose; others follow from
+  positions, of sequences from those of all frames, or from footprints.
+  """
+
+  def __init__(
+    self,
+    batch: Fields,
+    side: str,
+    positive_radius: float,
+    ignore_radius: float,
+    neutral: bool,
+  ):
+    self._batch, self._side = batch, side
+    self._radii = dict(
+      positive_radius=positive_radius, ignore_radius=ignore_radius
+    )
+    self._neutral = neutral
+
+  def __call__(self, one: str = 'a', other: str = 'b') -> jax.Array:
+    """[B, B]; an image is no answer to itself."""
+    del one, other
+    batch = self._batch
+    found = relations_lib.of_one_side(
+      self._by_footprint() if 'footprint' in batch else self._by_position(),
+      batch.get('place'),
+      batch.get('labelled'),
+    )
+    return found
+
+  def classes(self) -> tuple[jax.Array, jax.Array]:
+    """Group and class [B] of each reading, see `plans.classes`."""
+    return self._batch['group'], self._batch['class']
+
+  def _by_position(self):
+    position = self._batch[f'{self._side}_position']
+    town = self._batch[f'{self._side}_town']
+    frames = 1 if position.ndim == 2 else position.shape[1]
+    position, town = position.reshape(-1, 3), jnp.repeat(town, frames)
+    found = relations_lib.from_positions(
+      position, town, position, town, **self._radii
+    )
+    return relations_lib.any_frame(found, frames)
+
+  def _by_footprint(self):
+    footprint = self._batch['footprint']
+    town = self._batch[f'{self._side}_town']
+    overlap = relations_lib.IGNORE if self._neutral else relations_lib.NEGATIVE
+    return relations_lib.from_footprints(
+      footprint, town, footprint, town, overlap=overlap
+    )
 
 
 class _TextRelations:
@@ -188,6 +251,68 @@ def _four_triplets(
   return loss
 
 
+def _multi_similarity(
+  *,
+  alpha: float,
+  beta: float,
+  threshold: float,
+  mining: str,
+  mining_margin: float,
+) -> Callable:
+  """See `multi_similarity.multi_similarity`."""
+  mining_lib.check_form(mining, mining_margin)
+  multi_similarity.check_factors(alpha, beta)
+
+  def loss(params, a, b, relate, key):
+    del params, key
+    return multi_similarity.multi_similarity(
+      a.descriptor,
+      b.descriptor,
+      relate(),
+      alpha=alpha,
+      beta=beta,
+      threshold=threshold,
+      mining=mining,
+      mining_margin=mining_margin,
+    )
+
+  return loss
+
+
+def _classes(
+  *, scale: float, margin: float, num_heads: int, learned: 'Learned'
+) -> Callable:
+  """See `classes.cosine_margin`; the weights are the loss's own."""
+  classes.check_margin(scale, margin)
+
+  def loss(params, a, b, relate, key):
+    del b, key
+    return classes.cosine_margin(
+      a.descriptor,
+      params['loss']['classes'],
+      *relate.classes(),
+      jnp.asarray(learned.class_counts()),
+      scale=scale,
+      margin=margin,
+      num_heads=num_heads,
+    )
+
+  return loss
+
+
+def _alignment(*, frozen: str) -> Callable:
+  """See `alignment.alignment`."""
+  alignment.check_frozen(frozen)
+
+  def loss(params, a, b, relate, key):
+    del params, key
+    return alignment.alignment(
+      a.descriptor, b.descriptor, relate(), frozen=frozen
+    )
+
+  return loss
+
+
 # Each makes `params, a, b, relate, key -> value, metrics`: a and b are
 # `Embedding`s, and `relate` tells who is near whom.
 LOSSES = {
@@ -196,7 +321,37 @@ LOSSES = {
   'soft_targets': _soft_targets,
   'triplet': _triplet,
   'four_triplets': _four_triplets,
+  'multi_similarity': _multi_similarity,
+  'alignment': _alignment,
 }
+
+
+class Learned(NamedTuple):
+  """What the sizes of a loss's own parameters follow from.
+
+  Functions, since data is opened after a model and its losses are known to be
+  possible.
+
+  Attributes:
+    class_counts: -> [G], classes of each group.
+    num_domains: -> number of conditions of light and weather.
+  """
+
+  class_counts: Callable[[], np.ndarray]
+  num_domains: Callable[[], int]
+
+
+class Objective(NamedTuple):
+  """A loss with parameters of its own, below 'loss' in those of a training.
+
+  Attributes:
+    loss: see `step.make_train_step`.
+    init: `key, features, content -> parameters`, {} for none: widths of the
+      descriptors and of `Embedding.content`.
+  """
+
+  loss: step_lib.Loss
+  init: Callable[[jax.Array, int, int], dict]
 
 
 def make_loss(
@@ -259,6 +414,80 @@ def make_loss(
     return value + consistency, metrics | {name: value} | terms
 
   return loss
+
+
+def make_objective(
+  *,
+  name: str,
+  sides: tuple[str, str],
+  learned: Learned,
+  positive_radius: float = 0.0,
+  ignore_radius: float = 0.0,
+  neutral: bool = True,
+  adversary: float = 0.0,
+  **fields: Any,
+) -> Objective:
+  """A loss over batches that are planned, of one side or of two.
+
+  Args:
+    name: of LOSSES, or 'classes'.
+    sides: of the model that are a and b of the loss; the same one twice for a
+      model of one side.
+    learned: what sizes follow from.
+    positive_radius: metres; readings this near are positives.
+    ignore_radius: metres; readings nearer than this and no positives count for
+      nothing.
+    neutral: images from above whose footprints overlap count for nothing; else
+      they are negatives (EarthLoc's ablation).
+    adversary: weight of the domain adversary, see `adversary.domain_adversary`;
+      0 for none.
+    **fields: what the named loss takes.
+
+  Raises:
+    InputError: an unknown name, field, or value of a field.
+  """
+  known = {**LOSSES, 'classes': functools.partial(_classes, learned=learned)}
+  tell_apart = factory.make(known, 'loss', {**fields, 'name': name})
+  if adversary < 0:
+    raise InputError(f'adversary={adversary}: expected a weight, 0 for none.')
+  radii = dict(
+    positive_radius=positive_radius,
+    ignore_radius=max(ignore_radius, positive_radius),
+  )
+
+  def loss(params, embeddings, batch):
+    a, b = (embeddings[side] for side in sides)
+    relate = (
+      _OneSide(batch, sides[0], neutral=neutral, **radii)
+      if sides[0] == sides[1]
+      else _Relations(batch, dict(zip('ab', sides, strict=True)), **radii)
+    )
+    drawn = batch[f'{sides[0]}_index'].sum()
+    key = jax.random.fold_in(jax.random.key(0), drawn)
+    value, metrics = tell_apart(params, a, b, relate, key)
+    metrics |= {name: value}
+    if adversary:
+      found, terms = adversary_lib.domain_adversary(
+        params['loss']['domains'], a.content, batch['domain'], weight=adversary
+      )
+      value, metrics = value + found, metrics | terms
+    return value, metrics
+
+  def init(key, features, content):
+    found = {}
+    keys = jax.random.split(key)
+    if name == 'classes':
+      counts = learned.class_counts()
+      found['classes'] = classes.init_classes(
+        keys[0], len(counts), int(counts.max()), features
+      )
+    if adversary:
+      found['domains'] = adversary_lib.init_classifier(
+        keys[1], content, learned.num_domains()
+      )
+    return found
+
+  return Objective(loss, init)
 
 
 def make_text_loss(*, name: str, **fields: Any) -> step_lib.Loss:

@@ -28,9 +28,6 @@ from i2ploc.evaluation import retrieval
 from i2ploc.evaluation import saliency
 from i2ploc.evaluation import scores
 from i2ploc.evaluation import tables
-from i2ploc.learning import embeddings
-from i2ploc.learning import objectives
-from i2ploc.models import fitting
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
 from i2ploc.photos import truth as truth_lib
@@ -39,6 +36,8 @@ from i2ploc.retrieval import sequences
 from i2ploc.tasks import embedding as embedding_lib
 from i2ploc.tasks import photos
 from i2ploc.tasks import place_map
+from i2ploc.tasks import place_training
+from i2ploc.tasks import runs
 from i2ploc.tasks import task as task_lib
 from i2ploc.training import checkpoint
 from i2ploc.training import provenance as provenance_lib
@@ -92,14 +91,17 @@ def restore(
 ) -> checkpoint.Restored:
   """The best checkpoint of a workdir, of a model as the config says.
 
-  Or published weights, where the config names some.
+  Or published weights or those of another run, where the config names some.
 
   Raises:
     MissingFileError: no checkpoint, or no file of published weights.
     InputError: weights of another model.
   """
   if config.checkpoint:
-    variables = published.load_variables(config.checkpoint, towers.model)
+    load = published.load_variables
+    if runs.is_run(config.checkpoint):
+      load = runs.load_variables
+    variables = load(config.checkpoint, towers.model)
     return checkpoint.Restored(variables, 0, None, {}, {}, '')
   shapes = jax.eval_shape(towers.init, jax.random.key(0))
   checkpoints = checkpoint.open_checkpoints(config, workdir)
@@ -111,45 +113,16 @@ def restore(
 
 
 def _training(config, data, towers) -> task_lib.Training:
-  if fitting.needs_fit(towers.model):
-    raise InputError(
-      f'{config.name}: a vocabulary or a whitening is fitted to a map, not'
-      ' trained: set model.whitening to 0 and choose another aggregator.'
-    )
-
-  def init(key):
-    variables = towers.init(key)
-    if config.train.pretrained:
-      variables = published.with_encoders(
-        config.train.pretrained, towers.model, dict(variables)
-      )
-    return variables
+  """Of pairs of two sensors, or of batches that are planned."""
+  make = place_training.pairs
+  if 'sampling' in config:
+    make = place_training.planned
 
   def evaluators():
     roles = ('validation',) if data.has('validation') else ()
     return [_evaluator(config, data, towers, role) for role in roles]
 
-  return task_lib.Training(
-    init=init,
-    batches=functools.partial(
-      data.train_batches, config.train.batch_size, config.seed
-    ),
-    embed=embeddings.make_embed(
-      towers.model,
-      color_jitter=config.train.color_jitter,
-      mirror=config.train.mirror,
-      yaw=config.train.yaw,
-      cutout=config.train.cutout,
-    ),
-    loss=objectives.make_loss(
-      **config.loss.to_dict(), sides=(config.query_side, config.map_side)
-    ),
-    optimizer=factory.make_optimizer(
-      config.train.num_steps, **config.optimizer.to_dict()
-    ),
-    evaluators=evaluators,
-    id_keys=tuple(f'{side}_index' for side in towers.sides),
-  )
+  return make(config, data, towers, evaluators)
 
 
 def _embedding(
@@ -191,7 +164,10 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
     side: functools.partial(towers.out(side), embedding.variables)
     for side in towers.sides
   }
-  results |= dict(saliency.saliency_shares(split, questions, describe, 'test'))
+  if data.num_frames == 1:
+    results |= dict(
+      saliency.saliency_shares(split, questions, describe, 'test')
+    )
   predictions.save_predictions(
     evaluator.predictions, workdir / 'predictions.npz'
   )

@@ -33,6 +33,10 @@ class Training(NamedTuple):
     optimizer: see `training.optimizer`.
     evaluators: opens those whose numbers choose the best checkpoint.
     id_keys: fields of a batch that say which readings it holds.
+    prepare: fresh variables to those that a run starts from, where these follow
+      from data.
+    refresh_every: steps of a round of batches that are planned, see
+      `training.loop`; 0 for batches that need no plan.
   """
 
   init: Callable[[jax.Array], Mapping[str, Any]]
@@ -42,6 +46,8 @@ class Training(NamedTuple):
   optimizer: optimizer_lib.Optimizer
   evaluators: Callable[[], Sequence[loop.Evaluator]]
   id_keys: tuple[str, ...]
+  prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda x: x
+  refresh_every: int = 0
 
 
 class Evaluation(NamedTuple):

@@ -66,10 +66,7 @@ def join(name: str, parts: Sequence[schema.Dataset]) -> schema.Dataset:
       'all splits with the same rule.'
     )
   frames = schema.FrameTable(
-    *(
-      np.concatenate(columns)
-      for columns in zip(*(part.frames for part in parts), strict=True)
-    )
+    *map(_column, zip(*(part.frames for part in parts), strict=True))
   )
   end = np.cumsum([len(part.frames.town) for part in parts])
   labels = {part.labels for part in parts}
@@ -80,4 +77,59 @@ def join(name: str, parts: Sequence[schema.Dataset]) -> schema.Dataset:
     Reader(tuple(parts), end),
     labels.pop() if len(labels) == 1 else None,
     np.concatenate(queries) if named else None,
+    conditions=_column([part.conditions for part in parts]),
+  )
+
+
+def _column(columns):
+  """Of all parts; None unless all of them have it."""
+  known = [column for column in columns if column is not None]
+  return np.concatenate(known) if len(known) == len(columns) else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Some:
+  """`schema.Dataset.read` over some rows of a dataset."""
+
+  dataset: schema.Dataset
+  rows: np.ndarray
+
+  def __call__(self, row, what=('image', 'points')):
+    return self.dataset.read(int(self.rows[row]), what)
+
+
+def unplaced(
+  dataset: schema.Dataset, rows: np.ndarray, town: str
+) -> schema.Dataset:
+  """Some frames of a dataset, of which nobody knows where they were taken.
+
+  Args:
+    dataset: labels, queries and truth are left out.
+    rows: [N] of its frame table; their drives have one rig.
+    town: their town, and their drive.
+
+  Raises:
+    InputError: rigs that differ.
+  """
+  frames = dataset.frames.take(rows)
+  first, *others = (
+    dataset.rigs[d] for d in dict.fromkeys(frames.drive.tolist())
+  )
+  if any(rig is not first for rig in others):
+    raise InputError(f'{dataset.name}: rows of several rigs in one drive.')
+  count = len(rows)
+  frames = frames._replace(
+    town=np.full(count, town),
+    drive=np.full(count, town),
+    frame=np.arange(count),
+    world_from_body=np.full((count, 4, 4), np.nan),
+    name=schema.frame_names(np.full(count, town), np.arange(count)),
+  )
+  conditions = dataset.conditions
+  return schema.Dataset(
+    f'{dataset.name}/{town}',
+    frames,
+    {town: first},
+    _Some(dataset, np.asarray(rows)),
+    conditions=None if conditions is None else conditions[rows],
   )

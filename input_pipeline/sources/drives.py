@@ -23,10 +23,13 @@ from input_pipeline import datasets
 from input_pipeline import pairing
 from input_pipeline import readings
 from input_pipeline import schema
+from input_pipeline.readers import joined
 from input_pipeline.sources import crops as crops_lib
 from input_pipeline.sources import places as places_lib
+from input_pipeline.sources import planned
 
 NUM_PICTURES = 12
+TARGET = 'target'  # town and drive of images to adapt to
 OVERVIEW_PIXELS = 900
 OVERVIEW_MARGIN = 60.0  # metres around the drives
 # From a frame table and which of its frames ask, to who asks whom.
@@ -45,6 +48,7 @@ class Split:
     labels: what its labels mean; None without labels.
     truth: which answers are right, see `schema.Dataset`.
     image_size: (H, W), pixels, of every image it delivers.
+    sequence: num_frames and frame_stride, see `Source`.
   """
 
   def __init__(
@@ -55,6 +59,8 @@ class Split:
     num_points: int,
     frustum: float | None,
     resize: str = resizing.STRETCH,
+    num_frames: int = 1,
+    frame_stride: int = 1,
   ):
     """Wraps `dataset`; see `Source` for the arguments."""
     self.dataset = dataset
@@ -66,6 +72,9 @@ class Split:
     self._num_points = num_points
     self._frustum = frustum
     self._resize = resize
+    self.sequence: dict[str, Any] = dict(
+      num_frames=num_frames, frame_stride=frame_stride
+    )
 
   def batches(
     self,
@@ -79,7 +88,7 @@ class Split:
 
     Args:
       rows: [N] rows of the frame table.
-      what: of 'image', 'points' and 'labels'.
+      what: of 'image', 'rendering', 'points' and 'labels'.
       batch_size: B.
       all_around: keep the scan behind and beside the camera too, as densely.
       resize: another policy than that of the source, see `resizing`.
@@ -97,6 +106,7 @@ class Split:
       num_points=num_points,
       frustum=frustum,
       resize=resize or self._resize,
+      **self.sequence,
     )
 
   def rig(self, row: int) -> schema.Rig:
@@ -126,6 +136,7 @@ class Source:
     image_size: (H, W), pixels, of every image it delivers.
     resize: how images become `image_size`, see `resizing`.
     query_resize: the same of those that ask; '' for `resize`.
+    num_frames: T, images of a reading.
   """
 
   def __init__(
@@ -141,9 +152,13 @@ class Source:
     frustum: float = 0.0,
     resize: str = resizing.STRETCH,
     query_resize: str = '',
+    num_frames: int = 1,
+    frame_stride: int = 1,
     cross_drive: float = 0.0,
     max_offset: float = 0.0,
     town_run: int = 1,
+    training: Mapping[str, Any] | None = None,
+    target: Mapping[str, Any] | None = None,
     crops: Mapping[str, Any] | None = None,
     detector: Mapping[str, Any] | None = None,
     **options,
@@ -162,9 +177,17 @@ class Source:
       resize: how photos become `image_size`, see `resizing`; training always
         stretches them.
       query_resize: the same of photos that ask; '' for that of the map.
+      num_frames: T > 1: a reading of images is a sequence, see
+        `batches.read_batches`.
+      frame_stride: rows from one of its frames to the next.
       cross_drive: see `batches.train_batches`.
       max_offset: see `batches.train_batches`.
       town_run: see `batches.train_batches`.
+      training: options that the training split has otherwise, and perhaps
+        another image_size or frame_stride.
+      target: images of another domain to adapt to, without positions: split,
+        condition (of `schema.Dataset.conditions`), count, and options that
+        their split has otherwise. They join the training split.
       crops: which objects `crops` takes; None where it is not called.
       detector: how well `places` sees objects; None where it is not called.
       **options: what the dataset's own `load` takes.
@@ -180,12 +203,17 @@ class Source:
       data_dir or os.environ.get('TFDS_DATA_DIR', '~/.cache/i2ploc/data')
     )
     self.resize, self.query_resize = resize, query_resize
+    self.num_frames = num_frames
     self._splits = dict(train=train, validation=validation, test=test)
     self._form: dict[str, Any] = dict(
       image_size=self.image_size,
       num_points=num_points,
       frustum=frustum or None,
     )
+    self._sequence: dict[str, Any] = dict(
+      num_frames=num_frames, frame_stride=frame_stride
+    )
+    self._training, self._target = dict(training or {}), target
     self._pairing: dict[str, Any] = dict(
       cross_drive=cross_drive, max_offset=max_offset, town_run=town_run
     )
@@ -208,13 +236,89 @@ class Source:
       raise InputError(
         f'{self.name}: the config names no {role} split; set data.{role}.'
       )
-    dataset = datasets.load(
-      self.name,
-      split=self._splits[role],
-      data_dir=self.folder,
-      **self._options,
+    options, form = dict(self._options), dict(self._form)
+    sequence = dict(self._sequence)
+    if role == 'train':
+      options |= self._training
+      form['image_size'] = tuple(options.pop('image_size', self.image_size))
+      stride = options.pop('frame_stride', sequence['frame_stride'])
+      sequence['frame_stride'] = stride
+    dataset = self._load(self._splits[role], options)
+    if role == 'train' and self._target:
+      dataset = self._with_target(dataset, options, **self._target)
+    return Split(dataset, **form, **sequence, resize=self.resize)
+
+  def _load(self, split, options):
+    return datasets.load(
+      self.name, split=split, data_dir=self.folder, **options
     )
-    return Split(dataset, **self._form, resize=self.resize)
+
+  def _with_target(
+    self, dataset, options, *, split, condition, count, **others
+  ):
+    """The training split, and images of which only the domain is known."""
+    found = self._load(split, options | others)
+    rows = np.arange(len(found.frames.town))
+    if condition:
+      conditions = found.conditions
+      if conditions is None:
+        raise InputError(f'{found.name}: nobody knows its conditions.')
+      rows = np.flatnonzero(conditions == condition)
+    if not 1 <= count <= len(rows):
+      raise InputError(
+        f'data.target.count={count}, but {found.name} has {len(rows)} images'
+        f' of condition {condition!r}.'
+      )
+    some = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+    target = joined.unplaced(found, some, TARGET)
+    return joined.join(dataset.name, [dataset, target])
+
+  def planned_batches(
+    self,
+    batch_size: int,
+    seed: int,
+    describe: Callable[[Any, np.ndarray], np.ndarray],
+    sampling: Mapping[str, Any],
+  ) -> batches_lib.PlannedBatches:
+    """Endless training batches that a planner chooses, see `planned`.
+
+    Args:
+      batch_size: B.
+      seed: of all rounds.
+      describe: `variables, rows -> descriptors`, for planners that mine.
+      sampling: `name` of a planner and its fields.
+    """
+    split = self.split('train')
+    target = split.frames.town == TARGET if self._target else None
+    return batches_lib.PlannedBatches(
+      planned.make_planner(
+        split.dataset,
+        batch_size=batch_size,
+        seed=seed,
+        target=target,
+        **split.sequence,
+        **sampling,
+      ),
+      planned.make_entry(split.dataset, split.image_size, **split.sequence),
+      describe,
+    )
+
+  def class_counts(self, sampling: Mapping[str, Any]) -> np.ndarray:
+    """[G], classes of each group of the training split, see `planned`."""
+    table = planned.class_table(self.split('train').frames, **sampling)
+    return table.num_classes
+
+  @property
+  def num_domains(self) -> int:
+    """Conditions of light and weather in the training split.
+
+    Raises:
+      InputError: nobody knows them.
+    """
+    found = planned.domain_numbers(self.split('train').dataset)
+    if found is None:
+      raise InputError(f'{self.name}: nobody knows its conditions.')
+    return int(found.max()) + 1
 
   def train_batches(self, batch_size: int, seed: int) -> grain.DatasetIterator:
     """Endless shuffled training pairs, see `batches.train_batches`."""

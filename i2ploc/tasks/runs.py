@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Variables of a finished run, for its own model or for one that shares towers.
+
+A workdir is named where published weights could be: to evaluate its towers on
+other data, or to start from them.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+
+from i2ploc import factory
+from i2ploc.errors import InputError
+from i2ploc.models import towers as towers_lib
+from i2ploc.training import checkpoint
+
+_SHARED = 'image'  # whose tower stands for those that a run does not have
+
+
+def is_run(path: str | pathlib.Path) -> bool:
+  """Whether a path is the workdir of a training."""
+  return (pathlib.Path(path).expanduser() / 'checkpoints').is_dir()
+
+
+def load_variables(
+  workdir: str | pathlib.Path, model: towers_lib.Towers
+) -> dict[str, Any]:
+  """The best checkpoint of a run, side by side.
+
+  Args:
+    workdir: of the run.
+    model: whose sides take the run's towers of the same name; those that the
+      run does not have take that of its images, as renderings do at first.
+
+  Returns:
+    The variables of `model`.
+
+  Raises:
+    MissingFileError: no checkpoint.
+    InputError: towers that differ.
+  """
+  workdir = pathlib.Path(workdir).expanduser()
+  config = _tuples(json.loads((workdir / 'config.json').read_text()))
+  own = factory.make_model(
+    **config['model'], image_size=config['data']['image_size']
+  )
+  checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints')
+  try:
+    found = checkpoints.restore_best(towers_lib.shapes(own)).value
+  finally:
+    checkpoints.close()
+  variables: dict[str, Any] = {}
+  for collection, modules in towers_lib.shapes(model).items():
+    for name, wanted in modules.items():
+      source = _source(name, model, own)
+      value = found.get(collection, {}).get(source)
+      if value is None or _shapes(value) != _shapes(wanted):
+        raise InputError(
+          f'{workdir}: its {source!r} does not fit {name!r} of this model. Take'
+          ' the config of the run, or its towers alone.'
+        )
+      variables.setdefault(collection, {})[name] = value
+  return variables
+
+
+def _source(name, model, own):
+  """The module of a run that a module of a model is taken from."""
+  for side in model.towers:
+    if name == side or name.startswith(f'{side}_'):
+      return name if side in own.towers else _SHARED + name[len(side) :]
+  return name
+
+
+def _tuples(value):
+  """JSON's lists as the tuples that they were."""
+  if isinstance(value, dict):
+    return {name: _tuples(one) for name, one in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _shapes(tree):
+  return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
