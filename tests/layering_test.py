@@ -287,6 +287,7 @@ ORDER = {
   'input_pipeline': (
     'schema',
     'pairing',
+    'plans',
     'readings',
     'batches',
     'packing',
@@ -294,6 +295,17 @@ ORDER = {
     'synthetic_city',
     'datasets',
     'sources',
+  ),
+  'input_pipeline.plans': (
+    'planner',
+    'neighbours',
+    'classes',
+    'focal',
+    'places',
+    'mined',
+    'clusters',
+    'domains',
+    'sequences',
   ),
   'input_pipeline.readers': (
     'splits',
