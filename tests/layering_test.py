@@ -290,6 +290,7 @@ ORDER = {
   'input_pipeline': (
     'schema',
     'pairing',
+    'plans',
     'readings',
     'batches',
     'packing',
@@ -297,6 +298,17 @@ ORDER = {
     'synthetic_city',
     'datasets',
     'sources',
+  ),
+  'input_pipeline.plans': (
+    'planner',
+    'neighbours',
+    'classes',
+    'focal',
+    'places',
+    'mined',
+    'clusters',
+    'domains',
+    'sequences',
   ),
   'input_pipeline.readers': (
     'splits',
