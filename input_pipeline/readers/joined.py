@@ -67,7 +67,9 @@ def join(name: str, parts: Sequence[schema.Dataset]) -> schema.Dataset:
     )
   frames = schema.FrameTable(
     *(
-      np.concatenate(columns)
+      None
+      if any(column is None for column in columns)
+      else np.concatenate(columns)
       for columns in zip(*(part.frames for part in parts), strict=True)
     )
   )
