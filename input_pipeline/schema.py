@@ -58,6 +58,8 @@ class FrameTable(NamedTuple):
     has_points: [F] bool.
     name: [F] str, unique: of a photo its file, of a frame of a drive see
       `frame_names`.
+    has_rendering: [F] bool, `read` knows a 'rendering' of the row; None where
+      there are none.
   """
 
   town: np.ndarray
@@ -68,6 +70,7 @@ class FrameTable(NamedTuple):
   has_image: np.ndarray
   has_points: np.ndarray
   name: np.ndarray
+  has_rendering: np.ndarray | None = None
 
   @property
   def position(self) -> np.ndarray:
@@ -82,7 +85,9 @@ class FrameTable(NamedTuple):
 
   def take(self, rows: np.ndarray) -> 'FrameTable':
     """The table of these rows."""
-    return FrameTable(*(column[rows] for column in self))
+    return FrameTable(
+      *(None if column is None else column[rows] for column in self)
+    )
 
 
 def frame_names(drive: np.ndarray, frame: np.ndarray) -> np.ndarray:
@@ -126,15 +131,17 @@ class Dataset(NamedTuple):
     frames: the table.
     rigs: of every drive in the table.
     read: `read(row, what)` with `what` a subset of ('image', 'points',
-      'labels') returns a dict with, as asked for: image uint8 [H, W, 3],
-      points float32 [P, 4] (the body's frame, metres, intensity 0..1), and for
-      labelled datasets image_semantic, image_instance [H, W], points_semantic,
-      points_instance [P].
+      'labels', 'rendering') returns a dict with, as asked for: image uint8
+      [H, W, 3], points float32 [P, 4] (the body's frame, metres, intensity
+      0..1), for labelled datasets image_semantic, image_instance [H, W],
+      points_semantic, points_instance [P], and where frames.has_rendering
+      rendering uint8 [H, W, 3], a model of the town from the image's pose.
     labels: what the labels mean; None without labels.
     queries: [F] bool, the frames that ask where others of their drive make the
       map; None where all do both.
     truth: which answers are right, where it is not metres between positions;
       None otherwise.
+    conditions: [F] str, light and weather of each frame; None where unknown.
   """
 
   name: str
@@ -144,3 +151,4 @@ class Dataset(NamedTuple):
   labels: Labels | None = None
   queries: np.ndarray | None = None
   truth: truth_lib.Truth | None = None
+  conditions: np.ndarray | None = None

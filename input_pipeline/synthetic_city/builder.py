@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded town as a TFDS dataset, and as frames for the pipeline.
 
-`load` makes what is missing: units are rendered into a cache (see
-`generate.py`), packed into ArrayRecord files by TFDS (without TensorFlow), and
-the cache is deleted. Both steps resume after a kill at any moment. Everything
-lies in `DATA_DIR/synthetic_city/SIZE-FINGERPRINT`, with panoramas in
-`.../SIZE_panorama-FINGERPRINT`, with other sensors in `.../SIZE_SENSORS-...`:
-another version of the generator makes another directory and never mixes with
-this one.
+`load` makes what is missing of the towns that it is asked for: units are
+rendered into a cache (see `generate.py`), packed into ArrayRecord files by TFDS
+(without TensorFlow), and the cache is deleted. Both steps resume after a kill at
+any moment. A town lies in
+`DATA_DIR/synthetic_city/SIZE-FINGERPRINT/SPLIT/TOWN`; other cameras, sensors and
+looks are named after the size, as in `small_panorama_mesh-FINGERPRINT`. Another
+version of the generator makes another directory and never mixes with this one.
 """
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import fcntl
@@ -43,8 +44,9 @@ _LABELS = {
   'image': ('image_semantic', 'image_instance'),
   'points': ('points_semantic', 'points_instance'),
 }
-_DEFAULTS = ('pinhole', 'kitti')  # go without saying in names
+_DEFAULTS = ('pinhole', 'kitti', 'photo')  # go without saying in names
 _COLUMNS = ('town', 'drive', 'frame', 'timestamp', 'world_from_lidar')
+_CONDITION = 'weather'  # the record's name of it
 _UNGUARDED = (
   'A process that renders runs the script that started it once more: put what'
   " the script does under if __name__ == '__main__':."
@@ -59,17 +61,22 @@ class Variant(tfds.core.BuilderConfig):
     size: of splits.SIZES.
     camera: of rig.CAMERAS.
     setup: of rig.SETUPS.
+    look: of generate.LOOKS.
   """
 
   size: str = ''
   camera: str = ''
   setup: str = ''
+  look: str = ''
 
 
 def variant(
-  size: str, camera: str = 'pinhole', setup: str = 'kitti'
+  size: str,
+  camera: str = 'pinhole',
+  setup: str = 'kitti',
+  look: str = 'photo',
 ) -> Variant:
-  """The variant of a size, a camera and a setup of sensors.
+  """The variant of a size, a camera, a setup of sensors and a look.
 
   Raises:
     InputError: for an unknown one, or a camera that the setup cannot have.
@@ -77,26 +84,32 @@ def variant(
   if size not in splits.SIZES:
     raise InputError(f'Unknown size {size!r}; known: {splits.SIZES}.')
   rig.find_setup(setup, camera)
-  other = [name for name in (camera, setup) if name not in _DEFAULTS]
+  if look not in generate.LOOKS:
+    raise InputError(f'Unknown look {look!r}; known: {generate.LOOKS}.')
+  other = [name for name in (camera, setup, look) if name not in _DEFAULTS]
   return Variant(
-    name='_'.join([size, *other]), size=size, camera=camera, setup=setup
+    name='_'.join([size, *other]),
+    size=size,
+    camera=camera,
+    setup=setup,
+    look=look,
   )
 
 
 def _variants() -> Iterator[Variant]:
   """Every one that there is."""
-  for size, camera, setup in itertools.product(
-    splits.SIZES, rig.CAMERAS, rig.SETUPS
+  for each in itertools.product(
+    splits.SIZES, rig.CAMERAS, rig.SETUPS, generate.LOOKS
   ):
     with contextlib.suppress(ValueError):
-      yield variant(size, camera, setup)
+      yield variant(*each)
 
 
 class SyntheticCity(tfds.core.GeneratorBasedBuilder):
-  """Drives through generated towns: camera, LiDAR, poses, labels, objects.
+  """Drives through a generated town: camera, LiDAR, poses, labels, objects.
 
-  Records keep the order of the specification. `data_dir` holds the cache of
-  units in its folder `units`, made by `generate.generate`.
+  Records keep the order of the specification. `data_dir` is SPLIT/TOWN, beside
+  SPLIT/units, the cache that `generate.generate` makes.
   """
 
   VERSION = tfds.core.Version('1.0.0')
@@ -145,16 +158,21 @@ class SyntheticCity(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, _dl_manager) -> dict:
-    return {split: self._generate_examples(split) for split in splits.SPLITS}
+    root = pathlib.Path(self._data_dir_root)
+    units = _units(self.builder_config.size, [root.name])
+    return {units[0].drive.split: self._generate_examples(root.parent, units)}
 
-  def _generate_examples(self, split: str):
-    directory = pathlib.Path(self._data_dir_root) / 'units'
-    key = 0
-    for unit in splits.units(splits.specification(self.builder_config.size)):
-      if unit.drive.split == split:
-        for record in records.read(directory / unit.name):
-          yield key, record
-          key += 1
+  def _generate_examples(self, root: pathlib.Path, units: list[splits.Unit]):
+    paths = [root / 'units' / unit.name for unit in units]
+    yield from enumerate(
+      itertools.chain.from_iterable(map(records.read, paths))
+    )
+
+
+def _units(size: str, towns: Sequence[str]) -> list[splits.Unit]:
+  """The units of these towns, in order."""
+  drives = splits.specification(size)
+  return splits.units(tuple(d for d in drives if d.town in towns))
 
 
 def load(
@@ -164,8 +182,10 @@ def load(
   split: str,
   camera: str = 'pinhole',
   sensors: str = 'kitti',
+  look: str = 'photo',
+  renderings: bool = False,
 ) -> schema.Dataset:
-  """The frames of a split, generated first where they are missing.
+  """The frames of a split; its towns are generated first where missing.
 
   Args:
     data_dir: where generated data is kept, between runs.
@@ -177,37 +197,79 @@ def load(
     sensors: 'kitti'; '32_beams': half the beams over 41 instead of 27 degrees;
       'wide_camera': a shorter lens and a wider image (KITTI-360's camera);
       'other_car': both. Towns, drives and weather are the same.
+    look: 'photo'; 'mesh': what a viewer of a model of the town shows, without
+      textures, weather, traffic and parked cars; 'night': every drive but a
+      town's first is at night. Poses and numbers of frames are the same.
+    renderings: `read` also knows 'rendering', the image of look 'mesh'.
 
   Returns:
-    A labelled `schema.Dataset`. Beyond the schema, `read` understands
-    'objects': a list of dicts, one per visible thing.
+    A labelled `schema.Dataset` with conditions. Beyond the schema, `read`
+    understands 'objects': a list of dicts, one per visible thing.
 
   Raises:
-    InputError: for an unknown size, split, camera or sensors.
+    InputError: for an unknown size, split, camera, sensors or look.
   """
-  chosen = variant(size, camera, sensors)
-  split, num_towns = _parse(split)
-  root = directory(data_dir, chosen)
-  if not (root / 'frames.npz').exists() or (root / 'units').exists():
-    build(root, chosen)
-  frames = _load_frames(root, split)
-  source = _builder(root, chosen).as_data_source(
-    split=split, decoders=_no_decoding()
+  chosen = variant(size, camera, sensors, look)
+  name, towns = _parse(split, size)
+  root = directory(data_dir, chosen) / name
+  build(root, chosen, towns)
+  tables = [_load_table(root / town) for town in towns]
+  sources = [
+    _open(root / town, chosen, name, len(table['frame']))
+    for town, table in zip(towns, tables, strict=True)
+  ]
+  columns = {
+    key: np.concatenate([table[key] for table in tables]) for key in tables[0]
+  }
+  conditions = columns.pop(_CONDITION)
+  present = np.ones(len(conditions), bool)
+  frames = schema.FrameTable(
+    *columns.values(),
+    present,
+    present,
+    schema.frame_names(columns['drive'], columns['frame']),
   )
-  if len(source) != len(frames.town):
-    raise InputError(
-      f'{root}: {len(source)} records of split {split!r} but a table of '
-      f'{len(frames.town)} frames. Delete the directory to make it anew.'
-    )
-  read = _make_read(source, frames, rig.directions(size, sensors))
-  name = f'synthetic_city/{chosen.name}/{split}'
-  if num_towns is not None:
-    frames = _first_towns(frames, num_towns, name)
-  rigs = dict.fromkeys(frames.drive.tolist(), _rig(chosen))
-  labels = schema.Labels(
-    labels_lib.CLASSES, labels_lib.MOVING, labels_lib.MOVABLE
+  dataset = schema.Dataset(
+    f'synthetic_city/{chosen.name}/{name}',
+    frames,
+    dict.fromkeys(frames.drive.tolist(), _rig(chosen)),
+    _make_read(sources, frames, rig.directions(size, sensors)),
+    schema.Labels(labels_lib.CLASSES, labels_lib.MOVING, labels_lib.MOVABLE),
+    conditions=conditions,
   )
-  return schema.Dataset(name, frames, rigs, read, labels)
+  if not renderings:
+    return dataset
+  mesh = load(
+    data_dir,
+    size=size,
+    split=split,
+    camera=camera,
+    sensors=sensors,
+    look='mesh',
+  )
+  return _with_renderings(dataset, mesh)
+
+
+def _with_renderings(
+  dataset: schema.Dataset, mesh: schema.Dataset
+) -> schema.Dataset:
+  """The dataset whose rows also read the mesh's images of the same poses."""
+  frames = dataset.frames
+  for name in ('drive', 'frame'):
+    if not np.array_equal(getattr(frames, name), getattr(mesh.frames, name)):
+      raise InputError(
+        f'{mesh.name} and {dataset.name} are not of the same frames. Delete '
+        'the directory of the mesh to make it anew.'
+      )
+
+  def read(row: int, what: tuple[str, ...] = ('image', 'points')) -> dict:
+    reading = dataset.read(row, what)
+    if 'rendering' in what:
+      reading['rendering'] = mesh.read(row, ('image',))['image']
+    return reading
+
+  frames = frames._replace(has_rendering=np.ones_like(frames.has_image))
+  return dataset._replace(frames=frames, read=read)
 
 
 def _rig(chosen: Variant) -> schema.Rig:
@@ -218,30 +280,23 @@ def _rig(chosen: Variant) -> schema.Rig:
   return schema.Rig(lens, mounted.shape, mounted.camera_from_lidar)
 
 
-def _parse(text: str) -> tuple[str, int | None]:
-  """Split and number of towns of 'train' or 'train[:8]'."""
+def _parse(text: str, size: str) -> tuple[str, list[str]]:
+  """Split and towns of 'train' or 'train[:8]'."""
   match = re.fullmatch(r'(\w+)(?:\[:(\d+)\])?', text)
   if not match or match[1] not in splits.SPLITS:
     raise InputError(
       f"Unknown split {text!r}; known: {splits.SPLITS}, and 'train[:8]' for "
       'the first 8 towns.'
     )
-  return match[1], int(match[2]) if match[2] else None
-
-
-def _first_towns(
-  frames: schema.FrameTable, num_towns: int, name: str
-) -> schema.FrameTable:
-  """The rows of the first towns, which are the first rows."""
-  towns = list(dict.fromkeys(frames.town))
-  if not 1 <= num_towns <= len(towns):
+  drives = splits.specification(size)
+  towns = list(dict.fromkeys(d.town for d in drives if d.split == match[1]))
+  wanted = int(match[2]) if match[2] else len(towns)
+  if not 1 <= wanted <= len(towns):
     raise InputError(
-      f'{name} has {len(towns)} towns; the first {num_towns} were asked for.'
+      f'synthetic_city/{size}/{match[1]} has {len(towns)} towns; the first '
+      f'{wanted} were asked for.'
     )
-  rows = np.flatnonzero(np.isin(frames.town, towns[:num_towns]))
-  if rows[-1] != len(rows) - 1:
-    raise InputError(f'{name}: its towns are not one after another.')
-  return frames.take(rows)
+  return match[1], towns[:wanted]
 
 
 def directory(data_dir: str | os.PathLike, chosen: Variant) -> pathlib.Path:
@@ -250,40 +305,69 @@ def directory(data_dir: str | os.PathLike, chosen: Variant) -> pathlib.Path:
   return pathlib.Path(data_dir) / 'synthetic_city' / name
 
 
-def build(root: pathlib.Path, chosen: Variant) -> None:
-  """Renders and packs whatever `root` lacks; a second process waits.
+def build(root: pathlib.Path, chosen: Variant, towns: Sequence[str]) -> None:
+  """Renders and packs whatever is missing; a second process waits.
+
+  Args:
+    root: of a split: `directory`/SPLIT.
+    chosen: what to render.
+    towns: of the split.
 
   Raises:
     InputError: called by a process that this one's caller renders with.
   """
+  if all(_is_done(root, chosen.size, town) for town in towns):
+    return
   root.mkdir(parents=True, exist_ok=True)
   with _locked(root / 'lock'):
-    if not (root / 'frames.npz').exists():
-      _render_and_pack(root, chosen)
-    shutil.rmtree(root / 'units', ignore_errors=True)
+    missing = [t for t in towns if not (root / t / 'frames.npz').exists()]
+    if missing:
+      _render_and_pack(root, chosen, missing)
+    for unit in _units(chosen.size, towns):
+      (root / 'units' / unit.name).unlink(missing_ok=True)
+    # The units of towns that nobody has packed yet may stay.
+    with contextlib.suppress(OSError):
+      (root / 'units').rmdir()
 
 
-def _render_and_pack(root: pathlib.Path, chosen: Variant) -> None:
-  name, size = chosen.name, chosen.size
-  others = sorted(p.name for p in root.parent.glob(f'{name}-*') if p != root)
+def _is_done(root: pathlib.Path, size: str, town: str) -> bool:
+  """Whether a town is packed and its units are deleted."""
+  left = any((root / 'units' / u.name).exists() for u in _units(size, [town]))
+  return (root / town / 'frames.npz').exists() and not left
+
+
+def _render_and_pack(
+  root: pathlib.Path, chosen: Variant, towns: list[str]
+) -> None:
+  name, own = chosen.name, root.parent
+  others = sorted(p.name for p in own.parent.glob(f'{name}-*') if p != own)
   logging.info('Generating synthetic_city/%s in %s', name, root)
   if others:
     logging.info(
       'The generator has changed since %s was made; it may be deleted.', others
     )
   make_render = functools.partial(
-    generate.make_render, camera=chosen.camera, setup=chosen.setup
+    generate.make_render,
+    chosen.size,
+    camera=chosen.camera,
+    setup=chosen.setup,
+    look=chosen.look,
   )
-  paths = generate.generate(root / 'units', size, make_render)
+  units = _units(chosen.size, towns)
+  paths = generate.generate(root / 'units', units, make_render)
   for leftover in root.glob('**/*incomplete*'):
     shutil.rmtree(leftover, ignore_errors=True)
   logging.info('Packing %d units', len(paths))
-  # TFDS announces a download of unknown size and shows bars of its own.
-  with contextlib.redirect_stdout(io.StringIO()):
-    tfds.disable_progress_bar()
-    _builder(root, chosen).download_and_prepare()
-    tfds.enable_progress_bar()
-  _save_frames(root, size, paths)
+  for town in towns:
+    # TFDS announces a download of unknown size and shows bars of its own.
+    with contextlib.redirect_stdout(io.StringIO()):
+      tfds.disable_progress_bar()
+      _builder(root / town, chosen).download_and_prepare()
+      tfds.enable_progress_bar()
+    _save_table(
+      root / town,
+      [p for u, p in zip(units, paths, strict=True) if u.drive.town == town],
+    )
 
 
 @contextlib.contextmanager
@@ -307,10 +391,24 @@ def _locked(path: pathlib.Path):
     yield
 
 
-def _builder(root: pathlib.Path, chosen: Variant) -> SyntheticCity:
+def _builder(own: pathlib.Path, chosen: Variant) -> SyntheticCity:
+  """Of a town's directory."""
   return SyntheticCity(
-    data_dir=root, config=chosen.name, file_format='array_record'
+    data_dir=own, config=chosen.name, file_format='array_record'
   )
+
+
+def _open(own: pathlib.Path, chosen: Variant, split: str, count: int):
+  """The records of a packed town."""
+  source = _builder(own, chosen).as_data_source(
+    split=split, decoders=_no_decoding()
+  )
+  if len(source) != count:
+    raise InputError(
+      f'{own}: {len(source)} records of split {split!r} but a table of '
+      f'{count} frames. Delete the directory to make it anew.'
+    )
+  return source
 
 
 def _no_decoding() -> dict:
@@ -319,39 +417,32 @@ def _no_decoding() -> dict:
   return {name: tfds.decode.SkipDecoding() for name in names}
 
 
-def _save_frames(root, size, paths: list[pathlib.Path]) -> None:
-  """Writes the frame tables of all splits: the mark of a finished build."""
-  rows = {split: [] for split in splits.SPLITS}
-  every = splits.units(splits.specification(size))
-  for unit, path in zip(every, paths, strict=True):
-    rows[unit.drive.split].extend(
-      [record[name] for name in _COLUMNS]
-      for record in records.read(path, _COLUMNS)
-    )
+def _save_table(own: pathlib.Path, paths: list[pathlib.Path]) -> None:
+  """Writes the frame table of a town: the mark of a finished build."""
+  wanted = (*_COLUMNS, _CONDITION)
+  rows = itertools.chain.from_iterable(records.read(p, wanted) for p in paths)
+  values = zip(*([row[name] for name in wanted] for row in rows), strict=True)
   columns = {}
-  for split, table in rows.items():
-    for name, values in zip(_COLUMNS, zip(*table, strict=True), strict=True):
-      text = isinstance(values[0], bytes)
-      column = [value.decode() for value in values] if text else values
-      columns[f'{split}.{name}'] = np.asarray(column)
-  files.save_arrays(root / 'frames.npz', columns)
+  for name, column in zip(wanted, values, strict=True):
+    text = isinstance(column[0], bytes)
+    columns[name] = np.asarray([v.decode() for v in column] if text else column)
+  files.save_arrays(own / 'frames.npz', columns)
 
 
-def _load_frames(root: pathlib.Path, split: str) -> schema.FrameTable:
-  with np.load(root / 'frames.npz') as archive:
-    columns = [archive[f'{split}.{name}'] for name in _COLUMNS]
-  present = np.ones(len(columns[0]), bool)
-  names = schema.frame_names(*columns[1:3])
-  return schema.FrameTable(*columns, present, present, names)
+def _load_table(own: pathlib.Path) -> dict[str, np.ndarray]:
+  with np.load(own / 'frames.npz') as archive:
+    return {name: archive[name] for name in (*_COLUMNS, _CONDITION)}
 
 
 def _make_read(
-  source, frames: schema.FrameTable, directions: np.ndarray
+  sources, frames: schema.FrameTable, directions: np.ndarray
 ) -> Callable:
-  """The function that reads one row of an opened split."""
+  """The function that reads one row of towns, one after another."""
+  ends = np.cumsum([len(source) for source in sources])
 
   def read(row: int, what: tuple[str, ...] = ('image', 'points')) -> dict:
-    record = source[row]
+    town = int(np.searchsorted(ends, row, side='right'))
+    record = sources[town][row - (ends[town - 1] if town else 0)]
     if int(record['frame']) != frames.frame[row]:
       raise InputError(
         f'Row {row} holds frame {record["frame"]}, expected drive '

@@ -27,7 +27,7 @@ from input_pipeline.synthetic_city import weather as skies
 LIDAR_HEIGHT = 1.73  # metres above the road, as on KITTI's car
 SPACING = 2.5  # metres between frames
 _MARGIN = 160.0  # metres of route before the first and after the last frame
-_ROUTE, _STYLE, _WEATHER, _PARKED, _MOVERS = range(10, 15)
+_ROUTE, _STYLE, _WEATHER, _PARKED, _MOVERS, _NIGHT = range(10, 16)
 
 
 class Drive(NamedTuple):
@@ -44,7 +44,7 @@ class Drive(NamedTuple):
     pitch: [F] float64, radians, nose up.
     roll: [F] float64, radians, left side up.
     time: [F] float64, seconds from the start.
-    condition: one of weather.CONDITIONS.
+    condition: one of weather.CONDITIONS, or weather.NEUTRAL.
     weather: light and air.
     parked: primitives of the parked cars, world frame.
     parked_fleet: their names.
@@ -145,6 +145,24 @@ def make_drive(
     town.seed, seed, route, (first, last), position, heading, pitch, roll,
     time, condition, weather, parked, fleet, movers,
   )  # fmt: skip
+
+
+def at_night(drive: Drive) -> Drive:
+  """The same drive among the same traffic, at night."""
+  rng = np.random.default_rng([drive.town_seed, drive.seed, _NIGHT])
+  condition, weather = skies.draw(rng, 'night')
+  return drive._replace(condition=condition, weather=weather)
+
+
+def alone(drive: Drive) -> Drive:
+  """The same poses in neutral light, without cars, vans, buses, people."""
+  movers = drive.movers._replace(active=np.zeros_like(drive.movers.active))
+  return drive._replace(
+    condition=skies.NEUTRAL,
+    weather=skies.neutral(),
+    parked=assembly.take(drive.parked, np.arange(0)),
+    movers=movers,
+  )
 
 
 def _wobble(path: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -11,6 +11,7 @@ The cache's directory carries the fingerprint of the code that filled it.
 import ast
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent import futures
 from concurrent.futures import process
 import functools
@@ -36,7 +37,8 @@ from input_pipeline.synthetic_city import sensors
 from input_pipeline.synthetic_city import splits
 from input_pipeline.synthetic_city import town as town_lib
 
-MakeRender = Callable[[str], Callable[[splits.Unit], Iterator[records.Record]]]
+LOOKS = ('photo', 'mesh', 'night')
+MakeRender = Callable[[], Callable[[splits.Unit], Iterator[records.Record]]]
 # A worker is started for so many frames, and compiles its own renderer.
 _WORTH_A_WORKER, _MOST_WORKERS = 500, 8
 _TICK = 0.5  # seconds between looks at the progress
@@ -97,7 +99,17 @@ def _first_drive(seed: int, num_frames: int, spacing: float) -> drive_lib.Drive:
 
 
 @functools.lru_cache(maxsize=4)
-def _trajectory(drive: splits.Drive) -> drive_lib.Drive:
+def _trajectory(drive: splits.Drive, look: str) -> drive_lib.Drive:
+  """The drive's world as it looks: the poses are the same in all looks."""
+  made = _photographed(drive)
+  if look == 'mesh':
+    return drive_lib.alone(made)
+  if look == 'night' and drive.number > 0:
+    return drive_lib.at_night(made)
+  return made
+
+
+def _photographed(drive: splits.Drive) -> drive_lib.Drive:
   """The drive's world, in another condition than the drive it follows."""
   num_frames = drive.route_frames
   first = _first_drive(drive.town_seed, num_frames, drive.spacing)
@@ -118,14 +130,28 @@ def _trajectory(drive: splits.Drive) -> drive_lib.Drive:
 
 
 def make_render(
-  size: str, camera: str = 'pinhole', setup: str = 'kitti'
+  size: str,
+  camera: str = 'pinhole',
+  setup: str = 'kitti',
+  look: str = 'photo',
 ) -> Callable[[splits.Unit], Iterator[records.Record]]:
-  """The function that renders the records of a unit."""
-  render = sensors.make_renderer(size, camera=camera, setup=setup)
+  """The function that renders the records of a unit.
+
+  Args:
+    size: of splits.SIZES.
+    camera: of rig.CAMERAS.
+    setup: of rig.SETUPS.
+    look: of LOOKS. 'mesh': the town as a viewer of meshes shows it, without
+      textures, weather, traffic and parked cars. 'night': every drive but a
+      town's first happens at night.
+  """
+  render = sensors.make_renderer(
+    size, camera=camera, setup=setup, plain=look == 'mesh'
+  )
 
   def render_unit(unit: splits.Unit) -> Iterator[records.Record]:
     drive = unit.drive
-    town, made = _town(drive.town_seed), _trajectory(drive)
+    town, made = _town(drive.town_seed), _trajectory(drive, look)
     for frame in unit.frames:
       scene = drive_lib.scene_at(town, made, frame)
       pose = drive_lib.world_from_lidar(made, frame)
@@ -148,17 +174,17 @@ def make_render(
 
 def generate(
   directory: pathlib.Path,
-  size: str,
+  wanted: Sequence[splits.Unit],
   make_render: MakeRender,
   workers: int | None = None,
 ) -> list[pathlib.Path]:
-  """Renders what the directory lacks; returns the paths of all units.
+  """Renders what the directory lacks; returns the paths of the units.
 
   Args:
-    directory: of this size and fingerprint alone; made if missing.
-    size: of splits.SIZES.
-    make_render: of a size, gives the function that renders a unit's records;
-      called only when something is missing, in every worker.
+    directory: of one variant and fingerprint alone; made if missing.
+    wanted: the units, those of a town one after another.
+    make_render: gives the function that renders a unit's records; called only
+      when something is missing, in every worker.
     workers: processes, on CPU whatever the device is: laying towns out is
       Python's work, of which threads do no more than one. 1 renders here; None
       for as many as there are cores and something to do for.
@@ -166,7 +192,6 @@ def generate(
   directory.mkdir(parents=True, exist_ok=True)
   for leftover in directory.glob('.*.tmp.*'):
     leftover.unlink()
-  wanted = splits.units(splits.specification(size))
   missing = [unit for unit in wanted if not (directory / unit.name).exists()]
   total, left = (
     sum(len(unit.frames) for unit in units) for units in (wanted, missing)
@@ -185,9 +210,9 @@ def generate(
     )
     with bar:
       if workers == 1:
-        _render_here(directory, towns, make_render(size), bar)
+        _render_here(directory, towns, make_render(), bar)
       else:
-        _render_elsewhere(directory, towns, make_render, size, workers, bar)
+        _render_elsewhere(directory, towns, make_render, workers, bar)
   return [directory / unit.name for unit in wanted]
 
 
@@ -215,7 +240,7 @@ class _Worker(NamedTuple):
 _worker: _Worker | None = None
 
 
-def _start(make_render, size, cache, progress, stop) -> None:
+def _start(make_render, cache, progress, stop) -> None:
   """Makes a new process a worker, with one thread of its own."""
   global _worker
   os.environ['XLA_FLAGS'] = (
@@ -224,7 +249,7 @@ def _start(make_render, size, cache, progress, stop) -> None:
   )
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_compilation_cache_dir', cache)
-  _worker = _Worker(make_render(size), progress, stop)
+  _worker = _Worker(make_render(), progress, stop)
 
 
 def _render_town(directory, units) -> None:
@@ -243,14 +268,12 @@ def _render_town(directory, units) -> None:
     records.write(directory / unit.name, made)
 
 
-def _render_elsewhere(
-  directory, towns, make_render, size, workers, bar
-) -> None:
+def _render_elsewhere(directory, towns, make_render, workers, bar) -> None:
   context = multiprocessing.get_context('spawn')
   progress, stop = context.Value('q', 0), context.Event()
   cache = getattr(jax.config, 'jax_compilation_cache_dir', None)
   pool = futures.ProcessPoolExecutor(
-    workers, context, _start, (make_render, size, cache, progress, stop)
+    workers, context, _start, (make_render, cache, progress, stop)
   )
   with pool:
     left = {pool.submit(_render_town, directory, units) for units in towns}

@@ -108,6 +108,39 @@ def _markings(place: _Place, roads, width_along, width_across) -> Array:
   return jnp.where(place.junction, 0.0, paint)
 
 
+def _hard(roads: selection.Roads, place: _Place) -> tuple[Array, Array]:
+  """What is road, and what is pavement, bool."""
+  on_road = place.kerb < 0
+  width = roads.pavement_width[place.road]
+  return on_road, ~on_road & (place.kerb < width)
+
+
+def paint_plain(
+  roads: selection.Roads, x: Array, y: Array
+) -> tuple[patterns.Paint, Array]:
+  """Paints every class of ground in one colour.
+
+  Args:
+    roads: the nearest roads.
+    x: metres, relative to the ego position, world-aligned.
+    y: metres.
+
+  Returns:
+    The paint and the semantic class, int32.
+  """
+  on_road, on_pavement = _hard(roads, _place(roads, x, y))
+  albedo = tuple(
+    jnp.where(on_road, road, jnp.where(on_pavement, pavement, meadow))
+    for road, pavement, meadow in zip(
+      (0.15, 0.15, 0.155), (0.36, 0.36, 0.34), (0.13, 0.19, 0.06), strict=True
+    )
+  )
+  zero = jnp.zeros_like(x)
+  reflectivity = jnp.where(on_road, 0.15, 0.3)
+  semantic = jnp.where(on_road, _ROAD, jnp.where(on_pavement, _PAVEMENT, _OPEN))
+  return patterns.Paint(albedo, (zero,) * 3, zero, reflectivity), semantic
+
+
 def paint(
   roads: selection.Roads,
   x: Array,
@@ -146,8 +179,7 @@ def paint(
 
   fine = _grain(roads, x, y, 0.25, 1, width)
   coarse = _grain(roads, x, y, 1.0, 2, width)
-  on_road = place.kerb < 0
-  on_pavement = ~on_road & (place.kerb < roads.pavement_width[place.road])
+  on_road, on_pavement = _hard(roads, place)
   white = _markings(place, roads, width_along, width_across)
   asphalt = 0.15 * (1.0 + 0.08 * fine + 0.05 * coarse)
   asphalt = patterns.mix(asphalt * (1.0 - 0.45 * wetness), 0.75, 0.9 * white)

@@ -147,22 +147,29 @@ def look(
 
 
 def _paint(
-  world: World, view: View, spread: Array
+  world: World, view: View, spread: Array, plain: bool = False
 ) -> tuple[patterns.Paint, Labels]:
-  """Paint and labels of what every ray meets."""
+  """Paint and labels of what every ray meets; `plain` is without textures."""
   air, index = world.air, view.index
   distance, direction = view.hit.distance, tuple(view.rays.direction)
   row = jnp.clip(index, 0, world.solids.cos.shape[0] - 1)
   coat = selection.Coats(*(raycast.gathered(f, row) for f in world.coats))
-  things = textures.paint_solids(
-    view.hit, raycast.take(world.solids, row), coat, direction, spread,
-    air.autumn, air.dusk,
-  )  # fmt: skip
-  things = textures.snow_over(things, view.hit.normal, coat.semantic, air.snow)
   x, y, _ = _points(view.rays, distance)
-  ground, kind = ground_lib.paint(
-    world.roads, x, y, direction, distance, spread, air.snow, air.wetness
-  )
+  if plain:
+    zero = jnp.zeros_like(distance)
+    things = patterns.Paint(coat.color, (zero,) * 3, zero, coat.reflectivity)
+    ground, kind = ground_lib.paint_plain(world.roads, x, y)
+  else:
+    things = textures.paint_solids(
+      view.hit, raycast.take(world.solids, row), coat, direction, spread,
+      air.autumn, air.dusk,
+    )  # fmt: skip
+    things = textures.snow_over(
+      things, view.hit.normal, coat.semantic, air.snow
+    )
+    ground, kind = ground_lib.paint(
+      world.roads, x, y, direction, distance, spread, air.snow, air.wetness
+    )
   solid = index >= 0
   paint = jax.tree.map(lambda a, b: jnp.where(solid, a, b), things, ground)
   semantic = jnp.where(solid, coat.semantic, kind)
@@ -201,6 +208,18 @@ def _image(
   return shading.develop(air, radiance, grain)
 
 
+def _plain_image(
+  world: World, view: View, paint: patterns.Paint
+) -> patterns.Vector:
+  """Planes of pixels uint8 [I, R] without shadows, clouds and noise."""
+  air, hit, direction = world.air, view.hit, tuple(view.rays.direction)
+  sky = view.index == raycast.NOTHING
+  near = shading.shade(air, paint, hit.normal, direction, hit.distance, ~sky)
+  far = shading.sky(air, direction, clouds=False)
+  radiance = tuple(jnp.where(sky, a, b) for a, b in zip(far, near, strict=True))
+  return shading.develop(air, radiance, [jnp.zeros_like(hit.distance)] * 3)
+
+
 def _scan(
   world: World, view: View, paint: patterns.Paint, reach: Array, noise: Array,
   key: Array,
@@ -228,7 +247,7 @@ def _scan(
   return jnp.where(kept, measured, 0.0), jnp.where(kept, level, 0)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames='plain')
 def finish(
   world: World,
   view: View,
@@ -237,6 +256,7 @@ def finish(
   reach: Array,
   noise: Array,
   keys: Array,
+  plain: bool = False,
 ) -> tuple[patterns.Vector, Array, Array, Labels]:
   """Second step of a frame: from hits to readings.
 
@@ -248,19 +268,25 @@ def finish(
     reach: of the LiDAR, metres.
     noise: standard deviation of its ranges, metres.
     keys: [2] uint32, of the noise of cameras and of the LiDAR.
+    plain: draw images as a viewer of meshes does: surfaces of one colour,
+      without shadows, clouds and noise.
 
   Returns:
     three planes of pixels uint8 [I, R] (interleaved, XLA's loop would not
     vectorize), range float32 [S, R], intensity uint8 [S, R], and labels of all
     tiles (void where the LiDAR has no return).
   """
-  paint, labels = _paint(world, view, spread)
+  paint, labels = _paint(world, view, spread, plain)
   images = view.sunny.shape[0]
   front, back = (
     _tiles(view, paint, slice(None, images)),
     _tiles(view, paint, slice(images, None)),
   )
-  image = _image(world, *front, casters, keys[0])
+  image = (
+    _plain_image(world, *front)
+    if plain
+    else _image(world, *front, casters, keys[0])
+  )
   measured, level = _scan(world, *back, reach, noise, keys[1])
   silent = jnp.concatenate([jnp.zeros_like(view.sunny), measured == 0])
   labels = Labels(*(jnp.where(silent, 0, values) for values in labels))

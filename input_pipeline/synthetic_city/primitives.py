@@ -108,6 +108,7 @@ class Weather(NamedTuple):
     dusk: 0..1, how many windows and lamps are lit.
     wetness: 0..1, darkens and polishes the road.
     exposure: camera gain.
+    grain: standard deviation of the noise of pixels, of 255.
   """
 
   sun_direction: np.ndarray
@@ -120,6 +121,7 @@ class Weather(NamedTuple):
   dusk: np.float32
   wetness: np.float32
   exposure: np.float32
+  grain: np.float32
 
 
 class Scene(NamedTuple):

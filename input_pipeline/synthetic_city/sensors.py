@@ -176,6 +176,7 @@ def make_renderer(
   *,
   camera: str = 'pinhole',
   setup: str = 'kitti',
+  plain: bool = False,
   yaws: Sequence[float] = (),
 ) -> Callable[..., dict[str, np.ndarray]]:
   """Makes the function that renders one frame.
@@ -184,6 +185,7 @@ def make_renderer(
     size: of rig.SIZES.
     camera: of rig.CAMERAS.
     setup: of rig.SETUPS.
+    plain: images without textures, shadows and noise, see `imaging.finish`.
     yaws: of further pinhole cameras, radians to the left of forward.
 
   Returns:
@@ -228,7 +230,7 @@ def make_renderer(
       world.solids, axes, np.asarray(view.low), np.asarray(view.high)
     )
     pixels, *scan, labels = imaging.finish(
-      world, view, bundle.spread, casters, *limits, keys
+      world, view, bundle.spread, casters, *limits, keys, plain=plain
     )
     pixels, labels = np.stack(pixels, -1), [np.asarray(x) for x in labels]
     frame = {'intrinsics': cameras['image'].intrinsics}

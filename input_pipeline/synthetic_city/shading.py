@@ -31,6 +31,7 @@ class Air(NamedTuple):
   dusk: Array
   wetness: Array
   exposure: Array
+  grain: Array
   seed: Array | np.uint32
 
 
@@ -141,7 +142,7 @@ def develop(
   x / (x + 0.155) * 1.019 is a film curve that includes the sRGB gamma.
 
   Args:
-    air: the weather, for its exposure.
+    air: the weather, for its exposure and its grain.
     radiance: three components, linear.
     grain: three arrays of noise, about standard normal.
 
@@ -153,7 +154,7 @@ def develop(
     value = jnp.maximum(0.45 * air.exposure * value, 0.0)
     display = 255.0 * 1.019 * value / (value + 0.155)
     # Shot noise: the square root's derivative is flat after the gamma.
-    display += 1.3 * speck
+    display += air.grain * speck
     pixels.append(jnp.clip(jnp.round(display), 0, 255).astype(jnp.uint8))
   return tuple(pixels)
 

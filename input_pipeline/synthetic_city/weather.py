@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Light and air of a drive, drawn from its named condition."""
+"""Light and air of a drive, drawn from its named condition.
+
+A condition without odds comes about only where somebody asks for it.
+"""
 
 import numpy as np
 
@@ -25,8 +28,13 @@ _CONDITIONS = {
            (0.74, 0.76, 0.80), (1e-3, 5e-3), 0.85),
   'autumn': (0.10, (15, 35), (1.20, 1.02, 0.78), (0.34, 0.43, 0.60),
              (0.74, 0.75, 0.74), (3e-4, 2e-3), 1.05),
+  'night': (0.0, (2, 5), (0.0, 0.0, 0.0), (0.018, 0.021, 0.032),
+            (0.070, 0.054, 0.045), (3e-4, 1.5e-3), 2.5),
 }  # fmt: skip
 CONDITIONS = tuple(_CONDITIONS)
+_LIKELY = tuple(name for name, row in _CONDITIONS.items() if row[0] > 0)
+NEUTRAL = 'neutral'  # what a frame in the light of `neutral` names as its own
+_GRAIN, _NIGHT_GRAIN = 1.3, 4.5
 
 
 def draw(
@@ -45,8 +53,8 @@ def draw(
     InputError: the condition is unknown.
   """
   if condition is None:
-    odds = np.array([row[0] for row in _CONDITIONS.values()])
-    condition = CONDITIONS[rng.choice(len(odds), p=odds / odds.sum())]
+    odds = np.array([_CONDITIONS[name][0] for name in _LIKELY])
+    condition = _LIKELY[rng.choice(len(odds), p=odds / odds.sum())]
   if condition not in _CONDITIONS:
     raise InputError(
       f'found weather condition {condition!r}, expected one of '
@@ -63,6 +71,8 @@ def draw(
     autumn = rng.uniform(0.5, 1.0)
   if condition == 'dusk':
     dusk = rng.uniform(0.5, 1.0)
+  elif condition == 'night':
+    dusk = rng.uniform(0.6, 0.9)  # some sleep
   wet = condition in ('overcast', 'fog', 'dusk', 'autumn')
   wetness = rng.uniform(0.2, 0.9) if wet and rng.random() < 0.5 else 0.0
   tint = rng.uniform(0.93, 1.07, 3)
@@ -82,4 +92,22 @@ def draw(
     dusk=np.float32(dusk),
     wetness=np.float32(wetness),
     exposure=np.float32(gain * rng.uniform(0.9, 1.12)),
+    grain=np.float32(_NIGHT_GRAIN if condition == 'night' else _GRAIN),
+  )
+
+
+def neutral() -> primitives.Weather:
+  """White daylight in clear air without a season, the same every time."""
+  values = {
+    'sun_direction': (0.48, 0.36, 0.8),
+    'sun_color': (0.75, 0.75, 0.75),
+    'sky_color': (0.55, 0.57, 0.6),
+    'horizon_color': (0.75, 0.76, 0.78),
+    'exposure': 1.25,
+  }
+  absent = dict.fromkeys(
+    ('fog_density', 'snow', 'autumn', 'dusk', 'wetness', 'grain'), 0.0
+  )
+  return primitives.Weather(
+    **{name: np.float32(value) for name, value in (values | absent).items()}
   )
