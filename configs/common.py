@@ -51,6 +51,14 @@ def choice(name: str, value: str, known: Iterable[str]) -> str:
   return value
 
 
+def image_size(text: str) -> tuple[int, int]:
+  """(H, W) of 'HxW'."""
+  parts = text.split('x')
+  if len(parts) != 2 or not all(part.isdigit() for part in parts):
+    raise ValueError(f'image_size={text!r}: expected HEIGHTxWIDTH, as 224x224')
+  return int(parts[0]), int(parts[1])
+
+
 def defaults() -> ml_collections.ConfigDict:
   """The fields that do not depend on the method."""
   return ml_collections.ConfigDict(
@@ -110,7 +118,9 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config = config.copy_and_resolve_references()
   if 'size' in config.data:
     config.data.size = 'tiny'
-  config.data.num_points = 128
+  if 'num_points' in config.data:
+    config.data.num_points = 128
+    config.model.num_points = min(config.model.num_points, 1024)
   config.data.image_size = (48, 160)
   config.train.update(
     dict(batch_size=4, num_steps=2, eval_every=2, save_every=1)
@@ -118,8 +128,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.train.num_chunks = min(config.train.num_chunks, 2)
   config.optimizer.update(dict(warmup_steps=1, accumulation=1))
   config.evaluation.update(dict(batch_size=8, num_examples=2))
-  config.model.num_points = min(config.model.num_points, 1024)
-  for tower in (config.model.image, config.model.points):
+  for tower in filter(None, (config.model.image, config.model.points)):
     _shrink(tower, width=96, depth=2, num_groups=96, pointnet_features=96)
   _shrink(config.model.aggregator, num_clusters=8)
   for path in list(config.optimizer.get('factors', {})):

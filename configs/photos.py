@@ -82,7 +82,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     train='',
     validation='',
     test='all',  # or names of towns, where a folder holds several
-    image_size=_image_size(size),
+    image_size=common.image_size(size),
     resize='stretch',  # crop: see `i2ploc.geometry.resizing`
     query_resize='',  # the same of photos that ask: five_crops, nearest_crop
     database='database',
@@ -107,11 +107,3 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   )
   config.index.update(views=(0.0,), radius=arg.radius)
   return config
-
-
-def _image_size(text: str) -> tuple[int, int]:
-  """(H, W) of 'HxW'."""
-  parts = text.split('x')
-  if len(parts) != 2 or not all(part.isdigit() for part in parts):
-    raise ValueError(f'image_size={text!r}: expected HEIGHTxWIDTH, as 224x224')
-  return int(parts[0]), int(parts[1])

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deep VG benchmark (Berton et al., CVPR 2022): triplets from mined negatives.
+
+python main.py --mode=train --config=configs/deep_vg.py --workdir=/tmp/deep_vg
+python main.py --mode=train --workdir=DIR --data_dir=FOLDER \
+  --config=configs/deep_vg.py:dataset=photos,recipe=released,backbone=resnet18
+
+Every round describes some of the database anew, and each query takes its
+hardest negatives of these. Arguments: see `configs.images`, and
+
+  mining=partial | full | random: of some of the database, of all, or drawn
+
+ours: batches of eight queries with their positives and six negatives, all
+  triplets of a batch.
+released: four queries with ten negatives, Adam with 1e-5, NetVLAD of 64
+  clusters that starts at clusters of the data.
+"""
+
+import ml_collections
+
+from configs import common
+from configs import images
+
+
+def get_config(text: str | None = None) -> ml_collections.ConfigDict:
+  """The config; see the module for the arguments."""
+  arg = common.parse_arg(text, mining='partial', **images.ARGUMENTS)
+  common.choice('mining', arg.mining, ('partial', 'full', 'random'))
+  config = images.get_config('Deep VG', arg)
+  config.loss = dict(
+    name='triplet',
+    mining='all',
+    margin=0.1,
+    positive_radius=0.0,  # positives are those of a query
+    ignore_radius=25.0,
+  )
+  config.sampling = dict(
+    name='mined',
+    steps=40,
+    mining=arg.mining,
+    num_negatives=6,
+    pool=500,  # of the database that a round describes
+    positive_radius=5.0,
+    negative_radius=25.0,
+  )
+  if arg.recipe == 'released':
+    images.release(config, arg, pooling='netvlad', image_size='480x640')
+    config.augmentation.update(color_jitter=0.0)
+    config.sampling.update(
+      steps=250, num_negatives=10, pool=1000, positive_radius=10.0
+    )
+    config.train.update(
+      batch_size=48,
+      num_steps=62_500,
+      eval_every=1_250,
+      save_every=250,
+      fit_clusters=True,
+    )
+  return config
