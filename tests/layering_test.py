@@ -202,6 +202,7 @@ ORDER = {
     'published',
   ),
   'i2ploc.losses': (
+    'mining',
     'contrastive',
     'soft_targets',
     'tiles',
@@ -209,6 +210,10 @@ ORDER = {
     'sharded',
     'relational',
     'metric',
+    'multi_similarity',
+    'classes',
+    'alignment',
+    'adversary',
   ),
   'i2ploc.retrieval': ('relations', 'index', 'sequences', 'calibration'),
   'i2ploc.objects': (
