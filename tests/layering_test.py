@@ -204,6 +204,7 @@ ORDER = {
     'published',
   ),
   'i2ploc.losses': (
+    'mining',
     'contrastive',
     'soft_targets',
     'tiles',
@@ -211,6 +212,10 @@ ORDER = {
     'sharded',
     'relational',
     'metric',
+    'multi_similarity',
+    'classes',
+    'alignment',
+    'adversary',
   ),
   'i2ploc.retrieval': ('relations', 'index', 'sequences', 'calibration'),
   'i2ploc.objects': (

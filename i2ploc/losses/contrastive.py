@@ -77,21 +77,21 @@ def batch_metrics(
     relations: [B, M] in {+1, 0, -1}.
 
   Returns:
-    recall_at_1 (of the rows, ties are misses), positive_similarity and
-    negative_similarity (means over pairs).
+    recall_at_1 (of the rows that have a positive, ties are misses),
+    positive_similarity and negative_similarity (means over pairs).
   """
   positive, negative = relations > 0, relations < 0
   best_positive = similarities.max(-1, where=positive, initial=-jnp.inf)
   best_negative = similarities.max(-1, where=negative, initial=-jnp.inf)
   # A tie is a miss: collapsed descriptors must not look like success.
-  hits = (best_positive > best_negative).mean()
+  hits = (best_positive > best_negative).sum()
 
   def mean(where):
     total = jnp.where(where, similarities, 0.0).sum()
     return total / jnp.maximum(where.sum(), 1)
 
   return {
-    'recall_at_1': hits,
+    'recall_at_1': hits / jnp.maximum(positive.any(-1).sum(), 1),
     'positive_similarity': mean(positive),
     'negative_similarity': mean(negative),
   }
@@ -167,10 +167,12 @@ def info_nce(
     b: [B, D] unit norm; its row i was paired with that of a.
     scale: inverse temperature.
     relations: [B, B] in {+1, 0, -1}, a_i to b_j, ignored pairs out of every
-      sum; None: pairs (i, i) are positive and all others negative.
+      sum; None: pairs (i, i) are positive and all others negative. For a model
+      of one side b is a, and the diagonal is 0.
     form: 'clip', the mean of the losses of rows (a to b) and of columns;
       'concatenated', one softmax over row i and column i together, the pair
-      (i, i) counted once (SaliencyI2PLoc).
+      (i, i) counted once (SaliencyI2PLoc); of one side, where both are the
+      same, it counts every negative twice.
 
   Returns:
     The loss, 0 for a batch of one.

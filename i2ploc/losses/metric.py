@@ -133,14 +133,15 @@ def _metrics(distances, relations, count):
   positive, negative = relations > 0, relations < 0
   nearest_positive = distances.min(-1, where=positive, initial=jnp.inf)
   nearest_negative = distances.min(-1, where=negative, initial=jnp.inf)
+  # A tie is a miss: collapsed descriptors must not look like success.
+  hits = (nearest_positive < nearest_negative).sum()
 
   def mean(where):
     total = jnp.where(where, distances, 0.0).sum()
     return total / jnp.maximum(where.sum(), 1)
 
   return {
-    # A tie is a miss: collapsed descriptors must not look like success.
-    'recall_at_1': (nearest_positive < nearest_negative).mean(),
+    'recall_at_1': hits / jnp.maximum(positive.any(-1).sum(), 1),
     'positive_distance': mean(positive),
     'negative_distance': mean(negative),
     'triplets': count.astype(jnp.float32),
@@ -169,7 +170,8 @@ def triplet(
     a: [B, D] unit norm.
     b: [B, D] unit norm.
     relations: [B, B] in {+1, 0, -1}, a_i to b_j; ignored pairs are in no
-      triplet.
+      triplet. For a model of one side b is a, and the diagonal is 0: an anchor
+      is neither its own positive nor its own negative.
     mining: one of `MINING`.
     margin: distance by which negatives shall be farther than positives.
     key: only 'random' draws.

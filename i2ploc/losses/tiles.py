@@ -179,13 +179,15 @@ def metrics(seen: dict[str, jax.Array], tiling: Tiling) -> dict:
   """See `contrastive.batch_metrics`."""
   hit = seen['best_positive'] > seen['best_negative']
   sums = {name: x.sum() for name, x in seen.items() if 'best' not in name}
-  total = over_devices({**sums, 'hit': hit.sum(), 'row': len(hit)}, tiling)
+  has_positive = seen['num_positive'] > 0
+  counts = {'hit': hit.sum(), 'row': has_positive.sum()}
+  total = over_devices(sums | counts, tiling)
 
   def mean(name):
     return total[f'sum_{name}'] / jnp.maximum(total[f'num_{name}'], 1)
 
   return {
-    'recall_at_1': total['hit'] / total['row'],
+    'recall_at_1': total['hit'] / jnp.maximum(total['row'], 1),
     'positive_similarity': mean('positive'),
     'negative_similarity': mean('negative'),
   }
