@@ -156,6 +156,7 @@ ORDER = {
     'mixing',
     'queries',
     'projection',
+    'fusion',
     'whitening',
     'saliency',
     'views',
