@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from i2ploc.errors import InputError
 from i2ploc.geometry import range_image
 from i2ploc.models import aggregators
+from i2ploc.models import fusion
 from i2ploc.models import mixing
 from i2ploc.models import projection as projection_lib
 from i2ploc.models import queries
@@ -35,6 +36,8 @@ from i2ploc.models.weights import names
 from i2ploc.models.weights import published
 from i2ploc.training import optimizer as optimizer_lib
 
+Fields = Mapping[str, Any]
+
 IMAGE_ENCODERS = {
   'efficientnet': efficientnet.EfficientNetLite0,
   'published': published.make_encoder,
@@ -46,9 +49,20 @@ POINTS_ENCODERS = {
   'point_transformer': point_transformer.PointTransformer,
   **IMAGE_ENCODERS,  # on range images
 }
+
+
+def _fusion(*, inner: Fields, **fields: Any) -> fusion.Fusion:
+  """See `fusion.Fusion`; `inner` is a sub-dict of a config like its own."""
+  # Weights of a release, and words of a map, have no place inside another.
+  known = set(AGGREGATORS) - {'fusion', 'published', 'vlad'}
+  table = {name: AGGREGATORS[name] for name in known}
+  return fusion.Fusion(make(table, 'inner aggregator', inner), **fields)
+
+
 AGGREGATORS = {
   'boq': queries.BoQ,
   'first': aggregators.FirstToken,
+  'fusion': _fusion,
   'gem': aggregators.GeM,
   'mean': aggregators.Mean,
   'mixvpr': mixing.MixVPR,
@@ -63,7 +77,6 @@ SALIENCIES = {
   'none': lambda: None,
   'released': saliency_lib.RecomputedSaliency,
 }
-Fields = Mapping[str, Any]
 
 
 def make(table: Mapping[str, Callable], kind: str, fields: Fields) -> Any:
@@ -81,7 +94,7 @@ def make(table: Mapping[str, Callable], kind: str, fields: Fields) -> Any:
 def make_model(
   *, points: Fields | None = None, text: Fields | None = None, **fields: Any
 ) -> towers_lib.Towers:
-  """The towers of a config: images against scans, texts or images.
+  """The towers of a config: images against scans, texts, renderings or images.
 
   Args:
     points: the LiDAR encoder: `name` of POINTS_ENCODERS and its attributes.
@@ -106,6 +119,8 @@ def make_places(
   aggregator: Fields,
   dtype: str,
   image_size: tuple[int, int],
+  rendering: Fields | None = None,
+  frames: int = 1,
   projection: str = 'pinhole',
   saliency: str = 'attention',
   aggregate_cls: bool = False,
@@ -123,7 +138,7 @@ def make_places(
   initial_temperature: float = 0.07,
   initial_bias: float | None = None,
 ) -> towers_lib.Towers:
-  """Towers {'image', 'points'}, or {'image'} alone.
+  """Towers {'image'}, with 'points' or 'rendering' if they have an encoder.
 
   Args:
     image: the image encoder: `name` of IMAGE_ENCODERS and its attributes. A
@@ -135,7 +150,10 @@ def make_places(
       see `with_default_pooling`.
     dtype: of the encoders' computation, 'float32' or 'bfloat16'.
     image_size: (H, W), pixels.
-    projection: of the camera, see `views.Image`.
+    rendering: the encoder of renderings, as `image` and of its images' size and
+      kind; None for none (MeshVPR, Berton et al., ECCV 2024).
+    frames: T of the sequences of images, see `views.Image`.
+    projection: of images, see `views.Image`.
     saliency: of SALIENCIES.
     aggregate_cls: see `towers.Tower`.
     whitening: numbers to which descriptors are whitened, as the map has them,
@@ -171,7 +189,7 @@ def make_places(
       with_cls,
     )
 
-  def image_tower(image):
+  def image_tower(image, reading):
     pooling, with_cls = aggregator, aggregate_cls
     if pooling.get('name') == 'default':
       image, pooling, with_cls = with_default_pooling(image)
@@ -179,13 +197,18 @@ def make_places(
       pooling = {**pooling, 'checkpoint': image['checkpoint']}
       published.check_image_size(image['checkpoint'], size)
     pixels = _pixels(image) | given
-    view = views.Image(size, projection, **pixels)
+    view = views.Image(
+      size, projection, **pixels, reading=reading, frames=frames
+    )
     encoder = make(IMAGE_ENCODERS, 'image encoder', {**image, **compute})
     return tower(view, encoder, pooling, with_cls)
 
-  first, *others = map(image_tower, _beside(image))
   head = whitening_lib.Whitening(whitening) if whitening else None
-  towers = {'image': first._replace(beside=tuple(others), head=head)}
+  towers = {}
+  for side, fields in (('image', image), ('rendering', rendering)):
+    if fields is not None:
+      first, *others = (image_tower(one, side) for one in _beside(fields))
+      towers[side] = first._replace(beside=tuple(others), head=head)
   if points is not None:
     view = views.PointCloud(
       views.Field(size, projection, num_points, azimuth_margin)

@@ -158,6 +158,7 @@ ORDER = {
     'mixing',
     'queries',
     'projection',
+    'fusion',
     'whitening',
     'saliency',
     'views',

@@ -7,6 +7,11 @@ parts, and centres C where there are any, they are A^T X - (A^T 1) C, see
 `mixing` needs a grid of one size and `queries` asks the tokens; neither is a
 sum.
 
+Of a sequence of T images all tokens are one set: a sum is of the same size
+whatever T, and does not depend on the order of the frames (SeqVLAD, Mereu et
+al., Learning Sequential Descriptors, RA-L 2022, is `NetVLAD` of that set).
+`fusion` describes frame by frame.
+
 Every aggregator is called as `FirstToken` is. Those with sectors take
 `num_sectors`: 0 pools all tokens together, as in the papers; S pools the tokens
 of each of S equal azimuth sectors of the camera's horizontal field and
@@ -43,10 +48,13 @@ class Grid:
   Attributes:
     rows: number of rows.
     columns: number of columns.
+    frames: T of a sequence of images, whose tokens follow each other frame by
+      frame.
   """
 
   rows: int
   columns: int
+  frames: int = 1
 
 
 class Tokens(NamedTuple):
@@ -57,13 +65,90 @@ class Tokens(NamedTuple):
     azimuth: [B, N], camera frame, radians, positive to the right.
     mask: [B, N] bool, real tokens.
     grid: the cells that the last tokens are of, if they are of an image; a CLS
-      token may come before them (`Tower.aggregate_cls`).
+      token may come before them (`Tower.aggregate_cls`). Of a sequence, the
+      tokens of every frame are so.
   """
 
   features: jax.Array
   azimuth: jax.Array
   mask: jax.Array
   grid: Grid | None = None
+
+  @property
+  def frames(self) -> int:
+    """T of a sequence; 1 for a single reading."""
+    return 1 if self.grid is None else self.grid.frames
+
+
+def join_frames(
+  tokens: Tokens, weights: jax.Array, frames: int
+) -> tuple[Tokens, jax.Array]:
+  """The tokens of all frames of a sequence as one set.
+
+  Args:
+    tokens: [B * T, N], frame by frame.
+    weights: [B * T, N].
+    frames: T.
+
+  Returns:
+    tokens: [B, T * N]; their grid says T.
+    weights: [B, T * N].
+
+  Raises:
+    InputError: a sequence whose tokens are of no grid, which could not say T.
+  """
+  if frames == 1:
+    return tokens, weights
+  if tokens.grid is None:
+    raise InputError(
+      f'a batch of sequences of {frames} frames, and the encoder names no grid '
+      "of its tokens; take an encoder whose `out` has 'grid', or single images"
+    )
+
+  def join(x):
+    return x.reshape(-1, frames * x.shape[1], *x.shape[2:])
+
+  grid = dataclasses.replace(tokens.grid, frames=frames)
+  return Tokens(*map(join, tokens[:3]), grid), join(weights)
+
+
+def split_frames(
+  tokens: Tokens, weights: jax.Array
+) -> tuple[Tokens, jax.Array]:
+  """The tokens of every frame by itself; undoes `join_frames`.
+
+  Args:
+    tokens: [B, T * N].
+    weights: [B, T * N].
+
+  Returns:
+    tokens: [B * T, N], frame by frame.
+    weights: [B * T, N].
+  """
+  frames = tokens.frames
+  if frames == 1:
+    return tokens, weights
+
+  def split(x):
+    return x.reshape(-1, x.shape[1] // frames, *x.shape[2:])
+
+  grid = dataclasses.replace(tokens.grid, frames=1)
+  return Tokens(*map(split, tokens[:3]), grid), split(weights)
+
+
+def check_one_frame(tokens: Tokens, name: str) -> None:
+  """Raises InputError for the tokens of a sequence.
+
+  Args:
+    tokens: see `Tokens`.
+    name: of what describes single images alone.
+  """
+  if tokens.frames > 1:
+    raise InputError(
+      f'{name} describes single images, and these are sequences of '
+      f"{tokens.frames} frames; take the aggregator 'fusion' with it as inner, "
+      'or one that pools a set of tokens, such as NetVLAD'
+    )
 
 
 def pool(
@@ -202,7 +287,8 @@ class FirstToken(nn.Module):
   """The first of the tokens, projected without a bias.
 
   With `Tower.aggregate_cls` that is the CLS token; of a text it is the only
-  one. The head of CLIP (Radford et al., ICML 2021).
+  one. The head of CLIP (Radford et al., ICML 2021). Sequences have no first
+  token of all frames and are refused.
 
   >>> tokens = Tokens(jnp.ones((2, 5, 3)), jnp.zeros((2, 5)), jnp.ones((2, 5)))
   >>> descriptor, out = FirstToken().apply({}, tokens, jnp.ones((2, 5)), None)
@@ -243,8 +329,12 @@ class FirstToken(nn.Module):
     Returns:
       descriptor: [B, features], unit length (zero if no token counts).
       out: see the class.
+
+    Raises:
+      InputError: a sequence, where an aggregator describes single images.
     """
     del weights, bounds, train
+    check_one_frame(tokens, 'FirstToken')
     pooled = tokens.features[:, 0]
     if self.features:
       init = nn.initializers.lecun_normal()

@@ -86,10 +86,11 @@ class MixVPR(nn.Module):
     """Mixes; arguments and results as in `aggregators.FirstToken`.
 
     Raises:
-      InputError: tokens of another grid.
+      InputError: tokens of another grid, or of a sequence.
     """
     del bounds, train
     chex.assert_rank(tokens.features, 3)
+    aggregators.check_one_frame(tokens, 'MixVPR')
     count = self._cells(tokens)
     x = tokens.features * jnp.where(tokens.mask, weights, 0.0)[..., None]
     # A CLS token is in no cell.

@@ -71,6 +71,7 @@ class ProjectionHead(nn.Module):
   def _pooled(self, tokens, weights, bounds):
     """Features [B, S, D] and whether a sector saw anything, [B, S]."""
     if self.pool == 'cls':
+      aggregators.check_one_frame(tokens, "ProjectionHead with pool 'cls'")
       return tokens.features[:, :1], tokens.mask[:, :1]
     share = aggregators.sector_weights(
       tokens, weights, bounds, self.num_sectors

@@ -134,8 +134,9 @@ class BoQ(nn.Module):
     """There are none: a query looks where it likes."""
     return 0
 
-  def _reduce(self, x, grid):
-    """Tokens [B, N, channels] of x [B, N, D]."""
+  def _reduce(self, x, tokens):
+    """x [B, N, D], the features of `tokens`, as [B, N, channels]."""
+    grid = tokens.grid
     window = (self.kernel_size,) * 2
     reduce = nn.Conv(self.channels, window, name='reduce')
     if self.kernel_size == 1:
@@ -145,6 +146,7 @@ class BoQ(nn.Module):
         f'BoQ looks at windows of {self.kernel_size} x {self.kernel_size} '
         'cells, and its tokens are of no grid; set kernel_size to 1'
       )
+    aggregators.check_one_frame(tokens, 'BoQ with a window of cells')
     x = x[:, -grid.rows * grid.columns :]  # a CLS token is in no cell
     x = x.reshape(len(x), grid.rows, grid.columns, x.shape[-1])
     return reduce(x).reshape(len(x), -1, self.channels)
@@ -160,13 +162,13 @@ class BoQ(nn.Module):
     """Asks; arguments and results as in `aggregators.FirstToken`.
 
     Raises:
-      InputError: a window of cells, and tokens of no grid.
+      InputError: a window of cells, and tokens of no grid or of a sequence.
     """
     del bounds, train
     chex.assert_rank(tokens.features, 3)
     weights = jnp.where(tokens.mask, weights, 0.0)
     x = jnp.where(weights[..., None] > 0, tokens.features, 0.0)
-    x = _norm('norm')(self._reduce(x, tokens.grid))
+    x = _norm('norm')(self._reduce(x, tokens))
     weights = weights[:, -x.shape[1] :]
     hidden = self.hidden or 4 * self.channels
     answers = []

@@ -134,6 +134,7 @@ class SALAD(nn.Module):
     chex.assert_rank(tokens.features, 3)
     parts, x, mask = [], tokens.features, tokens.mask
     if self.token_features:
+      aggregators.check_one_frame(tokens, 'SALAD with a CLS token')
       cls = self._mlp(x[:, 0], self.token_features, 'token', 0.0, train)
       parts.append(normalization.unit(cls))
       x, mask, weights = x[:, 1:], mask[:, 1:], weights[:, 1:]

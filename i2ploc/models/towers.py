@@ -4,8 +4,8 @@
 A `Tower` is a view, an encoder, a saliency, an aggregator and perhaps a head:
 it makes one descriptor of each reading of its side. A model, `Towers`, is a
 mapping of towers by side name: {'image', 'points'} for images against LiDAR
-scans, {'image'} for photos against photos, {'image', 'text'} for crops and
-captions.
+scans, {'image'} for photos against photos, {'image', 'rendering'} for photos
+against renderings of a mesh, {'image', 'text'} for crops and captions.
 All descriptors of a model lie in one space. `CompiledTowers` has them as
 compiled functions.
 
@@ -213,7 +213,8 @@ class Towers(nn.Module):
 
   `out` of a tower, and not of those beside it: tokens, saliency [B, N], bounds,
   and what its encoder, its view and its aggregator give (attention, sequence,
-  grid, centers, pooled...).
+  grid, centers, pooled...). Of sequences of T images, tokens and saliency are
+  [B, T * N], frame by frame, and what the encoder gives has B * T rows.
   """
 
   towers: Mapping[str, Tower]
@@ -277,7 +278,8 @@ class Towers(nn.Module):
         the streams that the caller gives ('points', 'cutout', 'dropout').
       yaw: scalar or [B], radians, added to the viewing direction,
         counter-clockwise from above: pi describes a place of the map as a
-        camera of opposite heading would see it. Only scans can be turned.
+        camera of opposite heading would see it. Scans can be turned, and
+        images from above by quarters of a turn.
 
     Returns:
       descriptor: [B, D], unit length unless the aggregator leaves it.
@@ -312,7 +314,8 @@ class Towers(nn.Module):
       weights = jnp.ones((len(tokens.mask), 1 + length))
     else:
       weights = tower.saliency(tower.encoder, out, tokens.mask)
-    out |= dict(tokens=tokens, saliency=weights[:, 1:], bounds=shown.bounds)
+    weighted = aggregators.join_frames(tokens, weights[:, 1:], shown.frames)
+    out |= dict(tokens=weighted[0], saliency=weighted[1], bounds=shown.bounds)
     if tower.with_cls:
       tokens = aggregators.Tokens(
         out['sequence'],
@@ -320,9 +323,8 @@ class Towers(nn.Module):
         jnp.pad(tokens.mask, ((0, 0), (1, 0)), constant_values=True),
         tokens.grid,
       )
-    else:
-      weights = weights[:, 1:]
-    descriptor, pooled = tower.aggregator(tokens, weights, shown.bounds, train)
+      weighted = aggregators.join_frames(tokens, weights, shown.frames)
+    descriptor, pooled = tower.aggregator(*weighted, shown.bounds, train)
     return descriptor, out | pooled
 
   def every_side(

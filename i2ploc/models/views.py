@@ -41,6 +41,10 @@ from i2ploc.models import aggregators
 
 ENCODINGS = ('channels', 'released')
 OUT_OF_REACH = 200.0  # metres, beyond any LiDAR here
+OVERHEAD = 'overhead'
+PROJECTIONS = (*camera.PROJECTIONS, OVERHEAD)
+# Quarters of a turn by which a yaw may miss a whole number of them.
+TURN_TOLERANCE = 1e-3
 
 Batch = dict[str, jax.Array]
 Bounds = aggregators.Bounds
@@ -56,11 +60,14 @@ class Shown(NamedTuple):
     bounds: (left, right) azimuth of the field that sectors divide, each [B];
       None where no calibration tells.
     context: what `place` of the same view needs.
+    frames: T of a batch of sequences, whose frames the encoder gets as B * T
+      inputs, those of a sequence one after another.
   """
 
   inputs: tuple
   bounds: Bounds | None
   context: Any
+  frames: int = 1
 
 
 class Raster(NamedTuple):
@@ -282,56 +289,102 @@ def _grid(out):
 
 
 class Image(NamedTuple):
-  """Camera images.
+  """Images, or sequences of images.
 
-  Reads `image` [B, H, W, 3] (uint8, or float in 0..1) and, where the batch has
-  them, `intrinsics` [B, 3, 3]. Without them a token's azimuth is 0 and there
-  are no bounds, hence no sectors.
+  Reads images [B, H, W, 3] (uint8, or float in 0..1), or sequences of T of them
+  [B, T, H, W, 3], oldest first, and, where the batch has them, `intrinsics`
+  [B, 3, 3]. Without them a token's azimuth is 0 and there are no bounds, hence
+  no sectors.
+
+  A picture of the ground taken from above can be seen in four directions. Its
+  yaw is that of whoever looks down: of a picture whose top is north, the view
+  of yaw y has its top y counter-clockwise from north as seen from above, west
+  for pi / 2, and what it shows has turned clockwise. So a photo whose top has
+  the compass bearing b (clockwise from north) is like the view of yaw -b. That
+  is the turn of `Index.world_from_view` for poses of the picture with x to its
+  top, y to its left and z up.
 
   Attributes:
-    size: (H, W), to which `image` and `intrinsics` belong.
-    projection: one of `camera.PROJECTIONS`; an equirectangular image shows the
-      whole circle.
+    size: (H, W), to which images and `intrinsics` belong.
+    projection: one of `PROJECTIONS`: those of `camera`, of which an
+      equirectangular image shows the whole circle, or 'overhead', a square
+      picture of the ground from above, without intrinsics.
     mean: per channel, of images in 0..1.
     std: per channel.
+    reading: the key of the images in a batch.
+    frames: T of the example; 1 for single images. Batches may have another.
   """
 
   size: tuple[int, int]
   projection: str = 'pinhole'
   mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
   std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+  reading: str = 'image'
+  frames: int = 1
 
   @property
   def can_turn(self) -> bool:
-    """A picture shows what it shows: there is no other viewing direction."""
-    return False
+    """From above, by quarters of a turn; other pictures show what they show."""
+    return self.projection == OVERHEAD
 
   def check(self) -> None:
     """Raises InputError for settings of no meaning."""
-    camera.check_projection(self.projection)
+    if self.projection not in PROJECTIONS:
+      raise InputError(
+        f'unknown projection {self.projection!r}; known: {PROJECTIONS}'
+      )
+    if self.can_turn and self.size[0] != self.size[1]:
+      raise InputError(
+        f'overhead images of {self.size[0]} x {self.size[1]} pixels cannot be '
+        'turned by a quarter; make image_size square'
+      )
+    if self.frames < 1:
+      raise InputError(f'frames={self.frames}: expected 1 or more')
 
   def example(self) -> Batch:
     """A batch of one, of zeros."""
-    image = jnp.zeros((1, *self.size, 3), jnp.uint8)
-    return {'image': image, 'intrinsics': jnp.eye(3)[None]}
+    frames = (self.frames,) if self.frames > 1 else ()
+    images = {self.reading: jnp.zeros((1, *frames, *self.size, 3), jnp.uint8)}
+    if self.can_turn:
+      return images
+    return images | {'intrinsics': jnp.eye(3)[None]}
+
+  def _quarters(self, yaw):
+    """Quarters of a turn, 0 to 3."""
+    if not isinstance(yaw, int | float) or (yaw and not self.can_turn):
+      raise InputError(f'an image cannot be turned by yaw={yaw} radians')
+    quarters = yaw / (math.pi / 2)
+    if abs(quarters - round(quarters)) > TURN_TOLERANCE:
+      raise InputError(
+        f'an overhead image turned by yaw={yaw:g} radians: expected a multiple '
+        f'of {math.pi / 2:g}; change the views'
+      )
+    return round(quarters) % 4
 
   def show(self, batch: Batch, yaw: jax.Array | float, draw: Draw) -> Shown:
-    """See the module; `yaw` must be 0."""
-    if not (isinstance(yaw, int | float) and yaw == 0):
-      raise InputError(f'an image cannot be turned by yaw={yaw} radians')
-    images, intrinsics = batch['image'], batch.get('intrinsics')
-    chex.assert_shape(images, (None, *self.size, 3))
+    """See the module.
+
+    Raises:
+      InputError: a yaw that is not 0, or from above no multiple of pi / 2.
+    """
+    images, quarters = batch[self.reading], self._quarters(yaw)
+    frames = images.shape[1] if images.ndim == 5 else 1
+    batch_size = images.shape[0]
+    images = images.reshape(-1, *images.shape[-3:])
+    chex.assert_shape(images, (batch_size * frames, *self.size, 3))
+    images = jnp.rot90(images, -quarters, axes=(1, 2))
     x = normalize_images(images, self.mean, self.std)
+    intrinsics = None if self.can_turn else batch.get('intrinsics')
     bounds = None
     if intrinsics is not None:
-      chex.assert_shape(intrinsics, (images.shape[0], 3, 3))
+      chex.assert_shape(intrinsics, (batch_size, 3, 3))
       bounds = camera.horizontal_span(intrinsics, self.size[1], self.projection)
-    return Shown((_cut(x, draw),), bounds, intrinsics)
+    return Shown((_cut(x, draw),), bounds, intrinsics, frames)
 
   def place(
     self, shown: Shown, features: jax.Array, out: dict
   ) -> tuple[aggregators.Tokens, dict]:
-    """Tokens [B, N] of the encoder's `features` and `out`."""
+    """Tokens [B * T, N] of the encoder's `features` and `out`."""
     batch, length, _ = features.shape
     if shown.context is None:
       azimuth = jnp.zeros((batch, length))
@@ -341,6 +394,8 @@ class Image(NamedTuple):
         shown.context, self.size[1], columns, self.projection
       )
       azimuth = jnp.tile(azimuth, (1, rows))
+      # One camera takes all frames of a sequence.
+      azimuth = jnp.repeat(azimuth, shown.frames, axis=0)
     mask = jnp.ones((batch, length), bool)
     return aggregators.Tokens(features, azimuth, mask, _grid(out)), out
 

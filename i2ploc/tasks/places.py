@@ -74,7 +74,9 @@ def make_towers(config: Any, data: Any) -> towers_lib.CompiledTowers:
     InputError: a model that cannot be, or a side that it does not have.
   """
   model = factory.make_model(
-    **config.model.to_dict(), image_size=data.image_size
+    **config.model.to_dict(),
+    image_size=data.image_size,
+    frames=data.num_frames,
   )
   if config.query_side not in model.towers:
     raise InputError(

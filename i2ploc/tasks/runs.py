@@ -44,7 +44,9 @@ def load_variables(
   workdir = pathlib.Path(workdir).expanduser()
   config = _tuples(json.loads((workdir / 'config.json').read_text()))
   own = factory.make_model(
-    **config['model'], image_size=config['data']['image_size']
+    **config['model'],
+    image_size=config['data']['image_size'],
+    frames=config['data'].get('num_frames', 1),
   )
   checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints')
   try:

@@ -223,6 +223,7 @@ def _published(name):
   small = {
     'boq': dict(channels=8, num_queries=3, rows=2, kernel_size=1),
     'first': dict(features=4),
+    'fusion': dict(inner=dict(name='mean', features=8), form='transformer'),
     'gem': dict(features=8),
     'mean': dict(features=8),
     'mixvpr': dict(grid=(5, 6), channels=4, rows=2, depth=2),

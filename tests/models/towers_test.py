@@ -776,6 +776,11 @@ class ParameterCountTest(parameterized.TestCase):
     # 96 x 32 and 32 x 32 with biases, 64 of the norm.
     'projection': (dict(features=256, num_sectors=8), 97 * 32 + 33 * 32 + 64),
     'first': (dict(features=256), 96 * 256),
+    # Of the inner one, and a block of 32 numbers.
+    'fusion': (
+      dict(inner=dict(name='mean', features=32), form='transformer'),
+      96 * 32 + 2 * 64 + 33 * 96 + 33 * 32 + 33 * 128 + 129 * 32,
+    ),
     # Its words are of the map, and no parameters.
     'vlad': (dict(num_clusters=4), 0),
     # Scores and residuals by a hidden layer of 512, and the dustbin.
