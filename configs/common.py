@@ -2,6 +2,7 @@
 """What all configs share: the argument syntax, the fields, a tiny version."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import ml_collections
 
@@ -57,6 +58,13 @@ def image_size(text: str) -> tuple[int, int]:
   if len(parts) != 2 or not all(part.isdigit() for part in parts):
     raise ValueError(f'image_size={text!r}: expected HEIGHTxWIDTH, as 224x224')
   return int(parts[0]), int(parts[1])
+
+
+def tuples(value: Any) -> Any:
+  """JSON's lists as tuples, at any depth."""
+  if isinstance(value, dict):
+    return {name: tuples(one) for name, one in value.items()}
+  return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def defaults() -> ml_collections.ConfigDict:

@@ -13,6 +13,8 @@ on the walk in Lund that comes with OpenSfM (chance 12 %), of 111 and 13
 queries. Measured 2026-12-01, six vocabularies each.
 
 Arguments after the colon:
+  checkpoint=: workdir of a run that was trained on images, such as that of
+    configs/cos_place.py: its tower describes the photos, at its image size
   encoder=efficientnet_lite0@5: a name of `i2ploc.models.weights.sources`
     (dinov2_small, eigenplaces_resnet50_2048, ...), a folder or file of weights,
     or a repository of the Hugging Face hub, OWNER/NAME. NAME@8 are the features
@@ -32,6 +34,9 @@ Arguments after the colon:
   radius=25: metres (or frames, see data.positions) within which an answer is
     right
 """
+
+import json
+import pathlib
 
 import ml_collections
 
@@ -54,6 +59,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
   arg = common.parse_arg(
     text,
+    checkpoint='',
     encoder='',
     pooling='',
     words=0,
@@ -106,4 +112,36 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     descriptors='',  # npy, or h5 as hloc reads them: to keep them
   )
   config.index.update(views=(0.0,), radius=arg.radius)
+  if arg.checkpoint:
+    _take_run(config, arg)
   return config
+
+
+def _take_run(config, arg):
+  """The tower of images of a run."""
+  path = pathlib.Path(arg.checkpoint).expanduser() / 'config.json'
+  if not path.exists():
+    raise ValueError(
+      f'checkpoint={arg.checkpoint}: no {path.name} in it; expected the workdir'
+      ' of a run. Published weights are named by encoder='
+    )
+  others = [k for k in ('encoder', 'pooling', 'words', 'image_size') if arg[k]]
+  if others:
+    raise ValueError(
+      f'checkpoint={arg.checkpoint} with {others}: a run has its own.'
+    )
+  run = common.tuples(json.loads(path.read_text()))
+  if run['query_side'] != 'image' or 'text' in run['model']:
+    raise ValueError(
+      f'checkpoint={arg.checkpoint}: {run["name"]} is of no images'
+    )
+  config.name = run['name']
+  config.model = run['model'] | dict(
+    points=None, rendering=None, whitening=arg.whitening
+  )
+  config.checkpoint = arg.checkpoint
+  config.data.image_size = run['data']['image_size']
+  if run['model']['aggregator']['name'] == 'fusion':
+    config.data.num_frames = run['data']['num_frames']
+  if run['model'].get('projection') == 'overhead':
+    config.index.views = run['index']['views']
