@@ -42,7 +42,7 @@ def smoke(name: str, arg: str):
 class PlaceTrainingTest(parameterized.TestCase):
   @parameterized.parameters(*METHODS)
   def test_the_method_trains(self, name, arg):
-    workdir = pathlib.Path(self.create_tempdir().full_path)
+    workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     config, read = smoke(name, arg), set()
     recorded = recorder.Recorder(config, read)
     data = drives.Source(data_dir=str(DATA_DIR), **recorded.data)
