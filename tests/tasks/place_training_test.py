@@ -47,6 +47,11 @@ class PlaceTrainingTest(parameterized.TestCase):
     recorded = recorder.Recorder(config, read)
     data = drives.Source(data_dir=str(DATA_DIR), **recorded.data)
     verbs.train(recorded, data, workdir)
+    verbs.index(recorded, data, workdir)
+    queries = sorted(map(str, (workdir / 'queries').glob('*.png')))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+      verbs.localize(recorded, data, workdir, queries[:1])
+    self.assertLen(json.loads(printed.getvalue())['answers'], 5)
     unread = set(configs_test.leaves(config)) - read
     self.assertEmpty(unread)
     results = json.loads((workdir / 'results.json').read_text())
