@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every method of images among images trains, at the size of a test."""
 
+import contextlib
 import importlib
+import io
 import json
 import pathlib
 import tempfile
