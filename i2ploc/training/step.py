@@ -43,6 +43,9 @@ def make_train_step(
 ) -> TrainStep:
   """Returns the jitted train step; it donates the state it is given.
 
+  Only what trains, see `optimizer.Optimizer`, is differentiated, and the rest
+  stays as it is to the bit, as does its average.
+
   The step's key is `fold_in(state.key, step)`, and chunk i's key is split from
   it, the same in both encodings. The moving average starts as a plain one:
   its decay is `min(ema_decay, (1 + step) / (10 + step))`. Embeddings may come
@@ -59,10 +62,10 @@ def make_train_step(
 
   Returns:
     `state, batch -> state, metrics`. Metrics are those of `loss` and `loss`,
-    `gradient_norm` (before clipping), `update_norm`, `learning_rate` and
-    `all_finite`. While tracing it raises ValueError if `num_chunks` does not
-    divide the batch, or if it is above 1 and the model keeps batch statistics,
-    which would depend on the chunk.
+    `gradient_norm` (of what trains, before clipping), `update_norm`,
+    `learning_rate` and `all_finite`. While tracing it raises ValueError if
+    `num_chunks` does not divide the batch, or if it is above 1 and the model
+    keeps batch statistics, which would depend on the chunk.
 
   Raises:
     InputError: `ema_decay` or `num_chunks` is out of range.
@@ -73,7 +76,8 @@ def make_train_step(
       ' at least 1.'
     )
 
-  def objective(params, model_state, batch, key):
+  def objective(trained, frozen, model_state, batch, key):
+    params = optimizer_lib.join(trained, frozen)
     if num_chunks > 1:
       _check_chunks(model_state, batch, num_chunks)
       embeddings = _embed_chunks(
@@ -86,14 +90,14 @@ def make_train_step(
 
   def train_step(state, batch):
     key = jax.random.fold_in(state.key, state.step)
+    flags = optimizer.trains(state.params)
+    trained, frozen = optimizer_lib.split(state.params, flags)
     grad = jax.value_and_grad(objective, has_aux=True)
     (value, (metrics, model_state)), gradients = grad(
-      state.params, state.model_state, batch, key
+      trained, frozen, state.model_state, batch, key
     )
-    updates, opt_state = optimizer.update(
-      gradients, state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+    params = optimizer_lib.join(optax.apply_updates(trained, updates), frozen)
     metrics = metrics | {
       'loss': value,
       'gradient_norm': optax.tree.norm(gradients),
@@ -103,12 +107,21 @@ def make_train_step(
     norms = (value, metrics['gradient_norm'], metrics['update_norm'])
     metrics['all_finite'] = jnp.isfinite(jnp.stack(norms)).all()
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+
+    def average(moves, new, old):
+      return optax.incremental_update(new, old, 1 - decay) if moves else old
+
     new_state = state_lib.TrainState(
       step=state.step + 1,
       params=params,
       model_state=model_state,
       opt_state=opt_state,
-      ema_params=optax.incremental_update(params, state.ema_params, 1 - decay),
+      ema_params=jax.tree.map(
+        average,
+        state_lib.model_params(flags),
+        state_lib.model_params(params),
+        state.ema_params,
+      ),
       key=state.key,
     )
     return new_state, metrics

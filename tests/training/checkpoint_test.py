@@ -105,6 +105,71 @@ class CheckpointsTest(parameterized.TestCase):
     other = serialization.fingerprint(_state(7, 8).ema_params)
     self.assertNotEqual(restored.fingerprint, other)
 
+  @parameterized.parameters('best', 'steps')
+  def test_nothing_of_the_loss_is_in_what_is_used(self, kind):
+    params = linear_run.init_params(jax.random.key(1))
+    optimizer = linear_run.make_optimizer()
+    state = state_lib.init_state(
+      params | {'loss': {'classes': {'kernel': jnp.ones((2, 3, 4))}}},
+      {'batch_stats': {'mean': jnp.ones(2)}},
+      optimizer.init,
+      jax.random.key(0),
+    )
+    if kind == 'best':
+      self.checkpoints.save_best(state, 0.5, {})
+    else:
+      self.checkpoints.save(state, None, {})
+    template = {'params': params, 'batch_stats': {'mean': jnp.zeros(2)}}
+    restored = self.checkpoints.restore_best(template)
+    self.assertEqual(
+      _bytes(restored.value), _bytes(state_lib.averaged_variables(state))
+    )
+    self.assertEqual(set(restored.value['params']), set(params))
+    self.assertEqual(
+      restored.fingerprint, serialization.fingerprint(restored.value['params'])
+    )
+    if kind == 'steps':
+      template = jax.tree.map(jnp.zeros_like, state._replace(key=None))
+      whole = self.checkpoints.restore_latest(
+        template._replace(key=jax.random.key(1))
+      )
+      self.assertEqual(_bytes(whole.value), _bytes(state))
+
+  @parameterized.parameters(
+    (np.arange(5),),
+    (np.zeros((0, 3), np.float32),),
+    (np.asarray(2.5),),
+    (np.asarray([np.nan, np.inf, -0.0, 1e-45], np.float32),),
+    (np.asarray(['', 'Zürich']),),
+    (np.arange(24, dtype='>i4').reshape(2, 3, 4).T,),
+    (np.asarray([True, False]),),
+  )
+  def test_arrays_in_the_position_return_exactly(self, array):
+    position = {
+      'plan': {'row': array, 'other': [array, b'\x00\xff', {}]},
+      'next': 3,
+      'seed': None,
+    }
+    self.checkpoints.save(_state(1), position, {})
+    self.checkpoints.wait()
+    found = self.open().restore_latest(_state()).data_state
+    self.assertEqual(found['plan']['other'][1:], [b'\x00\xff', {}])
+    self.assertEqual((found['next'], found['seed']), (3, None))
+    for copy in (found['plan']['row'], found['plan']['other'][0]):
+      self.assertIsInstance(copy, np.ndarray)
+      self.assertEqual((copy.dtype, copy.shape), (array.dtype, array.shape))
+      self.assertEqual(copy.tobytes(), array.tobytes())
+
+  def test_a_plan_of_a_hundred_thousand_rows_is_small(self):
+    rows = np.random.default_rng(0).permutation(100_000)
+    self.checkpoints.save(_state(1), {'row': rows}, {})
+    self.checkpoints.wait()
+    found = self.open().restore_latest(_state()).data_state
+    np.testing.assert_array_equal(found['row'], rows)
+    info = self.directory / 'steps' / '1' / 'info'
+    size = sum(p.stat().st_size for p in info.rglob('*') if p.is_file())
+    self.assertLess(size, 0.6 * rows.nbytes)
+
   def test_a_fingerprint_knows_names_shapes_and_dtypes(self):
     trees = [
       {'a': jnp.zeros(4)},

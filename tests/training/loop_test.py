@@ -16,6 +16,7 @@ import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import numpy as np
 
 from i2ploc.training import checkpoint
 from i2ploc.training import loop
@@ -236,6 +237,124 @@ class LoopTest(parameterized.TestCase):
     with self.assertRaises(loop.Interrupted):
       linear_run.train(self.workdir, 2, evaluators=[Signalling()])
     self.assertEqual(_latest(self.workdir).step, 2)
+
+
+class _Killed(Exception):
+  """Ends a run where it stands: nothing is saved."""
+
+
+class _PlannedBatches(linear_run.Batches):
+  """Batches whose order and noise depend on the model that planned them."""
+
+  def __init__(self, killed_at=-1):
+    super().__init__()
+    self.refreshed, self.plan = [], None
+    self._killed_at = killed_at
+
+  def refresh(self, variables):
+    kernel = np.asarray(variables['params']['image']['kernel'])
+    noise = kernel.sum() * np.arange(linear_run.BATCH)
+    self.plan = {'row': np.argsort(np.sin(1e3 * noise)), 'noise': noise}
+    self.refreshed.append(self.position)
+
+  def __next__(self):
+    if self.position == self._killed_at:
+      raise _Killed
+    batch = super().__next__()
+    shift = 0.1 * np.sin(self.plan['noise'], dtype=np.float32)[:, None]
+    return {k: v[self.plan['row']] for k, v in batch.items()} | {
+      'points': batch['points'] + shift
+    }
+
+  def get_state(self):
+    return {'position': self.position, 'plan': self.plan}
+
+  def set_state(self, state):
+    self.position, self.plan = state['position'], state['plan']
+
+
+class PlannedBatchesTest(parameterized.TestCase):
+  STEPS, ROUND = 5, 2
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = pathlib.Path(
+      self.enter_context(tempfile.TemporaryDirectory())
+    )
+    self.enter_context(contextlib.redirect_stderr(io.StringIO()))
+
+  def train(self, name, batches, **fields):
+    fields = dict(save_every=1, eval_every=4, refresh_every=self.ROUND) | fields
+    return linear_run.train(self.workdir / name, self.STEPS, batches, **fields)
+
+  def test_a_round_is_planned_before_the_multiples(self):
+    batches = _PlannedBatches()
+    self.train('whole', batches)
+    self.assertEqual(batches.refreshed, [0, 2, 4])
+
+  def test_the_averaged_parameters_plan(self):
+    seen = []
+
+    class Recording(_PlannedBatches):
+      def refresh(self, variables):
+        super().refresh(variables)
+        seen.append(serialization.fingerprint(variables['params']))
+
+    self.train('a', Recording(), refresh_every=self.STEPS - 1)
+    linear_run.train(self.workdir / 'b', 1, _PlannedBatches(), refresh_every=1)
+    initial = linear_run.init_state(linear_run.make_optimizer())
+    self.assertLen(seen, 2)
+    self.assertEqual(seen[0], serialization.fingerprint(initial.ema_params))
+    self.assertNotEqual(seen[0], seen[1])
+
+  def test_killed_at_any_step_a_run_continues_as_undisturbed(self):
+    whole = self.train('whole', _PlannedBatches())
+    # Where it was killed, and the step it continues at: its last checkpoint.
+    steps = [(step, step, 1) for step in range(self.STEPS)] + [(3, 2, 2)]
+    for step, saved, save_every in steps:
+      name = f'killed_{save_every}_{step}'
+      with self.assertRaises(_Killed):
+        self.train(name, _PlannedBatches(step), save_every=save_every)
+      again = _PlannedBatches()
+      found = self.train(name, again, save_every=save_every)
+      self.assertEqual(_bytes(found), _bytes(whole), name)
+      self.assertEqual(again.refreshed, [n for n in (0, 2, 4) if n >= saved])
+
+  def test_without_the_plan_a_run_continues_otherwise(self):
+    class Forgetful(_PlannedBatches):
+      def set_state(self, state):
+        super().set_state(state)
+        self.plan = {
+          'row': np.arange(linear_run.BATCH),
+          'noise': np.zeros(linear_run.BATCH),
+        }
+
+    whole = self.train('whole', _PlannedBatches())
+    with self.assertRaises(_Killed):
+      self.train('killed', _PlannedBatches(3))
+    found = self.train('killed', Forgetful())
+    self.assertNotEqual(_bytes(found), _bytes(whole))
+
+  def test_no_round_is_planned_by_a_model_that_is_not_finite(self):
+    class Broken(_PlannedBatches):
+      def __next__(self):
+        batch = super().__next__()
+        return batch | {'image': batch['image'] * np.float32(np.nan)}
+
+    batches = Broken()
+    with self.assertRaisesRegex(ValueError, 'stopped at step 1: loss=nan'):
+      self.train('a', batches, refresh_every=1, save_every=9, log_every=9)
+    self.assertEqual(batches.refreshed, [0])
+
+  @parameterized.parameters(
+    (-1, _PlannedBatches, 'refresh_every=-1'),
+    (2, linear_run.Batches, 'refresh_every=2, but Batches has no `refresh`'),
+  )
+  def test_batches_that_cannot_be_planned_are_named(
+    self, refresh_every, batches, message
+  ):
+    with self.assertRaisesRegex(ValueError, message):
+      self.train('a', batches(), refresh_every=refresh_every)
 
 
 class KilledProcessTest(absltest.TestCase):

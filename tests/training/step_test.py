@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from i2ploc.training import optimizer as optimizer_lib
 from i2ploc.training import state as state_lib
 from i2ploc.training import step as step_lib
 from tests.training import linear_run
@@ -27,6 +28,7 @@ class _PlainGradient:
   init = staticmethod(lambda params: ())
   update = staticmethod(lambda gradients, opt_state, params: (gradients, ()))
   learning_rate = staticmethod(lambda step: 0.0)
+  trains = staticmethod(lambda params: jax.tree.map(lambda _: True, params))
 
 
 def _state(optimizer=_PlainGradient):
@@ -149,6 +151,99 @@ class GradientCacheTest(parameterized.TestCase):
         ema_decay=ema_decay,
         num_chunks=num_chunks,
       )
+
+
+class TrainableTest(parameterized.TestCase):
+  def frozen_run(self, **fields):
+    """States before and after steps in which 'points' does not train."""
+    optimizer = optimizer_lib.make_optimizer(0.03, 0, 16, 0.1, 1.0, **fields)
+    train_step = linear_run.make_train_step(optimizer)
+    before, batches = linear_run.init_state(optimizer), linear_run.Batches()
+    # Averages that are not the parameters show whether they stay.
+    params = jax.tree.map(lambda x: x + 0.1, before.ema_params)
+    state = before._replace(ema_params=params)
+    before = jax.tree.map(np.asarray, state._replace(key=None))
+    for _ in range(3):
+      state, metrics = train_step(state, next(batches))
+    return before, state, metrics
+
+  @parameterized.parameters(
+    dict(trainable=('image/*', 'log_scale')), dict(factors={'points': 0})
+  )
+  def test_what_is_frozen_stays_to_the_bit_and_the_rest_moves(self, **fields):
+    before, after, _ = self.frozen_run(**fields)
+    for name in ('params', 'ema_params'):
+      old, new = getattr(before, name), getattr(after, name)
+      np.testing.assert_array_equal(
+        old['points']['kernel'], new['points']['kernel'], name
+      )
+      for path in (('image', 'kernel'), ('log_scale',)):
+        a, b = old, new
+        for key in path:
+          a, b = a[key], b[key]
+        self.assertGreater(np.abs(a - b).max(), 1e-4, (name, path))
+
+  def test_the_norm_of_the_gradient_is_that_of_what_trains(self):
+    batch = next(linear_run.Batches())
+    optimizer = optimizer_lib.make_optimizer(
+      0.03, 0, 16, 0.1, 1.0, trainable=('image/*',)
+    )
+    full, _ = _gradient(linear_run.embed, batch)
+    train_step = linear_run.make_train_step(optimizer)
+    _, metrics = train_step(linear_run.init_state(optimizer), batch)
+    np.testing.assert_allclose(
+      metrics['gradient_norm'], optax.tree.norm(full['image']), rtol=1e-5
+    )
+
+  def test_no_gradient_of_a_frozen_layer_is_computed(self):
+    width, depth = 256, 6
+
+    def embed(params, model_state, batch, key):
+      x = batch['image']
+      for i in range(depth):
+        x = jnp.tanh(x @ params[f'layer_{i}']['kernel'])
+      return x, model_state
+
+    def loss(params, embeddings, batch):
+      return jnp.mean(embeddings**2), {}
+
+    def flops(**fields):
+      optimizer = optimizer_lib.make_optimizer(0.1, 0, 10, 0.0, 1.0, **fields)
+      params = {
+        f'layer_{i}': {'kernel': jnp.ones((width, width))} for i in range(depth)
+      }
+      state = state_lib.init_state(
+        params, {}, optimizer.init, jax.random.key(0)
+      )
+      step = step_lib.make_train_step(embed, loss, optimizer, ema_decay=0.9)
+      batch = {'image': jnp.ones((512, width))}
+      return step.lower(state, batch).compile().cost_analysis()['flops']
+
+    # Forward once, and backward twice that: only of the last layer here.
+    product = 2 * 512 * width**2
+    whole, last = flops(), flops(trainable=(f'layer_{depth - 1}/*',))
+    np.testing.assert_allclose(whole / product, 3 * depth - 1, rtol=0.1)
+    np.testing.assert_allclose(last / product, depth + 1, rtol=0.1)
+
+  def test_the_losss_parameters_train_and_are_not_averaged(self):
+    def loss(params, embeddings, batch):
+      value, metrics = linear_run.loss(params, embeddings, batch)
+      return value + (params['loss']['w'] ** 2).sum(), metrics
+
+    optimizer = optimizer_lib.make_optimizer(
+      0.03, 0, 16, 0.1, 1.0, trainable=('image/*',)
+    )
+    params = linear_run.init_params(jax.random.key(1))
+    params['loss'] = {'w': jnp.ones(3)}
+    state = state_lib.init_state(params, {}, optimizer.init, jax.random.key(2))
+    step = step_lib.make_train_step(
+      linear_run.embed, loss, optimizer, ema_decay=0.9
+    )
+    state, _ = step(state, next(linear_run.Batches()))
+    self.assertLess(state.params['loss']['w'].max(), 1.0)
+    self.assertEqual(set(state.ema_params), {'image', 'points', 'log_scale'})
+    variables = state_lib.averaged_variables(state)
+    self.assertNotIn('loss', variables['params'])
 
 
 class TrainStepTest(absltest.TestCase):
