@@ -114,6 +114,7 @@ class EfficientNetLite0(nn.Module):
     padding: of `depthwise.PADDINGS`: 'same' as the authors' TensorFlow, whose
       weights are the published ones, or 'symmetric' as torch.
     dtype: of the computation; statistics are always float32.
+    frozen_norm: see `resnet.ResNet`.
 
   `out`: grid (rows, columns).
   """
@@ -121,6 +122,7 @@ class EfficientNetLite0(nn.Module):
   stage: int = 0
   padding: str = 'same'
   dtype: jnp.dtype = jnp.float32
+  frozen_norm: bool = False
 
   @property
   def has_cls(self) -> bool:
@@ -135,13 +137,14 @@ class EfficientNetLite0(nn.Module):
 
     Args:
       images: [B, H, W, C] float, about unit scale.
-      train: whether BatchNorm uses the batch.
+      train: whether BatchNorm uses the batch, unless its norm is frozen.
 
     Returns:
       tokens: [B, N, D] float32 in row-major order.
       out: see the class.
     """
     chex.assert_rank(images, 4)
+    train = train and not self.frozen_norm
     if not 0 <= self.stage <= len(LITE0):
       raise InputError(
         f'stage {self.stage} of an EfficientNet: give 1 to {len(LITE0)}, or 0 '

@@ -124,6 +124,8 @@ class ResNet(nn.Module):
       D = expansion * widths[-1].
     dtype: of the computation; statistics are always float32.
     block_kind: of BLOCK_KINDS.
+    frozen_norm: whether BatchNorm uses its running statistics in training too,
+      and leaves them: for a frozen encoder, and for small batches.
 
   `out`: grid (rows, columns), for four stages a 32nd of the image, rounded up.
   """
@@ -134,6 +136,7 @@ class ResNet(nn.Module):
   expansion: int = 4
   dtype: jnp.dtype = jnp.float32
   block_kind: str = 'bottleneck'
+  frozen_norm: bool = False
 
   @property
   def has_cls(self) -> bool:
@@ -161,13 +164,14 @@ class ResNet(nn.Module):
 
     Args:
       images: [B, H, W, C] float, about unit scale.
-      train: whether BatchNorm uses the batch.
+      train: whether BatchNorm uses the batch, unless its norm is frozen.
 
     Returns:
       tokens: [B, N, D] float32 in row-major order.
       out: see the class.
     """
     chex.assert_rank(images, 4)
+    train = train and not self.frozen_norm
     x = images.astype(self.dtype)
     x = ConvNorm(self.stem_width, 7, 2, self.dtype, name='stem')(x, train)
     x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), ((1, 1), (1, 1)))

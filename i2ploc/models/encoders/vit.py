@@ -81,6 +81,8 @@ def _swiglu(x):
   return nn.silu(gate) * x
 
 
+# Of what an adapter adds, as its authors set it.
+ADAPTER_SCALE = 0.1
 # What a token can be: what leaves a block, or one of its projections.
 FACETS = ('token', 'query', 'key', 'value')
 MLPS = {
@@ -88,6 +90,40 @@ MLPS = {
   'quick_gelu': _quick_gelu,
   'swiglu': _swiglu,
 }
+
+
+class Adapter(nn.Module):
+  """A bottleneck beside the MLP of a block, to train in its place.
+
+  Chen et al., AdaptFormer, NeurIPS 2022: 0.1 times W_up relu(W_down x), each
+  layer with a bias, x being what the MLP gets. W_up starts at zero, so that a
+  network starts as it is without.
+
+  Attributes:
+    width: D.
+    features: of the bottleneck.
+    dtype: of the computation.
+  """
+
+  width: int
+  features: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps normalised x [B, N, D] to what is added to the block's."""
+    # As the authors' code: uniform within one over the root of the inputs.
+    down_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+    y = nn.Dense(
+      self.features, kernel_init=down_init, dtype=self.dtype, name='down'
+    )(x)
+    y = nn.Dense(
+      self.width,
+      kernel_init=nn.initializers.zeros,
+      dtype=self.dtype,
+      name='up',
+    )(nn.relu(y))
+    return ADAPTER_SCALE * y
 
 
 class Block(nn.Module):
@@ -104,6 +140,7 @@ class Block(nn.Module):
     mlp: what is between its layers: 'gelu', 'quick_gelu' (CLIP), or 'swiglu',
       where the first layer also makes the gates of the second (Shazeer, GLU
       Variants Improve Transformer, 2020).
+    bottleneck: width of an `Adapter` beside the MLP; 0 for none.
   """
 
   width: int
@@ -114,6 +151,7 @@ class Block(nn.Module):
   residual_init_scale: float = 1.0
   dtype: jnp.dtype = jnp.float32
   mlp: str = 'gelu'
+  bottleneck: int = 0
 
   def setup(self) -> None:
     """Creates the layers."""
@@ -139,6 +177,8 @@ class Block(nn.Module):
       kernel_init=attention.residual_init(self.residual_init_scale),
       dtype=self.dtype,
     )
+    if self.bottleneck:
+      self.adapter = Adapter(self.width, self.bottleneck, self.dtype)
 
   def __call__(
     self, x: jax.Array, mask: jax.Array | None = None
@@ -146,8 +186,11 @@ class Block(nn.Module):
     """Returns x [B, N, D] and the CLS token's attention [B, H, N]."""
     y, cls_row = self.attention(self.norm1(x), mask)
     x = x + y
-    y = MLPS[self.mlp](self.expand(self.norm2(x)))
-    return x + self.contract(y), cls_row
+    normed = self.norm2(x)
+    y = self.contract(MLPS[self.mlp](self.expand(normed)))
+    if self.bottleneck:
+      y = y + self.adapter(normed)
+    return x + y, cls_row
 
   def query_key(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Queries and keys [B, H, N, D / H] of x as given, norm1 skipped."""
@@ -286,6 +329,8 @@ class ViT(nn.Module):
     facet: what a token is, of FACETS: 'token', or the 'query', 'key' or
       'value' that the i-th block makes of it, bias included, heads side by side
       (Keetha et al., AnyLoc, RA-L 2023, count blocks from 0).
+    adapter: width of the `Adapter` of every block; 0 for none. Their parameters
+      are 'adapter' of a block, and no checkpoint has them.
 
   `out`: cls [B, D] and attention [B, H, N], its row in the last block that runs
   (with a CLS token), sequence [B, N, D] all tokens, CLS first; grid (rows,
@@ -311,6 +356,7 @@ class ViT(nn.Module):
   norm_cls_only: bool = False
   block: int = 0
   facet: str = 'token'
+  adapter: int = 0
 
   @property
   def has_cls(self) -> bool:
@@ -357,6 +403,7 @@ class ViT(nn.Module):
         self.residual_init_scale,
         self.dtype,
         self.mlp,
+        self.adapter,
       )
       for _ in range(self.block or self.depth)
     ]

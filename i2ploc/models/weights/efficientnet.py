@@ -71,17 +71,16 @@ def is_efficientnet(tensors: Iterable[str]) -> bool:
 
 
 def make_efficientnet(
-  path: str | pathlib.Path, stage: int = 0, padding: str = 'same'
+  path: str | pathlib.Path, stage: int = 0
 ) -> efficientnet.EfficientNetLite0:
   """The encoder of a checkpoint, without its variables.
 
   Args:
     path: unused: there is one network.
     stage: see `efficientnet.EfficientNetLite0`.
-    padding: see `efficientnet.EfficientNetLite0`.
   """
   del path
-  return efficientnet.EfficientNetLite0(stage, padding)
+  return efficientnet.EfficientNetLite0(stage)
 
 
 def load_efficientnet_variables(

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from absl import logging
 from flax import linen as nn
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
@@ -81,7 +82,7 @@ class _Family(NamedTuple):
 
   Attributes:
     kind: the encoder's class.
-    make: takes a path and options; returns the encoder.
+    make: takes a path and a layer; returns the encoder.
     load: takes path, encoder and (H, W) of its images; returns its variables.
     options: attributes of the encoder that a config may choose.
     layer: that of them which is its layer; '' if there is none.
@@ -98,7 +99,7 @@ _RESNET = _Family(
   resnet.ResNet,
   resnet_lib.make_resnet,
   lambda path, model, _: resnet_lib.load_resnet_variables(path, model),
-  (),
+  ('frozen_norm',),
   'stage',
 )
 _EFFICIENTNET = _Family(
@@ -107,7 +108,7 @@ _EFFICIENTNET = _Family(
   lambda path, model, _: efficientnet_lib.load_efficientnet_variables(
     path, model
   ),
-  ('padding',),
+  ('padding', 'frozen_norm'),
   'stage',
 )
 _VGG = _Family(
@@ -119,9 +120,9 @@ _VGG = _Family(
 )
 _VIT = _Family(
   vit.ViT,
-  lambda path, **options: vit_lib.make_vit(path).clone(**options),
+  lambda path, **layer: vit_lib.make_vit(path).clone(**layer),
   vit_lib.load_vit_variables,
-  ('remat',),
+  ('remat', 'adapter'),
   'block',
 )
 
@@ -149,7 +150,8 @@ def make_encoder(
     checkpoint: see the module.
     dtype: of the computation.
     **options: attributes of the encoder beside the layer that the name has:
-      remat of a `vit.ViT`, padding of an `EfficientNetLite0`.
+      remat and adapter of a `vit.ViT`, frozen_norm of a `ResNet` or an
+      `EfficientNetLite0`, and padding of the latter.
 
   Raises:
     MissingFileError: nothing there.
@@ -164,8 +166,8 @@ def make_encoder(
       f'{checkpoint}: its encoder has no {", ".join(unknown)}; it takes '
       f'{", ".join(family.options) or "no options"}'
     )
-  options |= _layer(checkpoint, family)
-  return family.make(path, **options).clone(dtype=dtype)
+  made = family.make(path, **_layer(checkpoint, family))
+  return made.clone(dtype=dtype, **options)
 
 
 def _layer(checkpoint, family):
@@ -274,7 +276,8 @@ def with_encoders(
     variables: of them, its collections first; not changed.
 
   Returns:
-    A copy with other 'image' and 'points', in every collection.
+    A copy with other 'image' and 'points', in every collection. Adapters keep
+    their values.
 
   Raises:
     MissingFileError: nothing there.
@@ -285,8 +288,14 @@ def with_encoders(
     encoders = _encoders(checkpoint, model)
   for side, found in encoders.items():
     for name, tree in found.items():
-      variables[name][side] = tree
+      variables[name][side] = _filled(variables[name][side], tree)
   return variables
+
+
+def _filled(own, loaded):
+  """A tree with the leaves of another one; those it lacks stay."""
+  own, loaded = map(traverse_util.flatten_dict, (own, loaded))
+  return traverse_util.unflatten_dict(own | loaded)
 
 
 def load_variables(
@@ -342,21 +351,22 @@ def _read(path):
 def _load_images(checkpoint, model):
   """What a checkpoint has, and initial values of all else."""
   found = _encoders(checkpoint, model) | _aggregators(checkpoint, model)
+  collections = {}
+  for module, trees in found.items():
+    for name, tree in trees.items():
+      collections.setdefault(name, {})[module] = tree
+  loaded = traverse_util.flatten_dict(collections)
 
   @jax.jit
   def init(key):
-    # Never used, and so never computed: the encoders' own initial values.
+    # Never used, and so never computed: initial values of what was found.
     variables = model.init(key, model.example(), method='every_side')
-    return {
-      name: {k: v for k, v in tree.items() if k not in found}
-      for name, tree in variables.items()
-    }
+    own = traverse_util.flatten_dict(variables)
+    return {path: x for path, x in own.items() if path not in loaded}
 
-  variables = jax.device_get(init(jax.random.key(0)))
-  for side, loaded in found.items():
-    for name, tree in loaded.items():
-      variables[name][side] = tree
-  return variables
+  return traverse_util.unflatten_dict(
+    jax.device_get(init(jax.random.key(0))) | loaded
+  )
 
 
 def _find(name):

@@ -280,7 +280,7 @@ def load_vit(
 def load_vit_variables(
   path: str | pathlib.Path, model: vit.ViT, image_size: tuple[int, int]
 ) -> dict:
-  """The variables of a given encoder, as `load_vit`.
+  """The variables of a given encoder, as `load_vit`; its adapters left out.
 
   Raises:
     MissingFileError: nothing there.
@@ -302,7 +302,9 @@ def load_vit_variables(
 def _variables(path, description, tensors, model, image_size):
   """A checkpoint as variables of `model`."""
   images = jnp.zeros((1, *image_size, 3))
-  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  # Nobody published adapters: they keep their initial values.
+  bare = model.clone(adapter=0)
+  shapes = jax.eval_shape(bare.init, jax.random.key(0), images)
   to_grid = token_grid(model, image_size)
   from_grid = _grid(description, tensors, model) or to_grid
   rules = vit_rules(description.names, model, from_grid, to_grid)

@@ -84,6 +84,20 @@ class EfficientNetTest(parameterized.TestCase):
     ):
       self.assertGreater(np.abs(old - new).max(), 1e-5)
 
+  def test_a_frozen_norm_is_that_of_evaluation_and_stays(self):
+    model = efficientnet.EfficientNetLite0(2, frozen_norm=True)
+    variables = planted.variables(model, IMAGES)
+    (tokens, _), changed = compiled.apply(
+      model, variables, IMAGES, True, mutable=['batch_stats']
+    )
+    expected, _ = compiled.apply(model, variables, IMAGES)
+    np.testing.assert_array_equal(tokens, expected)
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      changed['batch_stats'],
+      variables['batch_stats'],
+    )
+
   def test_half_precision(self):
     model = efficientnet.EfficientNetLite0(3, dtype=jnp.bfloat16)
     variables = planted.variables(model, IMAGES)

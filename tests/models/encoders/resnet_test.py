@@ -141,6 +141,21 @@ class ResNetTest(parameterized.TestCase):
     ):
       self.assertGreater(np.abs(old - new).max(), 1e-4)
 
+  def test_a_frozen_norm_is_that_of_evaluation_and_stays(self):
+    images = _images((16, 16), batch=6)
+    variables = planted.variables(resnet.ResNet(**SMALL), images)
+    model = resnet.ResNet(**SMALL, frozen_norm=True)
+    (tokens, _), changed = compiled.apply(
+      model, variables, images, True, mutable=['batch_stats']
+    )
+    expected, _ = compiled.apply(model, variables, images)
+    np.testing.assert_array_equal(tokens, expected)
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      changed['batch_stats'],
+      variables['batch_stats'],
+    )
+
   def test_any_number_of_channels_and_half_precision(self):
     model = resnet.ResNet(**SMALL, dtype=jnp.bfloat16)
     images = _images((16, 16), channels=5)

@@ -166,6 +166,48 @@ class ViTTest(parameterized.TestCase):
     expected = x + hidden @ contract['kernel'] + contract['bias']
     np.testing.assert_allclose(y, expected, atol=2e-5)
 
+  def test_an_adapter_is_its_formula_beside_the_mlp(self):
+    bare, block = vit.Block(12, 3), vit.Block(12, 3, bottleneck=5)
+    x = jax.random.normal(KEY, (2, 5, 12))
+    variables = planted.variables(block, x)
+    y, _ = _apply(block, variables, x)
+    params = jax.tree.map(np.asarray, variables['params'])
+    adapter = params.pop('adapter')
+    without, _ = _apply(bare, {'params': params}, x)
+    # What the MLP gets: x behind the attention, at its norm.
+    silent = jax.tree.map(np.zeros_like, params['contract'])
+    attended, _ = _apply(bare, {'params': {**params, 'contract': silent}}, x)
+    normed = np.asarray(_normed(params['norm2'], attended))
+    down, up = adapter['down'], adapter['up']
+    expected = np.asarray(without).copy()
+    for b, n in np.ndindex(2, 5):
+      hidden = np.maximum(normed[b, n] @ down['kernel'] + down['bias'], 0.0)
+      expected[b, n] += 0.1 * (hidden @ up['kernel'] + up['bias'])
+    np.testing.assert_allclose(y, expected, atol=2e-5)
+    self.assertGreater(np.abs(y - without).max(), 1e-2)
+
+  @parameterized.parameters(False, True)
+  def test_adapters_start_as_nothing_and_learn(self, remat):
+    images, target = _images(), jax.random.normal(KEY, (2, 8, 12))
+    plain, model = vit.ViT(**SMALL), vit.ViT(**SMALL, adapter=4, remat=remat)
+    variables = jax.jit(model.init)(KEY, images)
+    shared = jax.tree.map(lambda x: x, variables['params'])
+    for i in range(2):
+      del shared[f'blocks_{i}']['adapter']
+    expected, _ = _apply(plain, {'params': shared}, images)
+    found, _ = _apply(model, variables, images)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    added = _num_parameters(model, images) - _num_parameters(plain, images)
+    self.assertEqual(added, 2 * (2 * 12 * 4 + 4 + 12))
+
+    def total(variables):
+      return (model.apply(variables, images)[0] * target).sum()
+
+    grads = jax.jit(jax.grad(total))(variables)['params']
+    for i in range(2):
+      up = grads[f'blocks_{i}']['adapter']['up']
+      self.assertGreater(np.abs(up['kernel']).max(), 0.0)
+
   def test_gelu_and_its_slope_are_exact_in_float32(self):
     x = np.linspace(-9, 9, 10_001).astype(np.float32)
     gelu = vit.MLPS['gelu']

@@ -128,6 +128,69 @@ class PhotosTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'no padding; it takes remat'):
       published.make_encoder(path, padding='same')
 
+  def test_adapters_keep_their_initial_values(self):
+    path = shared.GOLDEN / 'dinov2_tiny'
+    image = dict(name='published', checkpoint=str(path))
+    plain, model = (
+      self._vit((28, 42), image=one) for one in (image, {**image, 'adapter': 4})
+    )
+    expected = published.load_variables(path, plain)
+    fresh = towers.CompiledTowers(model, 'image').init(jax.random.key(1))
+    for variables in (
+      published.load_variables(path, model),
+      published.with_encoders(path, model, fresh),
+    ):
+      encoder = variables['params']['image']
+      for i in range(3):
+        own = encoder[f'blocks_{i}'].pop('adapter')
+        self.assertGreater(np.abs(own['down']['kernel']).max(), 0.0)
+        self.assertFalse(np.any(own['up']['kernel']))
+      jax.tree.map(
+        np.testing.assert_array_equal, encoder, expected['params']['image']
+      )
+    # The caller's variables are as they were.
+    self.assertIn('adapter', fresh['params']['image']['blocks_0'])
+    self.assertGreater(
+      np.abs(
+        fresh['params']['image']['blocks_1']['expand']['kernel']
+        - expected['params']['image']['blocks_1']['expand']['kernel']
+      ).max(),
+      1e-3,
+    )
+
+  def test_what_a_checkpoint_lacks_is_named_beside_adapters(self):
+    folder = self.folder / 'damaged'
+    shutil.copytree(shared.GOLDEN / 'dinov2_tiny', folder)
+    folder.chmod(0o755)
+    file = folder / 'model.safetensors'
+    tensors = safetensors_numpy.load_file(file)
+    lost = next(name for name in tensors if name.endswith('fc2.weight'))
+    del tensors[lost]
+    file.unlink()
+    safetensors_numpy.save_file(tensors, file)
+    image = dict(name='published', checkpoint=str(folder), adapter=4)
+    with self.assertRaisesRegex(ValueError, f'Missing in it: .*{lost}'):
+      published.load_variables(folder, self._vit((28, 42), image=image))
+
+  @parameterized.parameters(False, True)
+  def test_batch_norm_of_a_resnet_may_be_frozen(self, frozen):
+    path = self.folder / 'resnet.safetensors'
+    safetensors_numpy.save_file(resnet_tensors.torchvision(), path)
+    model = published.make_encoder(path, frozen_norm=frozen)
+    self.assertEqual(model.frozen_norm, frozen)
+    with self.assertRaisesRegex(ValueError, 'no adapter; it takes frozen_norm'):
+      published.make_encoder(path, adapter=4)
+
+  def test_renderings_start_from_the_weights_of_photos(self):
+    path = shared.GOLDEN / 'dinov2_tiny'
+    image = dict(name='published', checkpoint=str(path))
+    model = self._vit((28, 42), image=image, rendering=image)
+    params = published.load_variables(path, model)['params']
+    jax.tree.map(
+      np.testing.assert_array_equal, params['rendering'], params['image']
+    )
+    self.assertEqual(model.towers['rendering'].view.std, published.IMAGENET.std)
+
   def test_towers_beside_each_other_have_weights_of_their_own(self):
     path = str(shared.GOLDEN / 'dinov2_tiny')
     named = f'{path}@1+{path}@2.value'
