@@ -89,7 +89,7 @@ def subjects() -> list[tuple[str, Any]]:
 def documented_modules() -> list[str]:
   """Modules whose examples are run: those of all subjects, and some more."""
   found = {name.rpartition('.')[0] for name, _ in subjects()}
-  for package in (models, retrieval, localization):
+  for package in (losses, models, retrieval, localization):
     for module in _modules(package):
       if '>>> ' in inspect.getsource(module):
         found.add(module.__name__)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from i2ploc.losses import contrastive as contrastive_lib
+from tests.losses import loops
 from tests.testing import compiled
 
 contrastive = compiled.Module(contrastive_lib)
@@ -362,6 +363,50 @@ class SigmoidTest(parameterized.TestCase):
     image, points = _descriptors(0)
     with self.assertRaisesRegex(ValueError, r'expected both \[B, D\]'):
       contrastive.sigmoid(image, points[:3], 1.0, 0.0)
+
+
+class OneSideTest(parameterized.TestCase):
+  """A batch against itself: b is a, and the diagonal is 0."""
+
+  def _side(self):
+    rows, _ = _descriptors(20)
+    place = np.array([0, 0, 0, 1, 1, 2, 3])  # 2 and 3 are alone
+    relations = np.where(place[:, None] == place, 1, -1)
+    relations[1, 4] = relations[4, 1] = 0
+    np.fill_diagonal(relations, 0)
+    return rows, relations
+
+  def _expected(self, rows, relations):
+    # Rows and columns are alike, and only those of places 0 and 1 count.
+    logits = 9.0 * rows.astype(np.float64) @ rows.astype(np.float64).T
+    return _loop_direction(logits[:5], relations[:5])
+
+  def test_agrees_with_a_loop_and_its_gradient(self):
+    rows, relations = self._side()
+    value, gradient = jax.value_and_grad(lambda x: _loss(x, x, 9.0, relations))(
+      rows
+    )
+    np.testing.assert_allclose(
+      value, self._expected(rows, relations), rtol=1e-5
+    )
+    slopes = loops.slopes(lambda x: self._expected(x, relations), rows)
+    np.testing.assert_allclose(gradient, slopes, atol=1e-4)
+
+  def test_a_reading_is_no_answer_to_itself(self):
+    rows, relations = self._side()
+    loss = _loss(rows, rows, 9.0, relations)
+    for own in 1, -1:
+      wrong = np.where(np.eye(7, dtype=bool), own, relations)
+      self.assertGreater(abs(_loss(rows, rows, 9.0, wrong) - loss), 0.1)
+
+  def test_recall_is_of_the_rows_that_have_an_answer(self):
+    rows = np.eye(4, dtype=np.float32)[[0, 0, 1, 2, 3]]
+    relations = np.full((5, 5), -1)
+    for i, j in (0, 1), (2, 3):
+      relations[i, j] = relations[j, i] = 1
+    np.fill_diagonal(relations, 0)
+    _, metrics = contrastive.info_nce(rows, rows, 9.0, relations)
+    self.assertEqual(metrics['recall_at_1'], 0.5)
 
 
 class MetricsTest(absltest.TestCase):

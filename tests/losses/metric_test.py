@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2ploc.losses import metric
+from tests.losses import loops
 
 KEY = jax.random.key(0)
 SIZE = 9
@@ -243,6 +244,70 @@ class TripletTest(parameterized.TestCase):
     np.testing.assert_allclose(metrics['recall_at_1'], 1 / 3, rtol=1e-6)
     np.testing.assert_allclose(metrics['positive_distance'], 1.6 / 3, rtol=1e-5)
     np.testing.assert_allclose(metrics['negative_distance'], 1.6 / 3, rtol=1e-5)
+
+
+class OneSideTest(parameterized.TestCase):
+  """A batch against itself: b is a, and the diagonal is 0."""
+
+  def _side(self):
+    rows, _ = _descriptors(20)
+    place = np.array([0, 0, 0, 1, 1, 2, 2, 3, 4])
+    relations = np.where(place[:, None] == place, 1, -1)
+    relations[1, 4] = relations[4, 1] = 0
+    np.fill_diagonal(relations, 0)
+    return rows, relations
+
+  @parameterized.parameters(*sorted(LOOPS))
+  def test_agrees_with_a_loop_and_its_gradient(self, mining):
+    rows, relations = self._side()
+
+    def loop(x):
+      return _loop(_loop_distances(x, x), relations, LOOPS[mining])
+
+    (value, metrics), gradient = jax.value_and_grad(
+      lambda x: _triplet(x, x, relations, mining=mining), has_aux=True
+    )(rows)
+    expected, count = loop(rows)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    self.assertEqual(metrics['triplets'], 2 * count)  # either way the same
+    slopes = loops.slopes(lambda x: loop(x)[0], rows)
+    np.testing.assert_allclose(gradient, slopes, atol=1e-4)
+
+  @parameterized.parameters(*metric.MINING)
+  def test_the_anchor_is_neither_positive_nor_negative(self, mining):
+    # Pairs of a place far apart, other places beyond reach: nothing violates
+    # the margin by itself. As its own positive an anchor would always be right,
+    # as its own negative always wrong.
+    rows = _unit(
+      np.array([[1, 0.3, 0], [1, -0.3, 0], [-1, 0, 3], [-1, 0, 2.5]])
+    )
+    rows = rows.astype(np.float32)
+    place = np.array([0, 0, 1, 1])
+    relations = np.where(place[:, None] == place, 1, -1)
+    own = np.eye(4, dtype=bool)
+    relations[own] = 0
+    loss, metrics = _triplet(rows, rows, relations, mining=mining)
+    self.assertEqual(loss, 0.0)
+    apart = _loop_distances(rows, rows)
+    np.testing.assert_allclose(
+      metrics['positive_distance'], (apart[0, 1] + apart[2, 3]) / 2, rtol=1e-4
+    )
+    self.assertEqual(metrics['recall_at_1'], 1.0)
+    wrong = _triplet(rows, rows, np.where(own, -1, relations), mining=mining)
+    self.assertEqual(wrong[1]['recall_at_1'], 0.0)
+    if mining in ('all', 'hard'):
+      self.assertGreater(wrong[0], 0.4)
+
+  def test_recall_is_of_the_rows_that_have_an_answer(self):
+    rows, relations = self._side()
+    _, metrics = _triplet(rows, rows, relations)
+    apart = _loop_distances(rows, rows)
+    hits = [
+      apart[i][relations[i] > 0].min() < apart[i][relations[i] < 0].min()
+      for i in range(7)
+    ]
+    np.testing.assert_allclose(metrics['recall_at_1'], sum(hits) / 7)
+    self.assertBetween(sum(hits), 1, 6)
 
 
 class FourTripletsTest(parameterized.TestCase):
