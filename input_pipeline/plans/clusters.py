@@ -19,7 +19,11 @@ _ITERATIONS = 20
 def kmeans(
   x: np.ndarray, num_clusters: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Lloyd's k-means, started as k-means++ (Arthur and Vassilvitskii, 2007).
+  """K-means by Lloyd's iterations from a greedy k-means++ start.
+
+  Of a few rows that are drawn by their squared distance to the centres so far,
+  the one that brings all rows nearest is the next centre (Arthur and
+  Vassilvitskii, 2007).
 
   Args:
     x: [N, D], N at least 1.
@@ -32,28 +36,31 @@ def kmeans(
   """
   x = np.asarray(x, np.float64)
   centers = x[[rng.integers(len(x))]]
-  apart = ((x - centers[0]) ** 2).sum(axis=1)
+  apart = _squared(x, centers)[:, 0]
+  num_drawn = 2 + int(np.log(num_clusters))
   for _ in range(num_clusters - 1):
     total = apart.sum()
-    drawn = rng.choice(len(x), p=apart / total if total > 0 else None)
-    centers = np.concatenate([centers, x[[drawn]]])
-    apart = np.minimum(apart, ((x - x[drawn]) ** 2).sum(axis=1))
-  label = _nearest(x, centers)
+    weights = apart / total if total > 0 else None
+    drawn = x[rng.choice(len(x), num_drawn, p=weights)]
+    left = np.minimum(apart[:, None], _squared(x, drawn))
+    best = left.sum(axis=0).argmin()
+    apart, centers = left[:, best], np.vstack([centers, drawn[best]])
+  label = _squared(x, centers).argmin(axis=1)
   for _ in range(_ITERATIONS):
     member = (label[:, None] == np.arange(num_clusters)).astype(np.float64)
     count = member.sum(axis=0)[:, None]
-    mean = (member.T @ x) / np.maximum(count, 1)
+    mean = member.T @ x / np.maximum(count, 1)
     centers = np.where(count > 0, mean, centers)
-    before, label = label, _nearest(x, centers)
+    before, label = label, _squared(x, centers).argmin(axis=1)
     if np.array_equal(before, label):
       break
   return centers, label
 
 
-def _nearest(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
-  """[N] the nearest centre of every row; of equal ones the first."""
-  half = x @ centers.T - (centers**2).sum(axis=1) / 2
-  return half.argmax(axis=1)
+def _squared(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
+  """[N, K] squared distances, not below 0 by rounding."""
+  sums = (x**2).sum(axis=1)[:, None] + (centers**2).sum(axis=1)
+  return np.maximum(sums - 2 * x @ centers.T, 0)
 
 
 def make_clusters(

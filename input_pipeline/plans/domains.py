@@ -62,7 +62,7 @@ def make_targets(
   targets = np.asarray(targets, np.int64)
   if not len(targets) or per_step < 1:
     raise InputError(
-      f'{len(targets)} target frames, {per_step} in a step: both are at least 1.'
+      f'{len(targets)} target frames, {per_step} in a step: at least 1 each.'
     )
 
   def plan(number: int, describe: planner.Describe) -> planner.Plan:

@@ -37,7 +37,7 @@ def ask(frames: schema.FrameTable) -> np.ndarray:
     one drive no frame asks.
   """
   first = {
-    name: frames.drive[frames.town == name].min()
+    name: np.unique(frames.drive[frames.town == name])[0]
     for name in np.unique(frames.town)
   }
   return np.array(

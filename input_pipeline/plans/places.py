@@ -142,8 +142,9 @@ class Draw:
       cross_drive: probability that a view comes from another drive than the
         first view of its place, where there is one.
       conditions: [F] str, light and weather of every row. The views of a batch
-        are then spread evenly over them: of those that a place has, a view
-        shows the one that has come least so far. None draws from all alike.
+        are then spread evenly over them, whatever the drive: of those that a
+        place has, a view shows the one that has come least so far. None draws
+        from all alike.
 
     Raises:
       InputError: an argument is out of range.
@@ -206,17 +207,17 @@ class Draw:
     rng: np.random.Generator,
   ) -> int:
     """A further view among the free rows; counts its condition."""
+    if self._condition is not None:
+      count = counts[self._condition[free]]
+      free = free[count == count.min()]
     other = self._table.drive[free] != self._table.drive[first]
     if other.any() and (other.all() or rng.random() < self._cross_drive):
       free = free[other]
     elif not other.all():
       free = free[~other]
-    if self._condition is None:
-      return int(rng.choice(free))
-    condition = self._condition[free]
-    rarest = counts[condition].min()
-    view = int(rng.choice(free[counts[condition] == rarest]))
-    counts[self._condition[view]] += 1
+    view = int(rng.choice(free))
+    if self._condition is not None:
+      counts[self._condition[view]] += 1
     return view
 
 
