@@ -3,11 +3,11 @@
 
 `load` makes what is missing of the towns that it is asked for: units are
 rendered into a cache (see `generate.py`), packed into ArrayRecord files by TFDS
-(without TensorFlow), and the cache is deleted. Both steps resume after a kill at
-any moment. A town lies in
-`DATA_DIR/synthetic_city/SIZE-FINGERPRINT/SPLIT/TOWN`; other cameras, sensors and
-looks are named after the size, as in `small_panorama_mesh-FINGERPRINT`. Another
-version of the generator makes another directory and never mixes with this one.
+(without TensorFlow), and the cache is deleted. Both steps resume after a kill
+at any moment. A town lies in `DATA_DIR/synthetic_city/SIZE-FINGERPRINT/SPLIT`;
+other cameras, sensors and looks are named after the size, as in
+`small_panorama_mesh-FINGERPRINT`. Another version of the generator makes
+another directory and never mixes with this one.
 """
 
 from collections.abc import Callable

@@ -39,38 +39,49 @@ class BuilderTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.data_dir = cls.enterClassContext(tempfile.TemporaryDirectory())
-    cls.root = builder.directory(cls.data_dir, builder.variant('tiny'))
+    cls.variant = builder.directory(cls.data_dir, builder.variant('tiny'))
+    cls.root = cls.variant / 'test'
     # The first run dies between packing and the table of frames, and leaves a
     # torn pack of an even earlier one behind.
-    torn = cls.root / 'synthetic_city' / 'tiny' / 'incomplete.ABCDEF_1.0.0'
+    pack = cls.root / 'test00' / 'synthetic_city' / 'tiny'
+    torn = pack / 'incomplete.ABCDEF_1.0.0'
     torn.mkdir(parents=True)
-    (torn / 'synthetic_city-train.array_record-00000-of-00001').write_bytes(
+    (torn / 'synthetic_city-test.array_record-00000-of-00001').write_bytes(
       b'torn'
     )
     with mock.patch.object(np, 'savez', wraps=np.savez) as savez:
-      rendered = len(splits.units(splits.specification('tiny')))
+      rendered = len(builder._units('tiny', ['test00']))
       savez.side_effect = [mock.DEFAULT] * rendered + [KeyboardInterrupt]
       try:
         builder.load(cls.data_dir, size='tiny', split='test')
       except KeyboardInterrupt:
         cls.was_interrupted = (cls.root / 'units').exists()
-    with mock.patch.object(
-      sensors, 'make_renderer', side_effect=AssertionError
-    ):
-      cls.datasets = {
-        split: builder.load(cls.data_dir, size='tiny', split=split)
-        for split in splits.SPLITS
-      }
+    cls.made = [path.name for path in cls.variant.iterdir()]
+    cls.datasets = {}
+    for split in ('test', 'train', 'validation'):
+      renders = mock.patch.object(
+        sensors, 'make_renderer', wraps=sensors.make_renderer
+      )
+      with renders as make_renderer:
+        if split == 'test':
+          make_renderer.side_effect = AssertionError
+        cls.datasets[split] = builder.load(
+          cls.data_dir, size='tiny', split=split
+        )
 
   def test_a_run_that_died_after_packing_renders_nothing_again(self):
     self.assertTrue(self.was_interrupted)
     self.assertFalse((self.root / 'units').exists())
     self.assertEmpty(list(self.root.glob('**/*incomplete*')))
 
+  def test_another_split_is_not_generated(self):
+    self.assertEqual(self.made, ['test'])
+
   def test_a_script_that_its_own_workers_run_again_does_not_hang(self):
     code = (
       'import pathlib, sys; from input_pipeline.synthetic_city import builder;'
-      "builder.build(pathlib.Path(sys.argv[1]), builder.variant('tiny'))"
+      'root, tiny = pathlib.Path(sys.argv[1]), builder.variant("tiny");'
+      'builder.build(root, tiny, ["test00"])'
     )
     with (
       tempfile.TemporaryDirectory() as root,
@@ -226,34 +237,33 @@ class BuilderTest(parameterized.TestCase):
         dataset.read(2, ('image',))
 
   def test_missing_records_are_noticed(self):
-    path = self.root / 'frames.npz'
+    path = self.root / 'test00' / 'frames.npz'
     whole = path.read_bytes()
     self.addCleanup(path.write_bytes, whole)
     with np.load(path) as archive:
       columns = {name: archive[name] for name in archive.files}
-    columns = {
-      k: v[:-1] if k.startswith('test') else v for k, v in columns.items()
-    }
-    np.savez(path, **columns)
+    np.savez(path, **{k: v[:-1] for k, v in columns.items()})
     with self.assertRaisesRegex(ValueError, '19 records.*table of 18'):
       builder.load(self.data_dir, size='tiny', split='test')
 
   def test_another_generator_has_another_directory(self):
     with mock.patch.object(generate, 'fingerprint', return_value='other'):
       other = builder.directory(self.data_dir, builder.variant('tiny'))
-    self.assertNotEqual(other, self.root)
-    self.assertEqual(other.parent, self.root.parent)
+    self.assertNotEqual(other, self.variant)
+    self.assertEqual(other.parent, self.variant.parent)
 
   @parameterized.parameters(
     (dict(camera='panorama'), 'tiny_panorama-'),
     (dict(sensors='32_beams'), 'tiny_32_beams-'),
     (dict(sensors='other_car'), 'tiny_other_car-'),
     (dict(camera='panorama', sensors='32_beams'), 'tiny_panorama_32_beams-'),
+    (dict(look='mesh'), 'tiny_mesh-'),
+    (dict(camera='panorama', look='night'), 'tiny_panorama_night-'),
   )
-  def test_other_cameras_and_lidars_have_directories_of_their_own(
+  def test_other_cameras_lidars_and_looks_have_directories_of_their_own(
     self, options, name
   ):
-    self.assertStartsWith(self.root.name, 'tiny-')
+    self.assertStartsWith(self.variant.name, 'tiny-')
     render = mock.patch.object(
       sensors, 'make_renderer', side_effect=KeyboardInterrupt
     )
@@ -270,12 +280,13 @@ class BuilderTest(parameterized.TestCase):
       'tiny',
       camera=options.get('camera', 'pinhole'),
       setup=options.get('sensors', 'kitti'),
+      plain=options.get('look') == 'mesh',
     )
 
   def test_another_lidar_reads_back_along_its_own_beams(self):
-    def make_renderer(size, *, camera, setup):
+    def make_renderer(size, *, camera, setup, plain):
       """Sees a wall all around, 10 m away."""
-      del camera
+      del camera, plain
       shape = rig.make_camera(size, optics=rig.SETUPS[setup].optics).shape
       rays = rig.directions(size, setup)
       image = np.zeros(shape, np.uint8)
@@ -340,6 +351,8 @@ class BuilderTest(parameterized.TestCase):
       builder.load(self.data_dir, size='tiny', split='val')
     with self.assertRaisesRegex(ValueError, "'fisheye'.*'panorama'"):
       builder.load(self.data_dir, size='tiny', split='test', camera='fisheye')
+    with self.assertRaisesRegex(ValueError, "look 'x-ray'.*'night'"):
+      builder.load(self.data_dir, size='tiny', split='test', look='x-ray')
     with self.assertRaisesRegex(ValueError, "sensors '128_beams'.*'32_beams'"):
       builder.load(
         self.data_dir, size='tiny', split='test', sensors='128_beams'

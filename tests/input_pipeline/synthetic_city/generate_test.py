@@ -15,6 +15,8 @@ from input_pipeline.synthetic_city import records
 from input_pipeline.synthetic_city import splits
 from input_pipeline.synthetic_city import town as town_lib
 
+_EVERY = splits.units(splits.specification('tiny'))
+
 
 def _record(unit, frame):
   rng = np.random.default_rng([unit.drive.town_seed, unit.drive.number, frame])
@@ -26,7 +28,7 @@ def _record(unit, frame):
   }
 
 
-def _make_render(_size):
+def _make_render():
   def render(unit):
     for frame in unit.frames:
       yield _record(unit, frame)
@@ -34,7 +36,7 @@ def _make_render(_size):
   return render
 
 
-def _make_dying_render(survives, _size):
+def _make_dying_render(survives):
   """Renders that many frames in each process and dies in the next."""
   left = [survives]
 
@@ -48,9 +50,9 @@ def _make_dying_render(survives, _size):
   return render
 
 
-def _make_noting_render(folder, size):
+def _make_noting_render(folder):
   """Leaves a file for every unit that it renders."""
-  render = _make_render(size)
+  render = _make_render()
 
   def note(unit):
     (folder / unit.name).touch(exist_ok=False)
@@ -59,7 +61,7 @@ def _make_noting_render(folder, size):
   return note
 
 
-def _make_uneven_render(_size):
+def _make_uneven_render():
   """Fails in one town while another is on its way."""
 
   def render(unit):
@@ -84,7 +86,7 @@ class GenerateTest(parameterized.TestCase):
       self.enterContext(tempfile.TemporaryDirectory())
     )
     whole = self.directory / 'whole'
-    generate.generate(whole, 'tiny', _make_render)
+    generate.generate(whole, _EVERY, _make_render)
     self.expected = _contents(whole)
 
   @parameterized.parameters((0, 1), (7, 1), (20, 1), (44, 1), (7, 2))
@@ -92,12 +94,12 @@ class GenerateTest(parameterized.TestCase):
     directory, notes = self.directory / 'killed', self.directory / 'notes'
     with self.assertRaises(KeyboardInterrupt):
       dying = functools.partial(_make_dying_render, survives)
-      generate.generate(directory, 'tiny', dying, workers)
+      generate.generate(directory, _EVERY, dying, workers)
     done = _contents(directory)
     self.assertLess(len(done), len(self.expected))
     notes.mkdir()
     noting = functools.partial(_make_noting_render, notes)
-    generate.generate(directory, 'tiny', noting, workers)
+    generate.generate(directory, _EVERY, noting, workers)
     self.assertDictEqual(_contents(directory), self.expected)
     rendered = {path.name for path in notes.iterdir()}
     self.assertEqual(rendered, {*self.expected} - {*done})
@@ -105,7 +107,7 @@ class GenerateTest(parameterized.TestCase):
   def test_a_unit_in_flight_when_another_fails_is_not_written_short(self):
     directory = self.directory / 'flight'
     with self.assertRaises(KeyboardInterrupt):
-      generate.generate(directory, 'tiny', _make_uneven_render, workers=2)
+      generate.generate(directory, _EVERY, _make_uneven_render, workers=2)
     for name, content in _contents(directory).items():
       self.assertEqual(content, self.expected[name])
     self.assertLess(len(_contents(directory)), len(self.expected))
@@ -116,19 +118,18 @@ class GenerateTest(parameterized.TestCase):
     name = next(iter(self.expected))
     torn = self.expected[name][:100]
     (directory / f'.123.tmp.{name}').write_bytes(torn)
-    generate.generate(directory, 'tiny', _make_render)
+    generate.generate(directory, _EVERY, _make_render)
     self.assertDictEqual(_contents(directory), self.expected)
 
   def test_a_finished_run_renders_nothing(self):
-    def make_render(_size):
+    def make_render():
       self.fail('nothing is missing')
 
-    generate.generate(self.directory / 'whole', 'tiny', make_render)
+    generate.generate(self.directory / 'whole', _EVERY, make_render)
 
   def test_records_come_back_as_written(self):
-    paths = generate.generate(self.directory / 'whole', 'tiny', _make_render)
-    every = splits.units(splits.specification('tiny'))
-    for unit, path in zip(every, paths, strict=True):
+    paths = generate.generate(self.directory / 'whole', _EVERY, _make_render)
+    for unit, path in zip(_EVERY, paths, strict=True):
       for frame, found in zip(unit.frames, records.read(path), strict=True):
         expected = _record(unit, frame)
         self.assertCountEqual(found, expected)

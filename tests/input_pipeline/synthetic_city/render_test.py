@@ -56,6 +56,7 @@ def _weather(**changes) -> primitives.Weather:
     'dusk': 0.0,
     'wetness': 0.0,
     'exposure': 1.0,
+    'grain': 1.3,
   } | changes
   return primitives.Weather(**{k: np.float32(v) for k, v in values.items()})
 
