@@ -139,6 +139,8 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   for tower in filter(None, (config.model.image, config.model.points)):
     _shrink(tower, width=96, depth=2, num_groups=96, pointnet_features=96)
   _shrink(config.model.aggregator, num_clusters=8)
+  if 'sampling' in config:
+    _shrink(config.sampling, steps=1, num_negatives=2, per_step=2)
   for path in list(config.optimizer.get('factors', {})):
     block = path.partition('blocks_')[2]
     if block and int(block) >= config.model.image.depth:

@@ -40,7 +40,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   config.optimizer.trainable = ('rendering*',)
   config.loss = dict(name='alignment', frozen='a')
   config.sampling = images.places()
-  config.sampling.update(num_views=1, max_offset=0.0)
+  config.sampling.num_views = 1
   if arg.dataset == 'synthetic_city':
     config.data.renderings = True
   if arg.recipe == 'released':

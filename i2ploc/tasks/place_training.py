@@ -102,8 +102,8 @@ def planned(
     return np.concatenate(found)
 
   learned = objectives.Learned(
-    class_counts=functools.cache(lambda: data.class_counts(sampling)),
-    num_domains=functools.cache(lambda: data.num_domains),
+    class_counts=_outside(lambda: data.class_counts(sampling)),
+    num_domains=_outside(lambda: data.num_domains),
   )
   objective = objectives.make_objective(
     **config.loss.to_dict(),
@@ -149,6 +149,17 @@ def planned(
     id_keys=('image_index',),
     refresh_every=sampling['steps'],
   )
+
+
+def _outside(ask):
+  """Asks about data while tracing, when it may have to be generated first."""
+
+  @functools.cache
+  def answer():
+    with jax.ensure_compile_time_eval():
+      return ask()
+
+  return answer
 
 
 def _widths(towers, side):
