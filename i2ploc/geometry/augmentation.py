@@ -19,15 +19,20 @@ Batch = dict[str, jax.Array]
 
 
 def color_jitter(
-  key: jax.Array, images: jax.Array, strength: float
+  key: jax.Array, images: jax.Array, strength: float, hue: float = 0.0
 ) -> jax.Array:
-  """Random brightness, contrast, saturation and colour cast, per image.
+  """Random brightness, contrast, saturation, colour cast and hue, per image.
+
+  The ranges of brightness, contrast, saturation and hue are those of
+  torchvision's ColorJitter, which draws their order too and has no cast.
 
   Args:
     key: PRNG key.
     images: [B, H, W, 3] float in 0..1.
     strength: largest relative change of brightness, contrast and saturation;
       the colour cast is a quarter of it.
+    hue: largest turn of the circle of hues to either side, of 1 around; 0.5
+      for any hue, 0 for none, which is decided while tracing.
 
   Returns:
     [B, H, W, 3] in 0..1.
@@ -44,7 +49,31 @@ def color_jitter(
   images = mean + (images - mean) * factor(keys[2], strength)
   gray = images.mean(-1, keepdims=True)
   images = gray + (images - gray) * factor(keys[3], strength)
-  return jnp.clip(images, 0.0, 1.0)
+  images = jnp.clip(images, 0.0, 1.0)
+  if hue:
+    # Not split off: what else is drawn does not depend on whether this is.
+    key = jax.random.fold_in(key, len(keys))
+    turn = jax.random.uniform(key, shape[:-1], minval=-hue, maxval=hue)
+    images = _turn_hue(images, turn)
+  return images
+
+
+def _turn_hue(images, turn):
+  """Turns hues by parts [..., 1, 1] of their circle; value, saturation stay."""
+  value, low = images.max(-1), images.min(-1)
+  chroma = value - low
+  red, green, blue = jnp.moveaxis(images, -1, 0)
+  some = jnp.where(chroma > 0, chroma, 1.0)
+  sixth = jnp.select(
+    [value == red, value == green],
+    [(green - blue) / some, 2.0 + (blue - red) / some],
+    4.0 + (red - green) / some,
+  )
+  sixth = sixth + 6.0 * turn
+  # Each channel's distance to its own hue on the circle of six.
+  apart = (sixth[..., None] + jnp.asarray([5.0, 3.0, 1.0])) % 6.0
+  missing = jnp.clip(jnp.minimum(apart, 4.0 - apart), 0.0, 1.0)
+  return value[..., None] - chroma[..., None] * missing
 
 
 def cutout(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Augmentation keeps image, cloud and calibration one physical scene."""
 
+import colorsys
 import functools
 
 from absl.testing import absltest
@@ -16,6 +17,8 @@ from i2ploc.geometry import rigid
 from tests.testing import compiled
 
 augmentation = compiled.Module(augmentation_lib)
+# Whether there is a hue at all is decided while compiling.
+_jitter = jax.jit(augmentation_lib.color_jitter, static_argnums=(2, 3))
 
 HEIGHT, WIDTH, SIZE = 20, 50, 3
 
@@ -329,6 +332,46 @@ class ColorJitterTest(parameterized.TestCase):
     # A uniform image has no contrast; saturation scales the cast's excess.
     self.assertLess(np.abs(out / 0.4 - 1).max(), 1.2 * 1.05 * 1.02 - 1 + 1e-2)
     self.assertGreater(np.abs(out / 0.4 - 1).max(), 0.1)
+
+  @parameterized.parameters(0.5, 0.1)
+  def test_hues_turn_and_nothing_else_does(self, hue):
+    images = np.array(self._images())
+    images[:, 0, 0] = 0.8, 0.3, 0.2  # of a hue that tells the turn
+    out = _jitter(jax.random.key(5), images, 0.0, hue)
+    turns = []
+    for before, after in zip(images, np.asarray(out), strict=True):
+      hues = [colorsys.rgb_to_hsv(*image[0, 0])[0] for image in (before, after)]
+      turn = (hues[1] - hues[0] + 0.5) % 1.0 - 0.5
+      for pixel, found in zip(
+        before.reshape(-1, 3), after.reshape(-1, 3), strict=True
+      ):
+        h, s, v = colorsys.rgb_to_hsv(*pixel)
+        expected = colorsys.hsv_to_rgb((h + turn) % 1.0, s, v)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+      turns.append(turn)
+    self.assertLess(np.abs(turns).max(), hue + 1e-4)
+    self.assertGreater(np.max(turns) - np.min(turns), hue)
+
+  def test_what_else_is_drawn_does_not_depend_on_the_hue(self):
+    images = self._images()
+    plain = _jitter(jax.random.key(6), images, 0.4, 0.0)
+    turned = _jitter(jax.random.key(6), images, 0.4, 0.5)
+    np.testing.assert_allclose(turned.max(-1), plain.max(-1), atol=1e-6)
+    np.testing.assert_allclose(turned.min(-1), plain.min(-1), atol=1e-6)
+    self.assertGreater(np.abs(turned - plain).max(), 0.1)
+
+  def test_what_has_no_hue_stays_with_finite_gradients(self):
+    gray = jnp.tile(
+      jnp.asarray([0.0, 0.4, 1.0])[:, None, None, None], (1, 2, 2, 3)
+    )
+
+    def total(images):
+      out = _jitter(jax.random.key(7), images, 0.0, 0.5)
+      return out.sum(), out
+
+    (_, out), gradient = jax.value_and_grad(total, has_aux=True)(gray)
+    np.testing.assert_allclose(out, gray, atol=1e-6)
+    self.assertTrue(np.isfinite(gradient).all())
 
 
 class CutoutTest(parameterized.TestCase):
