@@ -11,8 +11,8 @@ with the mean mu of the positions: at 0 degrees beside the road (lateral), at
 90 ahead on it (frontal). Every frame looks at f, out of its panorama, so that
 a class shows one thing from several sides.
 
-The authors' code takes a row of the matrix of axes, which is right only where
-that matrix is symmetric; the axes are its columns.
+The authors' code takes v from a row of the matrix of axes, which are its
+columns: right only where that matrix is symmetric. Here is no matrix.
 """
 
 import numpy as np
@@ -27,8 +27,13 @@ _LATERAL = np.array([[1.0, 0.0], [0.0, 1.0]])
 _FRONTAL = np.array([[0.0, -1.0], [1.0, 0.0]])
 
 
-def across(position: np.ndarray, cell: np.ndarray) -> tuple:
+def across(
+  position: np.ndarray, cell: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
   """Mean and second principal axis of the positions of every cell.
+
+  The first axis has the angle atan2(2 s_xy, s_xx - s_yy) / 2, from the sums s
+  of squares and products about the mean.
 
   Args:
     position: [R, 2] metres.
@@ -36,19 +41,15 @@ def across(position: np.ndarray, cell: np.ndarray) -> tuple:
 
   Returns:
     mu [C, 2] and unit vectors v [C, 2]. Of the two directions of an axis the
-    one whose larger component is positive; where all directions are alike (one
-    position), one of the axes of the world.
+    one to the north (y >= 0); north where all directions are alike.
   """
   count = np.bincount(cell)[:, None]
   mean = np.stack([np.bincount(cell, x) for x in position.T], 1) / count
-  apart = position - mean[cell]
-  products = apart[:, :, None] * apart[:, None, :]
-  spread = np.stack(
-    [np.bincount(cell, x) for x in products.reshape(-1, 4).T], axis=1
+  x, y = (position - mean[cell]).T
+  angle = 0.5 * np.arctan2(
+    np.bincount(cell, 2 * x * y), np.bincount(cell, x**2 - y**2)
   )
-  axis = np.linalg.eigh(spread.reshape(-1, 2, 2))[1][:, :, 0]
-  larger = np.abs(axis).argmax(axis=1)[:, None]
-  return mean, axis * np.sign(np.take_along_axis(axis, larger, axis=1))
+  return mean, np.stack([-np.sin(angle), np.cos(angle)], axis=1)
 
 
 def focal_classes(

@@ -109,6 +109,14 @@ class CellClassesTest(parameterized.TestCase):
         few.row[few.group == i], every.row[every.group == group]
       )
 
+  def test_a_group_of_one_class_is_left_out(self):
+    # The lonely class has most images.
+    x = np.repeat([5.0, 35.0, 15.0], [4, 4, 20])
+    frames = tables.table('a', 'a0', np.arange(28), x, 5.0, 0.1)
+    table = _classes(frames, num_groups=1)
+    self.assertSequenceEqual(table.num_classes.tolist(), [2])
+    self.assertSequenceEqual(table.row.tolist(), list(range(8)))
+
   def test_towns_are_other_worlds(self):
     place = tables.table('a', 'a0', np.arange(4), 1.0, 1.0, 0.1)
     frames = tables.join(
