@@ -31,7 +31,38 @@ _ONE_FRAME_EACH = tuple(
   _MAP._replace(split=split, town=f'{split}00', frames=(0,))
   for split in splits.SPLITS
 )
+# The same street under two names.
+_TWO_TOWNS = tuple(
+  _MAP._replace(split='train', town=town, frames=frames)
+  for town, frames in (('a', (0,)), ('b', (0, 1)))
+)
 _ALL = ('image', 'points', 'labels', 'objects')
+# Means over blocks of 8 x 26 pixels of the first frames of the test town's map
+# and of its next drive, when there was but one look.
+_PHOTOS = np.array(
+  [
+    [
+      [[137.86, 136.25, 126.53], [183.67, 181.03, 180.20],
+       [163.28, 161.46, 157.06], [126.33, 129.52, 124.26]],
+      [[150.02, 143.71, 140.07], [170.33, 166.42, 164.98],
+       [156.12, 152.64, 149.57], [123.67, 122.85, 119.03]],
+      [[136.40, 130.45, 125.78], [141.96, 138.63, 138.13],
+       [140.37, 136.91, 134.50], [124.95, 124.57, 116.77]],
+      [[110.16, 107.11, 107.34], [105.55, 102.58, 103.27],
+       [105.75, 102.91, 103.15], [122.28, 122.23, 114.38]],
+    ],
+    [
+      [[85.24, 87.56, 69.05], [163.14, 163.22, 162.78],
+       [131.79, 136.12, 129.78], [81.99, 94.30, 87.31]],
+      [[101.12, 93.31, 87.17], [110.86, 109.53, 106.09],
+       [98.54, 99.11, 90.69], [70.67, 77.10, 72.54]],
+      [[104.59, 98.05, 91.17], [110.62, 110.96, 112.87],
+       [113.38, 113.68, 114.92], [87.64, 88.98, 86.46]],
+      [[119.20, 121.11, 125.00], [104.07, 106.39, 110.64],
+       [109.83, 112.21, 116.64], [141.21, 143.91, 147.85]],
+    ],
+  ]
+)  # fmt: skip
 
 
 class BuilderTest(parameterized.TestCase):
@@ -343,6 +374,128 @@ class BuilderTest(parameterized.TestCase):
     for num_towns in (0, len(towns) + 1):
       with self.assertRaisesRegex(ValueError, f'{len(towns)} towns'):
         builder.load(self.data_dir, size='tiny', split=f'train[:{num_towns}]')
+
+  def test_only_the_towns_that_are_asked_for_are_generated(self):
+    with (
+      tempfile.TemporaryDirectory() as data_dir,
+      mock.patch.object(splits, 'specification', return_value=_TWO_TOWNS),
+    ):
+      root = builder.directory(data_dir, builder.variant('tiny')) / 'train'
+      first = builder.load(data_dir, size='tiny', split='train[:1]')
+      self.assertCountEqual([p.name for p in root.iterdir()], ['lock', 'a'])
+      pack = {p: p.stat().st_mtime_ns for p in (root / 'a').rglob('*')}
+      both = builder.load(data_dir, size='tiny', split='train')
+      self.assertCountEqual(
+        [p.name for p in root.iterdir()], ['lock', 'a', 'b']
+      )
+      for path, time in pack.items():
+        self.assertEqual(path.stat().st_mtime_ns, time, path)
+      self.assertEqual(both.frames.town.tolist(), ['a', 'b', 'b'])
+      self.assertEqual(both.frames.frame.tolist(), [0, 0, 1])
+      np.testing.assert_array_equal(first.read(0)['image'],
+                                    both.read(0)['image'])  # fmt: skip
+      # The towns are one street under two names.
+      np.testing.assert_array_equal(both.read(0)['image'],
+                                    both.read(1)['image'])  # fmt: skip
+      self.assertGreater(
+        np.abs(
+          both.read(1)['image'] - both.read(2)['image'].astype(int)
+        ).mean(),
+        2,
+      )
+
+  def test_units_of_towns_that_nobody_asked_for_stay(self):
+    with tempfile.TemporaryDirectory() as data_dir, mock.patch.object(
+      splits, 'specification', return_value=_TWO_TOWNS
+    ):  # fmt: skip
+      root = builder.directory(data_dir, builder.variant('tiny')) / 'train'
+      (root / 'units').mkdir(parents=True)
+      other = root / 'units' / builder._units('tiny', ['b'])[0].name
+      other.write_bytes(b'of an interrupted run')
+      builder.load(data_dir, size='tiny', split='train[:1]')
+      self.assertEqual([*(root / 'units').iterdir()], [other])
+
+  def test_photos_are_what_they_were(self):
+    dataset = self.datasets['test']
+    roles = [drive.split('_')[-1] for drive in dataset.frames.drive]
+    for role, expected in zip(('map', 'cross'), _PHOTOS, strict=True):
+      image = dataset.read(roles.index(role), ('image',))['image']
+      found = image.reshape(4, 8, 4, 26, 3).mean((1, 3))
+      np.testing.assert_allclose(found, expected, atol=0.5)
+
+  def test_conditions_are_those_of_the_drives(self):
+    frames = self.datasets['test'].frames
+    conditions = self.datasets['test'].conditions
+    self.assertLen(conditions, len(frames.town))
+    by_drive = {
+      drive: {*conditions[frames.drive == drive].tolist()}
+      for drive in {*frames.drive}
+    }
+    self.assertEqual(by_drive['test00_0_map'], {'fog'})
+    self.assertEqual(by_drive['test00_1_cross'], {'snow'})
+
+  def test_queries_of_the_night_are_dark_and_its_maps_are_the_day_s(self):
+    day = self.datasets['test']
+    night = builder.load(self.data_dir, size='tiny', split='test', look='night')
+    self.assertEqual(night.name, 'synthetic_city/tiny_night/test')
+    for name, column in day.frames._asdict().items():
+      np.testing.assert_array_equal(getattr(night.frames, name), column, name)
+    mapped = np.char.endswith(day.frames.drive, 'map')
+    self.assertEqual({*night.conditions[~mapped]}, {'night'})
+    np.testing.assert_array_equal(
+      night.conditions[mapped], day.conditions[mapped]
+    )
+    for row, is_map in enumerate(mapped):
+      a, b = (d.read(row, ('image', 'labels')) for d in (day, night))
+      np.testing.assert_array_equal(a['image_instance'], b['image_instance'])
+      if is_map:
+        np.testing.assert_array_equal(a['image'], b['image'])
+      else:
+        # The sky is not black, and some windows are lit.
+        self.assertBetween(b['image'].mean(), 5, 0.5 * a['image'].mean())
+        dark = np.median(b['image'].astype(int), axis=(0, 1))
+        self.assertLess(dark.max(), 60)
+    lit = [night.read(row)['image'].max() for row in np.flatnonzero(~mapped)]
+    self.assertGreater(np.median(lit), 180)
+
+  def test_renderings_are_of_the_same_poses_and_without_traffic(self):
+    plain = self.datasets['train']
+    self.assertIsNone(plain.frames.has_rendering)
+    with_renderings = builder.load(
+      self.data_dir, size='tiny', split='train', renderings=True
+    )
+    mesh = builder.load(self.data_dir, size='tiny', split='train', look='mesh')
+    frames = with_renderings.frames
+    self.assertTrue(frames.has_rendering.all())
+    self.assertLen(frames.take(np.array([2, 3])).has_rendering, 2)
+    self.assertIsNone(plain.frames.take(np.array([2])).has_rendering)
+    np.testing.assert_array_equal(
+      frames.world_from_body, mesh.frames.world_from_body
+    )
+    self.assertEqual({*mesh.conditions}, {'neutral'})
+    agree = []
+    for row in range(len(frames.town)):
+      reading = with_renderings.read(row, ('rendering',))
+      self.assertCountEqual(reading, ['rendering'])
+      seen = mesh.read(row, _ALL)
+      np.testing.assert_array_equal(reading['rendering'], seen['image'])
+      for sensor in ('image', 'points'):
+        self.assertNoCommonElements(
+          seen[f'{sensor}_semantic'].ravel().tolist(), labels_lib.MOVABLE
+        )
+      self.assertFalse(any(thing['moving'] for thing in seen['objects']))
+      for thing in seen['objects']:
+        self.assertNotRegex(thing['caption'], 'snow|leaves|parked')
+      labels = plain.read(row, ('image', 'labels'))['image_semantic']
+      stays = ~np.isin(labels, labels_lib.MOVABLE)
+      agree.append((seen['image_semantic'] == labels)[stays].mean())
+    self.assertGreater(np.min(agree), 0.99)
+
+  def test_renderings_of_other_frames_are_refused(self):
+    mesh = self.datasets['test']
+    other = mesh._replace(frames=mesh.frames.take(np.arange(19)[::-1]))
+    with self.assertRaisesRegex(ValueError, 'not of the same frames'):
+      builder._with_renderings(mesh, other)
 
   def test_unknown_sizes_splits_and_cameras_list_the_known(self):
     with self.assertRaisesRegex(ValueError, "'huge'.*'small'"):

@@ -560,6 +560,48 @@ class SensorsTest(parameterized.TestCase):
       returns = [(f['scan_range'] > 0).mean() for f in (plain, other)]
       self.assertLess(returns[1], 0.8 * returns[0])
 
+  def test_plain_images_know_materials_by_their_colour_alone(self):
+    scene = _scene()
+    plain = _renderer(plain=True)
+    first, textured = plain(scene, _pose(), 0), _renderer()(scene, _pose(), 0)
+    for name in ('image_semantic', 'image_instance'):
+      np.testing.assert_array_equal(first[name], textured[name])
+    np.testing.assert_array_equal(
+      first['image'], plain(scene, _pose(), 9)['image'], 'has noise'
+    )
+    shapes = scene.primitives
+    other = scene._replace(
+      primitives=shapes._replace(
+        material=shapes.material[::-1].copy(), seed=shapes.seed + np.uint32(1)
+      )
+    )
+    np.testing.assert_array_equal(
+      first['image'], plain(other, _pose(), 0)['image']
+    )
+    colours, textures = (
+      len(np.unique(f['image'].reshape(-1, 3), axis=0))
+      for f in (first, textured)
+    )
+    self.assertLess(colours, 0.6 * textures)
+    dark = scene._replace(
+      weather=_weather(sun_color=np.zeros(3), sky_color=np.full(3, 0.1))
+    )
+    self.assertLess(
+      plain(dark, _pose(), 0)['image'].mean(), 0.8 * first['image'].mean()
+    )
+
+  def test_grain_is_the_noise_of_pixels(self):
+    spread = {}
+    for grain in (1.3, 4.5):
+      scene = _scene()._replace(weather=_weather(grain=grain))
+      a, b = (
+        _renderer()(scene, _pose(), seed)['image'].astype(int)
+        for seed in (1, 2)
+      )
+      spread[grain] = (a - b).std() / 2**0.5
+    self.assertAlmostEqual(spread[1.3], 1.3, delta=0.1)
+    self.assertAlmostEqual(spread[4.5], 4.5, delta=0.3)
+
   def test_another_size_or_weather_does_not_recompile(self):
     render = _renderer()
     render(_scene(), _pose(), 0)

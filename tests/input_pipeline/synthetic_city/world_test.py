@@ -346,6 +346,50 @@ class DriveTest(parameterized.TestCase):
         self.assertTrue(np.isfinite(value).all())
         self.assertEqual(value.dtype, np.float32)
 
+  def test_drawn_weather_is_as_ever_and_never_night(self):
+    drawn = [weather.draw(np.random.default_rng(s))[0] for s in range(300)]
+    # What these seeds drew before there was a night.
+    self.assertEqual(
+      drawn[:12],
+      ['fog', 'overcast', 'clear_noon', 'clear_morning', 'autumn', 'snow',
+       'overcast', 'fog', 'evening', 'snow', 'autumn', 'clear_morning'],
+    )  # fmt: skip
+    self.assertEqual({*drawn}, {*weather.CONDITIONS} - {'night'})
+
+  def test_a_night_changes_the_light_and_nothing_else(self):
+    made = drives.make_drive(self.town, 1, 10, condition='fog')
+    night, again = drives.at_night(made), drives.at_night(made)
+    self.assertEqual(night.condition, 'night')
+    self.assertEqual(_digest(night), _digest(again))
+    self.assertEqual(
+      _digest(night._replace(condition='fog', weather=made.weather)),
+      _digest(made),
+    )
+    self.assertEqual(night.weather.sun_color.max(), 0)
+    other = drives.at_night(drives.make_drive(self.town, 2, 10))
+    self.assertNotEqual(_digest(night.weather), _digest(other.weather))
+
+  def test_a_town_alone_has_neither_vehicles_people_nor_weather(self):
+    made = drives.make_drive(self.town, 1, 10, condition='snow', traffic=3.0)
+    alone = drives.alone(made)
+    for frame in range(10):
+      full, bare = (drives.scene_at(self.town, d, frame) for d in (made, alone))
+      movable = np.isin(full.primitives.semantic, labels_lib.MOVABLE)
+      self.assertTrue(movable.any())
+      for a, b in zip(full.primitives, bare.primitives, strict=True):
+        np.testing.assert_array_equal(a[~movable], b)
+      np.testing.assert_array_equal(
+        drives.world_from_lidar(made, frame),
+        drives.world_from_lidar(alone, frame),
+      )
+    foggy = drives.make_drive(self.town, 2, 10, condition='fog')
+    self.assertEqual(
+      _digest(alone.weather), _digest(drives.alone(foggy).weather)
+    )
+    self.assertEqual(alone.weather.snow, 0)
+    for value in alone.weather:
+      self.assertEqual(value.dtype, np.float32)
+
 
 if __name__ == '__main__':
   absltest.main()
