@@ -58,6 +58,8 @@ class FrameTable(NamedTuple):
     has_points: [F] bool.
     name: [F] str, unique: of a photo its file, of a frame of a drive see
       `frame_names`.
+    has_rendering: [F] bool, `read` knows a 'rendering' of the row; None where
+      there are none.
   """
 
   town: np.ndarray
@@ -68,6 +70,7 @@ class FrameTable(NamedTuple):
   has_image: np.ndarray
   has_points: np.ndarray
   name: np.ndarray
+  has_rendering: np.ndarray | None = None
 
   @property
   def position(self) -> np.ndarray:
@@ -82,7 +85,9 @@ class FrameTable(NamedTuple):
 
   def take(self, rows: np.ndarray) -> 'FrameTable':
     """The table of these rows."""
-    return FrameTable(*(column[rows] for column in self))
+    return FrameTable(
+      *(None if column is None else column[rows] for column in self)
+    )
 
 
 def frame_names(drive: np.ndarray, frame: np.ndarray) -> np.ndarray:
