@@ -15,8 +15,8 @@ around. A file of another suffix holds lines of TUM's format, timestamp tx ty tz
 qx qy qz qw, world_from_camera.
 
 The ground is the surface seen from above without what is narrower than
-`WIDEST_BUILDING`: roofs, trees and bridges, its morphological opening. The mesh
-has to have ground between its buildings.
+`WIDEST_BUILDING` and has steep sides: roofs, trees and bridges. The mesh has to
+have ground between its buildings.
 """
 
 import collections
@@ -45,6 +45,9 @@ COLUMNS = {
 _UNIT_TOLERANCE = 1e-2
 WIDEST_BUILDING = 80.0  # metres
 _CELL = 2.0  # metres, of the grid on which the ground is found
+_GROWTH = 4.0  # metres, of the window's radius from step to step
+_STEEPEST = 0.3  # slope of streets
+_KERB = 0.5  # metres, of steps that belong to the ground
 _MAX_CELLS = 5e7
 _ABOVE_GROUND = 1.0  # metres, what still is ground: kerbs, stairs, slopes
 _CLEARANCE = 1.0  # metres, free ahead of a camera that is put somewhere
@@ -177,7 +180,8 @@ class Ground(NamedTuple):
   Attributes:
     corner: [2] float64, x and y of the first cell's middle, metres.
     cell: the side of a cell, metres.
-    height: [R, C] float64 along y and x, metres; NaN outside of the mesh.
+    height: [R, C] float64 along y and x, metres; below roofs and in holes that
+      of the nearest ground.
   """
 
   corner: np.ndarray
@@ -185,7 +189,7 @@ class Ground(NamedTuple):
   height: np.ndarray
 
   def at(self, xy: np.ndarray) -> np.ndarray:
-    """Heights [N] of places [N, 2]; NaN outside of the mesh."""
+    """Heights [N] of places [N, 2]; NaN outside of the cells."""
     column, row = np.round((xy - self.corner) / self.cell).astype(np.int64).T
     rows, columns = self.height.shape
     inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
@@ -210,7 +214,7 @@ def find_ground(mesh: mesh_files.Mesh, caster: mesh_rays.Caster) -> Ground:
   """The ground of a mesh; see the module.
 
   Raises:
-    InputError: the mesh is too large to be in metres.
+    InputError: the mesh is too large to be in metres, or only has walls.
   """
   low, high = _bounds(mesh)
   size = high - low
@@ -226,13 +230,36 @@ def find_ground(mesh: mesh_files.Mesh, caster: mesh_rays.Caster) -> Ground:
   xy = np.stack(np.meshgrid(x, y), axis=-1)
   surface = _seen_from_above(caster, xy.reshape(-1, 2), high[2] + _ABOVE_MESH)
   surface = surface.reshape(xy.shape[:2])
-  window = 2 * int(np.ceil(WIDEST_BUILDING / _CELL / 2)) + 1
-  lowest = ndimage.minimum_filter(
-    np.where(np.isnan(surface), np.inf, surface), window
+  found = _is_ground(surface)
+  if not found.any():
+    raise InputError(
+      'The mesh has no surface that is seen from above. Is its z up? Else set'
+      ' data.up.'
+    )
+  nearest = ndimage.distance_transform_edt(
+    ~found, return_distances=False, return_indices=True
   )
-  lowest = np.where(np.isposinf(lowest), -np.inf, lowest)
-  opened = ndimage.maximum_filter(lowest, window)
-  return Ground(corner, _CELL, np.where(np.isnan(surface), np.nan, opened))
+  return Ground(corner, _CELL, surface[tuple(nearest)])
+
+
+def _is_ground(surface: np.ndarray) -> np.ndarray:
+  """Where a surface [R, C], NaN where there is none, is ground: bool [R, C].
+
+  Zhang et al., 'A progressive morphological filter for removing nonground
+  measurements', 2003: with a growing window, what the opening lowers at once by
+  more than a steep slope explains is no ground.
+  """
+  there = ~np.isnan(surface)
+  found = there
+  steps = int(np.ceil(WIDEST_BUILDING / 2 / _GROWTH))
+  for radius in range(1, steps + 1):
+    window = 2 * radius * round(_GROWTH / _CELL) + 1
+    lowest = ndimage.minimum_filter(np.where(there, surface, np.inf), window)
+    lowest = np.where(np.isposinf(lowest), -np.inf, lowest)
+    opened = np.where(there, ndimage.maximum_filter(lowest, window), np.nan)
+    found = found & (surface - opened <= _STEEPEST * _GROWTH + _KERB)
+    surface = opened
+  return found
 
 
 def all_over(
@@ -277,8 +304,8 @@ def all_over(
   if not len(places):
     raise InputError(
       f'No place on the ground of the mesh is free, of {len(xy)} every'
-      f' {spacing:g} m. Is it in metres, and is its z up? Set data.up, or give'
-      ' data.poses=FILE.'
+      f' {spacing:g} m. Is the mesh in metres, and its z up? Set data.up or a'
+      ' finer data.spacing, or give data.poses=FILE.'
     )
   count = len(places) * headings
   return Poses(
