@@ -14,6 +14,7 @@ from input_pipeline.readers import kitti_and_kitti360
 from input_pipeline.readers import kitti_odometry
 from input_pipeline.readers import kitti_odometry_splits
 from input_pipeline.readers import kitti_raw
+from input_pipeline.readers import mesh
 from input_pipeline.readers import photos
 from input_pipeline.readers import splits
 
@@ -44,6 +45,7 @@ _READERS = {
   ),
   'kitti_odometry': _Reader(kitti_odometry.load, kitti_odometry_splits.GRAMMAR),
   'kitti_raw': _Reader(kitti_raw.load, kitti_raw.GRAMMAR),
+  'mesh': _Reader(mesh.load),
   'photos': _Reader(photos.load),
   'synthetic_city': _Reader(_load_synthetic_city),
 }

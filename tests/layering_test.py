@@ -336,6 +336,11 @@ ORDER = {
     'tum_files',
     'tum_rgbd',
     'photos',
+    'mesh_files',
+    'mesh_rays',
+    'mesh_renderer',
+    'mesh_poses',
+    'mesh',
   ),
   'input_pipeline.synthetic_city': (
     'splits',

@@ -20,7 +20,7 @@ _MODULES = {
   'tensorflow-datasets': 'tensorflow_datasets',
 }
 # Asked for inside of one function, which says what to install.
-_OPTIONAL = {'ultralytics', 'huggingface_hub', 'h5py'}
+_OPTIONAL = {'ultralytics', 'huggingface_hub', 'h5py', 'trimesh', 'embreex'}
 
 _ALONE = """
 import importlib, pkgutil, sys
