@@ -114,6 +114,7 @@ ORDER = {
     'listing',
     'csv_tables',
     'footprints',
+    'georeference',
     'truth',
     'answer_lists',
     'positions',
