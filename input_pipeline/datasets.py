@@ -26,6 +26,13 @@ def _load_synthetic_city(data_dir: str, split: str, **options):
   return builder.load(data_dir, split=split, **options)
 
 
+def _load_synthetic_earth(data_dir: str, split: str, **options):
+  # Here, since it compiles with JAX, which readers of files do not need.
+  from input_pipeline.synthetic_earth import builder
+
+  return builder.load(data_dir, split=split, **options)
+
+
 class _Reader(NamedTuple):
   """How a dataset is read.
 
@@ -48,6 +55,7 @@ _READERS = {
   'mesh': _Reader(mesh.load),
   'photos': _Reader(photos.load),
   'synthetic_city': _Reader(_load_synthetic_city),
+  'synthetic_earth': _Reader(_load_synthetic_earth),
 }
 NAMES = tuple(_READERS)
 # Options that say where something lies, not what is read.
@@ -61,10 +69,11 @@ def load(
 
   Args:
     name: of `NAMES`.
-    split: of synthetic_city 'train', 'validation' or 'test'; of photos 'all';
-      of the KITTI readers sequences or drives joined by '+', such as
-      '05+06[:100]', see `readers.splits`, or the name of a published split.
-    data_dir: where the data lies (or, for synthetic_city, is to be made).
+    split: of synthetic_city and synthetic_earth 'train', 'validation' or
+      'test'; of photos 'all'; of the KITTI readers sequences or drives joined
+      by '+', such as '05+06[:100]', see `readers.splits`, or the name of a
+      published split.
+    data_dir: where the data lies (or, if it is generated, is to be made).
     packed: where to keep what is read, between runs; '' reads the raw files
       each time. See `packing`.
     **options: passed to the dataset's own `load`, such as `size`.

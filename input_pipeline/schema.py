@@ -141,7 +141,11 @@ class Dataset(NamedTuple):
       map; None where all do both.
     truth: which answers are right, where it is not metres between positions;
       None otherwise.
-    conditions: [F] str, light and weather of each frame; None where unknown.
+    conditions: [F] str, light, weather or year of each frame; None where nobody
+      says.
+    rough: [F, 2] float64, metres east and north, about where the frames that
+      ask were taken, as a camera's owner knows it: the point below a space
+      station. NaN where nobody knows; None for nowhere.
   """
 
   name: str
@@ -152,3 +156,4 @@ class Dataset(NamedTuple):
   queries: np.ndarray | None = None
   truth: truth_lib.Truth | None = None
   conditions: np.ndarray | None = None
+  rough: np.ndarray | None = None

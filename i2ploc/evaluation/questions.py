@@ -133,6 +133,19 @@ def headings_from_poses(poses: np.ndarray, axes: str) -> np.ndarray:
   return np.arctan2(poses[:, ground[1], forward], poses[:, ground[0], forward])
 
 
+class Disc(NamedTuple):
+  """Where queries are looked for: around a position that is roughly known.
+
+  Attributes:
+    position: [F, 2] of the frame table, metres east and north; NaN where
+      nobody knows: such a query is looked for everywhere.
+    radius: metres.
+  """
+
+  position: np.ndarray
+  radius: float
+
+
 class Question(NamedTuple):
   """One database, those who ask it, and what counts as right.
 
@@ -169,6 +182,7 @@ class Question(NamedTuple):
   components: tuple[int, int] | None = None
   travel: int = 1
   truth: truth_lib.Truth = truth_lib.Truth()
+  disc: Disc | None = None
 
   @property
   def direction(self) -> str:
@@ -300,6 +314,7 @@ def within_photos(
   radii: tuple[float, ...] = PHOTO_RADII,
   truth: truth_lib.Truth | None = None,
   ordered: bool = False,
+  disc: Disc | None = None,
 ) -> list[Question]:
   """Photos that ask photos, town by town, under the name 'photos'.
 
@@ -316,6 +331,7 @@ def within_photos(
     truth: of the frame table; None for metres between positions.
     ordered: the order of the rows is the order of travel, of both sides alike,
       so that sequences may be asked.
+    disc: where answers may lie; None for everywhere.
 
   Raises:
     InputError: a folder without a query or without a database.
@@ -340,6 +356,7 @@ def within_photos(
       exclude_self=True,
       travel=int(ordered),
       truth=truth,
+      disc=disc,
     )
 
   found = []
@@ -459,6 +476,8 @@ def blocks_from_question(
     candidates = np.ones(distances.shape, bool)
     if question.exclude_self:
       candidates &= queries.frames[rows, None] != places.frames
+    if question.disc is not None:
+      candidates &= _inside(question.disc, queries.take(rows), places)
     if revisits:
       # Whoever asks for revisits has made sure that the times are known.
       assert queries.times is not None and places.times is not None
@@ -471,6 +490,15 @@ def blocks_from_question(
       candidates & places_known,
       None if headings is None else headings[0][rows] @ headings[1],
     )
+
+
+def _inside(disc: Disc, queries: Track, places: Track) -> np.ndarray:
+  """bool [b, M], places that lie where the queries are looked for."""
+  around = np.asarray(disc.position, np.float64)[queries.frames]
+  inside = metrics.horizontal_distances(around, places.ground) <= disc.radius
+  if queries.towns is not None and places.towns is not None:
+    inside &= queries.towns[:, None] == places.towns
+  return inside | ~_finite_rows(around)[:, None]
 
 
 class Counts(NamedTuple):

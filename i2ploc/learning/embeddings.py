@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from i2ploc.errors import InputError
 from i2ploc.geometry import augmentation
 from i2ploc.geometry import cropping
+from i2ploc.geometry import image_augmentation
+from i2ploc.geometry import looking
 from i2ploc.models import towers as towers_lib
 from i2ploc.training import step as step_lib
 
@@ -131,13 +133,13 @@ def make_image_embed(
     mirror: whether the images of half of the towns are mirrored, all alike: a
       mirrored town is another one.
     crop_area: smallest share of an image, see
-      `augmentation.random_resized_crop`; 1 for the whole.
+      `image_augmentation.random_resized_crop`; 1 for the whole.
     mixing: share of the images that look like those of the target domain, see
-      `augmentation.mix_statistics`; 0 for none.
+      `image_augmentation.mix_statistics`; 0 for none.
     look_field: radians; images are panoramas, and the model sees this much of
-      them at the batch's `yaw`, see `augmentation.look`. 0: images as they are.
+      them at the batch's `yaw`, see `looking.look`. 0: images as they are.
     overhead: turns and crops of images from above, see
-      `augmentation.overhead_views`; None for none.
+      `image_augmentation.overhead_views`; None for none.
     frozen: sides that are no longer trained; their readings are left as they
       are.
 
@@ -157,24 +159,29 @@ def make_image_embed(
     frames = images.shape[1:-3]
     images = images.reshape(-1, *images.shape[-3:])
     keys = jax.random.split(key, 5)
-    intrinsics = batch.get('intrinsics')
     if look_field:
-      images, intrinsics = augmentation.look(
-        images, intrinsics, batch['yaw'], size, look_field
+      batch = dict(batch)
+      images = looking.look(
+        images,
+        batch.pop('intrinsics'),
+        batch['yaw'],
+        size=size,
+        field=look_field,
       )
-      batch = dict(batch, intrinsics=intrinsics)
     if mixing:
-      images = augmentation.mix_statistics(
+      images, _ = image_augmentation.mix_statistics(
         keys[0], images, ~batch['labelled'], mixing
       )
     if color_jitter:
       images = augmentation.color_jitter(keys[1], images, color_jitter)
     if overhead is not None:
-      images = augmentation.overhead_views(
+      images = image_augmentation.overhead_views(
         keys[2], images, batch['variant'], **overhead
       )
     if crop_area < 1:
-      images = augmentation.random_resized_crop(keys[3], images, crop_area)
+      images = image_augmentation.random_resized_crop(
+        keys[3], images, crop_area
+      )
     images = images.reshape(-1, *frames, *images.shape[-3:])
     batch = dict(batch, image=images)
     if mirror:

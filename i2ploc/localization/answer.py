@@ -9,6 +9,7 @@ one line per query, see `record`; its fields do not depend on the stages.
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import math
 from typing import Any
 from typing import NamedTuple
 
@@ -26,11 +27,15 @@ class Prior(NamedTuple):
     down: [3], gravity in the camera frame, of any length; the map's z is up.
     tolerance: largest angle from it, radians.
     height: (low, high), z of the camera in the map, metres.
+    position: [2], about where it is in the map, metres east and north.
+    radius: metres from `position` within which it certainly is.
   """
 
   down: np.ndarray | None = None
   tolerance: float = 0.1
   height: tuple[float, float] | None = None
+  position: np.ndarray | None = None
+  radius: float = math.inf
 
 
 UNKNOWN = Prior()

@@ -2,8 +2,11 @@
 """The stage that retrieves: the readings of a map most similar to a query.
 
 An answer is the pose of a map reading, so it is right up to the distance to
-the nearest one. The confidence is what the model's own temperature says: the
-similarities of all places, times the learned scale, through a softmax are the
+the nearest one. A query that knows roughly where it is (`Prior.position`) is
+answered by places around there alone.
+
+The confidence is what the model's own temperature says: the similarities of all
+places that may answer, times the learned scale, through a softmax are the
 probabilities that training fitted (InfoNCE is cross-entropy over places); the
 confidence of an answer is the mass of all places within a radius of it, since
 neighbouring readings of one street share it. It assumes that the query lies
@@ -62,6 +65,9 @@ def make_stage(
   def retrieve(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:
     del answers
     descriptors = describe(query, embed, image_size, resize)[None]
+    within = None
+    if query.prior.position is not None:
+      within = index.around(query.prior.position, query.prior.radius)
     found = localize(
       descriptors,
       index,
@@ -69,6 +75,7 @@ def make_stage(
       radius=radius,
       k=k,
       calibration=calibration,
+      within=within,
     )[0]
     return [with_image(one, folder) for one in found]
 
@@ -114,11 +121,13 @@ def localize(
   radius: float = 10.0,
   k: int = 5,
   calibration: calibration_lib.Calibration | None = None,
+  within: np.ndarray | None = None,
 ) -> list[list[Answer]]:
   """The k most similar places of each query.
 
-  1. Find the k places whose best view is the most similar.
-  2. posterior = softmax(scale * similarity) over all places.
+  1. Find the k places whose best view is the most similar, of those that may
+     answer.
+  2. posterior = softmax(scale * similarity) over all places that may answer.
   3. The confidence of an answer is the posterior mass of the places of its
      town within `radius` of it, horizontally, itself included.
 
@@ -132,13 +141,15 @@ def localize(
     k: answers per query; a map of fewer places gives all of them.
     calibration: of this map and model, with a radius of its own; one without a
       curve gives no confidences.
+    within: bool [Q, K], the places that may answer, see `Index.around`; None
+      for all.
 
   Returns:
-    Q lists of min(k, places) answers, best first. Evidence: key, frame, view
-    and name of the reading (see `Index`), position of its body (the height may
-    be NaN) and heading, and distance_from_best: horizontal metres to the answer
-    of rank 1, infinite in another town. A map whose positions are no metres has
-    neither position nor distance.
+    Q lists of min(k, places that may answer) answers, best first. Evidence:
+    key, frame, view and name of the reading (see `Index`), position of its body
+    (the height may be NaN) and heading, and distance_from_best: horizontal
+    metres to the answer of rank 1, infinite in another town. A map whose
+    positions are no metres has neither position nor distance.
 
   Raises:
     InputError: no query, descriptors that are not finite, not of unit norm or
@@ -149,20 +160,27 @@ def localize(
       raise InputError(f'{name}={value}; expected a positive number.')
   if k < 1:
     raise InputError(f'k={k} answers were asked for; ask for at least 1.')
-  found = index.search(queries, k, 1.0 if scale is None else scale)
+  found = index.search(queries, k, 1.0 if scale is None else scale, within)
+  may_answer = [None] * len(queries) if within is None else within
   answers = []
-  for query, similarities, rows, log_sum in zip(queries, *found, strict=True):
+  for query, allowed, similarities, rows, log_sum in zip(
+    queries, may_answer, *found, strict=True
+  ):
+    similarities, rows = similarities[rows >= 0], rows[rows >= 0]
+    if not len(rows):
+      answers.append([])
+      continue
     confidence = [None] * len(rows)
     if scale is None and calibration is not None and not calibration.reason:
       margins = calibration_lib.margins(
-        index, query, rows, similarities, calibration.radius
+        index, query, rows, similarities, calibration.radius, allowed
       )
       confidence = calibration_lib.confidence(
         calibration, similarities, margins
       ).tolist()
     if scale is not None:
       confidence = [
-        _mass(index, query, row, logit, scale, radius)
+        _mass(index, query, row, logit, scale, radius, allowed)
         for row, logit in zip(
           rows, scale * (similarities - similarities[0]) - log_sum, strict=True
         )
@@ -181,13 +199,16 @@ def localize(
   return answers
 
 
-def _mass(index, query, row, logit, scale, radius) -> float:
-  """Posterior of the places around the place of a row.
+def _mass(index, query, row, logit, scale, radius, allowed) -> float:
+  """Posterior of the places that may answer around the place of a row.
 
   `logit` is the logarithm of the row's own posterior. Its neighbours are
   compared with it on the host, where rounding differs from the device's.
   """
-  similar = index.similarities_to(query, index.near(row, radius))
+  places = index.near(row, radius)
+  if allowed is not None:
+    places = places[allowed[places]]
+  similar = index.similarities_to(query, places)
   similar = similar.astype(np.float64)
   views = np.atleast_2d(query)
   own = (np.asarray(index.descriptors[row], np.float32) @ views.T).max()

@@ -13,7 +13,9 @@ the others. What is right, by `positions`:
 
   ''        metres between the positions in the names ('@east@north@...'), else
             those in EXIF; footprints that overlap, where names hold four
-            corners. Without any, photos are answered and recall is not measured
+            corners or pictures are georeferenced, see `georeference`. Without
+            any, photos are answered and recall is not measured
+  EPSG:N    the same, with the projection of pictures that do not say theirs
   order     numbers of photos, in order of name from 0 in either folder
   none      nothing is known
   FILE.csv  positions, or pairs query,reference; see `positions`, `answer_lists`
@@ -21,6 +23,7 @@ the others. What is right, by `positions`:
 """
 
 import pathlib
+import re
 from typing import NamedTuple
 
 from absl import logging
@@ -30,6 +33,7 @@ from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.photos import answer_lists
 from i2ploc.photos import footprints
+from i2ploc.photos import georeference
 from i2ploc.photos import listing
 from i2ploc.photos import msls
 from i2ploc.photos import positions as positions_lib
@@ -205,6 +209,9 @@ def _truth(root, parts, names, town, frame, asks, one, source):
     _warn_of_lengths(parts)
     place = positions_lib.from_frames(frame)
     return place, truth_lib.Truth(truth_lib.FRAMES)
+  projection = re.fullmatch(r'EPSG:(\d+)', source, re.IGNORECASE)
+  if projection:
+    source = ''
   if source and answer_lists.is_list(root / source):
     rows = np.arange(len(names))
     queries, places = (rows, rows) if one else (rows[asks], rows[~asks])
@@ -215,6 +222,16 @@ def _truth(root, parts, names, town, frame, asks, one, source):
   official = [part.known for part in parts if part.known is not None]
   if official:
     return _official(official), metres
+  known = georeference.read_footprints(
+    root, names, int(projection[1]) if projection else 0
+  )
+  if any(corners is not None for corners in known):
+    return _georeferenced(names, town, gps, known)
+  if projection:
+    raise InputError(
+      f'{root}: positions={projection[0]!r} is for georeferenced pictures, and'
+      f' none of {len(names)} has tags of a GeoTIFF or a world file beside it.'
+    )
   if footprints.in_name(names[0]) is not None:
     corners = footprints.from_names(names)
     return nowhere, truth_lib.Truth(truth_lib.OVERLAP, footprints=corners)
@@ -222,6 +239,31 @@ def _truth(root, parts, names, town, frame, asks, one, source):
   if place is None:
     place = positions_lib.from_gps(names, gps, town)
   return place, metres
+
+
+def _georeferenced(names, town, gps, known):
+  """Positions and truth where some pictures know where they lie.
+
+  Of the others a footprint is in the name, or a point in EXIF, which is right
+  where a footprint holds it.
+  """
+  corners = np.full((len(names), 4, 2), np.nan)
+  for i, (name, found, place) in enumerate(zip(names, known, gps, strict=True)):
+    if found is not None:
+      corners[i] = found
+    elif footprints.in_name(name) is not None:
+      corners[i] = footprints.from_names([name])[0]
+    elif place is not None:
+      corners[i] = place[:2]
+  missing = [names[i] for i in np.flatnonzero(np.isnan(corners[:, 0, 0]))]
+  if missing:
+    logging.warning(
+      '%d of %d pictures lie nowhere, and no answer of theirs or to them is'
+      ' right or wrong: %s.',
+      len(missing), len(names), listing.examples(missing),
+    )  # fmt: skip
+  truth = truth_lib.Truth(truth_lib.OVERLAP, footprints=corners)
+  return positions_lib.from_footprints(corners, town), truth
 
 
 def _warn_of_lengths(parts: list[_Part]) -> None:

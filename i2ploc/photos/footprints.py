@@ -5,7 +5,7 @@ As EarthLoc and EarthMatch name their images: '@lat1@lon1@lat2@lon2@lat3@lon3@
 lat4@lon4@...', degrees of the corners in turn. A footprint is the convex
 quadrilateral of its corners in latitude and longitude, whose sides are straight
 there; that is not the shortest way over ground, and of no use around a pole.
-Footprints that only touch overlap.
+Footprints that only touch overlap. One whose corners are equal is a point.
 """
 
 from collections.abc import Sequence
@@ -59,9 +59,21 @@ def from_names(names: Sequence[str]) -> np.ndarray:
       f' {listing.examples(bad)}. Expected'
       ' @lat1@lon1@lat2@lon2@lat3@lon3@lat4@lon4@...'
     )
-  corners = np.array(found, np.float64).reshape(-1, 4, 2)
+  return in_turn(np.array(found, np.float64).reshape(-1, 4, 2))
+
+
+def in_turn(corners: np.ndarray) -> np.ndarray:
+  """Corners counter-clockwise, around the globe to where the first one is.
+
+  Args:
+    corners: [N, 4, 2] degrees, around the middle in any order.
+
+  Returns:
+    float64 [N, 4, 2], see `from_names`.
+  """
   first = corners[:, :1, 1]
-  corners[..., 1] = first + (corners[..., 1] - first + 180) % 360 - 180
+  around = first + (corners[..., 1] - first + 180) % 360 - 180
+  corners = np.stack([corners[..., 0], around], -1)
   # In turn around the middle, whichever way they were written.
   away = corners - corners.mean(1, keepdims=True)
   order = np.argsort(np.arctan2(away[..., 0], away[..., 1]), axis=1)

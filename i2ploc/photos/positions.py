@@ -205,6 +205,24 @@ def from_gps(
   return Positions(position, yaw_from_compass(values[:, 3]))
 
 
+def from_footprints(
+  corners: np.ndarray, towns: Sequence[str] = ()
+) -> Positions:
+  """The middles of footprints; unknown where they fit on no map together.
+
+  Args:
+    corners: [N, 4, 2] degrees, see `footprints.from_names`; NaN is unknown.
+    towns: of each, each on a map of its own; () for one.
+  """
+  found = unknown(len(corners))
+  latitude, longitude = corners.mean(1).T
+  try:
+    found.position[:, :2] = project(latitude, longitude, towns)
+  except InputError as error:
+    logging.warning('Pictures have footprints and no positions: %s', error)
+  return found
+
+
 def _warn_of_unknown(names: Sequence[str], known: np.ndarray) -> None:
   missing = [
     name for name, there in zip(names, known, strict=True) if not there

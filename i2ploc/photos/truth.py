@@ -42,7 +42,8 @@ class Truth(NamedTuple):
 
   Attributes:
     unit: of `UNITS`.
-    footprints: [F, 4, 2], see `footprints.from_names`; None in other units.
+    footprints: [F, 4, 2], see `footprints.from_names`, NaN where unknown; four
+      equal corners are a point. None in other units.
     answers: None in other units.
   """
 
@@ -81,7 +82,7 @@ class Truth(NamedTuple):
   def known(self, rows: np.ndarray) -> np.ndarray | None:
     """bool [N], of which rows the truth is known; None: positions tell."""
     if self.footprints is not None:
-      return np.ones(len(rows), bool)
+      return np.isfinite(self.footprints[rows]).all((1, 2))
     return None if self.answers is None else self.answers.known[rows]
 
 

@@ -183,6 +183,7 @@ def margins(
   rows: np.ndarray,
   similarities: np.ndarray,
   radius: float,
+  within: np.ndarray | None = None,
 ) -> np.ndarray:
   """Similarity of each answer less that of the best place beyond a radius.
 
@@ -193,6 +194,7 @@ def margins(
     similarities: [k], of the answers.
     radius: metres. Other towns, and places that nobody knows the way to, are
       beyond it.
+    within: bool [K], the places that may answer; None for all.
 
   Returns:
     float64 [k]; negative for an answer with a better one elsewhere, inf where
@@ -201,7 +203,7 @@ def margins(
   every = index.similarities_to_all(query).astype(np.float64)
   found = []
   for row, similarity in zip(rows, similarities, strict=True):
-    far = np.ones(index.num_places, bool)
+    far = np.ones(index.num_places, bool) if within is None else within.copy()
     far[index.near(row, radius)] = False
     best = every[far].max() if far.any() else -np.inf
     found.append(float(similarity) - best)

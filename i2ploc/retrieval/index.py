@@ -63,9 +63,11 @@ class Found(NamedTuple):
 
   Attributes:
     similarities: float32 [Q, k], not increasing.
-    rows: int32 [Q, k] of the index, of distinct keys.
-    log_sum: float32 [Q], the logarithm of the sum over all places of
-      exp(scale * (similarity - the first one)): what normalises a posterior.
+    rows: int32 [Q, k] of the index, of distinct keys; -1, with a similarity of
+      -inf, where fewer places may answer.
+    log_sum: float32 [Q], the logarithm of the sum over all places that may
+      answer of exp(scale * (similarity - the first one)): what normalises a
+      posterior. -inf where none may.
   """
 
   similarities: np.ndarray
@@ -188,6 +190,31 @@ class Index:
     itself = np.asarray(self.keys)[first] == self.keys[row]
     return np.flatnonzero(itself | (self.distances(row, first) <= radius))
 
+  def around(self, positions: np.ndarray, radius: float) -> np.ndarray:
+    """Places within `radius` metres of where queries roughly are.
+
+    Args:
+      positions: [Q, 2] metres east and north; NaN is unknown, and keeps all.
+      radius: metres.
+
+    Returns:
+      bool [Q, K] for `search`. Places of unknown position are around nothing.
+
+    Raises:
+      InputError: a map of several towns, whose metres cannot be compared, or of
+        positions that are no metres.
+    """
+    ground, towns = self._ground
+    if towns.any() or self.unit != METRES:
+      raise InputError(
+        'A rough position is in metres, of one town; the map has'
+        f' {towns.max() + 1} towns, and positions in {self.unit!r}.'
+      )
+    positions = np.asarray(positions, np.float64).reshape(-1, 1, 2)
+    away = positions - ground[self._table[:, 0]]
+    near = np.hypot(away[..., 0], away[..., 1]) <= radius
+    return near | ~np.isfinite(positions).all(-1)
+
   def similarities_to(
     self, query: np.ndarray, places: np.ndarray
   ) -> np.ndarray:
@@ -212,7 +239,13 @@ class Index:
     seen = (np.asarray(self.descriptors, np.float32) @ views.T).max(-1)
     return np.where(self._table >= 0, seen[self._table], -np.inf).max(-1)
 
-  def search(self, queries: np.ndarray, k: int, scale: float = 1.0) -> Found:
+  def search(
+    self,
+    queries: np.ndarray,
+    k: int,
+    scale: float = 1.0,
+    within: np.ndarray | None = None,
+  ) -> Found:
     """The k most similar places of each query, exactly, best first.
 
     Equal similarities are ordered by where the key first appears in the map,
@@ -225,10 +258,13 @@ class Index:
         views of each query, of which the most similar counts.
       k: how many places; a map of fewer gives all of them.
       scale: inverse temperature of `Found.log_sum`.
+      within: bool [Q, K], the places that may answer each query, in the order
+        in which their keys first appear, see `around`; None for all.
 
     Raises:
       InputError: no query, another width than the map's, a descriptor that is
-        not finite or not of the norm it should have, or k < 1.
+        not finite or not of the norm it should have, k < 1, or `within` of
+        another shape.
     """
     queries = np.asarray(queries, np.float32)
     if queries.ndim == 2:
@@ -242,8 +278,19 @@ class Index:
     )
     padded = np.zeros((bucket, *queries.shape[1:]), np.float32)
     padded[: len(queries)] = queries
+    allowed = None
+    if within is not None:
+      shape = len(queries), self.num_places
+      if np.shape(within) != shape:
+        raise InputError(
+          f'within has shape {np.shape(within)}; expected {shape}, of queries'
+          ' and places.'
+        )
+      allowed = np.ones((bucket, self.num_places), bool)
+      allowed[: len(queries)] = within
     found = _search(
       padded,
+      allowed,
       *self._on_device,
       np.float32(scale),
       k=min(k, self.num_places),
@@ -255,6 +302,7 @@ class Index:
 @functools.partial(jax.jit, static_argnames=('k', 'block'))
 def _search(
   queries: jax.Array,
+  allowed: jax.Array | None,
   descriptors: jax.Array,
   table: jax.Array,
   scale: jax.Array,
@@ -264,7 +312,10 @@ def _search(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """See `Found`; `table` [K, V] holds the rows of each place, -1 unused."""
 
-  def search_block(queries: jax.Array) -> tuple[jax.Array, ...]:
+  def search_block(
+    asked: tuple[jax.Array, jax.Array | None],
+  ) -> tuple[jax.Array, ...]:
+    queries, allowed = asked
     similarities = jnp.matmul(
       queries.reshape(-1, queries.shape[-1]),
       descriptors.T,
@@ -273,12 +324,19 @@ def _search(
     similarities = similarities.reshape(*queries.shape[:2], -1).max(1)
     views = jnp.where(table >= 0, similarities[:, table], -jnp.inf)
     places = views.max(-1)
+    if allowed is not None:
+      places = jnp.where(allowed, places, -jnp.inf)
     best, first = jax.lax.top_k(places, k)
     view = jnp.take_along_axis(views.argmax(-1), first, axis=1)
-    weights = jnp.exp(scale * (places - best[:, :1]))
-    return best, table[first, view], jnp.log(weights.sum(-1))
+    rows = jnp.where(jnp.isneginf(best), -1, table[first, view])
+    # Where nothing may answer, -inf less itself would be no number.
+    top = jnp.where(rows[:, :1] < 0, 0.0, best[:, :1])
+    weights = jnp.exp(scale * (places - top))
+    return best, rows, jnp.log(weights.sum(-1))
 
-  blocks = queries.reshape(-1, block, *queries.shape[1:])
+  blocks = jax.tree.map(
+    lambda x: x.reshape(-1, block, *x.shape[1:]), (queries, allowed)
+  )
   best, rows, log_sum = jax.lax.map(search_block, blocks)
   return best.reshape(-1, k), rows.reshape(-1, k), log_sum.reshape(-1)
 

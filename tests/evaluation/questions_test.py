@@ -189,6 +189,45 @@ class PhotosTest(absltest.TestCase):
     known = questions.known_positions(question, track)
     self.assertEqual(np.flatnonzero(~known).tolist(), [2])
 
+  def test_photos_are_looked_for_where_they_roughly_are(self):
+    frames = _table([*_straight('a', 'a0', 6), *_straight('b', 'b0', 3)])
+    frames.position[4, 0] = np.nan
+    rough = np.full((9, 2), np.nan)
+    rough[0], rough[6] = [6.0, 0], [0.0, 3.0]
+    asks = np.isin(np.arange(9), [0, 1, 6])
+    disc = questions.Disc(rough, 5.0)
+    found = questions.within_photos(frames, asks, radii=(3.0,), disc=disc)
+    track = questions.track_from_frames(frames)
+    candidates = {}
+    for question in found:
+      (block,) = questions.blocks_from_question(
+        question,
+        track.take(question.query_rows),
+        track.take(question.map_rows),
+      )
+      for query, row in zip(question.query_rows, block.candidates, strict=True):
+        candidates[question.name, int(query)] = question.map_rows[row].tolist()
+    self.assertEqual(
+      candidates,
+      {
+        ('photos', 0): [2, 3],
+        ('photos', 1): [2, 3, 4, 5],
+        ('photos', 6): [7],
+        ('photos_one_pool', 0): [2, 3],
+        # Nobody knows where 1 is: it is looked for in all towns.
+        ('photos_one_pool', 1): [2, 3, 4, 5, 7, 8],
+        ('photos_one_pool', 6): [7],
+      },
+    )
+    counts = questions.count_positives(
+      found[0],
+      track.take(found[0].query_rows),
+      track.take(found[0].map_rows),
+    )
+    # The place without a position competes, and is neither right nor wrong.
+    self.assertEqual(counts.candidates.tolist(), [2, 3])
+    self.assertEqual(counts.positives[:, 0].tolist(), [0, 1])
+
   def test_a_folder_that_cannot_ask_is_named(self):
     frames = _three_drives()
     for queries, message in (

@@ -11,6 +11,7 @@ from PIL import Image
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.localization import answer as answer_lib
 from i2ploc.localization import retrieve
+from i2ploc.retrieval import calibration as calibration_lib
 from i2ploc.retrieval import index as index_lib
 
 # x right, y down, z forward from x forward, y left, z up; 0.3 m to the front.
@@ -202,6 +203,63 @@ class LocalizeTest(parameterized.TestCase):
   def test_what_cannot_be_answered_is_an_error(self, queries, change, message):
     with self.assertRaisesRegex(ValueError, message):
       localize(make_index(), queries, **change)
+
+
+class WithinTest(absltest.TestCase):
+  def test_answers_are_those_of_a_map_of_the_places_that_may_answer(self):
+    index = make_index(num_places=30)
+    rng = np.random.default_rng(3)
+    queries = rng.normal(size=(4, 32)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    within = rng.random((4, 30)) < 0.4
+    within[2] = False
+    found = retrieve.localize(
+      queries, index, scale=9.0, radius=6.0, within=within
+    )
+    self.assertEqual(found[2], [])
+    columns = ('descriptors', 'keys', 'poses', 'towns', 'frames', 'names')
+    for i in (0, 1, 3):
+      rows = np.flatnonzero(np.repeat(within[i], 2))
+      some = dataclasses.replace(
+        index,
+        **{name: getattr(index, name)[rows] for name in (*columns, 'views')},
+      )
+      alone = retrieve.localize(queries[i : i + 1], some, scale=9.0, radius=6.0)
+      self.assertEqual(
+        [one.evidence['key'] for one in found[i]],
+        [one.evidence['key'] for one in alone[0]],
+      )
+      np.testing.assert_allclose(
+        [one.confidence for one in found[i]],
+        [one.confidence for one in alone[0]],
+        rtol=1e-5,
+      )
+
+  def test_a_calibrated_map_compares_with_places_that_may_answer(self):
+    index = make_index(num_places=30, views=(0.0,))
+    query = index.descriptors[4:5]
+    within = np.arange(30)[None] == 4
+    rows, value = np.array([4]), np.ones(1, np.float32)
+    alone = calibration_lib.margins(
+      index, query[0], rows, value, 3.0, within[0]
+    )
+    self.assertEqual(alone[0], np.inf)
+    self.assertTrue(within[0, 4])
+
+  def test_a_query_is_looked_for_around_its_rough_position(self):
+    index = make_index()
+    stage = retrieve.make_stage(
+      index, lambda _: index.descriptors[6:7], (8, 8),
+      scale=20.0, radius=6.0, k=30,
+    )  # fmt: skip
+    image = np.zeros((16, 16, 3), np.uint8)
+    prior = answer_lib.Prior(position=np.array([0.0, 20.0]), radius=5.0)
+    answers = stage(answer_lib.Query('a.png', image, prior=prior), [])
+    keys = sorted(one.evidence['key'] for one in answers)
+    self.assertEqual(keys, [6, 7, 8, 9, 10])
+    self.assertLen(stage(answer_lib.Query('a.png', image), []), 30)
+    prior = prior._replace(position=np.array([900.0, 0.0]))
+    self.assertEmpty(stage(answer_lib.Query('a.png', image, prior=prior), []))
 
 
 class StageTest(absltest.TestCase):

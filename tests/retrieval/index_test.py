@@ -169,6 +169,70 @@ class SearchTest(parameterized.TestCase):
     if scale < 1:
       self.assertTrue((few.log_sum > first + 1.0).all())
 
+  @parameterized.parameters((None, 5), ([0, 1, 0, 2, 2, 1], 2))
+  def test_only_places_that_may_answer_do(self, keys, k):
+    rng = np.random.default_rng(8)
+    size = 40 if keys is None else len(keys)
+    index = make_index(unit(rng, size, 12), keys)
+    queries = unit(rng, 19, 12)
+    within = rng.random((19, index.num_places)) < 0.5
+    within[3], within[4] = False, np.arange(index.num_places) == 1
+    found = index.search(queries, k, 7.0, within)
+    names = np.array([*dict.fromkeys(index.keys.tolist())])
+    for i, query in enumerate(queries):
+      rows = np.flatnonzero(np.isin(index.keys, names[within[i]]))
+      if not len(rows):
+        self.assertEqual(found.rows[i].tolist(), [-1] * k)
+        self.assertEqual(found.log_sum[i], -np.inf)
+        continue
+      some = make_index(index.descriptors[rows], index.keys[rows])
+      alone = some.search(query[None], k, 7.0)
+      count = alone.rows.shape[1]
+      np.testing.assert_array_equal(found.rows[i, :count], rows[alone.rows[0]])
+      np.testing.assert_array_equal(found.rows[i, count:], -1)
+      np.testing.assert_array_equal(found.similarities[i, count:], -np.inf)
+      np.testing.assert_allclose(
+        found.similarities[i, :count], alone.similarities[0], atol=1e-6
+      )
+      np.testing.assert_allclose(found.log_sum[i], alone.log_sum[0], atol=1e-5)
+
+  def test_blocks_carry_their_part_of_who_may_answer(self):
+    rng = np.random.default_rng(9)
+    index, queries = make_index(unit(rng, 30, 8)), unit(rng, 50, 8)
+    within = rng.random((50, 30)) < 0.3
+    expected = index.search(queries, 4, within=within)
+    with mock.patch.object(index_lib, 'BLOCK_ENTRIES', 16 * 30):
+      found = index.search(queries, 4, within=within)
+    for a, b in zip(expected, found, strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-6)
+
+  def test_who_may_answer_is_said_of_every_place(self):
+    index = make_index(unit(np.random.default_rng(0), 4, 8))
+    with self.assertRaisesRegex(ValueError, r'\(2, 3\); expected \(2, 4\)'):
+      index.search(index.descriptors[:2], 1, within=np.ones((2, 3), bool))
+
+  def test_places_around_rough_positions(self):
+    # UTM: float32 would not tell half metres apart.
+    index = make_index(unit(np.random.default_rng(0), 6, 8), [0, 0, 1, 2, 3, 4])
+    index.poses[:, :2, 3] += [500_000.0, 5_000_000.25]
+    index.poses[5, 0, 3] = np.nan
+    positions = np.array([[500_000.0, 5_000_000.0], [np.nan, 0]])
+    at_most = np.hypot(7.5, 0.25)
+    np.testing.assert_array_equal(
+      index.around(positions, at_most),
+      [[True, True, True, False, False], [True] * 5],
+    )
+    np.testing.assert_array_equal(
+      index.around(positions[0], at_most - 1e-6),
+      [[True, True, False, False, False]],
+    )
+    towns = np.array(['a'] * 5 + ['b'])
+    with self.assertRaisesRegex(ValueError, '2 towns'):
+      dataclasses.replace(index, towns=towns).around(positions, 5.0)
+    origin = {**index.provenance, 'unit': 'frames'}
+    with self.assertRaisesRegex(ValueError, "'frames'"):
+      dataclasses.replace(index, provenance=origin).around(positions, 5.0)
+
   def test_places_around_a_row_and_their_similarities(self):
     rng = np.random.default_rng(6)
     index = make_index(unit(rng, 12, 8), [i // 2 for i in range(12)])
