@@ -8,6 +8,7 @@ for say so. Intervals are Student's t over the seeds, 95 %; differences to the
 first row are taken seed by seed.
 """
 
+import collections
 from collections.abc import Mapping
 from collections.abc import Sequence
 import concurrent.futures
@@ -17,6 +18,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 from typing import NamedTuple
 
@@ -37,11 +39,23 @@ class Row(NamedTuple):
     title: what the table calls it.
     config: file of configs/ and its argument.
     fields: config fields that differ.
+    start: the row whose run of the same seed it takes, as the field `start_as`.
+    start_as: 'train.pretrained' to train on, 'checkpoint' to evaluate alone.
+    mode: 'train', or 'evaluate' for what is not trained.
+    direction: of what is read off, for columns with '{direction}'.
   """
 
   title: str
   config: str
   fields: Mapping[str, str] = {}
+  start: str = ''
+  start_as: str = 'train.pretrained'
+  mode: str = 'train'
+  direction: str = 'image_to_image'
+
+  def metric(self, column: str) -> str:
+    """Where results.json has a column."""
+    return column.format(direction=self.direction)
 
 
 class Study(NamedTuple):
@@ -51,7 +65,8 @@ class Study(NamedTuple):
     name: of the marks `<!-- name -->` and `<!-- /name -->` around the table.
     title: of the table's first column.
     rows: by short name; the first is what the others are compared with.
-    columns: names in results.json by title; the first is compared.
+    columns: names in results.json by title, perhaps with '{direction}' of the
+      row; the first is compared.
   """
 
   name: str
@@ -83,6 +98,10 @@ class Options(NamedTuple):
   train: bool = True
 
 
+# Of a run's folder: two rows may start from one run.
+_LOCKS: Mapping[pathlib.Path, threading.Lock] = collections.defaultdict(
+  threading.Lock
+)
 Results = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
@@ -102,28 +121,35 @@ def command(
 
   A row with another batch size gets as many pairs, not as many steps.
   """
-  row, config = study.rows[name], default_config(study.rows[name]).train
-  pairs = config.num_steps * config.batch_size
-  if options.steps:
-    first = default_config(next(iter(study.rows.values()))).train
-    pairs = options.steps * first.batch_size
-  size = int(row.fields.get('train.batch_size', config.batch_size))
-  num_steps = pairs // size
-  fields = row.fields | {
-    'seed': str(seed),
-    'train.num_steps': str(num_steps),
-    'train.eval_every': str(num_steps),
-  }
+  row = study.rows[name]
+  fields = {**row.fields, 'seed': str(seed)}
+  if row.start:
+    fields[row.start_as] = str(_folder(options, row.start, seed))
+  if row.mode == 'train':
+    num_steps = str(_num_steps(study, row, options))
+    fields = {'train.num_steps': num_steps, 'train.eval_every': num_steps} | (
+      fields
+    )
   parts = [
     sys.executable,
     'main.py',
-    '--mode=train',
+    f'--mode={row.mode}',
     f'--config=configs/{row.config}',
     f'--workdir={folder}',
     *(f'--config.{key}={value}' for key, value in fields.items()),
   ]
   data_dir = options.data_dir
   return parts + ([f'--data_dir={data_dir}'] if data_dir else [])
+
+
+def _num_steps(study, row, options) -> int:
+  """As many readings as all rows see, in batches of the row's size."""
+  config = default_config(row).train
+  pairs = config.num_steps * config.batch_size
+  if options.steps:
+    first = default_config(next(iter(study.rows.values()))).train
+    pairs = options.steps * first.batch_size
+  return pairs // int(row.fields.get('train.batch_size', config.batch_size))
 
 
 def _environment(jobs: int) -> dict[str, str]:
@@ -153,6 +179,16 @@ def train(
   """
   folder = _folder(options, name, seed)
   results = folder / 'results.json'
+  row = study.rows[name]
+  if row.start and not results.exists():
+    train(study, row.start, seed, options)
+  with _LOCKS[folder]:
+    return _train_once(study, name, seed, options)
+
+
+def _train_once(study, name, seed, options):
+  folder, row = _folder(options, name, seed), study.rows[name]
+  results = folder / 'results.json'
   if not results.exists():
     folder.mkdir(parents=True, exist_ok=True)
     start = time.time()
@@ -168,7 +204,8 @@ def train(
     if done.returncode:
       raise RuntimeError(f'{name}, seed {seed} failed: see {folder}/log.txt')
     minutes = (time.time() - start) / 60
-    value = json.loads(results.read_text())[next(iter(study.columns.values()))]
+    column = row.metric(next(iter(study.columns.values())))
+    value = json.loads(results.read_text())[column]
     print(f'{name}, seed {seed}: {value:.1f} ({minutes:.1f} min)', flush=True)
   return json.loads(results.read_text())
 
@@ -190,13 +227,18 @@ def table(study: Study, results: Results, num_seeds: int) -> str:
   main = study.columns[first]
   reference = results.get(next(iter(study.rows)), {})
   for name, runs in results.items():
-    cells = [study.rows[name].title]
+    row = study.rows[name]
+    cells = [row.title]
     if len(runs) < num_seeds:
       cells[0] += f' ({len(runs)} of {num_seeds} seeds)'
-    for metric in study.columns.values():
+    for metric in map(row.metric, study.columns.values()):
       cells.append(_cell([r[metric] for r in runs.values() if metric in r]))
     shared = [seed for seed in runs if seed in reference]
-    differences = [runs[seed][main] - reference[seed][main] for seed in shared]
+    first_main = study.rows[next(iter(study.rows))].metric(main)
+    differences = [
+      runs[seed][row.metric(main)] - reference[seed][first_main]
+      for seed in shared
+    ]
     own = runs is reference
     cells.insert(2, '' if own else _cell(differences, sign=True))
     lines.append(cells)
@@ -250,11 +292,14 @@ def run_study(study: Study, options: Options) -> Results:
   return results
 
 
-def main(study: Study) -> None:
-  """The command line of a study."""
+def main(*studies: Study) -> None:
+  """The command line of one study or more, whose rows have different names."""
+  rows = [name for study in studies for name in study.rows]
+  names = [study.name for study in studies]
+  flags.DEFINE_multi_enum('study', names, names, 'Only these tables.')
   flags.DEFINE_string('workdir', None, 'One folder per run in here.')
   flags.DEFINE_string('data_dir', None, 'Where the data lies.')
-  flags.DEFINE_multi_enum('row', [], list(study.rows), 'Only these rows.')
+  flags.DEFINE_multi_enum('row', [], rows, 'Only these rows.')
   flags.DEFINE_integer('seeds', 3, 'Runs of each row.', lower_bound=1)
   flags.DEFINE_integer('steps', None, "Training steps; default: the config's.")
   flags.DEFINE_integer(
@@ -271,17 +316,22 @@ def main(study: Study) -> None:
     options = Options(
       workdir=pathlib.Path(given.workdir),
       data_dir=given.data_dir,
-      names=given.row,
       num_seeds=given.seeds,
       steps=given.steps,
       jobs=given.jobs,
       train=not given.table,
     )
-    results = run_study(study, options)
-    if given.page:
-      text = table(study, results, options.num_seeds)
-      insert(text, study.name, pathlib.Path(given.page))
+    found = {}
+    for study in studies:
+      some = [name for name in given.row if name in study.rows]
+      if study.name not in given.study or (given.row and not some):
+        continue
+      results = run_study(study, options._replace(names=some))
+      found |= results
+      if given.page:
+        text = table(study, results, options.num_seeds)
+        insert(text, study.name, pathlib.Path(given.page))
     if given.json:
-      pathlib.Path(given.json).write_text(json.dumps(results, indent=1))
+      pathlib.Path(given.json).write_text(json.dumps(found, indent=1))
 
   app.run(run)

@@ -8,7 +8,8 @@ Their arguments after the colon, beside those of each:
   recipe=ours | released: released has the authors' own numbers
   backbone=small | resnet18 | resnet50 | a name or folder of published weights,
     which training then starts from
-  aggregator=mixvpr | gem | netvlad | salad | boq
+  aggregator=mixvpr | gem | netvlad | salad | boq; vlad, which is not trained,
+    for published weights that are named by --config.checkpoint
   image_size=HEIGHTxWIDTH: of photos
   size=small: of synthetic_city: tiny, small, default, full
   towns=16: that synthetic_city trains on
@@ -33,7 +34,7 @@ ARGUMENTS = dict(
   pretrained='',
 )
 DATASETS = ('synthetic_city', 'photos')
-AGGREGATORS = ('mixvpr', 'gem', 'netvlad', 'salad', 'boq')
+AGGREGATORS = ('mixvpr', 'gem', 'netvlad', 'salad', 'boq', 'vlad')
 # Radians: the horizontal field of synthetic_city's camera.
 CITY_FIELD = 1.42
 STRIDES = {'small': (16, 8), 'resnet18': (32, 32), 'resnet50': (32, 32)}
@@ -137,6 +138,7 @@ def aggregator(name: str, backbone: str, size: tuple[int, int]) -> dict:
       name='salad', num_clusters=16, cluster_features=32, token_features=64
     ),
     'boq': dict(name='boq', channels=64, num_queries=16, depth=1, rows=8),
+    'vlad': dict(name='vlad', num_clusters=32),
   }[name]
 
 

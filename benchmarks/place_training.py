@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Methods of place recognition, trained alike, where they have never been.
+
+python benchmarks/place_training.py --workdir=runs/places --data_dir=demo/data \
+  --page=docs/place_training.md
+python benchmarks/place_training.py --workdir=runs/places --table
+
+Every row sees as many images as the first of its table, once per seed, and is
+measured on towns, tiles or seasons that no training has seen; see `study` for
+what happens to finished and interrupted runs. Tables:
+
+  towns     losses, samplers, sequences and baselines: synthetic_city, queries
+            of another drive in other weather, right within 10 m
+  mesh      maps that are rendered of the town without textures
+  night     queries of the night, with a few photos of it to learn from
+  earth     photos from space against satellite tiles: synthetic_earth
+
+The real season, Nordland, is in benchmarks/seasons.py.
+"""
+
+import pathlib
+import sys
+
+# Run as a script, this folder is on the path and the checkout is not.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from benchmarks import study
+
+GSV, SEQUENCES = 'gsv_cities.py', 'seq_vlad.py'
+UNTRAINED = {
+  'train.num_steps': '1',
+  'optimizer.warmup_steps': '0',
+  'optimizer.learning_rate': '1e-12',
+  'optimizer.matrix_learning_rate': '0.0',
+  'optimizer.weight_decay': '0.0',
+}
+COLUMNS = {
+  'R@1': 'test/cross/{direction}/recall@1_10m',
+  'R@5': 'test/cross/{direction}/recall@5_10m',
+  'R@20': 'test/cross/{direction}/recall@20_10m',
+  'R@1, opposite': 'test/opposite/{direction}/recall@1_10m',
+}
+TOWNS = study.Study(
+  name='towns',
+  title='test towns, other weather, within 10 m, %',
+  rows={
+    'gsv': study.Row('multi-similarity, places x views (GSV-Cities)', GSV),
+    'untrained': study.Row('untrained', GSV, UNTRAINED),
+    'zero_shot': study.Row(
+      'zero-shot: EfficientNet-Lite0, VLAD',
+      f'{GSV}:backbone=efficientnet_lite0@5,aggregator=vlad',
+      {'checkpoint': 'efficientnet_lite0@5'},
+      mode='evaluate',
+    ),
+    'info_nce': study.Row("LIP-Loc's loss", f'{GSV}:loss=info_nce'),
+    'cos_place': study.Row('CosPlace', 'cos_place.py'),
+    'eigen_places': study.Row('EigenPlaces, panoramas', 'eigen_places.py'),
+    'eigen_ahead': study.Row(
+      'EigenPlaces, images that look ahead', 'eigen_places.py:panoramas=false'
+    ),
+    'deep_vg': study.Row('triplets, partial mining (Deep VG)', 'deep_vg.py'),
+    'deep_vg_full': study.Row(
+      'triplets, full mining', 'deep_vg.py:mining=full'
+    ),
+    'deep_vg_random': study.Row(
+      'triplets, random negatives', 'deep_vg.py:mining=random'
+    ),
+    'adversary': study.Row(
+      'multi-similarity, adversary on weather',
+      GSV,
+      {'loss.adversary': '0.1', 'sampling.even_conditions': 'True'},
+    ),
+    'netvlad': study.Row('NetVLAD, one frame', f'{SEQUENCES}:frames=1'),
+    'seq_vlad': study.Row('SeqVLAD, 5 frames', SEQUENCES),
+    'concatenation': study.Row(
+      'CAT, 5 frames of NetVLAD',
+      f'{SEQUENCES}:fusion=concatenation,aggregator=netvlad',
+    ),
+    'delta': study.Row(
+      'Delta, 5 frames of NetVLAD',
+      f'{SEQUENCES}:fusion=delta,aggregator=netvlad',
+    ),
+    'transformer': study.Row(
+      'transformer over 5 frames of NetVLAD',
+      f'{SEQUENCES}:fusion=transformer,aggregator=netvlad',
+    ),
+  },
+  columns=COLUMNS,
+)
+RENDERED = {'direction': 'image_to_rendering', 'start': 'photos'}
+MESH = study.Study(
+  name='mesh',
+  title='map, queries are photos, within 10 m, %',
+  rows={
+    'photos': study.Row('photos', GSV),
+    'unaligned': study.Row(
+      'renderings, the tower of photos',
+      'mesh_vpr.py',
+      start_as='checkpoint',
+      mode='evaluate',
+      **RENDERED,
+    ),
+    'aligned': study.Row(
+      'renderings, a tower aligned with it', 'mesh_vpr.py', **RENDERED
+    ),
+  },
+  columns=COLUMNS,
+)
+NIGHT = study.Study(
+  name='night',
+  title='maps of the day, queries of the night, within 10 m, %',
+  rows={
+    'day': study.Row('no photo of the night', 'ada_geo.py:target=0'),
+    **{
+      f'night_{count}': study.Row(
+        f'{count} photos', f'ada_geo.py:target={count}'
+      )
+      for count in (5, 20, 100)
+    },
+    'night_adversary': study.Row(
+      '20 photos, adversary alone', 'ada_geo.py:target=20,mixing=0'
+    ),
+    'night_colours': study.Row(
+      '20 photos, colours alone', 'ada_geo.py:target=20,adversary=0'
+    ),
+  },
+  columns=COLUMNS,
+)
+
+
+if __name__ == '__main__':
+  study.main(TOWNS, MESH, NIGHT)
