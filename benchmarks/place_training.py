@@ -27,13 +27,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import study
 
 GSV, SEQUENCES = 'gsv_cities.py', 'seq_vlad.py'
-UNTRAINED = {
-  'train.num_steps': '1',
-  'optimizer.warmup_steps': '0',
-  'optimizer.learning_rate': '1e-12',
-  'optimizer.matrix_learning_rate': '0.0',
-  'optimizer.weight_decay': '0.0',
-}
 COLUMNS = {
   'R@1': 'test/cross/{direction}/recall@1_10m',
   'R@5': 'test/cross/{direction}/recall@5_10m',
@@ -45,7 +38,7 @@ TOWNS = study.Study(
   title='test towns, other weather, within 10 m, %',
   rows={
     'gsv': study.Row('multi-similarity, places x views (GSV-Cities)', GSV),
-    'untrained': study.Row('untrained', GSV, UNTRAINED),
+    'untrained': study.Row('untrained', GSV, study.UNTRAINED),
     'zero_shot': study.Row(
       'zero-shot: EfficientNet-Lite0, VLAD',
       f'{GSV}:backbone=efficientnet_lite0@5,aggregator=vlad',

@@ -98,6 +98,14 @@ class Options(NamedTuple):
   train: bool = True
 
 
+# Fields of a row that stays as it is initialised.
+UNTRAINED = {
+  'train.num_steps': '1',
+  'optimizer.warmup_steps': '0',
+  'optimizer.learning_rate': '1e-12',
+  'optimizer.matrix_learning_rate': '0.0',
+  'optimizer.weight_decay': '0.0',
+}
 # Of a run's folder: two rows may start from one run.
 _LOCKS: Mapping[pathlib.Path, threading.Lock] = collections.defaultdict(
   threading.Lock
