@@ -251,7 +251,7 @@ def any_frame(
       f'relations {size} of frames: expected whole sequences of '
       f'{query_frames} and {map_frames} frames'
     )
-  frames = relations.reshape(
+  frames: Any = relations.reshape(
     size[0] // query_frames, query_frames, size[1] // map_frames, map_frames
   )
   # In the order -1 < 0 < 1, the rule is the largest.

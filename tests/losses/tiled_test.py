@@ -33,8 +33,13 @@ def _relations(kind, size=SIZE):
   row = np.arange(size)
   if kind == 'ragged':
     relations = np.random.default_rng(3).integers(-1, 2, (size, size))
-    relations[0], relations[1], relations[2] = -1, 1, 0
-    relations[:, 3], relations[:, 4], relations[:, 5] = -1, 1, 0
+    relations[0], relations[:, 3] = (
+      np.minimum(x, 0) for x in (relations[0], relations[:, 3])
+    )
+    relations[1], relations[:, 4] = (
+      np.maximum(x, 0) for x in (relations[1], relations[:, 4])
+    )
+    relations[2] = relations[:, 5] = 0
     return relations
   if kind == 'street':
     apart = np.abs(row[:, None] - row)
