@@ -35,32 +35,33 @@ def kmeans(
     fewer than K rows differ some clusters are empty.
   """
   x = np.asarray(x, np.float64)
+  length = (x**2).sum(axis=1)[:, None]
+
+  def squared(centers: np.ndarray) -> np.ndarray:
+    """[N, K] squared distances, not below 0 by rounding."""
+    sums = length + (centers**2).sum(axis=1)
+    return np.maximum(sums - 2 * (x @ centers.T), 0)
+
   centers = x[[rng.integers(len(x))]]
-  apart = _squared(x, centers)[:, 0]
+  apart = squared(centers)[:, 0]
   num_drawn = 2 + int(np.log(num_clusters))
   for _ in range(num_clusters - 1):
     total = apart.sum()
     weights = apart / total if total > 0 else None
     drawn = x[rng.choice(len(x), num_drawn, p=weights)]
-    left = np.minimum(apart[:, None], _squared(x, drawn))
+    left = np.minimum(apart[:, None], squared(drawn))
     best = left.sum(axis=0).argmin()
     apart, centers = left[:, best], np.vstack([centers, drawn[best]])
-  label = _squared(x, centers).argmin(axis=1)
+  label = squared(centers).argmin(axis=1)
   for _ in range(_ITERATIONS):
     member = (label[:, None] == np.arange(num_clusters)).astype(np.float64)
     count = member.sum(axis=0)[:, None]
     mean = member.T @ x / np.maximum(count, 1)
     centers = np.where(count > 0, mean, centers)
-    before, label = label, _squared(x, centers).argmin(axis=1)
+    before, label = label, squared(centers).argmin(axis=1)
     if np.array_equal(before, label):
       break
   return centers, label
-
-
-def _squared(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
-  """[N, K] squared distances, not below 0 by rounding."""
-  sums = (x**2).sum(axis=1)[:, None] + (centers**2).sum(axis=1)
-  return np.maximum(sums - 2 * x @ centers.T, 0)
 
 
 def make_clusters(

@@ -139,16 +139,17 @@ def make_mined(
     described = np.unique(np.concatenate(needed))
     descriptors = np.asarray(describe(described))
 
-    def similarity(row: int, rows: np.ndarray) -> np.ndarray:
-      found = descriptors[np.searchsorted(described, rows)]
-      return found @ descriptors[np.searchsorted(described, row)]
+    def of(rows: np.ndarray) -> np.ndarray:
+      return descriptors[np.searchsorted(described, rows)]
+
+    searched = None if mining == 'random' else of(candidates)
 
     def ranked(query: int) -> np.ndarray:
       """Negatives of a query, best first."""
-      if mining == 'random':
+      if searched is None:
         rows = rng.permutation(candidates)
       else:
-        like = similarity(asking[query], candidates)
+        like = searched @ of(asking[query])
         rows = candidates[np.argsort(-like, kind='stable')]
       far = rows[~np.isin(rows, close[query])]
       if len(far) < batch_size:
@@ -161,7 +162,7 @@ def make_mined(
       taken = set(asking[asked].tolist())
       pairs, entries = [], []
       for query in asked:
-        like = similarity(asking[query], positives[query])
+        like = of(positives[query]) @ of(asking[query])
         best = positives[query][np.argsort(-like, kind='stable')]
         positive = _first_free(best, taken, 1)
         taken.update(positive)

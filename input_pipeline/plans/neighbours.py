@@ -29,13 +29,14 @@ def near(
     A list per asking row with the near rows in the order of `among`; a row
     that is itself among them is near itself.
   """
+  heading = frames.heading
   found = [np.zeros(0, np.int64)] * len(asking)
   for town in np.unique(frames.town[asking]):
     questions = np.flatnonzero(frames.town[asking] == town)
     members = among[frames.town[among] == town]
     if not len(members):
       continue
-    tree = spatial.cKDTree(frames.position[members, :2])
+    tree = spatial.KDTree(frames.position[members, :2])
     hits = tree.query_ball_point(
       frames.position[asking[questions], :2], radius, return_sorted=True
     )
@@ -43,7 +44,7 @@ def near(
       rows = members[np.asarray(hit, np.int64)]
       if max_heading is not None:
         turn = pairing.heading_difference(
-          frames.heading[rows], frames.heading[asking[question]]
+          heading[rows], heading[asking[question]]
         )
         rows = rows[turn < max_heading]
       found[question] = rows
