@@ -11,6 +11,7 @@ it is the LiDAR where there is one, else these axes in the centre of the camera.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 from typing import NamedTuple
@@ -85,9 +86,21 @@ class FrameTable(NamedTuple):
 
   def take(self, rows: np.ndarray) -> 'FrameTable':
     """The table of these rows."""
-    return FrameTable(
-      *(None if column is None else column[rows] for column in self)
-    )
+    table = FrameTable(*(column[rows] for column in self[:-1]))
+    if self.has_rendering is None:
+      return table
+    return table._replace(has_rendering=self.has_rendering[rows])
+
+
+def concatenate(tables: Iterable[FrameTable]) -> FrameTable:
+  """The rows of several tables; no renderings where one has none."""
+  tables = list(tables)
+  columns = zip(*(table[:-1] for table in tables), strict=True)
+  joined = FrameTable(*(np.concatenate(parts) for parts in columns))
+  known = [t.has_rendering for t in tables if t.has_rendering is not None]
+  if len(known) < len(tables):
+    return joined
+  return joined._replace(has_rendering=np.concatenate(known))
 
 
 def frame_names(drive: np.ndarray, frame: np.ndarray) -> np.ndarray:

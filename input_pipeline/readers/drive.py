@@ -139,9 +139,7 @@ def make_dataset(name: str, drives: Sequence[Drive]) -> schema.Dataset:
   if len(set(names)) < len(names):
     raise InputError(f'{name}: a drive is listed twice in {names}.')
   tables = [_frame_table(drive) for drive in drives]
-  frames = schema.FrameTable(
-    *(np.concatenate(columns) for columns in zip(*tables, strict=True))
-  )
+  frames = schema.concatenate(tables)
   lengths = [len(table.frame) for table in tables]
   index = np.repeat(np.arange(len(drives)), lengths)
   reader = Reader(tuple(drives), index, frames.frame, kitti_files.Dropped(name))

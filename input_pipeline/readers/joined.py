@@ -65,9 +65,7 @@ def join(name: str, parts: Sequence[schema.Dataset]) -> schema.Dataset:
       f'{name}: {named} name their queries and the other parts do not; write '
       'all splits with the same rule.'
     )
-  frames = schema.FrameTable(
-    *map(_column, zip(*(part.frames for part in parts), strict=True))
-  )
+  frames = schema.concatenate(part.frames for part in parts)
   end = np.cumsum([len(part.frames.town) for part in parts])
   labels = {part.labels for part in parts}
   return schema.Dataset(

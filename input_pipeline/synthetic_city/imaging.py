@@ -157,7 +157,9 @@ def _paint(
   x, y, _ = _points(view.rays, distance)
   if plain:
     zero = jnp.zeros_like(distance)
-    things = patterns.Paint(coat.color, (zero,) * 3, zero, coat.reflectivity)
+    things = patterns.Paint(
+      tuple(coat.color), (zero,) * 3, zero, coat.reflectivity
+    )
     ground, kind = ground_lib.paint_plain(world.roads, x, y)
   else:
     things = textures.paint_solids(

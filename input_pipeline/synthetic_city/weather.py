@@ -98,16 +98,17 @@ def draw(
 
 def neutral() -> primitives.Weather:
   """White daylight in clear air without a season, the same every time."""
-  values = {
-    'sun_direction': (0.48, 0.36, 0.8),
-    'sun_color': (0.75, 0.75, 0.75),
-    'sky_color': (0.55, 0.57, 0.6),
-    'horizon_color': (0.75, 0.76, 0.78),
-    'exposure': 1.25,
-  }
-  absent = dict.fromkeys(
-    ('fog_density', 'snow', 'autumn', 'dusk', 'wetness', 'grain'), 0.0
-  )
+  zero = np.float32(0)
   return primitives.Weather(
-    **{name: np.float32(value) for name, value in (values | absent).items()}
+    sun_direction=np.array((0.48, 0.36, 0.8), np.float32),
+    sun_color=np.full(3, 0.75, np.float32),
+    sky_color=np.array((0.55, 0.57, 0.6), np.float32),
+    horizon_color=np.array((0.75, 0.76, 0.78), np.float32),
+    fog_density=zero,
+    snow=zero,
+    autumn=zero,
+    dusk=zero,
+    wetness=zero,
+    exposure=np.float32(1.25),
+    grain=zero,
   )
