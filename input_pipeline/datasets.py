@@ -61,9 +61,10 @@ def load(
 
   Args:
     name: of `NAMES`.
-    split: of synthetic_city 'train', 'validation' or 'test'; of photos 'all';
-      of the KITTI readers sequences or drives joined by '+', such as
-      '05+06[:100]', see `readers.splits`, or the name of a published split.
+    split: of synthetic_city 'train', 'validation' or 'test'; of photos
+      and mesh 'all'; of the KITTI readers sequences or drives joined by '+',
+      such as '05+06[:100]', see `readers.splits`, or the name of a published
+      split.
     data_dir: where the data lies (or, for synthetic_city, is to be made).
     packed: where to keep what is read, between runs; '' reads the raw files
       each time. See `packing`.
