@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """First hits of rays with a mesh, by Embree on the CPU.
 
-No OpenGL and no display are needed. Of a million triangles, 200,000 rays take
-20 ms on two cores (2026-12-01); a JAX program tests every triangle, or walks a
-tree in loops that XLA does not vectorise: see `benchmarks/mesh_rendering.py`.
+No OpenGL and no display are needed. 200,000 rays into a million triangles take
+20 ms on two cores (2026-12-01). A JAX program that tests every triangle is a
+thousand times slower (`benchmarks/mesh_rendering.py`), and XLA does not
+vectorise the loops that walk a tree.
 """
 
 from typing import NamedTuple

@@ -171,10 +171,11 @@ class MeshTest(FolderTest):
     flat = mesh_files.read_mesh(self.root / 'a.gltf', up='z')
     x, y, z = self.world(gltf).T
     np.testing.assert_allclose(self.world(flat).T, [x, z, -y])
-    turned = np.stack([CORNERS[:, 0], CORNERS[:, 2], -CORNERS[:, 1]], -1)
+    north = CORNERS + [0, 3, 0]
+    turned = np.stack([north[:, 0], north[:, 2], -north[:, 1]], -1)
     obj = write_obj(self.root / 'b.obj', turned)
     mesh = mesh_files.read_mesh(obj, up='y')
-    np.testing.assert_allclose(self.world(mesh), CORNERS[FACES])
+    np.testing.assert_allclose(self.world(mesh), north[FACES])
 
   def test_colours_of_vertices_and_of_faces(self):
     colors = np.array([RED, GREEN, BLUE, WHITE])
