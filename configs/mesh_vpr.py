@@ -50,5 +50,26 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
       batch_size=32, num_steps=50_000, eval_every=10_000, save_every=1_000
     )
   if mesh:
-    _render(config)
+    size = config.data.image_size
+    config.data = dict(
+      name='mesh',
+      train='',
+      validation='',
+      test='all',
+      image_size=size,
+      num_frames=1,
+      frame_stride=1,
+      mesh='',  # a file or folder; '' for all meshes of the folder
+      poses='',  # a file; '' for poses all over the ground
+      spacing=10.0,  # metres between these
+      headings=12,
+      height=1.6,
+      rendering_size=size,
+      field_of_view=75.0,  # degrees
+      intrinsics=(),
+      up='',
+      origin=(0.0, 0.0, 0.0),
+      queries='queries',
+      positions='',
+    )
   return config

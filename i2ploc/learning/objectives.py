@@ -107,7 +107,9 @@ class _OneSide:
       batch.get('place'),
       batch.get('labelled'),
     )
-    return found
+    index = batch[f'{self._side}_index']
+    # A row may come twice where there are too few.
+    return jnp.where(index[:, None] == index, relations_lib.IGNORE, found)
 
   def classes(self) -> tuple[jax.Array, jax.Array]:
     """Group and class [B] of each reading, see `plans.classes`."""
