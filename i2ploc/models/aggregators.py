@@ -125,15 +125,15 @@ def split_frames(
     tokens: [B * T, N], frame by frame.
     weights: [B * T, N].
   """
-  frames = tokens.frames
-  if frames == 1:
+  grid = tokens.grid
+  if grid is None or grid.frames == 1:
     return tokens, weights
 
   def split(x):
-    return x.reshape(-1, x.shape[1] // frames, *x.shape[2:])
+    return x.reshape(-1, x.shape[1] // grid.frames, *x.shape[2:])
 
-  grid = dataclasses.replace(tokens.grid, frames=1)
-  return Tokens(*map(split, tokens[:3]), grid), split(weights)
+  one = dataclasses.replace(grid, frames=1)
+  return Tokens(*map(split, tokens[:3]), one), split(weights)
 
 
 def check_one_frame(tokens: Tokens, name: str) -> None:

@@ -27,8 +27,8 @@ def delta_weights(frames: int) -> np.ndarray:
   sequence and 2 / T in the second. The middle frame of an odd T counts 0, so
   that weights always sum to 0, and reversing a sequence changes the sign.
 
-  >>> delta_weights(4).tolist(), delta_weights(5).tolist()
-  ([-0.5, -0.5, 0.5, 0.5], [-0.4, -0.4, 0.0, 0.4, 0.4])
+  >>> delta_weights(4).tolist(), (5 * delta_weights(5)).tolist()
+  ([-0.5, -0.5, 0.5, 0.5], [-2.0, -2.0, 0.0, 2.0, 2.0])
 
   Raises:
     InputError: a single frame.

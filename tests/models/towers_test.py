@@ -23,7 +23,9 @@ from i2ploc.models import whitening
 from i2ploc.models.encoders import resnet
 from i2ploc.models.encoders import text
 from i2ploc.models.encoders import vit
+from i2ploc.retrieval import index as index_lib
 from tests.models import planted
+from tests.testing import compiled
 
 KEY = jax.random.key(0)
 HEIGHT, WIDTH = 16, 48
@@ -599,6 +601,279 @@ class PhotosTest(parameterized.TestCase):
       towers_lib.CompiledTowers(model, 'image', (0.0, math.pi))
     with self.assertRaisesRegex(ValueError, 'an image cannot be turned'):
       model.apply(planted.towers(model), _batch(), side='image', yaw=0.1)
+
+
+def _sequence(frames, size=2, seed=0):
+  """Sequences of images, and the camera that took each of them."""
+  shape = size, frames, HEIGHT, WIDTH, 3
+  images = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+  intrinsics = _batch(size=size)['intrinsics']
+  intrinsics[:, 0, 0] += 4.0 * np.arange(size)
+  return {'image': images, 'intrinsics': intrinsics}
+
+
+class SequencesTest(parameterized.TestCase):
+  """Towers of images alone that are given sequences."""
+
+  def _model(self, aggregator, **fields):
+    model = _model(
+      points=None, aggregator=aggregator, **dict(saliency='none') | fields
+    )
+    return model, planted.towers(model)
+
+  @parameterized.parameters(('attention', False), ('none', True))
+  def test_a_sequence_of_one_frame_is_an_image(self, saliency, with_cls):
+    netvlad = dict(name='netvlad', num_clusters=2, features=8)
+    model, variables = self._model(
+      netvlad, saliency=saliency, aggregate_cls=with_cls
+    )
+    batch = _batch()
+    image, out = _apply(model, variables, batch, side='image')
+    found, same = _apply(
+      model, variables, dict(batch, image=batch['image'][:, None]), side='image'
+    )
+    np.testing.assert_array_equal(found, image)
+    jax.tree.map(np.testing.assert_array_equal, same, out)
+
+  @parameterized.product(saliency=('attention', 'none'), with_cls=(False, True))
+  def test_netvlad_of_a_sequence_is_that_of_all_its_tokens(
+    self, saliency, with_cls
+  ):
+    sectors = 0 if with_cls else 4
+    model, variables = self._model(
+      dict(name='netvlad', num_clusters=2, features=8, num_sectors=sectors),
+      saliency=saliency,
+      aggregate_cls=with_cls,
+    )
+    batch = _sequence(3)
+    found, out = _apply(model, variables, batch, side='image')
+    self.assertEqual(out['tokens'].grid, aggregators.Grid(2, 6, frames=3))
+    parts = []
+    for t in range(3):
+      frame = dict(batch, image=batch['image'][:, t])
+      one = _apply(model, variables, frame, side='image')[1]
+      weights, tokens = one['saliency'], one['tokens']
+      if with_cls:
+        # A CLS token counts 1, and lies in no direction.
+        pad = ((0, 0), (1, 0))
+        tokens = aggregators.Tokens(
+          one['sequence'],
+          np.pad(tokens.azimuth, pad),
+          np.pad(tokens.mask, pad, constant_values=True),
+        )
+        weights = np.pad(weights, pad, constant_values=1.0)
+      parts.append((tokens._replace(grid=None), weights))
+      np.testing.assert_allclose(
+        out['saliency'].reshape(2, 3, 12)[:, t], one['saliency'], atol=1e-6
+      )
+      np.testing.assert_allclose(
+        out['tokens'].azimuth.reshape(2, 3, 12)[:, t], one['tokens'].azimuth
+      )
+    tokens, weights = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
+    expected, _ = compiled.apply(
+      model.towers['image'].aggregator.clone(),
+      {'params': variables['params']['image_aggregator']},
+      tokens,
+      weights,
+      out['bounds'],
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+  @parameterized.parameters(
+    (dict(name='netvlad', num_clusters=2, features=8), True),
+    (dict(name='mean', features=0), True),
+    (dict(name='gem', features=0), True),
+    ('mean', True),
+    ('concatenation', False),
+    ('delta', False),
+    ('transformer', False),
+  )
+  def test_the_order_of_frames_counts_or_not(self, aggregator, unordered):
+    if isinstance(aggregator, str):
+      inner = dict(name='mean', features=0)
+      aggregator = dict(name='fusion', inner=inner, form=aggregator)
+    model, variables = self._model(aggregator, frames=4)
+    batch = _sequence(4)
+    embed = functools.partial(_apply, model, variables, side='image')
+    one, _ = embed(batch)
+    for order in ((3, 2, 1, 0), (1, 3, 0, 2)):
+      other, _ = embed(dict(batch, image=batch['image'][:, order]))
+      apart = np.abs(other - one).max()
+      self.assertEqual(apart < 1e-5, unordered, apart)
+      if aggregator.get('form') == 'delta' and order[0] == 3:
+        np.testing.assert_allclose(other, -one, atol=1e-5)
+    # Sequences of a batch do not mix.
+    alone, _ = embed({k: v[1:] for k, v in batch.items()})
+    np.testing.assert_allclose(alone, one[1:], atol=1e-5)
+
+  @parameterized.parameters(
+    dict(name='first'),
+    dict(name='salad', num_clusters=3, cluster_features=4, hidden=8),
+    dict(name='projection', features=8, pool='cls'),
+    dict(name='mixvpr', grid=(2, 6), channels=4, rows=2, depth=1),
+    dict(name='boq', channels=8, num_queries=3, rows=2),
+  )
+  def test_what_describes_single_images_fuses_sequences_alone(self, **inner):
+    fields = dict(aggregate_cls=inner['name'] in ('first', 'projection'))
+    model, variables = self._model(inner, **fields)
+    batch = _sequence(3)
+    with self.assertRaisesRegex(
+      ValueError, "single images, and these are sequences of 3.*'fusion'"
+    ):
+      model.apply(variables, batch, side='image')
+    fused, _ = self._model(
+      dict(name='fusion', inner=inner, form='concatenation'), **fields
+    )
+    params = dict(variables['params'])
+    params['image_aggregator'] = {'inner': params.get('image_aggregator', {})}
+    found, _ = _apply(fused, {'params': params}, batch, side='image')
+    found = found.reshape(2, 3, -1) * np.sqrt(3)
+    for t in range(3):
+      frame = dict(batch, image=batch['image'][:, t])
+      one, _ = _apply(model, variables, frame, side='image')
+      np.testing.assert_allclose(found[:, t], one, atol=1e-5)
+
+  def test_an_example_has_the_frames_that_a_difference_needs(self):
+    inner = dict(name='mean', features=0)
+    delta = dict(name='fusion', inner=inner, form='delta')
+    model, variables = self._model(delta, frames=2)
+    self.assertEqual(model.example()['image'].shape, (1, 2, HEIGHT, WIDTH, 3))
+    embed = towers_lib.CompiledTowers(model, 'image').embed('image')
+    self.assertEqual(embed(variables, _sequence(5)).shape, (2, 8))
+    with self.assertRaisesRegex(ValueError, 'of 1 frame'):
+      embed(variables, _batch())
+    with self.assertRaisesRegex(ValueError, 'frames=0'):
+      self._model(inner, frames=0)
+
+  def test_tokens_of_no_grid_cannot_be_told_apart(self):
+    class Gridless(nn.Module):
+      has_cls = False
+
+      @nn.compact
+      def __call__(self, images, train):
+        return images.reshape(len(images), -1, 3), {}
+
+    model, _ = self._model(dict(name='mean', features=0))
+    model = _changed(model, 'image', encoder=Gridless())
+    batch = {'image': _sequence(3)['image']}
+    with self.assertRaisesRegex(ValueError, '3 frames, and the encoder names'):
+      model.apply({'params': {'log_scale': 0.0}}, batch, side='image')
+
+
+class OverheadTest(parameterized.TestCase):
+  """Pictures of the ground from above."""
+
+  SIDE = 16
+
+  def _ground(self, bearing):
+    """A picture of one ground whose top has a bearing, clockwise from north.
+
+    The ground is a sum of waves of the place, east and north.
+    """
+    rng = np.random.default_rng(3)
+    waves, phase = rng.normal(size=(3, 6, 2)), rng.uniform(0, 6, (3, 6))
+    picture = np.zeros((self.SIDE, self.SIDE, 3))
+    for row, column in np.ndindex(self.SIDE, self.SIDE):
+      up = self.SIDE / 2 - row - 0.5
+      right = column + 0.5 - self.SIDE / 2
+      east = up * np.sin(bearing) + right * np.cos(bearing)
+      north = up * np.cos(bearing) - right * np.sin(bearing)
+      angle = waves @ [east, north] / 3 + phase
+      picture[row, column] = 0.5 + np.sin(angle).sum(-1) / 12
+    return (picture.clip(0, 1) * 255).astype(np.uint8)
+
+  def _model(self, **fields):
+    fields = dict(image_size=(self.SIDE, self.SIDE)) | fields
+    model = _model(
+      points=None,
+      aggregator=dict(name='first'),
+      aggregate_cls=True,
+      saliency='none',
+      projection='overhead',
+      **fields,
+    )
+    return model, planted.towers(model)
+
+  @parameterized.parameters(*range(4))
+  def test_a_photo_is_found_in_the_view_that_undoes_its_bearing(self, quarters):
+    model, variables = self._model()
+    views_of_map = tuple(k * math.pi / 2 for k in range(4))
+    towers = towers_lib.CompiledTowers(model, 'image', views_of_map)
+    tile = {'image': self._ground(0.0)[None]}
+    described = towers.embed('image', towers.views)(variables, tile)
+    bearing = quarters * math.pi / 2
+    photo = {'image': self._ground(bearing)[None]}
+    asked = towers.embed('image')(variables, photo)
+    similarity = np.asarray(described[0] @ asked[0])
+    best = int(similarity.argmax())
+    self.assertAlmostEqual(float(similarity[best]), 1.0, places=4)
+    self.assertLess(np.delete(similarity, best).max(), 0.999)
+    yaw = towers.views[best]
+    self.assertAlmostEqual((yaw + bearing) % (2 * math.pi), 0.0)
+    # The index turns a tile, x to its top and y to its left, to the photo's.
+    north_up = np.eye(4)
+    north_up[:2, :2] = [[0, -1], [1, 0]]
+    found = index_lib.Index(
+      descriptors=described[0],
+      keys=np.zeros(4),
+      towns=np.zeros(4),
+      poses=np.tile(north_up, (4, 1, 1)),
+      frames=np.arange(4),
+      names=np.full(4, 'tile'),
+      views=np.asarray(towers.views),
+      provenance={},
+      rig=index_lib.Rig(None, None, np.eye(4)),
+    ).world_from_view(best)
+    np.testing.assert_allclose(
+      found[:2, 0], [math.sin(bearing), math.cos(bearing)], atol=1e-9
+    )
+
+  def test_there_are_no_directions_in_it(self):
+    model, variables = self._model()
+    self.assertNotIn('intrinsics', model.example())
+    batch = dict(_batch(), image=np.tile(self._ground(0.0), (2, 1, 1, 1)))
+    _, out = _apply(model, variables, batch, side='image')
+    self.assertIsNone(out['bounds'])
+    self.assertFalse(np.any(out['tokens'].azimuth))
+
+  def test_other_turns_and_shapes_are_named(self):
+    model, variables = self._model()
+    batch = {'image': self._ground(0.0)[None]}
+    with self.assertRaisesRegex(ValueError, 'yaw=0.3 .*multiple of 1.5708'):
+      model.apply(variables, batch, side='image', yaw=0.3)
+    with self.assertRaisesRegex(ValueError, 'cannot be turned'):
+      model.apply(variables, batch, side='image', yaw=jnp.zeros(()))
+    with self.assertRaisesRegex(ValueError, '16 x 24 pixels .*square'):
+      self._model(image_size=(16, 24))
+
+
+class RenderingsTest(absltest.TestCase):
+  def test_renderings_have_a_tower_of_their_own(self):
+    model = _model(points=None, rendering=VIT, saliency='none', num_sectors=0)
+    self.assertEqual(list(model.towers), ['image', 'rendering'])
+    self.assertEqual(
+      model.towers['rendering'].view,
+      model.image_view._replace(reading='rendering'),
+    )
+    variables, batch = planted.towers(model), _batch()
+    rendering = _batch(seed=1)['image']
+    embedded, _ = _both(model, variables, dict(batch, rendering=rendering))
+    image = _apply(model, variables, {'image': batch['image']}, side='image')
+    np.testing.assert_allclose(embedded['image'], image[0], atol=1e-6)
+    # By its own weights: those of photos describe renderings otherwise.
+    alone = {'rendering': rendering}
+    found, _ = _apply(model, variables, alone, side='rendering')
+    np.testing.assert_allclose(embedded['rendering'], found, atol=1e-6)
+    other, _ = _apply(model, variables, {'image': rendering}, side='image')
+    self.assertGreater(np.abs(other - found).max(), 1e-2)
+    params = variables['params']
+    copied = params | {
+      name.replace('image', 'rendering'): tree
+      for name, tree in params.items()
+      if name.startswith('image')
+    }
+    same, _ = _apply(model, {'params': copied}, alone, side='rendering')
+    np.testing.assert_allclose(same, other, atol=1e-6)
 
 
 class ImageAndTextTest(absltest.TestCase):
