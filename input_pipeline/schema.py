@@ -86,7 +86,7 @@ class FrameTable(NamedTuple):
 
   def take(self, rows: np.ndarray) -> 'FrameTable':
     """The table of these rows."""
-    table = FrameTable(*(column[rows] for column in self[:-1]))
+    table = FrameTable(*(np.asarray(column)[rows] for column in self[:-1]))
     if self.has_rendering is None:
       return table
     return table._replace(has_rendering=self.has_rendering[rows])
