@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """EarthLoc (Berton et al., CVPR 2024): photos from space in satellite tiles.
 
-python main.py --mode=train --config=configs/earth_loc.py --workdir=/tmp/earth_loc
+python main.py --mode=train --config=configs/earth_loc.py \
+  --workdir=/tmp/earth_loc
 
 A place is a tile in the pictures of four years, and all pictures of a year are
 seen in one random way. Tiles that overlap are neither positives nor negatives,
@@ -48,6 +49,8 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
       validation='validation',
       test='test',
       image_size=config.data.image_size,
+      resize='stretch',
+      query_resize='',
       num_frames=1,
       frame_stride=1,
     )

@@ -94,6 +94,7 @@ def get_config(
   else:
     config.evaluation.select = 'validation/photos/image_to_image/recall@1_25m'
     config.evaluation.radii = (25.0,)
+    config.evaluation.descriptors = ''  # see configs.photos
     config.index.radius = 25.0
   config.model = dict(
     image=_backbone(backbone),

@@ -83,7 +83,7 @@ def load(
   spacing: float = 10.0,
   headings: int = 12,
   height: float = 1.6,
-  image_size: Sequence[int] = (224, 224),
+  rendering_size: Sequence[int] = (224, 224),
   field_of_view: float = 75.0,
   intrinsics: Sequence[float] = (),
   up: str = '',
@@ -101,7 +101,7 @@ def load(
     spacing: between places on the ground, metres.
     headings: directions at each place, or of each pose without one.
     height: of the camera above ground, where no file says it, metres.
-    image_size: (H, W) of renderings, pixels.
+    rendering_size: (H, W) of renderings, pixels.
     field_of_view: from left to right, degrees.
     intrinsics: fx, fy, cx, cy of renderings, pixels, instead of it; () for the
       field of view.
@@ -124,7 +124,7 @@ def load(
   if split != album_lib.ALL:
     raise InputError(f'{split!r} is not a split of a mesh; expected "all".')
   _check(spacing, headings, height)
-  lens = _lens(image_size, field_of_view, intrinsics)
+  lens = _lens(rendering_size, field_of_view, intrinsics)
   scene = mesh_files.read_mesh(root / mesh, up=up, origin=tuple(origin))
   caster = mesh_rays.Caster(scene)
   if poses:
