@@ -217,15 +217,15 @@ def per_group(
       )
     return jax.vmap(transform.init)(params)
 
-  def update(gradients, state, params=None):
+  def update(updates, state, params=None):
     moves = jnp.stack(
-      [(x != 0).any(range(1, x.ndim)) for x in jax.tree.leaves(gradients)]
+      [(x != 0).any(range(1, x.ndim)) for x in jax.tree.leaves(updates)]
     ).any(0)
 
     def where_moving(new, old):
       return jnp.where(moves.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    updates, new_state = jax.vmap(transform.update)(gradients, state, params)
+    updates, new_state = jax.vmap(transform.update)(updates, state, params)
     zeros = jax.tree.map(jnp.zeros_like, updates)
     return (
       jax.tree.map(where_moving, updates, zeros),

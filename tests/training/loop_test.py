@@ -292,20 +292,23 @@ class PlannedBatchesTest(parameterized.TestCase):
     self.train('whole', batches)
     self.assertEqual(batches.refreshed, [0, 2, 4])
 
-  def test_the_averaged_parameters_plan(self):
-    seen = []
+  def test_the_parameters_that_are_evaluated_plan(self):
+    planned, evaluated = [], []
 
-    class Recording(_PlannedBatches):
+    class Planned(_PlannedBatches):
       def refresh(self, variables):
         super().refresh(variables)
-        seen.append(serialization.fingerprint(variables['params']))
+        planned.append(_bytes(variables))
 
-    self.train('a', Recording(), refresh_every=self.STEPS - 1)
-    linear_run.train(self.workdir / 'b', 1, _PlannedBatches(), refresh_every=1)
+    class Evaluator(linear_run.Evaluator):
+      def run(self, variables):
+        evaluated.append(_bytes(variables))
+        yield from super().run(variables)
+
+    self.train('a', Planned(), evaluators=[Evaluator()], eval_every=self.ROUND)
     initial = linear_run.init_state(linear_run.make_optimizer())
-    self.assertLen(seen, 2)
-    self.assertEqual(seen[0], serialization.fingerprint(initial.ema_params))
-    self.assertNotEqual(seen[0], seen[1])
+    expected = _bytes(state_lib.averaged_variables(initial))
+    self.assertEqual(planned, [expected, *evaluated[:2]])
 
   def test_killed_at_any_step_a_run_continues_as_undisturbed(self):
     whole = self.train('whole', _PlannedBatches())
