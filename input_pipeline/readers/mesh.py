@@ -148,9 +148,7 @@ def load(
     _check_frame(scene, album)
     photos = _asking(maps, album, queries)
     asks = np.arange(len(maps.town) + len(photos.town)) >= len(maps.town)
-    maps = schema.FrameTable(
-      *(np.concatenate(columns) for columns in zip(maps, photos, strict=True))
-    )
+    maps = schema.concatenate([maps, photos])
     files += [root / queries / name for name in album.names]
     rigs[album_lib.QUERIES] = schema.Rig(None, None)
   logging.info(

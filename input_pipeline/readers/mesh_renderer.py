@@ -65,7 +65,7 @@ class Renderer:
     rays = self._rays @ pose[:3, :3].T.astype(np.float32)
     hits = self._caster.cast(pose[:3, 3], rays)
     seen = np.flatnonzero((hits.triangle >= 0) & self._valid)
-    colors = np.tile(np.float32(SKY), (len(rays), 1))
+    colors = np.tile(np.asarray(SKY, np.float32), (len(rays), 1))
     colors[seen] = self._colors(
       hits.triangle[seen], hits.distance[seen], hits.weights[seen], rays[seen]
     )
