@@ -477,7 +477,8 @@ def blocks_from_question(
     if question.exclude_self:
       candidates &= queries.frames[rows, None] != places.frames
     if question.disc is not None:
-      candidates &= _inside(question.disc, queries.take(rows), places)
+      asking = queries.take(np.arange(rows.start, rows.stop))
+      candidates &= _inside(question.disc, asking, places)
     if revisits:
       # Whoever asks for revisits has made sure that the times are known.
       assert queries.times is not None and places.times is not None
