@@ -141,6 +141,12 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   _shrink(config.model.aggregator, num_clusters=8)
   if 'sampling' in config:
     _shrink(config.sampling, steps=1, num_negatives=2, per_step=2)
+  if 'trainable' in config.optimizer:
+    config.optimizer.trainable = tuple(
+      pattern
+      for pattern in config.optimizer.trainable
+      if 'blocks_' not in pattern
+    )
   for path in list(config.optimizer.get('factors', {})):
     block = path.partition('blocks_')[2]
     if block and int(block) >= config.model.image.depth:

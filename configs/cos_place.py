@@ -40,7 +40,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   )
   if arg.recipe == 'released':
     images.release(config, arg, pooling='gem', image_size='512x512')
-    config.augmentation.update(color_jitter=0.7, crop_area=0.5)
+    config.augmentation.update(color_jitter=0.7, hue=0.5, crop_area=0.5)
     config.sampling.update(
       steps=10_000, spacing=5, turn_spacing=2, min_images=10, num_groups=8
     )

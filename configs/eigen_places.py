@@ -50,7 +50,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     config.loss.num_heads = 1
   if arg.recipe == 'released':
     images.release(config, arg, pooling='gem', image_size='512x512')
-    config.augmentation.update(color_jitter=0.7, crop_area=0.5)
+    config.augmentation.update(color_jitter=0.7, hue=0.5, crop_area=0.5)
     config.sampling.update(steps=5_000, spacing=3, min_images=10, num_groups=9)
     config.train.update(
       batch_size=64, num_steps=200_000, eval_every=5_000, save_every=1_000

@@ -72,6 +72,7 @@ def get_config(
   )
   config.augmentation = dict(
     color_jitter=0.4,
+    hue=0.0,
     mirror=True,  # all images of a town alike
     crop_area=1.0,  # smallest share of an image that is taken
     mixing=0.0,  # share of images that look like those of a target domain

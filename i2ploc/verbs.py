@@ -189,7 +189,8 @@ def _fit(config, workdir, training: task_lib.Training, checkpoints) -> None:
   read, and the workdir is written last.
   """
   _check_continued(checkpoints, config)
-  jax.eval_shape(training.init, jax.random.key(config.seed))
+  shapes = jax.eval_shape(training.init, jax.random.key(config.seed))
+  training.optimizer.trains(shapes['params'])
   step = step_lib.make_train_step(
     training.embed,
     training.loss,

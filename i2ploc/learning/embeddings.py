@@ -118,6 +118,7 @@ def make_image_embed(
   model: towers_lib.Towers,
   *,
   color_jitter: float = 0.0,
+  hue: float = 0.0,
   mirror: bool = False,
   crop_area: float = 1.0,
   mixing: float = 0.0,
@@ -130,6 +131,7 @@ def make_image_embed(
   Args:
     model: the towers, 'image' among them.
     color_jitter: strength, see `augmentation.color_jitter`; 0 for none.
+    hue: of it.
     mirror: whether the images of half of the towns are mirrored, all alike: a
       mirrored town is another one.
     crop_area: smallest share of an image, see
@@ -173,7 +175,7 @@ def make_image_embed(
         keys[0], images, ~batch['labelled'], mixing
       )
     if color_jitter:
-      images = augmentation.color_jitter(keys[1], images, color_jitter)
+      images = augmentation.color_jitter(keys[1], images, color_jitter, hue)
     if overhead is not None:
       images = image_augmentation.overhead_views(
         keys[2], images, batch['variant'], **overhead

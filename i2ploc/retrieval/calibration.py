@@ -95,6 +95,12 @@ class Calibration(NamedTuple):
     )
 
 
+def unknown(reason: str, radius: float) -> Calibration:
+  """No confidences, and why."""
+  nan = float('nan')
+  return Calibration(nan, (nan, nan), radius, 0, nan, nan, reason)
+
+
 def from_dict(saved: Mapping[str, Any]) -> Calibration:
   """A calibration that `Calibration.to_dict` made, also after JSON.
 
@@ -279,8 +285,7 @@ def fit_arrays(
   known = int(np.isfinite(positions).all(1).sum())
   reason = _reason(right, known)
   if reason:
-    nan = float('nan')
-    return Calibration(nan, (nan, nan), radius, count, share, nan, reason)
+    return unknown(reason, radius)._replace(count=count, right=share)
   features = np.stack([similarity, margin], 1)
   offset, slopes = _logistic(features, right)
   return Calibration(

@@ -21,6 +21,7 @@ from i2ploc.localization import retrieve
 from i2ploc.localization import sequences as sequence_stage
 from i2ploc.losses import contrastive
 from i2ploc.models import towers as towers_lib
+from i2ploc.models import views
 from i2ploc.photos import truth as truth_lib
 from i2ploc.retrieval import calibration as calibration_lib
 from i2ploc.retrieval import index as index_lib
@@ -37,9 +38,11 @@ def scale(
 ) -> float | None:
   """The learned inverse temperature of similarities; None if there is none.
 
-  Published encoders of one side were not trained to be compared by a softmax.
+  Towers of images alone learn to compare images by many losses, and most of
+  them have no temperature; nor do published encoders.
   """
-  if config.checkpoint and len(towers.sides) == 1:
+  parts = towers.model.towers.values()
+  if all(isinstance(one.view, views.Image) for one in parts):
     return None
   return float(contrastive.clamped_scale(variables['params']['log_scale']))
 
@@ -93,7 +96,14 @@ def index_of(
   )
   if scale(config, towers, embedding.variables) is not None:
     return index
-  calibration = calibration_lib.fit(index, config.index.radius)
+  if config.query_side == config.map_side:
+    calibration = calibration_lib.fit(index, config.index.radius)
+  else:
+    calibration = calibration_lib.unknown(
+      f'the map is of {config.map_side!r}, which does not tell how sure an'
+      f' answer to {config.query_side!r} is',
+      config.index.radius,
+    )
   return dataclasses.replace(index, calibration=calibration.to_dict())
 
 

@@ -230,9 +230,10 @@ def _evaluator(config, data, towers, role, embedding=None, photo_map=None):
   known = {q.name: [0] for q in questions if not q.name.endswith(ANY_HEADING)}
   if BACK in views:
     known['opposite'] = [1]
+  if split.truth is not None:  # nobody knows how photos were turned
+    views, known = towers.views, {}
 
-  def described(side):
-    turned = views if side == config.map_side else None
+  def described(side, turned=None):
     if embedding is not None:
       return embedding.described(side, turned)
     around = turned is not None and len(views) > 1
@@ -243,16 +244,22 @@ def _evaluator(config, data, towers, role, embedding=None, photo_map=None):
   confidence, finder = functools.partial(_temperature, config, towers), None
   if photo_map is not None:
     confidence, folder = photo_map.confidence, pathlib.Path(data.folder)
-    finder = duplicates.Finder(
-      len(split.frames.name), lambda row: folder / split.frames.name[row]
-    )
+    names = split.frames.name
+    if (folder / names[0]).is_file():  # else the data was generated
+      finder = duplicates.Finder(len(names), lambda row: folder / names[row])
   sides = dict.fromkeys((config.query_side, config.map_side))
-  how = {side: described(side) for side in sides}
+  how = {
+    side: described(side, views if side == config.map_side else None)
+    for side in sides
+  }
+  asking = _asking(config, data, embedding)
+  if config.query_side == config.map_side and len(views) > 1 and not asking:
+    asking = {config.query_side: described(config.query_side)}
   return retrieval.RetrievalEvaluator(
     role,
     embed={side: embed for side, (embed, _) in how.items()},
     batches={side: batches for side, (_, batches) in how.items()},
-    asking=_asking(config, data, embedding),
+    asking=asking,
     frames=split.frames,
     questions=questions,
     sequence=_sequence(config),
