@@ -33,9 +33,7 @@ from i2ploc.training import serialization
 FILE = 'index.npz'
 
 
-def scale(
-  config: Any, towers: towers_lib.CompiledTowers, variables: Any
-) -> float | None:
+def scale(towers: towers_lib.CompiledTowers, variables: Any) -> float | None:
   """The learned inverse temperature of similarities; None if there is none.
 
   Towers of images alone learn to compare images by many losses, and most of
@@ -94,7 +92,7 @@ def index_of(
     rig=index_lib.Rig(*split.rig(rows[0])),
     learned=embedding.learned,
   )
-  if scale(config, towers, embedding.variables) is not None:
+  if scale(towers, embedding.variables) is not None:
     return index
   if config.query_side == config.map_side:
     calibration = calibration_lib.fit(index, config.index.radius)
@@ -138,7 +136,7 @@ def localizer(
       index,
       embed,
       size,
-      scale=scale(config, towers, variables),
+      scale=scale(towers, variables),
       radius=config.index.radius,
       k=config.index.num_answers,
       folder=data.folder,

@@ -311,7 +311,7 @@ def _questions(config, split) -> list[questions_lib.Question]:
 def _temperature(config, towers, variables, embedded):
   """What tells how sure answers are; None of towers that learned nothing."""
   del embedded
-  scale = place_map.scale(config, towers, variables)
+  scale = place_map.scale(towers, variables)
   return (
     None if scale is None else scores.Temperature(scale, config.index.radius)
   )

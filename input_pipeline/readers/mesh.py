@@ -136,7 +136,7 @@ def load(
     found = mesh_poses.all_over(
       scene, caster, spacing=spacing, headings=headings, height=height
     )
-  size = int(image_size[0]), int(image_size[1])
+  size = int(rendering_size[0]), int(rendering_size[1])
   world_from_camera = _matrices(found)
   maps, files = _rendered(root, found, world_from_camera)
   rig = schema.Rig(lens, size)
@@ -177,12 +177,12 @@ def _check(spacing, headings, height) -> None:
     raise InputError(f'height={height}: expected metres above 0.')
 
 
-def _lens(image_size, field_of_view, intrinsics) -> lens_lib.Lens:
-  if len(image_size) != 2 or min(image_size) < 1:
+def _lens(size, field_of_view, intrinsics) -> lens_lib.Lens:
+  if len(size) != 2 or min(size) < 1:
     raise InputError(
-      f'image_size must be (height, width) in pixels, not {image_size}.'
+      f'rendering_size must be (height, width) in pixels, not {size}.'
     )
-  height, width = image_size
+  height, width = size
   if not intrinsics:
     if not 0 < field_of_view < 180:
       raise InputError(

@@ -133,7 +133,9 @@ class PlacesTaskTest(absltest.TestCase):
     self.assertEqual(json.loads(lines[-1])['step'], 3)
 
   def data_without_test(self):
-    data = mock.Mock(wraps=self.data, image_size=self.data.image_size)
+    data = mock.Mock(
+      wraps=self.data, image_size=self.data.image_size, num_frames=1
+    )
     data.has = lambda role: role == 'validation'
     return data
 
@@ -168,7 +170,7 @@ class PublishedTest(absltest.TestCase):
     )
     config.data.image_size = released.SIZE
     config.checkpoint = str(path)
-    data = mock.Mock(image_size=released.SIZE)
+    data = mock.Mock(image_size=released.SIZE, num_frames=1)
     towers = places_lib.make_towers(config, data)
     restored = places_lib.restore(config, towers, 'nowhere')
     batch = released.stored_batch(golden)
@@ -184,7 +186,7 @@ class PublishedTest(absltest.TestCase):
   def test_a_published_file_that_is_not_there_is_named(self):
     config = common.smoke(saliency_i2ploc.get_config())
     config.checkpoint = 'nowhere.pth'
-    data = mock.Mock(image_size=tuple(config.data.image_size))
+    data = mock.Mock(image_size=tuple(config.data.image_size), num_frames=1)
     with self.assertRaisesRegex((ValueError, FileNotFoundError), 'nowhere.pth'):
       towers = places_lib.make_towers(config, data)
       places_lib.restore(config, towers, 'nowhere')
@@ -232,14 +234,14 @@ class PanoramaTest(absltest.TestCase):
   def test_views_between_sectors_fail_before_the_training(self):
     config = common.smoke(saliency_i2ploc.get_config('camera=panorama'))
     config.index.views = (0.0, 0.3)
-    data = mock.Mock(image_size=tuple(config.data.image_size))
+    data = mock.Mock(image_size=tuple(config.data.image_size), num_frames=1)
     with self.assertRaisesRegex(ValueError, 'turned by 0.3 radians.*52'):
       verbs.train(config, data, 'nowhere')
     data.train_batches.assert_not_called()
 
   def test_a_model_that_cannot_be_fails_before_data_is_made(self):
     config = common.smoke(saliency_i2ploc.get_config())
-    data = mock.Mock(image_size=(50, 200))
+    data = mock.Mock(image_size=(50, 200), num_frames=1)
     with self.assertRaisesRegex(ValueError, '50 x 200'):
       verbs.train(config, data, 'nowhere')
     data.train_batches.assert_not_called()
@@ -247,7 +249,7 @@ class PanoramaTest(absltest.TestCase):
 
   def test_what_is_fitted_to_a_map_is_not_trained(self):
     config = common.smoke(saliency_i2ploc.get_config())
-    data = mock.Mock(image_size=tuple(config.data.image_size))
+    data = mock.Mock(image_size=tuple(config.data.image_size), num_frames=1)
     config.model.aggregator = dict(name='vlad', num_clusters=4)
     with self.assertRaisesRegex(
       ValueError, 'fitted to a map, not trained'
@@ -259,7 +261,7 @@ class PanoramaTest(absltest.TestCase):
   def test_a_side_that_the_model_lacks_is_named(self):
     config = common.smoke(saliency_i2ploc.get_config())
     config.map_side = 'text'
-    data = mock.Mock(image_size=tuple(config.data.image_size))
+    data = mock.Mock(image_size=tuple(config.data.image_size), num_frames=1)
     with self.assertRaisesRegex(ValueError, "the map is of 'text'"):
       verbs.index(config, data, 'nowhere')
 

@@ -44,7 +44,7 @@ class MeshTest(parameterized.TestCase):
     options = {
       'poses': 'poses.csv',
       'origin': SHIFT,
-      'image_size': (48, 64),
+      'rendering_size': (48, 64),
     } | (options)
     return datasets.load(
       'mesh', split=options.pop('split', 'all'), data_dir=self.root, **options
@@ -147,7 +147,7 @@ class MeshTest(parameterized.TestCase):
     ({'spacing': 0}, 'spacing=0'),
     ({'headings': 0}, 'headings=0'),
     ({'height': -1}, 'height=-1'),
-    ({'image_size': (5,)}, 'image_size must be'),
+    ({'rendering_size': (5,)}, 'rendering_size must be'),
     ({'field_of_view': 180}, 'field_of_view=180'),
     ({'intrinsics': (1, 2)}, 'expected fx, fy, cx, cy'),
     ({'mesh': 'none.glb'}, 'none.glb: no such mesh'),
