@@ -13,7 +13,8 @@ what happens to finished and interrupted runs. Tables:
             of another drive in other weather, right within 10 m
   mesh      maps that are rendered of the town without textures
   night     queries of the night, with a few photos of it to learn from
-  earth     photos from space against satellite tiles: synthetic_earth
+  earth     photos from space against satellite tiles: synthetic_earth, right if
+            footprints overlap
 
 The real season, Nordland, is in benchmarks/seasons.py.
 """
@@ -119,7 +120,52 @@ NIGHT = study.Study(
   },
   columns=COLUMNS,
 )
+ONE_VIEW = {'index.views': '(0.0,)'}
+EARTH = study.Study(
+  name='earth',
+  title='test regions, photos in tiles, %',
+  rows={
+    'earth': study.Row('EarthLoc, map in four rotations', 'earth_loc.py'),
+    'earth_one': study.Row(
+      'the same, map in one rotation',
+      'earth_loc.py',
+      ONE_VIEW,
+      start='earth',
+      start_as='checkpoint',
+      mode='evaluate',
+    ),
+    'earth_disc': study.Row(
+      'the same, within 30 km of a rough position',
+      'earth_loc.py',
+      {'evaluation.disc': '30000.0'},
+      start='earth',
+      start_as='checkpoint',
+      mode='evaluate',
+    ),
+    'earth_untrained': study.Row('untrained', 'earth_loc.py', study.UNTRAINED),
+    'earth_zero_shot': study.Row(
+      'zero-shot: EfficientNet-Lite0, VLAD',
+      'earth_loc.py:backbone=efficientnet_lite0@5,aggregator=vlad',
+      {'checkpoint': 'efficientnet_lite0@5'},
+      mode='evaluate',
+    ),
+    'earth_negatives': study.Row(
+      'overlapping tiles are negatives', 'earth_loc.py:neutral=false'
+    ),
+    'earth_everywhere': study.Row(
+      'batches from everywhere', 'earth_loc.py:clusters=false'
+    ),
+    'earth_plain': study.Row(
+      'tiles as they are', 'earth_loc.py:variation=false'
+    ),
+  },
+  columns={
+    'R@1': 'test/photos/image_to_image/recall@1_overlap',
+    'R@10': 'test/photos/image_to_image/recall@10_overlap',
+    'R@1, all regions': 'test/photos_one_pool/image_to_image/recall@1_overlap',
+  },
+)
 
 
 if __name__ == '__main__':
-  study.main(TOWNS, MESH, NIGHT)
+  study.main(TOWNS, MESH, NIGHT, EARTH)

@@ -55,6 +55,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
       frame_stride=1,
     )
   config.evaluation.select = 'validation/photos/image_to_image/recall@1_overlap'
+  config.evaluation.disc = 0.0  # metres around rough positions; 0 for all tiles
   config.index.views = (0.0, math.pi / 2, math.pi, 3 * math.pi / 2)
   config.model.projection = 'overhead'
   config.loss = images.loss('multi_similarity')

@@ -297,6 +297,7 @@ def _questions(config, split) -> list[questions_lib.Question]:
       radii=tuple(fields.radii),
       truth=split.truth,
       ordered=config.sequence.length > 1,
+      disc=_disc(config, split),
     )
   return questions_lib.between_drives(
     frames,
@@ -306,6 +307,19 @@ def _questions(config, split) -> list[questions_lib.Question]:
     radii=tuple(fields.radii),
     exclude_self=fields.exclude_self,
   )
+
+
+def _disc(config, split) -> questions_lib.Disc | None:
+  """Where answers may lie, if those that ask know roughly where they are."""
+  radius = config.evaluation.disc if 'disc' in config.evaluation else 0.0
+  if not radius:
+    return None
+  if split.rough is None:
+    raise InputError(
+      f'evaluation.disc={radius}: nobody knows roughly where these photos were'
+      ' taken.'
+    )
+  return questions_lib.Disc(split.rough, radius)
 
 
 def _temperature(config, towers, variables, embedded):

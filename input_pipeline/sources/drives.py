@@ -47,6 +47,7 @@ class Split:
     queries: [F] bool, the frames that ask, see `schema.Dataset`; or None.
     labels: what its labels mean; None without labels.
     truth: which answers are right, see `schema.Dataset`.
+    rough: about where those that ask were, see `schema.Dataset`.
     image_size: (H, W), pixels, of every image it delivers.
     sequence: num_frames and frame_stride, see `Source`.
   """
@@ -68,6 +69,7 @@ class Split:
     self.queries = dataset.queries
     self.labels = dataset.labels
     self.truth = dataset.truth
+    self.rough = dataset.rough
     self.image_size = image_size
     self._num_points = num_points
     self._frustum = frustum
