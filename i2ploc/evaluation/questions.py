@@ -372,7 +372,9 @@ def within_photos(
       raise InputError(f'{town!r} has one photo, and no other to find.')
     found.append(question)
   if len(found) > 1:
-    found.append(ask(ONE_POOL, ALL_TOWNS, np.ones(len(has), bool)))
+    everywhere = ask(ONE_POOL, ALL_TOWNS, np.ones(len(has), bool))
+    # Metres of two towns have nothing to do with each other.
+    found.append(everywhere._replace(disc=None))
   return found
 
 
