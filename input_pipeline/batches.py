@@ -8,6 +8,7 @@ stacked by grain.
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 import grain
@@ -168,20 +169,24 @@ class PlannedBatches:
 
   def _open(self):
     steps = range(self._done, len(self._plan['row']))
-    batches = grain.MapDataset.source(list(steps)).map(self._batch)
+    # With its plan: what a round before still prepares must not read this one.
+    batch = functools.partial(_planned_batch, self._entry, self._plan)
+    batches = grain.MapDataset.source(list(steps)).map(batch)
     options = _read_options(self._workers)
     self._batches = (
       iter(batches.to_iter_dataset(options)) if steps else iter(())
     )
 
-  def _batch(self, step: int) -> readings_lib.Batch:
-    entries = [self._entry(int(row)) for row in self._plan['row'][step]]
-    stacked = {
-      name: np.stack([entry[name] for entry in entries]) for name in entries[0]
-    }
-    return stacked | {
-      name: value[step] for name, value in self._plan.items() if name != 'row'
-    }
+
+def _planned_batch(entry, plan, step: int) -> readings_lib.Batch:
+  """The entries of a step's rows, and what else the plan says of the step."""
+  entries = [entry(int(row)) for row in plan['row'][step]]
+  stacked = {
+    name: np.stack([found[name] for found in entries]) for name in entries[0]
+  }
+  return stacked | {
+    name: value[step] for name, value in plan.items() if name != 'row'
+  }
 
 
 def _read_options(workers: int) -> grain.ReadOptions:

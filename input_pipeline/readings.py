@@ -155,8 +155,13 @@ class Readings:
     """The part of a batch's entry that a camera sees.
 
     Of a sequence: image [T, H, W, 3], image_position [T, 3] and image_heading
-    [T], the oldest first, of the rows before this one. Where there are too few,
-    the oldest stands for those that are missing.
+    [T], the oldest first, of the rows before this one and of this one. Where
+    there are too few, the oldest stands for those that are missing. Calibration
+    and labels are of this row alone.
+
+    Raises:
+      InputError: a sequence is asked for of a row without image, or the image
+        is not what the rig says.
     """
     return self._picture('image', row)
 
@@ -179,6 +184,11 @@ class Readings:
     entry = at(row)
     if self._history is not None:
       known = self._history[row][self._history[row] >= 0]
+      if not len(known):
+        raise InputError(
+          f'{_name(self._dataset.frames, row)}: no image, so no sequence ends '
+          'there. Take rows by has_image, or num_frames=1.'
+        )
       missing = self._history.shape[1] - len(known)
       frames = [at(int(r)) for r in [*known[:1]] * missing + [*known]]
       names = (sensor, f'{sensor}_position', f'{sensor}_heading')

@@ -44,11 +44,13 @@ def join(name: str, parts: Sequence[schema.Dataset]) -> schema.Dataset:
   Args:
     name: of the whole.
     parts: at least one; their towns and drives differ. Labels of different
-      meanings are dropped.
+      meanings are dropped, and so are conditions and renderings that not all
+      have.
 
   Raises:
-    InputError: nothing to join, a town or drive in two parts, or parts that
-      name their queries beside parts that do not.
+    InputError: nothing to join, a town or drive in two parts, parts that name
+      their queries beside parts that do not, or one whose right answers or
+      rough positions are listed by row.
   """
   if not parts:
     raise InputError(f'{name}: no datasets to join.')
@@ -58,6 +60,16 @@ def join(name: str, parts: Sequence[schema.Dataset]) -> schema.Dataset:
       raise InputError(
         f'{name}: parts share a {column}: {[sorted(names) for names in seen]}.'
       )
+  listed = [
+    part.name
+    for part in parts
+    if part.truth is not None or part.rough is not None
+  ]
+  if listed:
+    raise InputError(
+      f'{name}: {listed} say by row which answers are right, or about where '
+      'frames are, as photos do; only drives can be joined.'
+    )
   queries = [part.queries for part in parts if part.queries is not None]
   named = [part.name for part in parts if part.queries is not None]
   if named and len(named) < len(parts):
@@ -102,24 +114,30 @@ def unplaced(
   """Some frames of a dataset, of which nobody knows where they were taken.
 
   Args:
-    dataset: labels, queries and truth are left out.
-    rows: [N] of its frame table; their drives have one rig.
-    town: their town, and their drive.
+    dataset: labels, queries, truth and rough positions are left out.
+    rows: [N] of its frame table, at least one; their drives have equal rigs.
+    town: their town, and their drive. They are counted from 0, without times.
 
   Raises:
-    InputError: rigs that differ.
+    InputError: no rows, or rigs that differ.
   """
+  if not len(rows):
+    raise InputError(f'{dataset.name}: no frames to take out of it.')
   frames = dataset.frames.take(rows)
   first, *others = (
     dataset.rigs[d] for d in dict.fromkeys(frames.drive.tolist())
   )
-  if any(rig is not first for rig in others):
-    raise InputError(f'{dataset.name}: rows of several rigs in one drive.')
+  if any(_content(rig) != _content(first) for rig in others):
+    raise InputError(
+      f'{dataset.name}: {len(rows)} frames of drives with different cameras '
+      'cannot be one drive. Take them from drives with the same one.'
+    )
   count = len(rows)
   frames = frames._replace(
     town=np.full(count, town),
     drive=np.full(count, town),
     frame=np.arange(count),
+    timestamp=np.full(count, np.nan),
     world_from_body=np.full((count, 4, 4), np.nan),
     name=schema.frame_names(np.full(count, town), np.arange(count)),
   )
@@ -130,4 +148,16 @@ def unplaced(
     {town: first},
     _Some(dataset, np.asarray(rows)),
     conditions=None if conditions is None else conditions[rows],
+  )
+
+
+def _content(rig):
+  """What a rig is, to compare it with others."""
+  lens = rig.lens
+  return (
+    rig.image_size,
+    rig.camera_from_body.tolist(),
+    None
+    if lens is None
+    else (lens.model, lens.intrinsics.tolist(), lens.coefficients.tolist()),
   )

@@ -23,6 +23,7 @@ from input_pipeline import datasets
 from input_pipeline import pairing
 from input_pipeline import readings
 from input_pipeline import schema
+from input_pipeline.plans import domains
 from input_pipeline.readers import joined
 from input_pipeline.sources import crops as crops_lib
 from input_pipeline.sources import places as places_lib
@@ -30,6 +31,8 @@ from input_pipeline.sources import planned
 
 NUM_PICTURES = 12
 TARGET = 'target'  # town and drive of images to adapt to
+# One for all runs: photos that were collected, the fewer among the more.
+_TARGET_SEED = 0
 OVERVIEW_PIXELS = 900
 OVERVIEW_MARGIN = 60.0  # metres around the drives
 # From a frame table and which of its frames ask, to who asks whom.
@@ -188,15 +191,18 @@ class Source:
       training: options that the training split has otherwise, and perhaps
         another image_size or frame_stride.
       target: images of another domain to adapt to, without positions: split,
-        condition (of `schema.Dataset.conditions`), count, and options that
-        their split has otherwise. They join the training split.
+        condition (of `schema.Dataset.conditions`; '' for all), count, and
+        options that their split has otherwise. They join the training split.
       crops: which objects `crops` takes; None where it is not called.
       detector: how well `places` sees objects; None where it is not called.
       **options: what the dataset's own `load` takes.
 
     Raises:
-      InputError: an unknown resize policy.
+      InputError: an unknown resize policy, a target that lacks a field, or
+        sequences of one.
     """
+    if target:
+      _check_target(target, num_frames)
     for policy in filter(None, (resize, query_resize)):
       resizing.num_views(policy)
     self.name = name
@@ -260,18 +266,17 @@ class Source:
   ):
     """The training split, and images of which only the domain is known."""
     found = self._load(split, options | others)
-    rows = np.arange(len(found.frames.town))
+    among = np.ones(len(found.frames.town), bool)
     if condition:
-      conditions = found.conditions
-      if conditions is None:
+      if found.conditions is None:
         raise InputError(f'{found.name}: nobody knows its conditions.')
-      rows = np.flatnonzero(conditions == condition)
-    if not 1 <= count <= len(rows):
-      raise InputError(
-        f'data.target.count={count}, but {found.name} has {len(rows)} images'
-        f' of condition {condition!r}.'
-      )
-    some = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+      among = found.conditions == condition
+      if not among.any():
+        raise InputError(
+          f'data.target.condition={condition!r}: {found.name} has only '
+          f'{np.unique(found.conditions).tolist()}.'
+        )
+    some = domains.choose_targets(found.frames, among, count, _TARGET_SEED)
     target = joined.unplaced(found, some, TARGET)
     return joined.join(dataset.name, [dataset, target])
 
@@ -289,17 +294,19 @@ class Source:
       seed: of all rounds.
       describe: `variables, rows -> descriptors`, for planners that mine.
       sampling: `name` of a planner and its fields.
+
+    Raises:
+      InputError: see `planned.make_planner`.
     """
     split = self.split('train')
-    target = split.frames.town == TARGET if self._target else None
     return batches_lib.PlannedBatches(
       planned.make_planner(
         split.dataset,
+        sampling,
         batch_size=batch_size,
         seed=seed,
-        target=target,
+        target=self._target_rows(),
         **split.sequence,
-        **sampling,
       ),
       planned.make_entry(split.dataset, split.image_size, **split.sequence),
       describe,
@@ -307,8 +314,15 @@ class Source:
 
   def class_counts(self, sampling: Mapping[str, Any]) -> np.ndarray:
     """[G], classes of each group of the training split, see `planned`."""
-    table = planned.class_table(self.split('train').frames, **sampling)
+    split = self.split('train')
+    table = planned.class_table(
+      split.dataset, sampling, target=self._target_rows(), **split.sequence
+    )
     return table.num_classes
+
+  def _target_rows(self):
+    """[F] bool, which of the training split are the target's; None without."""
+    return self.split('train').frames.town == TARGET if self._target else None
 
   @property
   def num_domains(self) -> int:
@@ -323,12 +337,22 @@ class Source:
     return int(found.max()) + 1
 
   def train_batches(self, batch_size: int, seed: int) -> grain.DatasetIterator:
-    """Endless shuffled training pairs, see `batches.train_batches`."""
+    """Endless shuffled training pairs, see `batches.train_batches`.
+
+    Raises:
+      InputError: of sequences, too, which only `planned_batches` gives.
+    """
+    if self.num_frames > 1:
+      raise InputError(
+        f'data.num_frames={self.num_frames}: pairs of images and scans are of '
+        'one image each.'
+      )
+    split = self.split('train')
     return batches_lib.train_batches(
-      self.split('train').dataset,
+      split.dataset,
       batch_size=batch_size,
       seed=seed,
-      **self._form,
+      **self._form | dict(image_size=split.image_size),
       **self._pairing,
     )
 
@@ -390,6 +414,18 @@ class Source:
       _save_picture(folder / f'queries/{stem}.png', image)
     if self.name == 'synthetic_city':
       _save_overviews(split.frames, self._options['size'], folder)
+
+
+def _check_target(target, num_frames):
+  """Raises an InputError for a target that cannot be."""
+  missing = sorted({'split', 'condition', 'count'} - set(target))
+  if missing:
+    raise InputError(f'data.target lacks {missing}.')
+  if num_frames > 1:
+    raise InputError(
+      f'data.target with data.num_frames={num_frames}: its images are no '
+      'sequences.'
+    )
 
 
 def _save_picture(path: pathlib.Path, image: np.ndarray) -> None:
