@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from i2ploc.errors import InputError
+from input_pipeline import pairing
 from input_pipeline import readings as readings_lib
 from input_pipeline import schema
 from input_pipeline.plans import classes as classes_lib
@@ -116,8 +117,11 @@ def _make(dataset, frames, name, fields, common):
     if fields.pop('by_frame', False):
       table = places.frame_places(frames)
     else:
-      offset = fields.pop('max_offset')
-      table = places.near_places(frames, max_offset=offset)
+      table = places.near_places(
+        frames,
+        max_offset=fields.pop('max_offset'),
+        max_heading=_max_heading(frames),
+      )
     conditions = None
     if fields.pop('even_conditions', False):
       conditions = dataset.conditions
@@ -125,8 +129,16 @@ def _make(dataset, frames, name, fields, common):
         raise InputError(f'{dataset.name}: nobody knows its conditions.')
     return _PLACES[name](table, **common, conditions=conditions, **fields)
   if name == 'mined':
-    return mined.make_mined(frames, **common, **fields)
+    return mined.make_mined(
+      frames, **common, **fields, max_heading=_max_heading(frames)
+    )
   raise InputError(f'Unknown sampling {name!r}; known: {sorted(NAMES)}.')
+
+
+def _max_heading(frames):
+  """Radians below which headings agree; None where nobody knows any."""
+  known = np.isfinite(frames.heading).any()
+  return pairing.MAX_HEADING if known else None
 
 
 def make_entry(
