@@ -6,6 +6,7 @@ compares: every reading of the data, the parameters, the metrics and the index
 have to be equal to the bit. Exits with 1 if anything differs.
 
 python benchmarks/interruption.py --json=interruption.json
+python benchmarks/interruption.py --config=deep_vg   (batches that are mined)
 """
 
 import hashlib
@@ -27,6 +28,19 @@ SEED = flags.DEFINE_integer('seed', 0, 'Seed of the moments of the kills.')
 STEPS = flags.DEFINE_integer('steps', 400, 'Training steps.')
 JSON = flags.DEFINE_string('json', None, 'Where to write the numbers.')
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+# What makes a config small; a round of planned batches ends between two saves.
+OVERRIDES = {
+  'saliency_i2ploc': {'train.batch_size': 4, 'data.num_points': 512},
+  'deep_vg': {
+    'train.batch_size': 8,
+    'sampling.num_negatives': 2,
+    'sampling.steps': 7,
+  },
+  'cos_place': {'train.batch_size': 4, 'sampling.steps': 7},
+}
+CONFIG = flags.DEFINE_enum(
+  'config', 'saliency_i2ploc', list(OVERRIDES), 'What is trained.'
+)
 
 # Opens the tiny town, making it if needed, and prints a digest of every
 # reading of every split.
@@ -54,19 +68,17 @@ def verb_command(root: pathlib.Path, mode: str) -> list[str]:
   every = max(STEPS.value // 12, 1)
   overrides = {
     'data.image_size': '(48, 160)',
-    'data.num_points': 512,
-    'train.batch_size': 4,
     'train.num_steps': STEPS.value,
     'train.eval_every': every * 3,
     'train.save_every': every,
     'optimizer.warmup_steps': 2,
     'evaluation.batch_size': 8,
-  }
+  } | OVERRIDES[CONFIG.value]
   return [
     sys.executable,
     'main.py',
     f'--mode={mode}',
-    '--config=configs/saliency_i2ploc.py:size=tiny',
+    f'--config=configs/{CONFIG.value}.py:size=tiny',
     f'--workdir={root / "run"}',
     f'--data_dir={root / "data"}',
     *(f'--config.{k}={v}' for k, v in overrides.items()),
