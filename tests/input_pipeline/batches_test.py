@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches hold what they promise and resume to the bit."""
 
+import functools
+import tempfile
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.geometry import lens as lens_lib
+from i2ploc.training import checkpoint
 from input_pipeline import batches as batches_lib
 from input_pipeline import datasets
 from input_pipeline import readings
 from input_pipeline import schema
+from tests.training import linear_run
 
 _LENGTH = 20
 _SIZE = (16, 40)
@@ -211,7 +217,197 @@ class TrainBatchesTest(parameterized.TestCase):
       self.assertEqual(mask[row].sum(), front.sum())
 
 
+_STEPS = 6
+
+
+def _plan(number, describe):
+  """Six steps of four rows; drawn by the round and by what is described."""
+  rng = np.random.default_rng(number)
+  row = rng.integers(0, 120, (_STEPS, 4))
+  return {
+    'row': row,
+    'place': rng.integers(-1, 9, (_STEPS, 4), np.int32),
+    'yaw': rng.normal(size=(_STEPS, 4)).astype(np.float32),
+    'labelled': describe(row[0])[:, 0] + rng.normal(size=(_STEPS, 4)) > 0,
+    'corners': rng.normal(size=(_STEPS, 4, 2)),
+  }
+
+
+def _entry(row):
+  return {'image': np.full((2, 3), row, np.uint8), 'image_index': np.int32(row)}
+
+
+def _describe(variables, rows):
+  return np.cos(variables * np.asarray(rows, float))[:, None]
+
+
+def _planned(plan=_plan, entry=_entry, workers=2):
+  return batches_lib.PlannedBatches(plan, entry, _describe, workers)
+
+
+class PlannedBatchesTest(parameterized.TestCase):
+  def assert_equal(self, found, expected):
+    for a, b in zip(found, expected, strict=True):
+      self.assertEqual(list(a), list(b))
+      for name in a:
+        self.assertEqual(a[name].dtype, b[name].dtype)
+        np.testing.assert_array_equal(a[name], b[name], name)
+
+  def rounds(self, batches, variables):
+    """All batches of a round for each of the variables."""
+    found = []
+    for value in variables:
+      batches.refresh(value)
+      found += list(batches)
+    return found
+
+  def test_a_batch_is_its_rows_and_what_the_plan_says(self):
+    found = self.rounds(_planned(), [0.5, 0.7])
+    plans = [
+      _plan(i, functools.partial(_describe, value))
+      for i, value in enumerate([0.5, 0.7])
+    ]
+    self.assertLen(found, 2 * _STEPS)
+    for i, batch in enumerate(found):
+      plan, step = plans[i // _STEPS], i % _STEPS
+      self.assertEqual(
+        list(batch),
+        ['image', 'image_index', 'place', 'yaw', 'labelled', 'corners'],
+      )
+      np.testing.assert_array_equal(batch['image'][:, 1, 2], plan['row'][step])
+      for name in ('place', 'yaw', 'labelled', 'corners'):
+        np.testing.assert_array_equal(batch[name], plan[name][step])
+        self.assertEqual(batch[name].dtype, plan[name].dtype)
+
+  def test_a_round_is_planned_once_and_by_its_own_model(self):
+    asked = []
+
+    def plan(number, describe):
+      asked.append((number, float(describe([2])[0, 0])))
+      return _plan(number, describe)
+
+    self.rounds(_planned(plan), [0.5, 0.1, 0.5])
+    self.assertEqual(
+      asked, [(0, np.cos(1.0)), (1, np.cos(0.2)), (2, np.cos(1.0))]
+    )
+
+  def test_a_round_ends_and_none_is_there_before_the_first(self):
+    batches = _planned()
+    for _ in range(2):
+      self.assertEmpty(list(batches))
+      batches.refresh(0.5)
+      self.assertLen(list(batches), _STEPS)
+    self.assertIs(iter(batches), batches)
+
+  @parameterized.parameters(0, 1, 5)
+  def test_a_new_round_discards_what_was_prepared(self, done):
+    batches = _planned()
+    batches.refresh(0.5)
+    for _ in range(done):
+      next(batches)
+    found = self.rounds(batches, [0.3])
+    self.assert_equal(found, self.rounds(_planned(), [0.5, 0.3])[_STEPS:])
+
+  @parameterized.parameters(0, 1, 3)
+  def test_every_position_resumes_to_the_bit_with_any_workers(self, workers):
+    variables = [0.5, 0.3, 0.2]
+    expected = self.rounds(_planned(), variables)
+    batches, states = _planned(), [_planned().get_state()]
+    for value in variables[:2]:
+      batches.refresh(value)
+      for _ in batches:
+        states.append(batches.get_state())
+    self.assertLen(states, 2 * _STEPS + 1)
+    for done, state in enumerate(states):
+      resumed = _planned(workers=workers)
+      resumed.refresh(9.9)  # another round, and in the midst of it
+      next(resumed)
+      resumed.set_state(state)
+      found = list(resumed)  # what is left of the round, by its own plan
+      for value in variables[-(-done // _STEPS) :]:
+        resumed.refresh(value)
+        found += list(resumed)
+      self.assert_equal(found, expected[done:])
+
+  def test_a_checkpoint_keeps_the_position(self):
+    variables = [0.5, 0.3]
+    expected = self.rounds(_planned(), variables)
+    batches = _planned()
+    batches.refresh(variables[0])
+    for _ in range(2):
+      next(batches)
+    state = linear_run.init_state(linear_run.make_optimizer())
+    with tempfile.TemporaryDirectory() as folder:
+      checkpoints = checkpoint.Checkpoints(folder)
+      checkpoints.save(state, batches.get_state(), {})
+      next(batches)  # a state that was handed over does not move
+      checkpoints.wait()
+      restored = checkpoints.restore_latest(state).data_state
+      checkpoints.close()
+    resumed = _planned()
+    resumed.set_state(restored)
+    found = list(resumed) + self.rounds(resumed, variables[1:])
+    self.assert_equal(found, expected[2:])
+
+  def test_a_bad_reading_is_named_through_the_workers(self):
+    def entry(row):
+      raise InputError(f'row {row} is bad')
+
+    batches = _planned(entry=entry)
+    batches.refresh(0.5)
+    with self.assertRaisesRegex(InputError, 'row .* is bad'):
+      next(batches)
+
+
 class ReadBatchesTest(absltest.TestCase):
+  def test_renderings_come_alone_or_beside_images(self):
+    def read(row, what):
+      shown = _read(row, what)
+      shown['rendering'] = 255 - shown['image']
+      return {name: shown[name] for name in what}
+
+    dataset = _dataset(read=read)
+    (batch,) = _evaluate(dataset, [7, 9], what=('rendering',))
+    np.testing.assert_array_equal(
+      batch['rendering'][:, 3, 4, 0], [248, 246, 246, 246]
+    )
+    self.assertCountEqual(
+      batch,
+      [
+        'rendering',
+        'mask',
+        'intrinsics',
+        'camera_from_lidar',
+        *(f'rendering_{name}' for name in _PLACE),
+      ],
+    )
+    np.testing.assert_array_equal(
+      batch['intrinsics'][0], [[25, 0, 20], [0, 30, 8], [0, 0, 1]]
+    )
+    (both,) = _evaluate(dataset, [7, 9], what=('image', 'rendering'))
+    for name, values in batch.items():
+      np.testing.assert_array_equal(both[name], values)
+    np.testing.assert_array_equal(both['image'][:2, 3, 4, 0], [7, 9])
+    np.testing.assert_array_equal(both['image_index'], both['rendering_index'])
+
+  def test_sequences_end_with_their_row(self):
+    (batch,) = _evaluate(
+      _dataset(), [27, 41], what=('image',), num_frames=3, frame_stride=2
+    )
+    self.assertEqual(batch['image'].shape, (4, 3, *_SIZE, 3))
+    # Row 41 is the second of its drive: the oldest stands for those missing.
+    np.testing.assert_array_equal(
+      batch['image'][:2, :, 3, 4, 0], [[23, 25, 27], [41, 41, 41]]
+    )
+    np.testing.assert_allclose(
+      batch['image_position'][0, :, 0], [15.0, 25.0, 35.0]
+    )
+    self.assertEqual(batch['image_heading'].shape, (4, 3))
+    np.testing.assert_array_equal(batch['image_index'], [27, 41, 41, 41])
+    np.testing.assert_array_equal(batch['mask'], [True, True, False, False])
+    with self.assertRaisesRegex(InputError, 'frame_stride=0'):
+      _evaluate(_dataset(), [27], num_frames=3, frame_stride=0)
+
   def test_rows_come_in_order_and_the_last_batch_is_padded(self):
     rows = np.array([5, 3, 9, 100, 7, 2])
     batches = _evaluate(_dataset(), rows)

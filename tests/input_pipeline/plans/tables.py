@@ -32,9 +32,7 @@ def table(town, drive, frame, x, y, heading) -> schema.FrameTable:
 
 def join(*frames: schema.FrameTable) -> schema.FrameTable:
   """One table of several."""
-  return schema.FrameTable(
-    *(np.concatenate(columns) for columns in zip(*frames, strict=True))
-  )
+  return schema.concatenate(frames)
 
 
 def street(

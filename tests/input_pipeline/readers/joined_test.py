@@ -9,8 +9,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.evaluation import questions
 from i2ploc.geometry import lens as lens_lib
+from i2ploc.photos import truth as truth_lib
 from input_pipeline import batches
 from input_pipeline import datasets
 from input_pipeline import pairing
@@ -86,6 +88,25 @@ class JoinTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r"\['a'\] name their queries"):
       joined.join('all', mixed)
 
+  def test_conditions_and_renderings_are_kept_where_all_have_them(self):
+    parts = [
+      part._replace(conditions=np.full(len(part.frames.town), word))
+      for part, word in ((_part('a', 2, 10), 'day'), (_part('b', 1, 10), 'fog'))
+    ]
+    whole = joined.join('all', parts)
+    self.assertEqual(whole.conditions.tolist(), ['day', 'day', 'fog'])
+    self.assertIsNone(whole.frames.has_rendering)
+    parts[0] = parts[0]._replace(conditions=None)
+    self.assertIsNone(joined.join('all', parts).conditions)
+
+  @parameterized.parameters(
+    dict(truth=truth_lib.Truth()), dict(rough=np.zeros((3, 2)))
+  )
+  def test_what_is_said_by_row_is_refused(self, **said):
+    parts = [_part('a', 2, 10), _part('b', 3, 10)._replace(**said)]
+    with self.assertRaisesRegex(InputError, r"all: \['b'\] say by row"):
+      joined.join('all', parts)
+
   def test_batches_carry_the_intrinsics_of_their_own_camera(self):
     dataset = joined.join('all', [_part('a', 8, 16), _part('b', 8, 32)])
     batch = next(
@@ -99,6 +120,60 @@ class JoinTest(parameterized.TestCase):
     fy = np.where(batch['image_town'] == 0, 16, 32)
     np.testing.assert_allclose(batch['intrinsics'][:, 1, 1], fy)
     np.testing.assert_array_equal(batch['image_town'], batch['points_town'])
+
+
+class UnplacedTest(absltest.TestCase):
+  def test_frames_are_read_but_nobody_knows_where_they_are(self):
+    dataset = joined.join('all', [_part('a', 4, 10), _part('b', 5, 10)])
+    dataset = dataset._replace(
+      conditions=np.arange(9).astype(str),
+      frames=dataset.frames._replace(
+        has_points=np.arange(9) != 8, has_rendering=np.arange(9) > 6
+      ),
+      queries=np.ones(9, bool),
+      truth=truth_lib.Truth(),
+      rough=np.zeros((9, 2)),
+    )
+    found = joined.unplaced(dataset, np.array([8, 3, 5]), 'target')
+    frames = found.frames
+    self.assertEqual({*frames.town, *frames.drive, *found.rigs}, {'target'})
+    self.assertTrue(np.isnan(frames.world_from_body).all())
+    self.assertTrue(np.isnan(frames.timestamp).all())
+    self.assertEqual(frames.frame.tolist(), [0, 1, 2])
+    self.assertLen({*frames.name}, 3)
+    self.assertEqual(frames.has_points.tolist(), [False, True, True])
+    self.assertEqual(frames.has_rendering.tolist(), [True, False, False])
+    self.assertEqual(found.conditions.tolist(), ['8', '3', '5'])
+    self.assertIsNone(found.queries)
+    self.assertIsNone(found.truth)
+    self.assertIsNone(found.rough)
+    pixels = [found.read(row, ('image',))['image'][0, 0, 0] for row in range(3)]
+    self.assertEqual(pixels, [4, 3, 1])  # as their own parts count
+    whole = joined.join('more', [_part('c', 2, 10), found])
+    self.assertEqual(whole.read(3, ('image',))['image'][0, 0, 0], 3)
+    plain = dataset._replace(conditions=None)
+    self.assertIsNone(joined.unplaced(plain, np.array([1]), 't').conditions)
+
+  def test_frames_of_one_kind_of_camera_alone(self):
+    parts = [_part('a', 2, 10), _part('b', 2, 12)]
+    dataset = joined.join('all', parts)
+    joined.unplaced(dataset, np.array([2, 3]), 't')
+    with self.assertRaisesRegex(InputError, 'different cameras'):
+      joined.unplaced(dataset, np.array([0, 3]), 't')
+    own = parts[1].rigs['b_a']
+    other = own._replace(camera_from_body=2 * own.camera_from_body)
+    for rig in (
+      own._replace(lens=None),
+      own._replace(image_size=(1, 2)),
+      own._replace(lens=own.lens._replace(distortion=np.ones(4))),
+      own._replace(lens=own.lens._replace(model='opencv')),
+      other,
+    ):
+      rigs = {'a_a': own, 'b_a': rig}
+      with self.assertRaisesRegex(InputError, 'different cameras'):
+        joined.unplaced(dataset._replace(rigs=rigs), np.array([0, 3]), 't')
+    with self.assertRaisesRegex(InputError, 'no frames'):
+      joined.unplaced(dataset, np.array([], int), 't')
 
 
 class KittiAndKitti360Test(parameterized.TestCase):
