@@ -129,18 +129,21 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   if 'num_points' in config.data:
     config.data.num_points = 128
     config.model.num_points = min(config.model.num_points, 1024)
-  config.data.image_size = (48, 160)
+  if config.model.get('projection') != 'overhead':  # which are square
+    config.data.image_size = (48, 160)
   config.train.update(
     dict(batch_size=4, num_steps=2, eval_every=2, save_every=1)
   )
   config.train.num_chunks = min(config.train.num_chunks, 2)
   config.optimizer.update(dict(warmup_steps=1, accumulation=1))
   config.evaluation.update(dict(batch_size=8, num_examples=2))
-  for tower in filter(None, (config.model.image, config.model.points)):
+  sides = (config.model.get(side) for side in ('image', 'points', 'rendering'))
+  for tower in filter(None, sides):
     _shrink(tower, width=96, depth=2, num_groups=96, pointnet_features=96)
   _shrink(config.model.aggregator, num_clusters=8)
   if 'sampling' in config:
     _shrink(config.sampling, steps=1, num_negatives=2, per_step=2)
+    _shrink(config.sampling, num_views=2, num_clusters=2)
   if 'trainable' in config.optimizer:
     config.optimizer.trainable = tuple(
       pattern

@@ -131,17 +131,18 @@ def _take_run(config, arg):
       f'checkpoint={arg.checkpoint} with {others}: a run has its own.'
     )
   run = common.tuples(json.loads(path.read_text()))
-  if run['query_side'] != 'image' or 'text' in run['model']:
+  model = run.get('model', {})
+  if 'image' not in model or 'text' in model or run['query_side'] != 'image':
     raise ValueError(
-      f'checkpoint={arg.checkpoint}: {run["name"]} is of no images'
+      f'checkpoint={arg.checkpoint}: {run["name"]} finds no places by images'
     )
   config.name = run['name']
-  config.model = run['model'] | dict(
+  config.model = model | dict(
     points=None, rendering=None, whitening=arg.whitening
   )
   config.checkpoint = arg.checkpoint
   config.data.image_size = run['data']['image_size']
-  if run['model']['aggregator']['name'] == 'fusion':
+  if model['aggregator']['name'] == 'fusion':
     config.data.num_frames = run['data']['num_frames']
-  if run['model'].get('projection') == 'overhead':
+  if model.get('projection') == 'overhead':
     config.index.views = run['index']['views']

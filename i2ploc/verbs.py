@@ -207,7 +207,7 @@ def _fit(config, workdir, training: task_lib.Training, checkpoints) -> None:
   count = sum(x.size for x in jax.tree.leaves(params))
   print(f'{count:,} parameters')
   writer = metric_writer.MetricWriter(
-    workdir, headline=('loss', 'recall_at_1', 'scale')
+    workdir, headline=('loss', 'recall_at_1', 'accuracy', 'scale')
   )
   try:
     loop.train(

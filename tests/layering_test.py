@@ -75,7 +75,7 @@ MAY_IMPORT = {
     'i2ploc.image_files',
     'i2ploc.photos',
   ),
-  'configs': ('configs.common',),
+  'configs': ('configs.common', 'configs.images'),
 }
 # What every package may import.
 FOUNDATION = ('i2ploc.errors',)
@@ -260,8 +260,8 @@ ORDER = {
     'task',
     'embedding',
     'place_map',
-    'photos',
     'runs',
+    'photos',
     'place_training',
     'places',
     'captions',

@@ -24,6 +24,13 @@ MAX_YAW = {'pinhole': 0.5, 'equirectangular': math.pi}
 # Towns of a batch are mirrored one by one, up to so many.
 _TOWNS = 64
 
+# What an augmentation asks of a batch, and who gives it.
+_NEEDS = {
+  'mixing': ('labelled', 'data.target'),
+  'look_field': ('yaw', "sampling.name='focal'"),
+  'overhead': ('variant', 'sampling.by_frame'),
+}
+
 Fields = Mapping[str, Any]
 
 
@@ -137,55 +144,71 @@ def make_image_embed(
     crop_area: smallest share of an image, see
       `image_augmentation.random_resized_crop`; 1 for the whole.
     mixing: share of the images that look like those of the target domain, see
-      `image_augmentation.mix_statistics`; 0 for none.
+      `image_augmentation.mix_statistics`; 0 for none. To a domain adversary
+      they stay what they were: it asks for what colours no longer tell.
     look_field: radians; images are panoramas, and the model sees this much of
       them at the batch's `yaw`, see `looking.look`. 0: images as they are.
     overhead: turns and crops of images from above, see
       `image_augmentation.overhead_views`; None for none.
-    frozen: sides that are no longer trained; their readings are left as they
-      are.
+    frozen: sides whose towers are asked as in an evaluation, for readings as
+      they are; parameters rest by `optimizer.trainable`.
 
   Returns:
     `params, model_state, batch, key -> embeddings, model_state`, see
     `step.make_train_step`; an `Embedding` by side.
 
   Raises:
-    InputError: sides that the model does not have.
+    InputError: sides that the model does not have, or a change of what is
+      frozen. While tracing: a batch without what an augmentation needs.
   """
-  if unknown := sorted(set(frozen) - set(model.towers)):
-    raise InputError(f'frozen={unknown}: the model has {list(model.towers)}.')
+  used = dict(
+    color_jitter=color_jitter,
+    mirror=mirror,
+    crop_area=crop_area < 1,
+    mixing=mixing,
+    look_field=look_field,
+    overhead=overhead is not None,
+  )
+  used = [name for name, value in used.items() if value]
+  _check_frozen(model, frozen, used)
   size = model.image_view.size
 
   def augment(batch, key):
+    _check_needs(batch, used)
+    batch = dict(batch)
     images = batch['image'].astype(jnp.float32) / 255.0
     frames = images.shape[1:-3]
     images = images.reshape(-1, *images.shape[-3:])
     keys = jax.random.split(key, 5)
+
+    def per_frame(name):
+      return jnp.repeat(batch[name], math.prod(frames), axis=0)
+
     if look_field:
-      batch = dict(batch)
       images = looking.look(
         images,
-        batch.pop('intrinsics'),
-        batch['yaw'],
+        per_frame('intrinsics'),
+        per_frame('yaw'),
         size=size,
         field=look_field,
       )
     if mixing:
       images, _ = image_augmentation.mix_statistics(
-        keys[0], images, ~batch['labelled'], mixing
+        keys[0], images, ~per_frame('labelled'), mixing
       )
     if color_jitter:
       images = augmentation.color_jitter(keys[1], images, color_jitter, hue)
     if overhead is not None:
       images = image_augmentation.overhead_views(
-        keys[2], images, batch['variant'], **overhead
+        keys[2], images, per_frame('variant'), **overhead
       )
     if crop_area < 1:
       images = image_augmentation.random_resized_crop(
         keys[3], images, crop_area
       )
-    images = images.reshape(-1, *frames, *images.shape[-3:])
-    batch = dict(batch, image=images)
+    if crop_area < 1 or look_field:
+      batch.pop('intrinsics', None)  # of another picture
+    batch['image'] = images.reshape(-1, *frames, *images.shape[-3:])
     if mirror:
       heads = jax.random.bernoulli(keys[4], shape=(_TOWNS,))
       batch = _mirrored(batch, heads[batch['image_town'] % _TOWNS])
@@ -217,6 +240,29 @@ def make_image_embed(
     return embeddings, model_state
 
   return embed
+
+
+def _check_frozen(model, frozen, used):
+  """Raises InputError for sides that are not there, or readings that change."""
+  if unknown := sorted(set(frozen) - set(model.towers)):
+    raise InputError(f'frozen={unknown}: the model has {list(model.towers)}.')
+  wrong = used if 'image' in frozen else ['mirror'] * ('mirror' in used)
+  if frozen and wrong:
+    raise InputError(
+      f'frozen={list(frozen)}: its readings stay as they are, but there is'
+      f' {wrong} of augmentation; turn that off.'
+    )
+
+
+def _check_needs(batch, used):
+  """Raises InputError for a batch without what an augmentation asks for."""
+  for name in used:
+    key, giver = _NEEDS.get(name, ('image', ''))
+    if key not in batch:
+      raise InputError(
+        f'augmentation.{name} needs {key!r} of each image, which comes with'
+        f' {giver}: set that, or turn the augmentation off.'
+      )
 
 
 def _mirrored(batch, flags):

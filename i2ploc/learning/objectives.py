@@ -123,6 +123,9 @@ class _OneSide:
     found = relations_lib.from_positions(
       position, town, position, town, **self._radii
     )
+    if not self._radii['positive_radius']:
+      # Pictures of one position may look in different directions.
+      found = jnp.minimum(found, relations_lib.IGNORE)
     return relations_lib.any_frame(found, frames)
 
   def _by_footprint(self):
@@ -436,7 +439,7 @@ def make_objective(
     sides: of the model that are a and b of the loss; the same one twice for a
       model of one side.
     learned: what sizes follow from.
-    positive_radius: metres; readings this near are positives.
+    positive_radius: metres; readings this near are positives. 0 for none.
     ignore_radius: metres; readings nearer than this and no positives count for
       nothing.
     neutral: images from above whose footprints overlap count for nothing; else
@@ -452,6 +455,17 @@ def make_objective(
   tell_apart = factory.make(known, 'loss', {**fields, 'name': name})
   if adversary < 0:
     raise InputError(f'adversary={adversary}: expected a weight, 0 for none.')
+  one_side = sides[0] == sides[1]
+  if one_side and fields.get('tile'):
+    raise InputError(
+      f'tile={fields["tile"]} of a model of one side: expected 0, all pairs at'
+      ' once.'
+    )
+  if not one_side and name == 'classes':
+    raise InputError(
+      f"loss 'classes' is of one side, and {sides[0]!r} asks {sides[1]!r}:"
+      ' choose another loss.'
+    )
   radii = dict(
     positive_radius=positive_radius,
     ignore_radius=max(ignore_radius, positive_radius),
@@ -461,7 +475,7 @@ def make_objective(
     a, b = (embeddings[side] for side in sides)
     relate = (
       _OneSide(batch, sides[0], neutral=neutral, **radii)
-      if sides[0] == sides[1]
+      if one_side
       else _Relations(batch, dict(zip('ab', sides, strict=True)), **radii)
     )
     drawn = batch[f'{sides[0]}_index'].sum()

@@ -28,6 +28,7 @@ from i2ploc.retrieval import calibration as calibration_lib
 from i2ploc.retrieval import index as index_lib
 from i2ploc.tasks import embedding as embedding_lib
 from i2ploc.tasks import place_map
+from i2ploc.tasks import runs
 
 WRITERS = {
   'npy': descriptor_files.save_npy,
@@ -64,8 +65,11 @@ def check(config: Any) -> None:
     )
 
 
-def _weights(checkpoint: str) -> dict[str, str]:
+def _weights(config: Any) -> dict[str, str]:
   """What a page says of the networks."""
+  checkpoint = config.checkpoint
+  if runs.is_run(checkpoint):
+    return {'name': checkpoint, 'what': config.name}
   parts = {
     one: sources.describe(one)
     for one in dict.fromkeys(
@@ -109,7 +113,7 @@ def save_page(
     ordered=config.sequence.length > 1
     or unit in (truth_lib.FRAMES, truth_lib.LISTED),
     duplicates=dict.fromkeys(duplicates),
-    weights=_weights(config.checkpoint),
+    weights=_weights(config),
     confidence=calibration_lib.from_dict(index.calibration).describe(),
   )
 

@@ -87,6 +87,7 @@ def planned(
     InputError: as in `pairs`.
   """
   _check(config, towers)
+  _check_chunks(config)
   sampling = config.sampling.to_dict()
   size = config.evaluation.batch_size
 
@@ -178,6 +179,21 @@ def _check(config, towers):
     raise InputError(
       f'{config.name}: a vocabulary or a whitening is fitted to a map, not'
       ' trained: set model.whitening to 0 and choose another aggregator.'
+    )
+
+
+def _check_chunks(config):
+  """Chunks draw on their own what has to be alike all over a batch."""
+  shared = [
+    name
+    for name in ('mirror', 'mixing', 'overhead')
+    if config.augmentation[name]
+  ]
+  if config.train.num_chunks > 1 and shared:
+    raise InputError(
+      f'train.num_chunks={config.train.num_chunks} with {shared} of'
+      ' augmentation, which would change a town or a year in different ways:'
+      ' turn them off, or take one chunk.'
     )
 
 

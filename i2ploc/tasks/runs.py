@@ -10,9 +10,12 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from i2ploc import factory
 from i2ploc.errors import InputError
+from i2ploc.errors import MissingFileError
+from i2ploc.models import fitting
 from i2ploc.models import towers as towers_lib
 from i2ploc.training import checkpoint
 
@@ -38,11 +41,16 @@ def load_variables(
     The variables of `model`.
 
   Raises:
-    MissingFileError: no checkpoint.
+    MissingFileError: no checkpoint, or no config.json.
     InputError: towers that differ.
   """
   workdir = pathlib.Path(workdir).expanduser()
-  config = _tuples(json.loads((workdir / 'config.json').read_text()))
+  path = workdir / 'config.json'
+  if not path.exists():
+    raise MissingFileError(
+      f'{path} is missing: expected the workdir of a training, which writes it.'
+    )
+  config = _tuples(json.loads(path.read_text()))
   own = factory.make_model(
     **config['model'],
     image_size=config['data']['image_size'],
@@ -56,6 +64,9 @@ def load_variables(
   variables: dict[str, Any] = {}
   for collection, modules in towers_lib.shapes(model).items():
     for name, wanted in modules.items():
+      if collection == fitting.COLLECTION:
+        variables.setdefault(collection, {})[name] = _not_fitted(wanted)
+        continue
       source = _source(name, model, own)
       value = found.get(collection, {}).get(source)
       if value is None or _shapes(value) != _shapes(wanted):
@@ -73,6 +84,11 @@ def _source(name, model, own):
     if name == side or name.startswith(f'{side}_'):
       return name if side in own.towers else _SHARED + name[len(side) :]
   return name
+
+
+def _not_fitted(shapes):
+  """What belongs to a map, until it is fitted to one."""
+  return jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
 
 
 def _tuples(value):
