@@ -2,7 +2,7 @@
 """Methods of place recognition, trained alike, where they have never been.
 
 python benchmarks/place_training.py --workdir=runs/places --data_dir=demo/data \
-  --page=docs/place_training.md
+  --steps=60 --page=docs/place_training.md
 python benchmarks/place_training.py --workdir=runs/places --table
 
 Every row sees as many images as the first of its table, once per seed, and is
@@ -28,6 +28,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import study
 
 GSV, SEQUENCES = 'gsv_cities.py', 'seq_vlad.py'
+# Trained on from single frames, with as many images again.
+FIVE = {'start': 'netvlad', 'frames': 5}
 COLUMNS = {
   'R@1': 'test/cross/{direction}/recall@1_10m',
   'R@5': 'test/cross/{direction}/recall@5_10m',
@@ -65,28 +67,34 @@ TOWNS = study.Study(
       {'loss.adversary': '0.1', 'sampling.even_conditions': 'True'},
     ),
     'netvlad': study.Row('NetVLAD, one frame', f'{SEQUENCES}:frames=1'),
-    'seq_vlad': study.Row('SeqVLAD, 5 frames', SEQUENCES),
-    'concatenation': study.Row(
-      'CAT, 5 frames of NetVLAD',
-      f'{SEQUENCES}:fusion=concatenation,aggregator=netvlad',
+    'netvlad_5': study.Row(
+      'the same weights, 5 frames (SeqVLAD, not trained on sequences)',
+      SEQUENCES,
+      start='netvlad',
+      start_as='checkpoint',
+      mode='evaluate',
     ),
-    'delta': study.Row(
-      'Delta, 5 frames of NetVLAD',
-      f'{SEQUENCES}:fusion=delta,aggregator=netvlad',
-    ),
-    'transformer': study.Row(
-      'transformer over 5 frames of NetVLAD',
-      f'{SEQUENCES}:fusion=transformer,aggregator=netvlad',
-    ),
+    'seq_vlad': study.Row('SeqVLAD, 5 frames', SEQUENCES, **FIVE),
+    **{
+      form: study.Row(
+        title, f'{SEQUENCES}:fusion={form},aggregator=netvlad', **FIVE
+      )
+      for form, title in (
+        ('concatenation', 'concatenation (CAT)'),
+        ('delta', 'Delta'),
+        ('mean', 'mean'),
+        ('transformer', 'transformer'),
+      )
+    },
   },
   columns=COLUMNS,
 )
-RENDERED = {'direction': 'image_to_rendering', 'start': 'photos'}
+RENDERED = {'direction': 'image_to_rendering', 'start': 'gsv'}
 MESH = study.Study(
   name='mesh',
   title='map, queries are photos, within 10 m, %',
   rows={
-    'photos': study.Row('photos', GSV),
+    'gsv': study.Row('photos', GSV),
     'unaligned': study.Row(
       'renderings, the tower of photos',
       'mesh_vpr.py',

@@ -40,14 +40,19 @@ TRAINED = LINE | {
   'evaluation.select': 'validation/photos/image_to_image/recall@1_1frames',
 }
 CONFIG = 'gsv_cities.py:dataset=photos,image_size=64x128'
-SEQUENCES = 'seq_vlad.py:dataset=photos,image_size=64x128'
+TRIPLETS = 'deep_vg.py:dataset=photos,image_size=64x128'
+# A frame of the other season with the same number; negatives 10 frames away.
+MINED = {k: v for k, v in TRAINED.items() if k != 'sampling.by_frame'} | {
+  'sampling.positive_radius': '0.5',
+  'sampling.negative_radius': '10.0',
+}
 STUDY = study.Study(
   name='seasons',
   title='Nordland, second half, winter in summer, R@1 in %',
   rows={
     'gsv': study.Row('multi-similarity', CONFIG, TRAINED),
     'info_nce': study.Row("LIP-Loc's loss", f'{CONFIG},loss=info_nce', TRAINED),
-    'seq_vlad': study.Row('SeqVLAD, 5 frames', SEQUENCES, TRAINED),
+    'deep_vg': study.Row('triplets, partial mining', TRIPLETS, MINED),
     'untrained': study.Row('untrained', CONFIG, TRAINED | study.UNTRAINED),
     'zero_shot': study.Row(
       'zero-shot: EfficientNet-Lite0, VLAD',

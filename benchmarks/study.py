@@ -43,6 +43,7 @@ class Row(NamedTuple):
     start_as: 'train.pretrained' to train on, 'checkpoint' to evaluate alone.
     mode: 'train', or 'evaluate' for what is not trained.
     direction: of what is read off, for columns with '{direction}'.
+    frames: images of a reading: as many images count as much.
   """
 
   title: str
@@ -52,6 +53,7 @@ class Row(NamedTuple):
   start_as: str = 'train.pretrained'
   mode: str = 'train'
   direction: str = 'image_to_image'
+  frames: int = 1
 
   def metric(self, column: str) -> str:
     """Where results.json has a column."""
@@ -157,7 +159,8 @@ def _num_steps(study, row, options) -> int:
   if options.steps:
     first = default_config(next(iter(study.rows.values()))).train
     pairs = options.steps * first.batch_size
-  return pairs // int(row.fields.get('train.batch_size', config.batch_size))
+  size = int(row.fields.get('train.batch_size', config.batch_size))
+  return pairs // (size * row.frames)
 
 
 def _environment(jobs: int) -> dict[str, str]:

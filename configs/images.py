@@ -60,13 +60,14 @@ def get_config(
   del config.train.yaw, config.train.cutout
   config.train.update(
     batch_size=64,
-    num_steps=480,
-    eval_every=240,
+    num_steps=240,
+    eval_every=120,
     save_every=60,
     pretrained=arg.pretrained,
     fit_clusters=False,  # NetVLAD starts at clusters of the data
   )
   config.optimizer.update(
+    warmup_steps=10,
     trainable=(),  # patterns of paths, such as '*norm*'; () for everything
     class_learning_rate=1e-2,  # of class weights, by Adam of their own
   )

@@ -200,9 +200,9 @@ def _check_chunks(config):
 def _init(config, towers, key: jax.Array) -> dict[str, Any]:
   """Fresh variables, or those that training starts from."""
   start = config.train.pretrained
-  if start and runs.is_run(start):
-    return runs.load_variables(start, towers.model)
   variables = dict(towers.init(key))
+  if start and runs.is_run(start):
+    return runs.load_variables(start, towers.model, variables)
   if start:
     variables = published.with_encoders(start, towers.model, variables)
   return variables

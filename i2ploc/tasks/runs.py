@@ -5,6 +5,7 @@ A workdir is named where published weights could be: to evaluate its towers on
 other data, or to start from them.
 """
 
+from collections.abc import Mapping
 import json
 import pathlib
 from typing import Any
@@ -19,6 +20,7 @@ from i2ploc.models import fitting
 from i2ploc.models import towers as towers_lib
 from i2ploc.training import checkpoint
 
+_INNER = 'inner'  # aggregator of a fusion
 _SHARED = 'image'  # whose tower stands for those that a run does not have
 
 
@@ -28,14 +30,19 @@ def is_run(path: str | pathlib.Path) -> bool:
 
 
 def load_variables(
-  workdir: str | pathlib.Path, model: towers_lib.Towers
+  workdir: str | pathlib.Path,
+  model: towers_lib.Towers,
+  fresh: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """The best checkpoint of a run, side by side.
 
   Args:
     workdir: of the run.
     model: whose sides take the run's towers of the same name; those that the
-      run does not have take that of its images, as renderings do at first.
+      run does not have take that of its images, as renderings do at first. The
+      aggregator of single images is that of frames in a fusion.
+    fresh: variables of the model, for what a fusion adds to that; None where it
+      adds nothing.
 
   Returns:
     The variables of `model`.
@@ -69,6 +76,9 @@ def load_variables(
         continue
       source = _source(name, model, own)
       value = found.get(collection, {}).get(source)
+      if _INNER in wanted and value is not None and _INNER not in value:
+        added = fresh[collection][name] if fresh else {}
+        value = {**added, _INNER: value}
       if value is None or _shapes(value) != _shapes(wanted):
         raise InputError(
           f'{workdir}: its {source!r} does not fit {name!r} of this model. Take'
