@@ -419,7 +419,7 @@ class Source:
 
 def _check_target(target, num_frames):
   """Raises an InputError for a target that cannot be."""
-  missing = sorted({'split', 'condition', 'count'} - set(target))
+  missing = sorted({'split', 'condition', 'count'} - set(target.keys()))
   if missing:
     raise InputError(f'data.target lacks {missing}.')
   if num_frames > 1:
