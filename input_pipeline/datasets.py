@@ -70,9 +70,10 @@ def load(
   Args:
     name: of `NAMES`.
     split: of synthetic_city and synthetic_earth 'train', 'validation' or
-      'test'; of photos and mesh 'all'; of the KITTI readers sequences or drives
-      joined by '+', such as '05+06[:100]', see `readers.splits`, or the name of
-      a published split.
+      'test', of the former also 'train[:8]'; of photos 'all', or towns joined
+      by '+'; of mesh 'all'; of the KITTI readers sequences or drives joined by
+      '+', such as '05+06[:100]', see `readers.splits`, or the name of a
+      published split.
     data_dir: where the data lies (or, if it is generated, is to be made).
     packed: where to keep what is read, between runs; '' reads the raw files
       each time. See `packing`.

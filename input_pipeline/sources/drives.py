@@ -348,11 +348,12 @@ class Source:
         'one image each.'
       )
     split = self.split('train')
+    form: dict[str, Any] = self._form | {'image_size': split.image_size}
     return batches_lib.train_batches(
       split.dataset,
       batch_size=batch_size,
       seed=seed,
-      **self._form | dict(image_size=split.image_size),
+      **form,
       **self._pairing,
     )
 

@@ -118,7 +118,7 @@ def make_planner(
       f'{batch_size}: the others are what is learned from.'
     )
   frames = _drawn_from(dataset, num_frames, frame_stride, target)
-  common = dict(
+  common: dict[str, Any] = dict(
     batch_size=batch_size - per_step, steps=sampling['steps'], seed=seed
   )
   name = sampling['name']
@@ -181,7 +181,7 @@ def _check(sampling):
   name = sampling.get('name')
   if name not in NAMES:
     raise InputError(f'Unknown sampling {name!r}; known: {sorted(NAMES)}.')
-  fields = dict(_SHARED)
+  fields: dict[str, Any] = dict(_SHARED)
   for function in _FUNCTIONS[name]:
     fields |= _keywords(function)
   if name in _PLACES:
