@@ -13,7 +13,8 @@ all sides; half of a batch looks aside, half ahead. Arguments: see
     have the focal point in view: for photos that are no panoramas
 
 ours: cells as CosPlace's of `configs.cos_place`, all groups used.
-released: 9 groups of each kind, 5,000 steps of 32 + 32 images each, s = 100.
+released: 9 groups of each kind, 5,000 steps of 32 + 32 images each, s = 100
+  instead of 30.
 """
 
 import ml_collections
@@ -28,7 +29,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   panoramas = arg.panoramas and arg.dataset == 'synthetic_city'
   config = images.get_config('EigenPlaces', arg)
   config.augmentation.mirror = False
-  config.loss = dict(name='classes', scale=100.0, margin=0.4, num_heads=2)
+  config.loss = dict(name='classes', scale=30.0, margin=0.4, num_heads=2)
   config.sampling = dict(
     name='focal',
     steps=20,
@@ -50,6 +51,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     config.loss.num_heads = 1
   if arg.recipe == 'released':
     images.release(config, arg, pooling='gem', image_size='512x512')
+    config.loss.scale = 100.0
     config.augmentation.update(color_jitter=0.7, hue=0.5, crop_area=0.5)
     config.sampling.update(steps=5_000, spacing=3, min_images=10, num_groups=9)
     config.train.update(

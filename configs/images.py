@@ -97,6 +97,7 @@ def get_config(
     config.evaluation.select = 'validation/photos/image_to_image/recall@1_25m'
     config.evaluation.radii = (25.0,)
     config.evaluation.descriptors = ''  # see configs.photos
+    del config.evaluation.exclude_self  # photos are never their own answers
     config.index.radius = 25.0
   config.model = dict(
     image=_backbone(backbone),

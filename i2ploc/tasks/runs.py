@@ -76,7 +76,7 @@ def load_variables(
         continue
       source = _source(name, model, own)
       value = found.get(collection, {}).get(source)
-      if _INNER in wanted and value is not None and _INNER not in value:
+      if _is_fusion(wanted) and not _is_fusion(value):
         added = fresh[collection][name] if fresh else {}
         value = {**added, _INNER: value}
       if value is None or _shapes(value) != _shapes(wanted):
@@ -94,6 +94,10 @@ def _source(name, model, own):
     if name == side or name.startswith(f'{side}_'):
       return name if side in own.towers else _SHARED + name[len(side) :]
   return name
+
+
+def _is_fusion(module):
+  return isinstance(module, Mapping) and _INNER in module
 
 
 def _not_fitted(shapes):

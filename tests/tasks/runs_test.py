@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What another model takes of a run that was trained here."""
 
-import importlib
 import json
 import logging
 import pathlib
@@ -13,59 +12,15 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
-from configs import common
-from i2ploc import factory
 from i2ploc import files
 from i2ploc import verbs
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
-from i2ploc.models import towers as towers_lib
 from i2ploc.report import html
 from i2ploc.tasks import runs
-from i2ploc.training import checkpoint
-from i2ploc.training import state as state_lib
-from input_pipeline.sources import drives
 from tests import configs_test
 from tests.tasks import photo_runs
-
-DATA_DIR = pathlib.Path(tempfile.gettempdir()) / 'i2ploc_test_data'
-
-
-def smoke(name: str, arg: str):
-  """The config of a method at the size of a test."""
-  module = importlib.import_module(f'configs.{name}')
-  return common.smoke(
-    module.get_config(','.join(filter(None, ['size=tiny', arg])))
-  )
-
-
-def model_of(config) -> towers_lib.Towers:
-  """The model of a config."""
-  return factory.make_model(
-    **config.model.to_dict(),
-    image_size=config.data.image_size,
-    frames=config.data.get('num_frames', 1),
-  )
-
-
-def save_run(folder: pathlib.Path, config, *, best: bool = True) -> dict:
-  """Writes a workdir as a training leaves it; returns its variables."""
-  rng = np.random.default_rng(len(folder.name))
-  variables = jax.tree.map(
-    lambda x: rng.normal(size=x.shape).astype(x.dtype),
-    towers_lib.shapes(model_of(config)),
-  )
-  params = variables['params'] | {'loss': {'domains': np.ones(3)}}
-  others = {k: v for k, v in variables.items() if k != 'params'}
-  state = state_lib.init_state(params, others, lambda _: {}, jax.random.key(0))
-  checkpoints = checkpoint.open_checkpoints(config, folder)
-  if best:
-    checkpoints.save_best(state, 1.0, {})
-  else:
-    checkpoints.save(state, {}, {})
-  checkpoints.close()
-  files.save_json(folder / 'config.json', config.to_dict())
-  return variables
+from tests.tasks import place_runs
 
 
 class LoadVariablesTest(parameterized.TestCase):
@@ -91,12 +46,12 @@ class LoadVariablesTest(parameterized.TestCase):
     ('lip_loc', 'aggregator=head'),
   )
   def test_photos_are_described_by_the_tower_of_images(self, name, arg):
-    config = smoke(name, arg)
-    saved = save_run(self.workdir, config)
+    config = place_runs.smoke(name, arg)
+    saved = place_runs.save_run(self.workdir, config)
     photos = self._photos()
     self.assertEqual(photos.name, config.name)
     self.assertEqual(photos.data.image_size, config.data.image_size)
-    model = model_of(photos)
+    model = place_runs.model_of(photos)
     self.assertEqual(list(model.towers), ['image'])
     found = runs.load_variables(self.workdir, model)
     expected = {
@@ -118,8 +73,10 @@ class LoadVariablesTest(parameterized.TestCase):
     self.assertEqual(descriptor.shape[0], 1)
 
   def test_renderings_start_as_the_images_do(self):
-    saved = save_run(self.workdir, smoke('gsv_cities', 'aggregator=gem'))
-    model = model_of(smoke('mesh_vpr', 'aggregator=gem'))
+    saved = place_runs.save_run(
+      self.workdir, place_runs.smoke('gsv_cities', 'aggregator=gem')
+    )
+    model = place_runs.model_of(place_runs.smoke('mesh_vpr', 'aggregator=gem'))
     found = runs.load_variables(self.workdir, model)['params']
     params = saved['params']
     for side in ('image', 'rendering'):
@@ -128,42 +85,46 @@ class LoadVariablesTest(parameterized.TestCase):
     self._assert_same(found['log_scale'], params['log_scale'])
 
   def test_both_towers_of_its_own_run_are_taken(self):
-    config = smoke('mesh_vpr', 'aggregator=gem')
-    saved = save_run(self.workdir, config)
+    config = place_runs.smoke('mesh_vpr', 'aggregator=gem')
+    saved = place_runs.save_run(self.workdir, config)
     self._assert_same(
-      runs.load_variables(str(self.workdir), model_of(config)), saved
+      runs.load_variables(str(self.workdir), place_runs.model_of(config)), saved
     )
 
   def test_what_belongs_to_a_map_is_fitted_later(self):
-    save_run(self.workdir, smoke('gsv_cities', 'aggregator=gem'))
-    model = model_of(self._photos(',whitening=6'))
+    place_runs.save_run(
+      self.workdir, place_runs.smoke('gsv_cities', 'aggregator=gem')
+    )
+    model = place_runs.model_of(self._photos(',whitening=6'))
     found = runs.load_variables(self.workdir, model)
     self.assertEqual(set(found), {'params', 'map'})
     self.assertTrue(np.isnan(found['map']['image_head']['mean']).all())
 
   def test_without_an_evaluation_the_newest_checkpoint_counts(self):
-    config = smoke('gsv_cities', 'aggregator=gem')
-    saved = save_run(self.workdir, config, best=False)
+    config = place_runs.smoke('gsv_cities', 'aggregator=gem')
+    saved = place_runs.save_run(self.workdir, config, best=False)
     with self.assertLogs(level=logging.WARNING) as logs:
-      found = runs.load_variables(self.workdir, model_of(config))
+      found = runs.load_variables(self.workdir, place_runs.model_of(config))
     self.assertIn('no best checkpoint', logs.output[0])
     self._assert_same(found, saved)
 
   def test_other_towers_are_named(self):
-    save_run(self.workdir, smoke('gsv_cities', 'aggregator=gem'))
+    place_runs.save_run(
+      self.workdir, place_runs.smoke('gsv_cities', 'aggregator=gem')
+    )
     for arg, name in (
       ('aggregator=netvlad', 'image_aggregator'),
       ('aggregator=gem,backbone=resnet18', 'image'),
     ):
-      model = model_of(smoke('gsv_cities', arg))
+      model = place_runs.model_of(place_runs.smoke('gsv_cities', arg))
       with self.assertRaisesRegex(InputError, f"its '{name}' does not fit"):
         runs.load_variables(self.workdir, model)
 
   def test_a_workdir_that_is_not_whole_is_named(self):
-    config = smoke('gsv_cities', 'aggregator=gem')
-    save_run(self.workdir, config)
+    config = place_runs.smoke('gsv_cities', 'aggregator=gem')
+    place_runs.save_run(self.workdir, config)
     self.assertTrue(runs.is_run(self.workdir))
-    model = model_of(config)
+    model = place_runs.model_of(config)
     (self.workdir / 'config.json').unlink()
     with self.assertRaisesRegex(MissingFileError, 'config.json is missing'):
       runs.load_variables(self.workdir, model)
@@ -186,7 +147,9 @@ class LoadVariablesTest(parameterized.TestCase):
 
   @parameterized.parameters('encoder=clip_base', 'words=4', 'image_size=42x56')
   def test_a_run_has_what_is_otherwise_an_argument(self, other):
-    save_run(self.workdir, smoke('gsv_cities', 'aggregator=gem'))
+    place_runs.save_run(
+      self.workdir, place_runs.smoke('gsv_cities', 'aggregator=gem')
+    )
     with self.assertRaisesRegex(ValueError, 'a run has its own'):
       self._photos(f',{other}')
 
@@ -198,11 +161,11 @@ class PhotosTest(photo_runs.PhotosTestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.run_dir = cls.root / 'gsv_cities'
-    config = smoke('gsv_cities', 'aggregator=gem')
+    config = place_runs.smoke('gsv_cities', 'aggregator=gem')
     config.data.test = ''
     verbs.train(
       config,
-      drives.Source(data_dir=str(DATA_DIR), **config.data),
+      place_runs.source(config),
       cls.run_dir,
     )
     cls.config = configs_test.load('photos', f'checkpoint={cls.run_dir}')
@@ -242,7 +205,7 @@ class PhotosTest(photo_runs.PhotosTestCase):
 
   def test_sectors_need_to_know_the_camera(self):
     folder = self.root / 'lip_loc'
-    save_run(folder, smoke('lip_loc', ''))
+    place_runs.save_run(folder, place_runs.smoke('lip_loc', ''))
     config = configs_test.load('photos', f'checkpoint={folder}')
     with self.assertRaisesRegex(InputError, 'no intrinsics.*calibrate'):
       self.run_verb('evaluate', config, workdir=self.root / 'sectors')
