@@ -9,11 +9,13 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from benchmarks import steps
 from configs import common
 from configs import lip_loc
 from i2ploc import factory
+from i2ploc import verbs
 from i2ploc.learning import embeddings
 from i2ploc.learning import objectives
 from i2ploc.models import towers as towers_lib
@@ -63,6 +65,37 @@ ARGS = {
     'camera=perspective,released',
   ),
 }
+# Methods of images among images, whose batches are planned.
+PLANNED = (
+  'ada_geo',
+  'cos_place',
+  'deep_vg',
+  'earth_loc',
+  'eigen_places',
+  'gsv_cities',
+  'mesh_vpr',
+  'seq_vlad',
+)
+RELEASED = 'recipe=released,dataset=photos,backbone='
+PLANNED_CASES = (
+  *((name, '') for name in PLANNED),
+  *((name, 'recipe=released') for name in ('ada_geo', 'earth_loc')),
+  *(
+    (name, f'{RELEASED}resnet18')
+    for name in PLANNED
+    if name != 'ada_geo'  # nobody knows the light of photos
+  ),
+  ('cos_place', f'{RELEASED}resnet50'),
+  ('gsv_cities', f'{RELEASED}resnet50'),
+  ('ada_geo', 'target=0'),
+  ('deep_vg', 'mining=full,aggregator=netvlad'),
+  ('earth_loc', 'neutral=false,clusters=false,variation=false'),
+  ('eigen_places', 'panoramas=false'),
+  ('gsv_cities', 'loss=info_nce,aggregator=boq'),
+  ('gsv_cities', 'aggregator=salad,size=tiny'),
+  ('seq_vlad', 'fusion=transformer,aggregator=gem'),
+  ('seq_vlad', f'{RELEASED}resnet18,fusion=concatenation'),
+)
 # Without training, or of another task, tested with its verbs.
 OWN_TESTS = ('clip', 'clip_loc', 'hypotheses', 'photos')
 CASES = tuple((name, arg) for name, args in ARGS.items() for arg in args)
@@ -121,10 +154,51 @@ def _batch(config):
   return {name: jnp.stack([value] * 4) for name, value in shapes.items()}
 
 
+class _Closed(drives.Source):
+  """Data that is not there, but whose numbers are known."""
+
+  def class_counts(self, sampling):
+    return np.full(2 * sampling['num_groups'], 5)
+
+  @property
+  def num_domains(self):
+    return 3
+
+
+def _planned_batch(config):
+  """Shapes of a planned batch of four."""
+  size = config.data.get('training', {}).get(
+    'image_size', config.data.image_size
+  )
+  frames = config.data.num_frames
+  frames = (frames,) if frames > 1 else ()
+  shapes = {
+    'intrinsics': jnp.zeros((3, 3)),
+    'domain': jnp.zeros((), jnp.int32),
+    'labelled': jnp.zeros((), bool),
+    'yaw': jnp.zeros(()),
+    **{
+      name: jnp.zeros((), jnp.int32)
+      for name in ('place', 'group', 'class', 'variant')
+    },
+  }
+  for side in ('image', 'rendering'):
+    shapes |= {
+      side: jnp.zeros((*frames, *size, 3), jnp.uint8),
+      f'{side}_position': jnp.zeros((*frames, 3)),
+      f'{side}_town': jnp.zeros((), jnp.int32),
+      f'{side}_index': jnp.zeros((), jnp.int32),
+    }
+  if 'clusters' in config.sampling.name:
+    shapes['footprint'] = jnp.zeros((4, 2))
+  return {name: jnp.stack([value] * 4) for name, value in shapes.items()}
+
+
 class ConfigsTest(parameterized.TestCase):
   def test_every_config_is_in_the_table(self):
-    files = {p.stem for p in CONFIGS.glob('*.py')} - {'__init__', 'common'}
-    self.assertEqual(files, {*ARGS, *OWN_TESTS})
+    files = {p.stem for p in CONFIGS.glob('*.py')}
+    files -= {'__init__', 'common', 'images'}  # what methods share
+    self.assertEqual(files, {*ARGS, *PLANNED, *OWN_TESTS})
 
   @parameterized.parameters(*CASES)
   def test_the_config_builds_a_model_and_a_step(self, name, arg):
@@ -149,6 +223,71 @@ class ConfigsTest(parameterized.TestCase):
     after, metrics = jax.eval_shape(step, state, _batch(config))
     self.assertEqual(jax.tree.structure(after), jax.tree.structure(state))
     self.assertContainsSubset(('loss', 'recall_at_1'), metrics)
+
+  @parameterized.parameters(*PLANNED_CASES)
+  def test_the_config_of_a_planned_training_takes_a_step(self, name, arg):
+    config = load(name, arg)
+    data = _Closed(data_dir='nowhere', **config.data)
+    training = verbs.make_task(config, data).training
+    variables = dict(jax.eval_shape(training.init, jax.random.key(0)))
+    params = variables.pop('params')
+    self.assertTrue(any(jax.tree.leaves(training.optimizer.trains(params))))
+    state = jax.eval_shape(
+      lambda *args: state_lib.init_state(
+        *args, training.optimizer.init, jax.random.key(0)
+      ),
+      params,
+      variables,
+    )
+    step = step_lib.make_train_step(
+      training.embed,
+      training.loss,
+      training.optimizer,
+      num_chunks=config.train.num_chunks,
+      ema_decay=config.train.ema_decay,
+    )
+    after, metrics = jax.eval_shape(step, state, _planned_batch(config))
+    self.assertEqual(jax.tree.structure(after), jax.tree.structure(state))
+    self.assertContainsSubset(('loss', config.loss.name), metrics)
+    learns = 'recall_at_1' in metrics or 'accuracy' in metrics
+    self.assertTrue(learns)
+    self.assertEqual(training.refresh_every, config.sampling.steps)
+    # Whole rounds and evaluations fit.
+    self.assertEqual(config.train.num_steps % config.train.eval_every, 0)
+    self.assertEqual(config.train.eval_every % config.train.save_every, 0)
+
+  @parameterized.parameters(*PLANNED)
+  def test_the_smoke_version_of_a_planned_training_is_one(self, name):
+    config = load(name, 'size=tiny')
+    small = common.smoke(config)
+    self.assertEqual(set(leaves(config)), set(leaves(small)))
+    self.assertEqual(small.sampling.steps, 1)
+    towers = verbs.make_task(
+      small, _Closed(data_dir='nowhere', **small.data)
+    ).training
+    jax.eval_shape(towers.init, jax.random.key(0))
+
+  @parameterized.parameters(
+    ('gsv_cities', 'loss=sigmoid', "loss='sigmoid'; known: "),
+    ('gsv_cities', 'parts=half', "parts='half'; known: "),
+    ('gsv_cities', 'dataset=nordland', "dataset='nordland'; known: "),
+    ('gsv_cities', 'recipe=best', "recipe='best'; known: "),
+    ('gsv_cities', 'aggregator=head', "aggregator='head'; known: "),
+    ('gsv_cities', 'image_size=64x64', 'image_size=64x64 is of photos'),
+    ('gsv_cities', 'backbone=dinov2_small', 'aggregator=mixvpr with backbone'),
+    ('gsv_cities', 'mining=full', "Unknown config argument 'mining'"),
+    ('deep_vg', 'mining=hard', "mining='hard'; known: "),
+    ('seq_vlad', 'fusion=sum', "fusion='sum'; known: "),
+    ('ada_geo', 'dataset=photos', 'nobody knows its light'),
+    ('earth_loc', 'dataset=synthetic_city', "'synthetic_city'; known: "),
+    ('earth_loc', 'size=full', "size='full'; known: "),
+    ('earth_loc', 'neutral=maybe', "neutral='maybe' is not a boolean"),
+    ('mesh_vpr', 'dataset=nordland', "dataset='nordland'; known: "),
+    ('eigen_places', 'panoramas=2', "panoramas='2' is not a boolean"),
+  )
+  def test_a_wrong_argument_of_a_method_is_named(self, name, arg, message):
+    with self.assertRaisesRegex(ValueError, message):
+      load(name, arg)
 
   def test_the_smoke_version_has_the_same_leaves(self):
     config = load('saliency_i2ploc', '')

@@ -148,13 +148,11 @@ class ContinuedTest(parameterized.TestCase):
   def restored(self, config, workdir, kind):
     data = place_runs.source(config)
     training = verbs.make_task(config, data).training
-    variables = dict(jax.eval_shape(training.init, jax.random.key(0)))
+    shapes = jax.eval_shape(training.init, jax.random.key(0))
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), dict(shapes))
     params = variables.pop('params')
-    template = jax.eval_shape(
-      lambda params: state_lib.init_state(
-        params, variables, training.optimizer.init, jax.random.key(0)
-      ),
-      params,
+    template = state_lib.init_state(
+      params, variables, training.optimizer.init, jax.random.key(0)
     )
     checkpoints = checkpoint.open_checkpoints(config, workdir)
     if kind == 'steps':
