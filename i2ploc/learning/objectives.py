@@ -92,11 +92,8 @@ class _OneSide:
     ignore_radius: float,
     neutral: bool,
   ):
-    self._batch, self._side = batch, side
-    self._radii = dict(
-      positive_radius=positive_radius, ignore_radius=ignore_radius
-    )
-    self._neutral = neutral
+    self._batch, self._side, self._neutral = batch, side, neutral
+    self._positive_radius, self._ignore_radius = positive_radius, ignore_radius
 
   def __call__(self, one: str = 'a', other: str = 'b') -> jax.Array:
     """[B, B]; an image is no answer to itself."""
@@ -120,10 +117,17 @@ class _OneSide:
     town = self._batch[f'{self._side}_town']
     frames = 1 if position.ndim == 2 else position.shape[1]
     position, town = position.reshape(-1, 3), jnp.repeat(town, frames)
-    found = relations_lib.from_positions(
-      position, town, position, town, **self._radii
+    found = jnp.asarray(
+      relations_lib.from_positions(
+        position,
+        town,
+        position,
+        town,
+        positive_radius=self._positive_radius,
+        ignore_radius=self._ignore_radius,
+      )
     )
-    if not self._radii['positive_radius']:
+    if not self._positive_radius:
       # Pictures of one position may look in different directions.
       found = jnp.minimum(found, relations_lib.IGNORE)
     return relations_lib.any_frame(found, frames)
