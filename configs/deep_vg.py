@@ -44,16 +44,6 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     negative_radius=25.0,
   )
   if arg.recipe == 'released':
-    images.release(config, arg, pooling='netvlad', image_size='480x640')
-    config.augmentation.update(color_jitter=0.0)
-    config.sampling.update(
-      steps=250, num_negatives=10, pool=1000, positive_radius=10.0
-    )
-    config.train.update(
-      batch_size=48,
-      num_steps=62_500,
-      eval_every=1_250,
-      save_every=250,
-      fit_clusters=True,
-    )
+    images.release_triplets(config, arg, num_negatives=10)
+    config.sampling.mining = arg.mining
   return config

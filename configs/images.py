@@ -233,6 +233,45 @@ def loss(name: str) -> dict:
   )
 
 
+def release_triplets(
+  config: ml_collections.ConfigDict,
+  arg: ml_collections.ConfigDict,
+  num_negatives: int,
+) -> None:
+  """Triplets of the Deep VG benchmark, which others took over.
+
+  Args:
+    config: is changed.
+    arg: `ARGUMENTS`, parsed; what it names stays.
+    num_negatives: of each of four queries in a batch.
+  """
+  release(config, arg, pooling='netvlad', image_size='480x640')
+  config.augmentation.color_jitter = 0.0
+  config.loss = dict(
+    name='triplet',
+    mining='all',
+    margin=0.1,
+    positive_radius=0.0,  # positives are those of a query
+    ignore_radius=25.0,
+  )
+  config.sampling = dict(
+    name='mined',
+    steps=250,
+    mining='partial',
+    num_negatives=num_negatives,
+    pool=1000,
+    positive_radius=10.0,
+    negative_radius=25.0,
+  )
+  config.train.update(
+    batch_size=4 * (2 + num_negatives),
+    num_steps=62_500,
+    eval_every=1_250,
+    save_every=250,
+    fit_clusters=True,
+  )
+
+
 def release(
   config: ml_collections.ConfigDict,
   arg: ml_collections.ConfigDict,

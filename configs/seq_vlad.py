@@ -40,31 +40,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   config.loss = images.loss('multi_similarity')
   config.sampling = images.places()
   if arg.recipe == 'released':
-    images.release(config, arg, pooling='netvlad', image_size='480x640')
-    config.augmentation.update(color_jitter=0.0)
-    config.loss = dict(
-      name='triplet',
-      mining='all',
-      margin=0.1,
-      positive_radius=0.0,
-      ignore_radius=25.0,
-    )
-    config.sampling = dict(
-      name='mined',
-      steps=250,
-      mining='partial',
-      num_negatives=5,
-      pool=1000,
-      positive_radius=10.0,
-      negative_radius=25.0,
-    )
-    config.train.update(
-      batch_size=28,
-      num_steps=62_500,
-      eval_every=1_250,
-      save_every=250,
-      fit_clusters=True,
-    )
+    images.release_triplets(config, arg, num_negatives=5)
   if arg.fusion != 'set':
     inner = config.model.aggregator
     config.model.aggregator = dict(
