@@ -93,7 +93,7 @@ class _OneSide:
     neutral: bool,
   ):
     self._batch, self._side = batch, side
-    self._radii = dict(
+    self._radii: dict[str, Any] = dict(
       positive_radius=positive_radius, ignore_radius=ignore_radius
     )
     self._neutral = neutral
@@ -120,7 +120,7 @@ class _OneSide:
     town = self._batch[f'{self._side}_town']
     frames = 1 if position.ndim == 2 else position.shape[1]
     position, town = position.reshape(-1, 3), jnp.repeat(town, frames)
-    found = relations_lib.from_positions(
+    found: jax.Array = relations_lib.from_positions(
       position, town, position, town, **self._radii
     )
     if not self._radii['positive_radius']:
