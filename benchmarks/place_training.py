@@ -28,8 +28,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import study
 
 GSV, SEQUENCES = 'gsv_cities.py', 'seq_vlad.py'
-# Trained on from single frames, with as many images again.
-FIVE = {'start': 'netvlad', 'frames': 5}
 COLUMNS = {
   'R@1': 'test/cross/{direction}/recall@1_10m',
   'R@5': 'test/cross/{direction}/recall@5_10m',
@@ -62,30 +60,38 @@ TOWNS = study.Study(
       'triplets, random negatives', 'deep_vg.py:mining=random'
     ),
     'adversary': study.Row(
-      'multi-similarity, adversary on weather',
+      'the first row, an adversary on weather',
       GSV,
       {'loss.adversary': '0.1', 'sampling.even_conditions': 'True'},
     ),
     'netvlad': study.Row('NetVLAD, one frame', f'{SEQUENCES}:frames=1'),
-    'netvlad_5': study.Row(
-      'the same weights, 5 frames (SeqVLAD, not trained on sequences)',
-      SEQUENCES,
-      start='netvlad',
+    **{
+      f'netvlad_{form}': study.Row(
+        title,
+        f'{SEQUENCES}:fusion={form},aggregator=netvlad',
+        start='netvlad',
+        start_as='checkpoint',
+        mode='evaluate',
+      )
+      for form, title in (
+        ('set', 'the same weights, 5 frames as one set'),
+        ('mean', 'the same, mean of 5 descriptors'),
+        ('delta', 'the same, Delta of 5'),
+        ('concatenation', 'the same, 5 side by side (CAT)'),
+      )
+    },
+    'seq_vlad': study.Row('SeqVLAD, trained on 5 frames', SEQUENCES),
+    'transformer': study.Row(
+      'a transformer over 5 of NetVLAD, trained',
+      f'{SEQUENCES}:fusion=transformer,aggregator=netvlad',
+    ),
+    'gsv_concatenation': study.Row(
+      'the first row, 5 frames side by side',
+      f'{SEQUENCES}:fusion=concatenation,aggregator=mixvpr',
+      start='gsv',
       start_as='checkpoint',
       mode='evaluate',
     ),
-    'seq_vlad': study.Row('SeqVLAD, 5 frames', SEQUENCES, **FIVE),
-    **{
-      form: study.Row(
-        title, f'{SEQUENCES}:fusion={form},aggregator=netvlad', **FIVE
-      )
-      for form, title in (
-        ('concatenation', 'concatenation (CAT)'),
-        ('delta', 'Delta'),
-        ('mean', 'mean'),
-        ('transformer', 'transformer'),
-      )
-    },
   },
   columns=COLUMNS,
 )
@@ -120,10 +126,11 @@ NIGHT = study.Study(
       for count in (5, 20, 100)
     },
     'night_adversary': study.Row(
-      '20 photos, adversary alone', 'ada_geo.py:target=20,mixing=0'
+      '20 photos, and an adversary', 'ada_geo.py:target=20,adversary=0.1'
     ),
-    'night_colours': study.Row(
-      '20 photos, colours alone', 'ada_geo.py:target=20,adversary=0'
+    'night_plain': study.Row(
+      '20 photos, the adversary alone',
+      'ada_geo.py:target=20,adversary=0.1,mixing=0',
     ),
   },
   columns=COLUMNS,

@@ -43,7 +43,6 @@ class Row(NamedTuple):
     start_as: 'train.pretrained' to train on, 'checkpoint' to evaluate alone.
     mode: 'train', or 'evaluate' for what is not trained.
     direction: of what is read off, for columns with '{direction}'.
-    frames: images of a reading: as many images count as much.
   """
 
   title: str
@@ -53,7 +52,6 @@ class Row(NamedTuple):
   start_as: str = 'train.pretrained'
   mode: str = 'train'
   direction: str = 'image_to_image'
-  frames: int = 1
 
   def metric(self, column: str) -> str:
     """Where results.json has a column."""
@@ -160,7 +158,7 @@ def _num_steps(study, row, options) -> int:
     first = default_config(next(iter(study.rows.values()))).train
     pairs = options.steps * first.batch_size
   size = int(row.fields.get('train.batch_size', config.batch_size))
-  return pairs // (size * row.frames)
+  return pairs // size
 
 
 def _environment(jobs: int) -> dict[str, str]:

@@ -5,8 +5,8 @@ python main.py --mode=train --config=configs/ada_geo.py --workdir=/tmp/ada_geo
 
 A handful of photos of another light, of unknown place, join the training: a
 share of the labelled images takes over their colours, and an adversary may ask
-the towers not to tell lights and weathers apart. Maps are of the day, queries of
-the night. Arguments: see `configs.images`, and
+the towers not to tell lights and weathers apart. Maps are of the day, queries
+of the night. Arguments: see `configs.images`, and
 
   target=20: photos of the night; 0 for none, 5 as in the paper
   adversary=0.0: weight of the adversary, 0.1 in the paper. None is the default,

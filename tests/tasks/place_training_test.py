@@ -30,11 +30,8 @@ from tests.tasks import recorder
 METHODS = (
   ('cos_place', ''),
   ('eigen_places', ''),
-  ('eigen_places', 'panoramas=false'),
   ('deep_vg', ''),
-  ('gsv_cities', ''),
   ('gsv_cities', 'loss=info_nce,aggregator=gem'),
-  ('seq_vlad', 'frames=3'),
   ('seq_vlad', 'frames=3,fusion=transformer,aggregator=gem'),
   ('ada_geo', 'target=2'),
   ('mesh_vpr', ''),
