@@ -170,6 +170,9 @@ EARTH = study.Study(
     'earth_everywhere': study.Row(
       'batches from everywhere', 'earth_loc.py:clusters=false'
     ),
+    'earth_similarity': study.Row(
+      'multi-similarity', 'earth_loc.py:loss=multi_similarity'
+    ),
     'earth_plain': study.Row(
       'tiles as they are', 'earth_loc.py:variation=false'
     ),

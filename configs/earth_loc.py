@@ -10,11 +10,14 @@ and a batch comes from one cluster of the descriptors. The map is described in
 four rotations; the best one counts. Arguments: see `configs.images`, and
 
   dataset=synthetic_earth | photos: of the latter, tiles with footprints
+  loss=info_nce | multi_similarity
   neutral=true: false takes tiles that overlap for negatives
   clusters=true: false draws batches from everywhere
   variation=true: false shows tiles as they are
 
-released: ResNet-50's third stage, MixVPR and 4,096 numbers, 96 tiles of four
+ours: InfoNCE, two years of 32 tiles, views that are closer to north up. A small
+  tower learns slower by multi-similarity and from the released views.
+released: multi-similarity, ResNet-50's third stage, MixVPR and 4,096 numbers, 96 tiles of four
   years, Adam with 1e-4, 20 x 500 steps, 320 x 320 pixels.
 """
 
@@ -25,6 +28,11 @@ import ml_collections
 from configs import common
 from configs import images
 
+# Of `image_augmentation.overhead_views`.
+MILD = dict(max_rotation=math.pi / 4, crop=0.75, perspective=0.2, jitter=0.5)
+RELEASED = dict(
+  max_rotation=math.pi / 4, crop=0.875, perspective=0.5, jitter=0.9
+)
 SIZES = {'tiny': (32, 32), 'small': (64, 64), 'default': (128, 128)}
 
 
@@ -32,8 +40,14 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
   fields = images.ARGUMENTS | dict(dataset='synthetic_earth')
   arg = common.parse_arg(
-    text, neutral=True, clusters=True, variation=True, **fields
+    text,
+    loss='info_nce',
+    neutral=True,
+    clusters=True,
+    variation=True,
+    **fields,
   )
+  common.choice('loss', arg.loss, ('info_nce', 'multi_similarity'))
   common.choice('dataset', arg.dataset, ('synthetic_earth', 'photos'))
   embedded = arg.dataset == 'synthetic_earth'
   if embedded:
@@ -58,12 +72,12 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   config.evaluation.disc = 0.0  # metres around rough positions; 0 for all tiles
   config.index.views = (0.0, math.pi / 2, math.pi, 3 * math.pi / 2)
   config.model.projection = 'overhead'
-  config.loss = images.loss('multi_similarity')
-  config.loss.update(threshold=0.0, neutral=arg.neutral, ignore_radius=0.0)
+  config.loss = images.loss(arg.loss)
+  config.loss.update(neutral=arg.neutral, ignore_radius=0.0)
   config.sampling = dict(
     name='clusters' if arg.clusters else 'places',
     steps=60,
-    num_views=4,
+    num_views=2,
     cross_drive=1.0,
     by_frame=True,  # years of a tile have its number
     even_conditions=False,
@@ -73,13 +87,18 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   config.augmentation.update(
     mirror=False,
     color_jitter=0.0,
-    overhead=dict(max_rotation=math.pi / 4, crop=0.875, perspective=0.5,
-                  jitter=0.9) if arg.variation else None,
-  )  # fmt: skip
+    overhead=MILD if arg.variation else None,
+  )
+  config.train.update(num_steps=300, eval_every=100)
   if arg.recipe == 'released':
     images.release(config, arg, pooling='mixvpr', image_size='320x320')
+    config.loss = images.loss('multi_similarity') | dict(
+      threshold=0.0, neutral=arg.neutral, ignore_radius=0.0
+    )
+    if arg.variation:
+      config.augmentation.overhead = RELEASED
     config.optimizer.learning_rate = 1e-4
-    config.sampling.steps = 2_000  # four epochs of 500
+    config.sampling.update(steps=2_000, num_views=4)  # four epochs of 500
     if arg.clusters:
       config.sampling.num_clusters = 50
     config.train.update(
