@@ -17,8 +17,8 @@ four rotations; the best one counts. Arguments: see `configs.images`, and
 
 ours: InfoNCE, two years of 32 tiles, views that are closer to north up. A small
   tower learns slower by multi-similarity and from the released views.
-released: multi-similarity, ResNet-50's third stage, MixVPR and 4,096 numbers, 96 tiles of four
-  years, Adam with 1e-4, 20 x 500 steps, 320 x 320 pixels.
+released: multi-similarity, ResNet-50's third stage, MixVPR and 4,096 numbers,
+  96 tiles of four years, Adam with 1e-4, 20 x 500 steps, 320 x 320 pixels.
 """
 
 import math
