@@ -372,9 +372,7 @@ def within_photos(
       raise InputError(f'{town!r} has one photo, and no other to find.')
     found.append(question)
   if len(found) > 1:
-    everywhere = ask(ONE_POOL, ALL_TOWNS, np.ones(len(has), bool))
-    # Metres of two towns have nothing to do with each other.
-    found.append(everywhere._replace(disc=None))
+    found.append(ask(ONE_POOL, ALL_TOWNS, np.ones(len(has), bool)))
   return found
 
 
