@@ -48,6 +48,21 @@ class SequenceRowsTest(parameterized.TestCase):
     np.testing.assert_array_equal(rows[2], -1)
     np.testing.assert_array_equal(rows[4], [1, 3, 4])
 
+  def test_runs_of_a_drive_are_drives_of_their_own(self):
+    frames = tables.street('a', 'a0', 8)
+    frames.position[:4] = frames.position[0]  # stands still
+    frames.position[6:, 0] += 400.0
+    rows = sequences.sequence_rows(frames, 3)
+    np.testing.assert_array_equal(rows[[3, 5]], [[1, 2, 3], [3, 4, 5]])
+    np.testing.assert_array_equal(rows[6:], [[-1, -1, 6], [-1, 6, 7]])
+
+  def test_numbers_tell_runs_where_positions_are_unknown(self):
+    frames = tables.street('a', 'a0', 6)
+    frames.position[2, 0] = np.nan
+    frames = frames._replace(frame=np.array([0, 2, 4, 6, 90, 92]))
+    rows = sequences.sequence_rows(frames, 2)
+    np.testing.assert_array_equal(rows[3:], [[2, 3], [-1, 4], [4, 5]])
+
   @parameterized.parameters((1, 1), (3, 1), (3, 2))
   def test_independent_of_the_order_of_files(self, length, stride):
     frames = _drives()
