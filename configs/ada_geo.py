@@ -9,7 +9,7 @@ the towers not to tell lights and weathers apart. Maps are of the day, queries
 of the night. Arguments: see `configs.images`, and
 
   target=20: photos of the night; 0 for none, 5 as in the paper
-  adversary=0.0: weight of the adversary, 0.1 in the paper. None is the default,
+  adversary=: weight of the adversary; 0.1 of recipe=released, otherwise none,
     since it costs recall here, see docs/place_training.md
   mixing=0.3: share of the labelled images that look like the night
 
@@ -26,15 +26,17 @@ from configs import images
 def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
   arg = common.parse_arg(
-    text, target=20, adversary=0.0, mixing=0.3, **images.ARGUMENTS
+    text, target=20, adversary='', mixing=0.3, **images.ARGUMENTS
   )
+  default = 0.1 if arg.recipe == 'released' else 0.0
+  adversary = float(arg.adversary or default) if arg.target else 0.0
   if arg.dataset != 'synthetic_city':
     raise ValueError(
       f'dataset={arg.dataset}: nobody knows its light and weather'
     )
   config = images.get_config('AdaGeo', arg)
   config.loss = images.loss('multi_similarity')
-  config.loss.adversary = arg.adversary if arg.target else 0.0
+  config.loss.adversary = adversary
   config.sampling = images.places()
   config.sampling.even_conditions = True
   config.data.look = 'night'  # of all but the maps
@@ -51,7 +53,6 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     )
   if arg.recipe == 'released':
     images.release(config, arg, pooling='netvlad', image_size='')
-    config.loss.adversary = arg.adversary or 0.1
     config.train.update(
       num_steps=25_000, eval_every=1_250, save_every=250, fit_clusters=True
     )

@@ -27,13 +27,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   arg = common.parse_arg(text, mining='partial', **images.ARGUMENTS)
   common.choice('mining', arg.mining, ('partial', 'full', 'random'))
   config = images.get_config('Deep VG', arg)
-  config.loss = dict(
-    name='triplet',
-    mining='all',
-    margin=0.1,
-    positive_radius=0.0,  # positives are those of a query
-    ignore_radius=25.0,
-  )
+  config.loss = images.triplets()
   config.sampling = dict(
     name='mined',
     steps=40,

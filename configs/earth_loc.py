@@ -10,7 +10,7 @@ and a batch comes from one cluster of the descriptors. The map is described in
 four rotations; the best one counts. Arguments: see `configs.images`, and
 
   dataset=synthetic_earth | photos: of the latter, tiles with footprints
-  loss=info_nce | multi_similarity
+  loss=info_nce | multi_similarity: by default what the recipe has
   neutral=true: false takes tiles that overlap for negatives
   clusters=true: false draws batches from everywhere
   variation=true: false shows tiles as they are
@@ -41,12 +41,14 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   fields = images.ARGUMENTS | dict(dataset='synthetic_earth')
   arg = common.parse_arg(
     text,
-    loss='info_nce',
+    loss='',
     neutral=True,
     clusters=True,
     variation=True,
     **fields,
   )
+  released = arg.recipe == 'released'
+  arg.loss = arg.loss or ('multi_similarity' if released else 'info_nce')
   common.choice('loss', arg.loss, ('info_nce', 'multi_similarity'))
   common.choice('dataset', arg.dataset, ('synthetic_earth', 'photos'))
   embedded = arg.dataset == 'synthetic_earth'
@@ -90,11 +92,10 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     overhead=MILD if arg.variation else None,
   )
   config.train.update(num_steps=300, eval_every=100, save_every=50)
-  if arg.recipe == 'released':
+  if released:
     images.release(config, arg, pooling='mixvpr', image_size='320x320')
-    config.loss = images.loss('multi_similarity') | dict(
-      threshold=0.0, neutral=arg.neutral, ignore_radius=0.0
-    )
+    if arg.loss == 'multi_similarity':
+      config.loss.threshold = 0.0
     if arg.variation:
       config.augmentation.overhead = RELEASED
     config.optimizer.learning_rate = 1e-4

@@ -11,11 +11,15 @@ all sides; half of a batch looks aside, half ahead. Arguments: see
 
   panoramas=true: of synthetic_city. false takes images as they are, those that
     have the focal point in view: for photos that are no panoramas
+  field=81.4: degrees from left to right, of the town's camera; give that of
+    your own photos
 
 ours: cells as CosPlace's of `configs.cos_place`, all groups used.
 released: 9 groups of each kind, 5,000 steps of 32 + 32 images each, s = 100
   instead of 30.
 """
+
+import math
 
 import ml_collections
 
@@ -25,7 +29,7 @@ from configs import images
 
 def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   """The config; see the module for the arguments."""
-  arg = common.parse_arg(text, panoramas=True, **images.ARGUMENTS)
+  arg = common.parse_arg(text, panoramas=True, field=81.4, **images.ARGUMENTS)
   panoramas = arg.panoramas and arg.dataset == 'synthetic_city'
   config = images.get_config('EigenPlaces', arg)
   config.augmentation.mirror = False
@@ -42,12 +46,12 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
   )
   if panoramas:
     height, width = config.data.image_size
-    config.augmentation.look_field = images.CITY_FIELD
+    config.augmentation.look_field = math.radians(arg.field)
     config.data.training = dict(
       camera='panorama', image_size=(height, 2 * width)
     )
   else:  # cameras that look ahead see the points along the street alone
-    config.sampling.field = images.CITY_FIELD
+    config.sampling.field = math.radians(arg.field)
     config.loss.num_heads = 1
   if arg.recipe == 'released':
     images.release(config, arg, pooling='gem', image_size='512x512')

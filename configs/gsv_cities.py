@@ -47,7 +47,8 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     config.model.image.adapter = 64
   if arg.recipe == 'released':
     images.release(config, arg, pooling='mixvpr', image_size='320x320')
-    config.loss.update(beta=50.0, threshold=0.0)
+    if arg.loss == 'multi_similarity':
+      config.loss.threshold = 0.0
     config.augmentation.update(color_jitter=0.0)
     config.sampling.update(steps=500, num_views=4, town_run=1, max_offset=10.0)
     config.optimizer.update(

@@ -35,8 +35,6 @@ ARGUMENTS = dict(
 )
 DATASETS = ('synthetic_city', 'photos')
 AGGREGATORS = ('mixvpr', 'gem', 'netvlad', 'salad', 'boq', 'vlad')
-# Radians: the horizontal field of synthetic_city's camera.
-CITY_FIELD = 1.42
 STRIDES = {'small': (16, 8), 'resnet18': (32, 32), 'resnet50': (32, 32)}
 SIZES = {'tiny': (48, 160), 'small': (64, 208), 'default': (128, 416)}
 
@@ -233,6 +231,17 @@ def loss(name: str) -> dict:
   )
 
 
+def triplets() -> dict:
+  """All triplets of a batch; positives are those of a query."""
+  return dict(
+    name='triplet',
+    mining='all',
+    margin=0.1,
+    positive_radius=0.0,
+    ignore_radius=25.0,
+  )
+
+
 def release_triplets(
   config: ml_collections.ConfigDict,
   arg: ml_collections.ConfigDict,
@@ -247,13 +256,7 @@ def release_triplets(
   """
   release(config, arg, pooling='netvlad', image_size='480x640')
   config.augmentation.color_jitter = 0.0
-  config.loss = dict(
-    name='triplet',
-    mining='all',
-    margin=0.1,
-    positive_radius=0.0,  # positives are those of a query
-    ignore_radius=25.0,
-  )
+  config.loss = triplets()
   config.sampling = dict(
     name='mined',
     steps=250,

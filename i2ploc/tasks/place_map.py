@@ -12,6 +12,7 @@ import json
 import pathlib
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -117,6 +118,13 @@ def localizer(
     raise InputError(
       f'{config.name} asks with {config.query_side!r}, and localize reads image'
       ' files.'
+    )
+  if data.num_frames > 1:
+    logging.warning(
+      '%s: the map was described by %d frames at a time, and a query is one'
+      ' image: expect less than what evaluate measures.',
+      config.name,
+      data.num_frames,
     )
   index = index_lib.load_index(
     workdir / FILE,
