@@ -25,6 +25,9 @@ WORKDIR = flags.DEFINE_string(
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the sensor data lies.')
 QUERY = flags.DEFINE_multi_string('query', [], 'Image files or patterns.')
 INTRINSICS = flags.DEFINE_list('intrinsics', [], 'fx,fy,cx,cy of the queries.')
+NEAR = flags.DEFINE_list(
+  'near', [], 'east,north,radius: about where the queries are, metres.'
+)
 flags.mark_flag_as_required('config')
 
 
@@ -51,7 +54,9 @@ def run(paths: list[str]) -> None:
   data = opening.open_source(config, DATA_DIR.value)
   if MODE.value == 'localize':
     queries = QUERY.value + paths
-    verbs.localize(config, data, workdir, queries, INTRINSICS.value)
+    verbs.localize(
+      config, data, workdir, queries, INTRINSICS.value, NEAR.value
+    )
   else:
     getattr(verbs, MODE.value)(config, data, workdir)
 

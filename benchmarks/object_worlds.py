@@ -159,7 +159,11 @@ def crowded_scene(
   triples = _any_triples(pairs, num_triples, rng)
   sides = pairs.observation[triples], pairs.landmark[triples]
   anything = search.Prior(
-    np.float32([0, 0, 1]), np.float32(-2), np.float32([-np.inf, np.inf])
+    np.float32([0, 0, 1]),
+    np.float32(-2),
+    np.float32([-np.inf, np.inf]),
+    np.zeros(2, np.float32),
+    np.float32(np.inf),
   )
   sides = tuple(np.asarray(side, np.int32) for side in sides)
   return placed.scene, sides, np.int32(num_triples), anything

@@ -120,6 +120,7 @@ def localize(
   workdir: str | pathlib.Path,
   paths: Sequence[str],
   intrinsics: Sequence[str | float] = (),
+  near: Sequence[str | float] = (),
 ) -> None:
   """Answers image files; prints JSON lines and writes answers.jsonl.
 
@@ -129,6 +130,7 @@ def localize(
     workdir: with the map.
     paths: image files, or patterns of them.
     intrinsics: fx, fy, cx, cy of the files, see `query_files.read_queries`.
+    near: east, north and radius about them, see `query_files.read_queries`.
   """
   open_map = _of_task(config, data, 'localize')
   workdir = pathlib.Path(workdir)
@@ -139,6 +141,7 @@ def localize(
     camera=camera,
     with_boxes=with_boxes,
     length=num_images,
+    near=near,
   )
   lines = []
   for query in queries:

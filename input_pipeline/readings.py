@@ -154,8 +154,8 @@ class Readings:
   def image(self, row: int) -> Entry:
     """The part of a batch's entry that a camera sees.
 
-    Of a sequence: image [T, H, W, 3], image_position [T, 3] and image_heading
-    [T], the oldest first, of the rows before this one and of this one. Where
+    Of a sequence: image [T, H, W, 3] ([V, T, H, W, 3] of a policy of V
+    pictures), image_position [T, 3] and image_heading [T], the oldest first, of the rows before this one and of this one. Where
     there are too few, the oldest stands for those that are missing. Calibration
     and labels are of this row alone.
 
@@ -191,10 +191,9 @@ class Readings:
         )
       missing = self._history.shape[1] - len(known)
       frames = [at(int(r)) for r in [*known[:1]] * missing + [*known]]
-      names = (sensor, f'{sensor}_position', f'{sensor}_heading')
-      entry = entry | {
-        name: np.stack([frame[name] for frame in frames]) for name in names
-      }
+      for name in (f'{sensor}_position', f'{sensor}_heading'):
+        entry[name] = np.stack([frame[name] for frame in frames])
+      entry[sensor] = np.stack([frame[sensor] for frame in frames], axis=-4)
     return entry | {
       f'{sensor}_town': place.town[row],
       f'{sensor}_index': np.int32(row),

@@ -65,8 +65,8 @@ def picture_bits(images: np.ndarray) -> np.ndarray:
   """Signs that hardly change when a picture is resized or compressed.
 
   Args:
-    images: uint8 [B, H, W, 3]; [B, V, H, W, 3] of several views, of which the
-      last counts.
+    images: uint8 [B, ..., H, W, 3]; of several views or of a sequence the last
+      counts.
 
   Returns:
     bool [B, 256], whether each of 16 x 16 cells is brighter than its right
@@ -77,7 +77,7 @@ def picture_bits(images: np.ndarray) -> np.ndarray:
   np.float64(1.0)
   """
   images = np.asarray(images)
-  if images.ndim == 5:
+  while images.ndim > 4:
     images = images[:, -1]
   _, height, width, _ = images.shape
   # Two products with what each pixel counts in each cell: this is done for

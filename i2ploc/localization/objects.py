@@ -302,10 +302,19 @@ def _traced_prior(prior, origin):
     down = down / np.linalg.norm(down)
     cosine = np.cos(prior.tolerance)
   height = (-np.inf, np.inf) if prior.height is None else prior.height
+  position, radius = origin[:2], np.inf
+  if prior.position is not None:
+    position, radius = np.asarray(prior.position, np.float64), prior.radius
   return search.Prior(
     *(
       np.asarray(x, np.float32)
-      for x in (down, cosine, np.asarray(height) - origin[2])
+      for x in (
+        down,
+        cosine,
+        np.asarray(height) - origin[2],
+        position - origin[:2],
+        radius,
+      )
     )
   )
 
@@ -459,6 +468,11 @@ def make_stage(
       raise InputError(
         f'{query.name}: objects are asked with boxes and a lens; it has'
         f' {"no boxes" if query.detections is None else "no lens"}.'
+      )
+    if query.prior.position is not None and len(maps) > 1:
+      raise InputError(
+        f'{query.name}: a rough position is in the metres of one map, and'
+        f' {len(maps)} are asked.'
       )
     seen = observer.prepare(
       observer.without(query.detections, leave_out, categories),

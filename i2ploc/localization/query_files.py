@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
 import glob
+import math
 import pathlib
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ def read_queries(
   camera: Camera | None = None,
   with_boxes: bool = False,
   length: int = 1,
+  near: Sequence[str | float] = (),
 ) -> Iterator[answer.Query]:
   """Reads image files one by one.
 
@@ -65,13 +67,15 @@ def read_queries(
     length: images of a query: each file asks together with the files of its
       folder that were read just before it, `length` - 1 at most. The first
       file of a folder has none.
+    near: about where all of them were taken, and how surely: metres east and
+      north in the map, radius in metres; () if unknown.
 
   Yields:
     Queries, one per file, in order.
 
   Raises:
     MissingFileError: no file of this name, or no boxes beside it.
-    InputError: no query, a file that is no image (see `image_files`), one of
+    InputError: no query, a rough position that is none, a file that is no image (see `image_files`), one of
       another shape than the map's camera without intrinsics of its own, or
       boxes that do not name the image.
   """
@@ -79,7 +83,7 @@ def read_queries(
     raise InputError('No query: give image files with --query=PATH.')
   if length < 1:
     raise InputError(f'length={length} images of a query; expected 1 or more.')
-  own = _lens(intrinsics, camera)
+  own, prior = _lens(intrinsics, camera), _prior(near)
   # Images of a folder share a file of boxes.
   load = functools.cache(detection_files.load_detections)
   recent: collections.deque[answer.Query] = collections.deque()
@@ -92,7 +96,7 @@ def read_queries(
     detections = (
       _beside(pathlib.Path(path), image, load) if with_boxes else None
     )
-    query = answer.Query(path, image, lens, detections=detections)
+    query = answer.Query(path, image, lens, prior, detections)
     if pathlib.Path(path).parent != folder:
       recent.clear()
     folder = pathlib.Path(path).parent
@@ -119,6 +123,22 @@ def _files(pattern: str) -> list[str]:
   else:
     found = glob.glob(pattern) or [pattern]
   return sorted(found, key=listing.natural)
+
+
+def _prior(near) -> answer.Prior:
+  """What a rough position says."""
+  if not near:
+    return answer.UNKNOWN
+  try:
+    east, north, radius = map(float, near)
+  except ValueError:
+    east = north = radius = math.nan
+  if not (math.isfinite(east) and math.isfinite(north) and radius > 0):
+    raise InputError(
+      f'near={",".join(map(str, near))}: expected east,north,radius, metres in'
+      ' the map.'
+    )
+  return answer.Prior(position=np.array([east, north]), radius=radius)
 
 
 def _lens(intrinsics, camera) -> lens_lib.Lens | None:

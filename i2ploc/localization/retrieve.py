@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import math
 import os
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,31 @@ Answer = answer_lib.Answer
 Batch = Mapping[str, np.ndarray]
 
 
+class Frames(NamedTuple):
+  """Images that a model describes together: that of the query and earlier ones.
+
+  Attributes:
+    count: T.
+    stride: images from one to the next.
+  """
+
+  count: int = 1
+  stride: int = 1
+
+  @property
+  def span(self) -> int:
+    """Images that a query needs for all of them."""
+    return (self.count - 1) * self.stride + 1
+
+  def known(self, query: answer_lib.Query) -> list[np.ndarray]:
+    """Those that the query has, T at most, the oldest first."""
+    images = [one.image for one in (*query.previous, query)]
+    return images[:: -self.stride][: self.count][::-1]
+
+
+ONE_FRAME = Frames()
+
+
 def make_stage(
   index: index_lib.Index,
   embed: Callable[[Batch], np.ndarray],
@@ -44,6 +70,7 @@ def make_stage(
   folder: str | os.PathLike = '',
   calibration: calibration_lib.Calibration | None = None,
   resize: str = resizing.STRETCH,
+  frames: Frames = ONE_FRAME,
 ) -> answer_lib.Stage:
   """The stage `retrieve`; it needs no answers to start from.
 
@@ -51,7 +78,8 @@ def make_stage(
     index: the map.
     embed: descriptors [1, D] of a batch of one: image uint8 [1, H, W, 3] and,
       where the query has a lens, intrinsics float32 [1, 3, 3]. For a policy of
-      V pictures [1, V, D] of [1, V, H, W, 3].
+      V pictures [1, V, D] of [1, V, H, W, 3]. Of sequences image is
+      [1, T, H, W, 3] or [1, V, T, H, W, 3].
     image_size: (H, W) of the model's images.
     scale: inverse temperature or None, see `localize`.
     radius: metres that count as one place in a confidence.
@@ -60,11 +88,13 @@ def make_stage(
       `image`.
     calibration: see `localize`.
     resize: how images become `image_size`, see `resizing`.
+    frames: that `embed` wants; more than one add to the evidence `frames`, how
+      many of them the query had.
   """
 
   def retrieve(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:
     del answers
-    descriptors = describe(query, embed, image_size, resize)[None]
+    descriptors = describe(query, embed, image_size, resize, frames)[None]
     within = None
     if query.prior.position is not None:
       within = index.around(query.prior.position, query.prior.radius)
@@ -77,6 +107,12 @@ def make_stage(
       calibration=calibration,
       within=within,
     )[0]
+    if frames.count > 1:
+      known = len(frames.known(query))
+      found = [
+        one._replace(evidence={**one.evidence, 'frames': known})
+        for one in found
+      ]
     return [with_image(one, folder) for one in found]
 
   return retrieve
@@ -87,16 +123,25 @@ def describe(
   embed: Callable[[Batch], np.ndarray],
   image_size: tuple[int, int],
   resize: str = resizing.STRETCH,
+  frames: Frames = ONE_FRAME,
 ) -> np.ndarray:
   """The descriptor [D] of a query's image, or [V, D] of its V crops.
 
   Args:
-    query: its image and lens count.
+    query: its images and lens count. At the beginning of a drive the oldest
+      image stands for those that are missing, as it does in a map.
     embed: see `make_stage`.
     image_size: see `make_stage`.
     resize: see `make_stage`.
+    frames: see `make_stage`.
   """
-  image = resizing.resize_image(query.image, image_size, resize)
+  images = [
+    resizing.resize_image(one, image_size, resize) for one in frames.known(query)
+  ]
+  image = images[-1]
+  if frames.count > 1:
+    images = images[:1] * (frames.count - len(images)) + images
+    image = np.stack(images, axis=-4)
   batch = {'image': image[None]}
   if query.lens is not None:
     matrix = resizing.resize_intrinsics(

@@ -44,7 +44,8 @@ def make_stage(
       query.
     sequence: what is compared; always as a causal one. Queries hold up to
       `span(sequence)` images.
-    k: answers per query. Their similarity is the mean along the line, of
+    k: answers per query, of the places around its rough position if it has one.
+      Their similarity is the mean along the line, of
       cosines or with `contrast` of deviations; evidence adds `frames`, the
       images that were used, and `rank_alone`, the place's rank by the last
       image alone. They have no confidence.
@@ -77,7 +78,11 @@ def make_stage(
   def sequences(query: answer_lib.Query, answers: list[Answer]) -> list[Answer]:
     if not query.previous or sequence.length == 1:
       return answers
-    frames = (*query.previous, query)[-span(sequence) :]
+    known = (*query.previous, query)
+    first = max(len(known) - span(sequence), 0)
+    frames = [
+      known[i]._replace(previous=known[:i]) for i in range(first, len(known))
+    ]
     used = [look(frame) for frame in frames[:: -sequence.stride]][::-1]
     images = [frame.image for frame in frames]
     recent[:] = used + [
@@ -89,7 +94,14 @@ def make_stage(
     similarities = np.stack([one.similarities for one in used])
     drive = np.zeros(len(used), np.int64)
     scores = sequences_lib.match(similarities, drive, runs, taken, direction)
-    best = np.argsort(-scores[-1], kind='stable')[:k]
+    scores = scores[-1]
+    if query.prior.position is not None:
+      near = index.around(query.prior.position, query.prior.radius)[0]
+      scores = np.where(near, scores, -np.inf)
+    best = np.argsort(-scores, kind='stable')[:k]
+    best = best[np.isfinite(scores[best])]
+    if not len(best):
+      return []
     last = used[-1]
     asked = np.atleast_2d(last.descriptor)
     rows = []
@@ -100,7 +112,7 @@ def make_stage(
     found = retrieve.answers_from_rows(
       index,
       np.array(rows),
-      scores[-1][best],
+      scores[best],
       [None] * len(best),
       'that of a sequence is not known',
     )

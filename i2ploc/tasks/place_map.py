@@ -12,7 +12,6 @@ import json
 import pathlib
 from typing import Any
 
-from absl import logging
 import jax
 import numpy as np
 
@@ -113,18 +112,14 @@ def localizer(
   variables: Any,
   workdir: pathlib.Path,
 ) -> task_lib.Localizer:
-  """Retrieval in index.npz, and of the last images where they ask together."""
+  """Retrieval in index.npz, and of the last images where they ask together.
+
+  A model of sequences describes each image with those before it.
+  """
   if config.query_side != 'image':
     raise InputError(
       f'{config.name} asks with {config.query_side!r}, and localize reads image'
       ' files.'
-    )
-  if data.num_frames > 1:
-    logging.warning(
-      '%s: the map was described by %d frames at a time, and a query is one'
-      ' image: expect less than what evaluate measures.',
-      config.name,
-      data.num_frames,
     )
   index = index_lib.load_index(
     workdir / FILE,
@@ -136,6 +131,9 @@ def localizer(
   embed = functools.partial(embed, variables)
   size = towers.model.image_view.size
   sequence = sequences.Sequence(**config.sequence)
+  frames = retrieve.ONE_FRAME
+  if data.num_frames > 1:
+    frames = retrieve.Frames(data.num_frames, data.frame_stride)
   calibration = None
   if index.calibration:
     calibration = calibration_lib.from_dict(index.calibration)
@@ -150,10 +148,11 @@ def localizer(
       folder=data.folder,
       calibration=calibration,
       resize=policy,
+      frames=frames,
     ),
     sequence_stage.make_stage(
       index,
-      lambda query: retrieve.describe(query, embed, size, policy),
+      lambda query: retrieve.describe(query, embed, size, policy, frames),
       sequence,
       k=config.index.num_answers,
       direction=0 if len(towers.views) > 1 else 1,
@@ -164,6 +163,5 @@ def localizer(
   camera = None
   if lens is not None and image_size is not None:
     camera = query_files.Camera(lens, image_size)
-  return task_lib.Localizer(
-    stages, camera, num_images=sequence_stage.span(sequence)
-  )
+  num_images = sequence_stage.span(sequence) + frames.span - 1
+  return task_lib.Localizer(stages, camera, num_images=num_images)

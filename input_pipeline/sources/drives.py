@@ -211,7 +211,7 @@ class Source:
       data_dir or os.environ.get('TFDS_DATA_DIR', '~/.cache/i2ploc/data')
     )
     self.resize, self.query_resize = resize, query_resize
-    self.num_frames = num_frames
+    self.num_frames, self.frame_stride = num_frames, frame_stride
     self._splits = dict(train=train, validation=validation, test=test)
     self._form: dict[str, Any] = dict(
       image_size=self.image_size,

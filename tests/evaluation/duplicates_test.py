@@ -42,6 +42,11 @@ class PictureTest(parameterized.TestCase):
       self.assertLessEqual((bits[0] != bits[1]).sum(), duplicates.MAX_BITS)
       self.assertGreater((bits[0] != bits[2]).sum(), 8 * duplicates.MAX_BITS)
 
+  def test_the_last_view_of_the_last_frame_counts(self):
+    images = np.stack([_scene(seed) for seed in range(12)])
+    bits = duplicates.picture_bits(images.reshape(2, 2, 3, *images.shape[1:]))
+    np.testing.assert_array_equal(bits, duplicates.picture_bits(images[5::6]))
+
   def test_cells_are_means_of_their_pixels(self):
     values = np.random.default_rng(0).random((2, 7))
     fine = np.repeat(values, 5, 1)  # 35 parts of 5 cells of 7

@@ -98,6 +98,16 @@ class SequencesTest(parameterized.TestCase):
     )
     self.assertEqual(entry['camera_from_lidar'].shape, (4, 4))
 
+  def test_several_crops_of_a_sequence_are_sequences(self):
+    unknown = {name: schema.Rig(None, (8, 16)) for name in 'ab'}
+    readings = _readings(
+      _dataset(rigs=unknown), resize='five_crops', num_frames=3
+    )
+    picture = readings.image(_row('b', 4))['image']
+    self.assertEqual(picture.shape, (5, 3, *SIZE, 3))
+    rows = [_row('b', number) for number in (2, 3, 4)]
+    np.testing.assert_array_equal(picture[:, :, 1, 2, 0], [rows] * 5)
+
   def test_frames_of_sequences_are_kept_once(self):
     calls = []
     dataset = _dataset()

@@ -162,9 +162,12 @@ class PlantedTest(absltest.TestCase):
 
   def test_what_is_known_of_the_camera_rules_poses_out(self):
     object_map, found, pose, _ = _image()
-    height = float((-pose.rotation.T @ pose.translation)[2])
+    east, north, height = (-pose.rotation.T @ pose.translation).tolist()
     prior = answer_lib.Prior(
-      down=-3 * pose.rotation[:, 2], height=(height - 0.2, height + 0.2)
+      down=-3 * pose.rotation[:, 2],
+      height=(height - 0.2, height + 0.2),
+      position=np.array([east + 0.1, north]),
+      radius=0.2,
     )
     self.assertLess(
       _metres(_localize(found, object_map, prior=prior), pose), 0.01
@@ -172,6 +175,7 @@ class PlantedTest(absltest.TestCase):
     for wrong in (
       answer_lib.Prior(height=(height + 1.0, height + 9.0)),
       answer_lib.Prior(down=pose.rotation[:, 2]),
+      answer_lib.Prior(position=np.array([north, east]), radius=0.5),
     ):
       answer = _localize(found, object_map, prior=wrong)
       self.assertGreater(_metres(answer, pose), 0.5)

@@ -124,6 +124,15 @@ class QueryFilesTest(parameterized.TestCase):
     )
     self.assertEqual(query.lens.model, 'equirectangular')
 
+  def test_a_rough_position_is_of_all_files(self):
+    self.save(20, 20)
+    (query,) = self.read(f'{self.root}/*.png', near=['3.5', '-2', '10'])
+    np.testing.assert_array_equal(query.prior.position, [3.5, -2.0])
+    self.assertEqual(query.prior.radius, 10)
+    for near in ('1,2', '1,2,0', 'nan,2,3', '1,b,3'):
+      with self.subTest(near):
+        self.refuse('expected east,north,radius', 'x.png', near=near.split(','))
+
   def boxes(self, *names):
     """Boxes that tell the images apart, in a file beside them."""
     frames = {

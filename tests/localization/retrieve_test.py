@@ -289,6 +289,31 @@ class StageTest(absltest.TestCase):
     bicubic = Image.fromarray(image).resize((208, 64), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(batch['image'][0], np.asarray(bicubic))
 
+  def test_images_are_described_together_as_in_a_map(self):
+    index, seen = make_index(), []
+
+    def embed(batch):
+      seen.append(batch['image'])
+      return index.descriptors[:1]
+
+    stage = retrieve.make_stage(
+      index, embed, (8, 8), scale=20.0, radius=6.0, k=2,
+      frames=retrieve.Frames(3, stride=2),
+    )  # fmt: skip
+    drive = [
+      answer_lib.Query(f'{i}.png', np.full((8, 8, 3), i, np.uint8))
+      for i in range(8)
+    ]
+    for last, expected, count in (
+      (7, [3, 5, 7], 3), (2, [0, 0, 2], 2), (0, [0, 0, 0], 1)
+    ):  # fmt: skip
+      query = drive[last]._replace(previous=tuple(drive[:last]))
+      answers = stage(query, [])
+      self.assertEqual(seen[-1].shape, (1, 3, 8, 8, 3))
+      self.assertEqual(seen[-1][0, :, 0, 0, 0].tolist(), expected)
+      self.assertEqual(answers[1].evidence['frames'], count)
+    self.assertEqual(retrieve.Frames(3, stride=2).span, 5)
+
   def test_a_query_without_a_lens_has_no_intrinsics(self):
     index, seen = make_index(), []
 

@@ -43,13 +43,14 @@ def make_index(views=1, positions=True, seed=0):
 class SequencesTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
-    self.seen = []
+    self.seen, self.histories = [], []
 
   def stage(self, index, sequence, **options):
     """The stage, whose images hold their descriptors."""
 
     def describe(query):
       self.seen.append(query.name)
+      self.histories.append([one.name for one in query.previous])
       return query.image
 
     return sequences.make_stage(index, describe, sequence, **options)
@@ -107,6 +108,27 @@ class SequencesTest(parameterized.TestCase):
       stage(query, [])
     # The first one had nothing before it, and no question.
     self.assertCountEqual(self.seen, [f'{i}' for i in range(20)])
+
+  def test_each_image_is_described_with_those_before_it(self):
+    index = make_index()
+    query = self.drive(index.descriptors[:6])[-1]
+    self.stage(index, sequences_lib.Sequence(2, stride=2), k=1)(query, [])
+    self.assertCountEqual(self.seen, ['3', '5'])
+    for name, history in zip(self.seen, self.histories, strict=True):
+      self.assertEqual(history, [str(i) for i in range(int(name))])
+
+  def test_places_around_the_rough_position_answer(self):
+    index = make_index()
+    query = self.drive(index.descriptors[10:15])[-1]
+    stage = self.stage(index, sequences_lib.Sequence(5), k=9)
+    for east, expected in ((28.0, 14), (40.0, None), (900.0, None)):
+      prior = answer_lib.Prior(position=np.array([east, 0.0]), radius=3.0)
+      found = [one.evidence for one in stage(query._replace(prior=prior), [])]
+      away = [abs(one['position'][0] - east) for one in found]
+      self.assertLen(away, 3 if east < 100 else 0)
+      self.assertTrue(all(metres <= 3 for metres in away))
+      if expected:
+        self.assertEqual(found[0]['frame'], 10 * expected)
 
   def test_one_image_keeps_its_answers(self):
     index = make_index()

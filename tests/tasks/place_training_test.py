@@ -60,8 +60,12 @@ class PlaceTrainingTest(parameterized.TestCase):
     verbs.index(recorded, data, self.workdir)
     queries = sorted(map(str, (self.workdir / 'queries').glob('*.png')))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-      verbs.localize(recorded, data, self.workdir, queries[:1])
-    self.assertLen(json.loads(printed.getvalue())['answers'], 5)
+      verbs.localize(recorded, data, self.workdir, queries[:3])
+    for number, line in enumerate(printed.getvalue().splitlines(), 1):
+      answers = json.loads(line)['answers']
+      self.assertLen(answers, 5)
+      frames = (number + 1) // 2 if name == 'seq_vlad' else None
+      self.assertEqual(answers[0]['evidence'].get('frames'), frames)
     unread = set(configs_test.leaves(config)) - read
     self.assertEmpty(unread)
     results = json.loads((self.workdir / 'results.json').read_text())

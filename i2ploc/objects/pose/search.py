@@ -80,18 +80,25 @@ class Prior(NamedTuple):
     cosine: cosine of the largest angle between this and a pose's direction;
       below -1 if nothing is known.
     height: [2], lowest and highest z of the camera, from the scene's origin.
+    position: [2], x and y about which it is, from the scene's origin.
+    radius: of its distance from there, horizontally; infinite if unknown.
   """
 
   down: rigid.Array
   cosine: rigid.Array
   height: rigid.Array
+  position: rigid.Array
+  radius: rigid.Array
 
   def allows(self, poses: rigid.Rigid) -> jax.Array:
     """[S] bool."""
     down = -poses.rotation[..., 2]
     upright = jnp.sum(down * self.down, axis=-1) >= self.cosine
-    height = jnp.sum(down * poses.translation, axis=-1)
-    return upright & (height >= self.height[0]) & (height <= self.height[1])
+    centre = -jnp.einsum('...ij,...i->...j', poses.rotation, poses.translation)
+    high_enough = centre[..., 2] >= self.height[0]
+    low_enough = centre[..., 2] <= self.height[1]
+    away = jnp.linalg.norm(centre[..., :2] - self.position, axis=-1)
+    return upright & high_enough & low_enough & (away <= self.radius)
 
 
 def _sample(scene, observation, landmark):

@@ -22,6 +22,8 @@ ANYWHERE = search.Prior(
   jnp.asarray([0.0, 0.0, 1.0]),
   jnp.asarray(-2.0),
   jnp.asarray([-jnp.inf, jnp.inf]),
+  jnp.zeros(2),
+  jnp.asarray(jnp.inf),
 )
 NUM_TRIPLES = 100
 
@@ -101,11 +103,25 @@ class PriorTest(absltest.TestCase):
       jnp.stack([level, level, jnp.eye(3)]),
       jnp.stack([-level @ jnp.asarray([0.0, 0.0, z]) for z in (1.5, 9.0, 1.5)]),
     )
-    prior = search.Prior(
-      jnp.asarray([0.0, 1.0, 0.0]), jnp.asarray(0.99), jnp.asarray([1.0, 2.0])
+    prior = ANYWHERE._replace(
+      down=jnp.asarray([0.0, 1.0, 0.0]),
+      cosine=jnp.asarray(0.99),
+      height=jnp.asarray([1.0, 2.0]),
     )
     np.testing.assert_array_equal(prior.allows(poses), [True, False, False])
     self.assertTrue(ANYWHERE.allows(poses).all())
+
+  def test_a_camera_near_its_rough_position_is_allowed(self):
+    turned = jnp.asarray([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
+    centres = [[3.0, 7.0, 9.0], [7.0, 3.0, 9.0], [3.0, 8.5, -9.0]]
+    poses = rigid.Rigid(
+      jnp.stack([turned] * 3),
+      jnp.stack([-turned @ jnp.asarray(centre) for centre in centres]),
+    )
+    prior = ANYWHERE._replace(
+      position=jnp.asarray([3.0, 7.5]), radius=jnp.asarray(1.2)
+    )
+    np.testing.assert_array_equal(prior.allows(poses), [True, False, True])
 
 
 if __name__ == '__main__':
