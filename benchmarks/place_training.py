@@ -170,9 +170,9 @@ EARTH = study.Study(
       mode='evaluate',
     ),
     'earth_long': study.Row(
-      'the first row, 1,500 steps',
+      'the first row, 3,000 steps',
       'earth_loc.py',
-      {'train.num_steps': '1500', 'train.eval_every': '300'},
+      {'train.num_steps': '3000', 'train.eval_every': '500'},
     ),
     'earth_published': study.Row(
       'from EfficientNet-Lite0, NetVLAD', f'earth_loc.py:{PUBLISHED}'
