@@ -271,8 +271,8 @@ _COEFFICIENTS = {
   'equirectangular': (),
 }
 _WIDTH, _HEIGHT = ('width', 'cols'), ('height', 'rows')
-# ORB-SLAM2 and 3, stella_vslam. Of a scaled copy in memory: newWidth, newHeight,
-# imageScale. Of the second camera and the program: the others.
+# ORB-SLAM2 and 3, stella_vslam: of a scaled copy in memory (newWidth,
+# newHeight, imageScale), of the second camera, of the program.
 _ELSEWHERE = (
   *('fps', 'RGB', 'bf', 'name', 'setup', 'color_order', 'ThDepth'),
   *('focal_x_baseline', 'depth_threshold', 'newWidth', 'newHeight'),

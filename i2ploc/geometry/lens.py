@@ -146,7 +146,7 @@ class Lens(NamedTuple):
 
   @property
   def focal_length(self) -> float:
-    """Pixels per radian on the optical axis."""
+    """Pixels per radian on the optical axis, on average of both sides."""
     matrix = np.asarray(self.intrinsics, np.float64)
     focal = float(np.sqrt(abs(matrix[0, 0] * matrix[1, 1])))
     if self.model == 'fov':
@@ -163,7 +163,9 @@ class Lens(NamedTuple):
   @property
   def is_wide(self) -> bool:
     """Whether pixels measure angles rather than positions on a plane."""
-    return self.model == 'fov' or MODELS[self.model].projection != projections.PLANE
+    return (
+      self.model == 'fov' or MODELS[self.model].projection != projections.PLANE
+    )
 
 
 def check_lens(lens: Lens) -> None:
@@ -190,6 +192,28 @@ def check_lens(lens: Lens) -> None:
   if not np.isfinite(coefficients).all():
     raise InputError(f'distortion must be finite, not {coefficients.tolist()}')
   _check_range(lens)
+
+
+def plain_intrinsics(lens: Lens) -> np.ndarray:
+  """The matrix of a camera that has nothing else: no distortion, no fisheye.
+
+  For models, which compare columns with directions as a pinhole or a panorama
+  has them.
+
+  Returns:
+    [3, 3] float64.
+
+  Raises:
+    InputError: an impossible lens, or one whose images must be undistorted.
+  """
+  check_lens(lens)
+  if not lens.is_plane and lens.model != 'equirectangular':
+    raise InputError(
+      f'a camera {lens.model!r} with distortion {lens.coefficients.tolist()},'
+      ' expected a pinhole: undistort its images and give the camera matrix of'
+      ' the undistorted ones'
+    )
+  return np.asarray(lens.intrinsics, np.float64)
 
 
 def _check_range(lens):
@@ -239,13 +263,11 @@ def _numbers(values, name):
 
 
 def _coordinates(values, width, name):
-  """Coordinates of positions or directions, one array each; which are finite."""
+  """Columns of positions or directions, and which rows are finite."""
   if not isinstance(values, jax.Array):
     values = np.asarray(values, np.float64)
   if not values.ndim or values.shape[-1] != width:
-    raise InputError(
-      f'{name} must be [..., {width}], not {list(values.shape)}'
-    )
+    raise InputError(f'{name} must be [..., {width}], not {list(values.shape)}')
   parts = tuple(values[..., i] for i in range(width))
   xp = arrays.namespace(values)
   finite = xp.isfinite(values).all(-1)

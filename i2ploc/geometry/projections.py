@@ -139,7 +139,9 @@ def _at_angle(x, y, z):
   # (z / length - scale) / square loses its digits near the axis.
   ratio = square / (ahead * ahead)
   near = (z > 0) & (ratio < _SMALL)
-  mixed = (z / length - scale) / xp.where(near, 1.0, xp.where(beside, square, 1))
+  mixed = (z / length - scale) / xp.where(
+    near, 1.0, xp.where(beside, square, 1)
+  )
   mixed = xp.where(near, (-2 / 3 + 4 / 5 * ratio) / ahead**3, mixed)
   slope = (
     *(scale + mixed * x * x, mixed * x * y, -x / length),
