@@ -208,9 +208,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
   return found
 
 
-_Loader.add_constructor(
-  yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
-)
+_Loader.add_constructor('tag:yaml.org,2002:map', _mapping)
 _Loader.add_multi_constructor(
   '', lambda loader, _, node: _mapping(loader, node)
 )
