@@ -226,16 +226,20 @@ def encode(dataset: schema.Dataset, row: int) -> dict[str, object]:
   """A frame's record; see `PackedFrames`."""
   frames = dataset.frames
   rig = dataset.rigs[frames.drive[row]]
-  if rig.lens is None or rig.lens.coefficients.size:
+  try:
+    if rig.lens is None:
+      raise InputError('the camera is not known')
+    matrix = lens_lib.plain_intrinsics(rig.lens)
+  except InputError as error:
     raise InputError(
       f'{dataset.name}: drive {frames.drive[row]} has a lens that cannot be '
-      f'packed: {rig.lens}. Leave data.packed empty.'
-    )
+      f'packed: {error}. Leave data.packed empty.'
+    ) from None
   has = {'image': frames.has_image[row], 'points': frames.has_points[row]}
   reading = dataset.read(int(row), tuple(name for name in has if has[name]))
   return {
     'image': _jpeg(reading['image']) if has['image'] else b'',
-    'intrinsics': np.asarray(rig.lens.intrinsics, np.float64),
+    'intrinsics': matrix,
     'camera_from_lidar': np.asarray(rig.camera_from_body, np.float64),
     'points': _deflate(reading['points']) if has['points'] else b'',
     'drive': str(frames.drive[row]),

@@ -23,6 +23,7 @@ import weakref
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import resizing
 from input_pipeline import pairing
 from input_pipeline import schema
@@ -227,8 +228,9 @@ class Readings:
   def camera(self, row: int) -> Entry:
     """Calibration of the camera with which the scan of a row is compared."""
     drive = str(self._dataset.frames.drive[row])
+    form = self._form
     return _camera(
-      self._matching_rig(drive), self._form.image_size, self._form.resize
+      self._matching_rig(drive), form.image_size, form.resize, f'drive {drive}'
     )
 
   def _read(self, row: int, sensor: str) -> dict[str, Any]:
@@ -253,7 +255,7 @@ class Readings:
         f'{rig.image_size[0]}. Use the original images.'
       )
     entry: Entry = {sensor: resizing.resize_image(image, size, policy)}
-    entry |= _camera(rig, size, policy)
+    entry |= _camera(rig, size, policy, _name(frames, row))
     if self._form.labels and sensor == 'image':
       entry['image_semantic'] = resizing.resize_labels(
         reading['image_semantic'], size, policy
@@ -283,11 +285,16 @@ class Readings:
     return entry
 
 
-def _camera(rig: schema.Rig, size: tuple[int, int], policy: str) -> Entry:
+def _camera(
+  rig: schema.Rig, size: tuple[int, int], policy: str, where: str
+) -> Entry:
   """The calibration in a batch's entry; nothing of an unknown camera."""
   if rig.lens is None or rig.image_size is None:
     return {}
-  matrix = np.asarray(rig.lens.intrinsics, np.float32)
+  try:
+    matrix = lens_lib.plain_intrinsics(rig.lens).astype(np.float32)
+  except InputError as error:
+    raise InputError(f'{where}: {error}.') from None
   return {
     'intrinsics': resizing.resize_intrinsics(
       matrix, rig.image_size, size, policy

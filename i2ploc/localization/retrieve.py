@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import resizing
 from i2ploc.localization import answer as answer_lib
 from i2ploc.retrieval import calibration as calibration_lib
@@ -145,8 +146,12 @@ def describe(
     image = np.stack(images, axis=-4)
   batch = {'image': image[None]}
   if query.lens is not None:
+    try:
+      matrix = lens_lib.plain_intrinsics(query.lens)
+    except InputError as error:
+      raise InputError(f'{query.name}: {error}.') from None
     matrix = resizing.resize_intrinsics(
-      query.lens.intrinsics, query.image.shape[:2], image_size, resize
+      matrix, query.image.shape[:2], image_size, resize
     )
     batch['intrinsics'] = np.asarray(matrix, np.float32)[None]
   return np.asarray(embed(batch))[0]

@@ -141,8 +141,11 @@ def undistort(detections: Detections, lens: lens_lib.Lens) -> Detections:
     InputError: a lens that is not a pinhole with distortion, or an edge where
       the lens has no image.
   """
-  if lens.model == 'equirectangular':
-    raise InputError('boxes of a panorama have no pinhole image; cut it first')
+  if lens.is_wide:
+    raise InputError(
+      f"boxes of a camera '{lens.model}' have no pinhole image: undistort the"
+      ' images before their detection'
+    )
   box = detections.box
   middle = (box[:, :2] + box[:, 2:]) / 2
   pixels = np.stack(
@@ -154,15 +157,16 @@ def undistort(detections: Detections, lens: lens_lib.Lens) -> Detections:
     ],
     axis=1,
   )
-  rays, valid = lens_lib.rays_from_pixels(lens, pixels.reshape(-1, 2))
+  plane, valid = lens_lib.plane_from_pixels(lens, pixels.reshape(-1, 2))
   if not valid.all():
     rows = np.flatnonzero(~valid.reshape(-1, 4).all(-1)).tolist()
     raise InputError(
       f'boxes {rows[:5]} reach where the lens has no image: '
       f'{box[rows[0]].tolist()}; are they of another image size?'
     )
-  seen = rays / rays[:, 2:] @ np.asarray(lens.intrinsics, np.float64).T
-  seen = seen.reshape(-1, 4, 3)
+  matrix = np.asarray(lens.intrinsics, np.float64)
+  seen = plane @ matrix[:2, :2].T + matrix[:2, 2]
+  seen = seen.reshape(-1, 4, 2)
   edges = [seen[:, i, i % 2] for i in range(4)]
   return detections._replace(box=np.stack(edges, axis=-1))
 

@@ -56,7 +56,7 @@ def prepare(
   """
   if encode is not None:
     detections = detections._replace(embedding=encode(detections.box))
-  if lens.coefficients.size:
+  if not lens.is_plane:
     detections = detections_lib.undistort(detections, lens)
   return detections
 

@@ -357,7 +357,7 @@ def absolute_poses(
   checked = [
     measured(*one, lens) for one in zip(points, pixels, quality, strict=True)
   ]
-  problem = SPHERE if lens.model == 'equirectangular' else PLANE
+  problem = SPHERE if lens.is_wide else PLANE
   found = search.find_each(
     problem,
     [measurements for measurements, _, _ in checked],
@@ -390,7 +390,7 @@ def measured(
     points, pixels, (3, 2), ('points', 'pixels')
   )
   scores, usable = inputs.quality(scores, usable)
-  if lens.model == 'equirectangular':
+  if lens.is_wide:
     rays, seen = lens_lib.rays_from_pixels(lens, pixels)
   else:
     rays, seen = lens_lib.plane_from_pixels(lens, pixels)
@@ -400,7 +400,7 @@ def measured(
   frame = inputs.frame(points, usable)
   near = frame.inside(points)
   usable = inputs.near(near, usable)
-  kind = Sightings if lens.model == 'equirectangular' else Correspondences
+  kind = Sightings if lens.is_wide else Correspondences
   data = kind(*near.T, *rays.T)
   return search_lib.Measurements(data, usable.mask, scores), usable, frame
 

@@ -215,7 +215,7 @@ def relative_pose(
   threshold = inputs.check_threshold(threshold)
   data, scores, usable = measured(pixels0, pixels1, lens0, lens1, scores)
   limit = threshold / ((lens0.focal_length + lens1.focal_length) / 2)
-  sphere = 'equirectangular' in (lens0.model, lens1.model)
+  sphere = lens0.is_wide or lens1.is_wide
   problem = SPHERE if sphere else PLANE
   found = search.find(problem, data, limit, usable=usable.mask, scores=scores)
   found = inputs.explained(found, problem, usable)
@@ -247,7 +247,7 @@ def measured(
     pixels0, pixels1, (2, 2), ('pixels0', 'pixels1')
   )
   scores, usable = inputs.quality(scores, usable)
-  sphere = 'equirectangular' in (lens0.model, lens1.model)
+  sphere = lens0.is_wide or lens1.is_wide
   rays0, seen0 = _rays(lens0, pixels0, sphere)
   rays1, seen1 = _rays(lens1, pixels1, sphere)
   usable = usable.but(seen0 & seen1, 'have pixels beyond the lens')

@@ -295,7 +295,7 @@ def _seen(pixels, cameras, rig, focal):
     if not len(rows):
       continue
     rays, valid = lens_lib.rays_from_pixels(lens, pixels[rows])
-    if lens.model == 'equirectangular':
+    if lens.is_wide:
       right, down = np.stack(vectors.tangents(tuple(rays.T))).swapaxes(1, 2)
     else:
       valid &= rays[:, 2] > _LEAST_COSINE

@@ -254,7 +254,7 @@ def upright_pose(
   measurements, usable, frame = absolute_pose.measured(
     turned, pixels, scores, lens
   )
-  sphere = lens.model == 'equirectangular'
+  sphere = lens.is_wide
   kind = Sightings if sphere else Correspondences
   constant = (np.full(len(points), value) for value in down)
   data = kind(*measurements.data, *constant)

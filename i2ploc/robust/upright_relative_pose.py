@@ -249,7 +249,7 @@ def upright_relative_pose(
     pixels0, pixels1, lens0, lens1, scores
   )
   limit = threshold / ((lens0.focal_length + lens1.focal_length) / 2)
-  sphere = 'equirectangular' in (lens0.model, lens1.model)
+  sphere = lens0.is_wide or lens1.is_wide
   problem = (KEPT if keep_vertical else FREE)[sphere]
   first, second = (
     [np.full(len(data.x0), value) for value in down] for down in downs

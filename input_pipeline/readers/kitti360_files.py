@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i2ploc import lens_files
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import fisheye
@@ -206,20 +207,27 @@ def read_lens(path: pathlib.Path) -> tuple[fisheye.Lens, tuple[int, int]]:
     MissingFileError: no such file.
     InputError: another model than MEI, or an entry missing or impossible.
   """
-  entries = {}
-  for line in _read_text(path).splitlines():
-    key, _, value = line.partition(':')
-    entries[key.strip()] = value.strip()
+  entries = lens_files.flat(path)
   if entries.get('model_type') != 'MEI':
     raise InputError(
       f'{path}: model_type {entries.get("model_type")!r}, expected MEI.'
     )
+  if extra := [
+    f'{key} = {value}'
+    for key, value in entries.items()
+    if key.startswith('distortion_parameters.')
+    and key.rpartition('.')[2] not in fisheye.Lens._fields
+  ]:
+    raise InputError(
+      f'{path}: {", ".join(extra)}: MEI has k1, k2, p1 and p2 alone.'
+    )
   wanted = (*fisheye.Lens._fields, 'image_width', 'image_height')
+  last = {key.rpartition('.')[2]: value for key, value in entries.items()}
   try:
-    values = {name: float(entries[name]) for name in wanted}
+    values = {name: float(last[name]) for name in wanted}
   except KeyError as error:
     raise InputError(f'{path}: no entry {error}.') from error
-  except ValueError as error:
+  except (TypeError, ValueError) as error:
     raise InputError(f'{path}: not a number ({error}).') from error
   size = int(values.pop('image_height')), int(values.pop('image_width'))
   lens = fisheye.Lens(**values)

@@ -211,13 +211,18 @@ def read_calibration(
 
   Raises:
     MissingFileError: no such file.
-    InputError: a key is missing, or its values are not as many finite numbers
-      as its shape asks for.
+    InputError: a key is missing or has two values, or they are not as many
+      finite numbers as its shape asks for.
   """
   entries = {}
   for line in _read_lines(path):
     key, _, values = line.strip().partition(':' if ':' in line else ' ')
-    entries[key.strip()] = values
+    key = key.strip()
+    if key in shapes and entries.get(key, values).split() != values.split():
+      raise InputError(
+        f'{path}: {key} is there twice, with different numbers; remove one.'
+      )
+    entries[key] = values
   result = {}
   for key, shape in shapes.items():
     if key not in entries:

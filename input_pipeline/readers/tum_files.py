@@ -35,8 +35,6 @@ PUBLISHED = {
   ),
   'freiburg3': ((535.4, 539.2, 320.1, 247.6), ()),
 }
-_SETTINGS = ('fx', 'fy', 'cx', 'cy')
-_DISTORTION = ('k1', 'k2', 'p1', 'p2', 'k3')
 
 
 def _read_rows(path):
@@ -233,8 +231,12 @@ def _rotations(quaternions):
   return np.eye(3) + 2 * w * cross + 2 * cross @ cross
 
 
-def read_depth(path: pathlib.Path) -> np.ndarray:
+def read_depth(path: pathlib.Path, units: float = DEPTH_UNITS) -> np.ndarray:
   """Reads a depth image as float32 [H, W] metres, 0 for no measurement.
+
+  Args:
+    path: a 16-bit grey image.
+    units: of it, per metre.
 
   Raises:
     MissingFileError: no such file.
@@ -253,7 +255,7 @@ def read_depth(path: pathlib.Path) -> np.ndarray:
       f'{path}: the depth image does not decode ({error}); download it again, '
       'or delete it: a missing image is allowed.'
     ) from error
-  return (values / DEPTH_UNITS).astype(np.float32)
+  return (values / units).astype(np.float32)
 
 
 def published_lens(name: str) -> lens_lib.Lens:
@@ -266,7 +268,7 @@ def published_lens(name: str) -> lens_lib.Lens:
   if camera is None:
     raise InputError(
       f'The name {name!r} has none of {sorted(PUBLISHED)} in it, so the camera '
-      'is not known; give its lens, or its settings file to load_lens.'
+      'is not known; give its settings file with data.lens=FILE.'
     )
   return _lens(*PUBLISHED[camera])
 
@@ -274,35 +276,5 @@ def published_lens(name: str) -> lens_lib.Lens:
 def _lens(pinhole, distortion):
   fx, fy, cx, cy = pinhole
   intrinsics = np.array([[fx, 0, cx + 0.5], [0, fy, cy + 0.5], [0, 0, 1.0]])
-  coefficients = np.array(distortion, np.float64)
-  model = 'opencv' if coefficients.any() else 'pinhole'
-  kept = coefficients if coefficients.any() else np.zeros(0)
-  return lens_lib.Lens(model, intrinsics, kept)
-
-
-def load_lens(path: str | pathlib.Path) -> lens_lib.Lens:
-  """Reads the lens from a settings file of ORB-SLAM and its descendants.
-
-  Args:
-    path: lines `Camera.fx: 520.9`, with fx fy cx cy and, if any, k1 k2 p1 p2
-      k3; other lines are ignored.
-
-  Raises:
-    MissingFileError: no such file.
-    InputError: a number is missing, or is none.
-  """
-  path = pathlib.Path(path)
-  found = {}
-  for line, words in _read_rows(path).items():
-    key = words[0].removeprefix('Camera.').removesuffix(':')
-    if words[0].startswith('Camera.') and key in _SETTINGS + _DISTORTION:
-      (found[key],) = _floats(path, line, words[1:2] or ['nothing'])
-  if missing := [key for key in _SETTINGS if key not in found]:
-    raise InputError(
-      f'{path}: no {", ".join(f"Camera.{key}" for key in missing)}; found '
-      f'{sorted(found)}.'
-    )
-  return _lens(
-    [found[key] for key in _SETTINGS],
-    [found.get(key, 0.0) for key in _DISTORTION],
-  )
+  model = 'opencv' if distortion else 'pinhole'
+  return lens_lib.Lens(model, intrinsics, np.array(distortion, np.float64))

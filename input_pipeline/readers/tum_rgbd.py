@@ -25,6 +25,7 @@ import pathlib
 from absl import logging
 import numpy as np
 
+from i2ploc import lens_files
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import lens as lens_lib
@@ -47,6 +48,7 @@ class Recording:
     has_depth: [F] bool.
     rig: of both, depth being registered to colour; `image_size` is None if no
       colour image is there.
+    depth_units: of depth images, per metre.
   """
 
   name: str
@@ -57,6 +59,7 @@ class Recording:
   has_image: np.ndarray
   has_depth: np.ndarray
   rig: schema.Rig
+  depth_units: float = tum_files.DEPTH_UNITS
 
   def read(
     self, row: int, what: Sequence[str] = ('image', 'depth')
@@ -89,19 +92,23 @@ class Recording:
       sample['image'] = kitti_files.read_image(self.images[row])
     depth = self.depths[row]
     if 'depth' in what and depth is not None:
-      sample['depth'] = tum_files.read_depth(depth)
+      sample['depth'] = tum_files.read_depth(depth, self.depth_units)
     return sample
 
 
 def load(
-  root: str | pathlib.Path, *, lens: lens_lib.Lens | None = None
+  root: str | pathlib.Path,
+  *,
+  calibration: lens_files.Calibration | None = None,
 ) -> Recording:
   """Loads the frame table of a sequence.
 
   Args:
     root: the folder of the sequence.
-    lens: None takes the published one of the camera that the folder's name
-      tells, as in rgbd_dataset_freiburg2_desk; see also `tum_files.load_lens`.
+    calibration: of the camera, see `lens_files`; None takes the published one
+      of the camera that the folder's name tells, as in
+      rgbd_dataset_freiburg2_desk. Depth images without units of their own are
+      in the published ones.
 
   Raises:
     MissingFileError: the folder or a list is missing.
@@ -113,8 +120,9 @@ def load(
       f'There is no folder {root}; expected a TUM RGB-D sequence, with '
       'rgb.txt or associations.txt, and groundtruth.txt.'
     )
-  lens = tum_files.published_lens(root.name) if lens is None else lens
-  lens_lib.check_lens(lens)
+  if calibration is None:
+    calibration = lens_files.Calibration(tum_files.published_lens(root.name))
+  lens_lib.check_lens(calibration.lens)
   times, images, depths = _images(root)
   path = root / 'groundtruth.txt'
   stamps, poses = tum_files.read_trajectory(path)
@@ -140,6 +148,9 @@ def load(
   depths = tuple(depths[i] for i in rows)
   has_image = _present(root.name, 'colour', images)
   present = [images[i] for i in np.flatnonzero(has_image)]
+  size = kitti_files.image_size(present)
+  if None not in (size, calibration.image_size):
+    _check_size(present[0], size, calibration.image_size)
   return Recording(
     name=root.name,
     timestamp=times[rows],
@@ -148,8 +159,19 @@ def load(
     depths=depths,
     has_image=has_image,
     has_depth=_present(root.name, 'depth', depths),
-    rig=schema.Rig(lens, kitti_files.image_size(present)),
+    rig=schema.Rig(calibration.lens, size),
+    depth_units=calibration.depth_units or tum_files.DEPTH_UNITS,
   )
+
+
+def _check_size(path, size, calibrated):
+  """Raises InputError for images that the camera's file is not about."""
+  if size != calibrated:
+    raise InputError(
+      f'{path} has {size[1]} x {size[0]} pixels, but the camera is calibrated'
+      f' for {calibrated[1]} x {calibrated[0]}: give the original images, or'
+      ' the calibration of these.'
+    )
 
 
 def _present(name, sensor, paths):

@@ -8,8 +8,8 @@ import pathlib
 
 import numpy as np
 
+from i2ploc import lens_files
 from i2ploc.errors import InputError
-from input_pipeline.readers import tum_files
 from input_pipeline.readers import tum_rgbd
 from input_pipeline.sources import places as places_lib
 
@@ -44,8 +44,8 @@ class RgbdSource:
       mapping: frames of which the map is made, as start:stop:step.
       queries: frames that ask.
       detections: file in the folder, see `localization.detection_files`.
-      lens: file in the folder, see `tum_files.load_lens`; '' for the published
-        lens of the camera that the folder's name tells.
+      lens: file in the folder, see `lens_files`; '' for the published lens of
+        the camera that the folder's name tells.
       categories: names of the detector's numbers.
 
     Raises:
@@ -71,8 +71,10 @@ class RgbdSource:
       InputError: a file that is damaged, or no frames are asked for.
     """
     del ask
-    lens = tum_files.load_lens(self._root / self._lens) if self._lens else None
-    recording = tum_rgbd.load(self._root, lens=lens)
+    calibration = None
+    if self._lens:
+      calibration = lens_files.load_calibration(self._root / self._lens)
+    recording = tum_rgbd.load(self._root, calibration=calibration)
     if recording.rig.image_size not in (None, self.image_size):
       raise InputError(
         f'{self._root} has images of {list(recording.rig.image_size)} pixels, '

@@ -16,9 +16,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from i2ploc.evaluation import questions
+from i2ploc.geometry import lens as lens_lib
 from input_pipeline import batches
 from input_pipeline import datasets
 from input_pipeline import packing
+from input_pipeline import schema
 from input_pipeline.readers import kitti360
 from input_pipeline.readers import kitti_odometry_splits
 from tests import shared
@@ -367,6 +369,18 @@ def assert_same_rigs(found, expected):
       (own.camera_from_body, rig.camera_from_body),
     ):
       np.testing.assert_array_equal(a.astype(np.float32), b.astype(np.float32))
+
+
+class LensTest(absltest.TestCase):
+  def test_a_lens_that_a_record_has_no_place_for_is_refused(self):
+    never = mock.Mock(side_effect=AssertionError)
+    for lens in (lens_lib.Lens('fisheye', np.eye(3)), None):
+      rig = schema.Rig(lens, (8, 16))
+      frames = mock.Mock(drive=np.array(['a']))
+      dataset = schema.Dataset('bent', frames, {'a': rig}, never)
+      message = 'bent: drive a has a lens that cannot be packed: .*Leave data'
+      with self.assertRaisesRegex(ValueError, message):
+        packing.encode(dataset, 0)
 
 
 class EveryReaderTest(parameterized.TestCase):

@@ -98,6 +98,15 @@ class SequencesTest(parameterized.TestCase):
     )
     self.assertEqual(entry['camera_from_lidar'].shape, (4, 4))
 
+  def test_a_camera_that_is_no_pinhole_is_refused(self):
+    lens = lens_lib.Lens('opencv', np.eye(3), np.array([0.1, 0, 0, 0]))
+    readings = _readings(
+      _dataset(rigs={name: schema.Rig(lens, (8, 16)) for name in 'ab'})
+    )
+    message = "drive b, frame 4: a camera 'opencv' with.*undistort its images"
+    with self.assertRaisesRegex(ValueError, message):
+      readings.image(_row('b', 4))
+
   def test_several_crops_of_a_sequence_are_sequences(self):
     unknown = {name: schema.Rig(None, (8, 16)) for name in 'ab'}
     readings = _readings(

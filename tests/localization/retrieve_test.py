@@ -283,6 +283,9 @@ class StageTest(absltest.TestCase):
     (batch,) = seen
     self.assertEqual(batch['image'].shape, (1, 64, 208, 3))
     self.assertEqual(batch['image'].dtype, np.uint8)
+    bent = query._replace(lens=lens_lib.Lens('fisheye', matrix))
+    with self.assertRaisesRegex(ValueError, "a.png: a camera 'fisheye'.*undis"):
+      stage(bent, [])
     expected = [[100, 0, 104], [0, 110, 32], [0, 0, 1]]
     np.testing.assert_allclose(batch['intrinsics'], [expected])
     # Antialiased and bicubic, as images are for training.

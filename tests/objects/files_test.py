@@ -9,9 +9,9 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from i2ploc import lens_files
 from i2ploc.objects import detections as detections_lib
 from i2ploc.objects import files
-from input_pipeline.readers import tum_files
 from tests import shared
 
 SIZE = (480, 640)
@@ -220,7 +220,7 @@ class RealTest(absltest.TestCase):
       folder / 'detections_oaslam_yolov5.json', SIZE
     )
     fixture = np.load(folder / 'fixture.npz')
-    settings = tum_files.load_lens(folder / 'TUM2.yaml')
+    settings = lens_files.load_calibration(folder / 'TUM2.yaml').lens
     # That program counts pixels as the settings do.
     lens = settings._replace(
       intrinsics=settings.intrinsics - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]

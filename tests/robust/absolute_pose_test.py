@@ -18,6 +18,11 @@ PINHOLE = lens_lib.Lens('pinhole', K)
 SPHERE = lens_lib.Lens(
   'equirectangular', np.float64(panorama.sphere_intrinsics((512, 1024)))
 )
+FISHEYE = lens_lib.Lens(
+  'fisheye',
+  np.array([[200.0, 0, 512], [0, 200, 256], [0, 0, 1]]),
+  np.array([0.01, 0, 0, 0]),
+)
 FAR = np.array([5e5, 5.4e6, 100.0])  # such as UTM coordinates
 
 
@@ -46,7 +51,7 @@ class AbsolutePoseTest(parameterized.TestCase):
     error = np.linalg.norm(found.camera_in_map - center)
     self.assertLess(error, metres)
 
-  @parameterized.parameters((PINHOLE,), (SPHERE,))
+  @parameterized.parameters((PINHOLE,), (SPHERE,), (FISHEYE,))
   def test_finds_the_pose(self, lens):
     points, pixels, rotation, center, inliers = _scene(lens)
     found = absolute_pose.absolute_pose(points, pixels, lens)

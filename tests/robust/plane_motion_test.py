@@ -58,8 +58,8 @@ class PlaneMotionTest(parameterized.TestCase):
     for points in (points0, points1):
       plane = (points - two_views.SIZE / 2) / cameras.FOCAL
       # The positions at which the bent lens shows what the other one does.
-      moved, _ = lens_lib._distort([-0.2, 0.03, 0.001, 0, 0, 0, 0, 0], plane)
-      bent.append(moved * cameras.FOCAL + two_views.SIZE / 2)
+      moved, _ = lens_lib.project(BENT, np.insert(plane, 2, 1.0, axis=1))
+      bent.append(moved)
     found = _solve(*bent, BENT)
     errors = [
       two_views.degrees(motion.camera1_from_camera0.rotation, rotation)

@@ -363,6 +363,8 @@ class BadInputTest(_RootTest):
     ('image_02.yaml', 'MEI', 'KANNALA', "model_type 'KANNALA', expected MEI"),
     ('image_02.yaml', 'xi', 'ix', "no entry 'xi'"),
     ('image_03.yaml', 'k1: ', 'k1: none', 'not a number'),
+    ('image_03.yaml', '   p1: ', '   k2: 7\n   p1: ', 'k2 is there twice'),
+    ('image_03.yaml', '   p1: ', '   k3: 7\n   p1: ', 'k3 = 7: MEI has k1'),
     ('image_03.yaml', 'width: 140', 'width: 70', 'not the lens of a 70x140'),
     ('image_03.yaml', 'gamma1: ', 'gamma1: -', 'not the lens'),
   )

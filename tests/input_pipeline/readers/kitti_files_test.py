@@ -184,6 +184,7 @@ class CalibrationTest(_FileTest):
     ('S: 1 2 3', "no entry 'T'; found .'S'."),
     ('', r"no entry 'T'; found \[\]"),
     ('T: 1 2', 'T has 2 values, expected 3'),
+    ('T: 1 2 3\nT: 1 2 4', 'T is there twice, with different numbers'),
     ('T: 1 2 3 4', 'T has 4 values, expected 3'),
     ('T: 1 two 3', "T: not numbers .*'two'"),
     ('T: 1 nan 3', 'T: non-finite values'),

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 from scipy.spatial import transform
 
+from i2ploc import lens_files
 from i2ploc.geometry import lens as lens_lib
 from input_pipeline.readers import tum_files
 from input_pipeline.readers import tum_rgbd
@@ -174,27 +175,30 @@ class LensTest(_FolderTest):
     self.assertEqual(lens.intrinsics[0].tolist(), [520.9, 0, 325.6])
     third = tum_files.published_lens('rgbd_dataset_freiburg3_desk')
     self.assertEqual((third.model, third.distortion.size), ('pinhole', 0))
-    with self.assertRaisesRegex(ValueError, "'desk' has none of.*load_lens"):
+    with self.assertRaisesRegex(
+      ValueError, "'desk' has none of.*data.lens=FILE"
+    ):
       tum_files.published_lens('desk')
 
-  def test_a_settings_file(self):
+  def test_a_settings_file_says_what_a_depth_is(self):
     path = self.folder / 'TUM.yaml'
     path.write_text(
       '%YAML:1.0\n# Camera\nCamera.fx: 500.5\nCamera.fy: 501\nCamera.cx: 320\n'
-      'Camera.cy: 240\nCamera.k1: 0.1\nCamera.p2: -0.2\nCamera.fps: 30.0\n'
+      'Camera.cy: 240\nCamera.k1: 0.1\nDepthMapFactor: 1000\n'
     )
-    lens = tum_files.load_lens(path)
-    np.testing.assert_array_equal(
-      lens.intrinsics, [[500.5, 0, 320.5], [0, 501, 240.5], [0, 0, 1]]
+    calibration = lens_files.load_calibration(path)
+    found = tum_rgbd.load(self.folder, calibration=calibration)
+    self.assertIs(found.rig.lens, calibration.lens)
+    depth = found.read(2, ('depth',))['depth']
+    np.testing.assert_allclose(depth, 5.002, rtol=1e-6)
+
+  def test_a_camera_of_other_images(self):
+    lens = tum_files.published_lens('freiburg2')
+    self.assert_fails(
+      ValueError,
+      r'rgb/100.000000.png has 8 x 6 pixels, but .* calibrated for 640 x 480',
+      calibration=lens_files.Calibration(lens, (480, 640)),
     )
-    self.assertEqual(lens.distortion.tolist(), [0.1, 0, 0, -0.2, 0])
-    self.assertIs(tum_rgbd.load(self.folder, lens=lens).rig.lens, lens)
-    path.write_text(path.read_text().replace('Camera.cx', 'cx'))
-    with self.assertRaisesRegex(ValueError, r'no Camera.cx; found'):
-      tum_files.load_lens(path)
-    path.write_text('Camera.fx:')
-    with self.assertRaisesRegex(ValueError, 'line 1: not numbers'):
-      tum_files.load_lens(path)
 
 
 class RefusalTest(_FolderTest):
@@ -267,7 +271,8 @@ class RealTest(absltest.TestCase):
   def test_poses_are_those_of_another_program(self):
     folder = shared.require('data/objects/tum_fr2_desk')
     found = tum_rgbd.load(
-      folder, lens=tum_files.load_lens(folder / 'TUM2.yaml')
+      folder,
+      calibration=lens_files.load_calibration(folder / 'TUM2.yaml'),
     )
     fixture = np.load(folder / 'fixture.npz')
     stamps = fixture['timestamps']
