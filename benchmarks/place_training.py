@@ -14,7 +14,7 @@ what happens to finished and interrupted runs. Tables:
   mesh      maps that are rendered of the town without textures
   night     queries of the night, with a few photos of it to learn from
   earth     photos from space against satellite tiles: synthetic_earth, right if
-            footprints overlap
+            footprints overlap (--steps=300)
 
 The real season, Nordland, is in benchmarks/seasons.py.
 """
@@ -170,12 +170,9 @@ EARTH = study.Study(
       mode='evaluate',
     ),
     'earth_long': study.Row(
-      'the first row, 3,000 steps',
+      'the first row, 1,500 steps',
       'earth_loc.py',
-      {'train.num_steps': '3000', 'train.eval_every': '500'},
-    ),
-    'earth_published': study.Row(
-      'from EfficientNet-Lite0, NetVLAD', f'earth_loc.py:{PUBLISHED}'
+      {'train.num_steps': '1500', 'train.eval_every': '300'},
     ),
     'earth_negatives': study.Row(
       'overlapping tiles are negatives', 'earth_loc.py:neutral=false'
