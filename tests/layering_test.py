@@ -300,6 +300,7 @@ ORDER = {
   ),
   'input_pipeline': (
     'schema',
+    'extrinsics',
     'pairing',
     'plans',
     'readings',
@@ -325,6 +326,7 @@ ORDER = {
   'input_pipeline.readers': (
     'splits',
     'kitti_files',
+    'calibrated',
     'drive',
     'kitti_raw',
     'kitti_odometry_splits',

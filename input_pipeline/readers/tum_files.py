@@ -35,6 +35,7 @@ PUBLISHED = {
   ),
   'freiburg3': ((535.4, 539.2, 320.1, 247.6), ()),
 }
+SIZE = 480, 640  # (H, W) of the images of all three, pixels
 _SETTINGS = ('fx', 'fy', 'cx', 'cy')
 _DISTORTION = ('k1', 'k2', 'p1', 'p2', 'k3')
 
@@ -278,6 +279,34 @@ def _lens(pinhole, distortion):
   model = 'opencv' if coefficients.any() else 'pinhole'
   kept = coefficients if coefficients.any() else np.zeros(0)
   return lens_lib.Lens(model, intrinsics, kept)
+
+
+def load_image_size(path: str | pathlib.Path) -> tuple[int, int] | None:
+  """(H, W) of the images that the lens of a settings file is of, pixels.
+
+  Args:
+    path: of the same file as `load_lens`; Camera.width and Camera.height are
+      read.
+
+  Returns:
+    None unless both are there.
+
+  Raises:
+    MissingFileError: no such file.
+    InputError: one is no count of pixels.
+  """
+  path = pathlib.Path(path)
+  found = {}
+  for line, words in _read_rows(path).items():
+    key = words[0].removesuffix(':')
+    if key in ('Camera.width', 'Camera.height'):
+      (value,) = _floats(path, line, words[1:2] or ['nothing'])
+      if value < 1 or value % 1:
+        raise InputError(f'{path}, line {line}: {key} {value:g} is no count.')
+      found[key] = int(value)
+  if len(found) < 2:
+    return None
+  return found['Camera.height'], found['Camera.width']
 
 
 def load_lens(path: str | pathlib.Path) -> lens_lib.Lens:

@@ -29,6 +29,7 @@ from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import lens as lens_lib
 from input_pipeline import schema
+from input_pipeline.readers import calibrated
 from input_pipeline.readers import kitti_files
 from input_pipeline.readers import tum_files
 
@@ -45,8 +46,8 @@ class Recording:
     depths: F files, or None.
     has_image: [F] bool, the colour image is there.
     has_depth: [F] bool.
-    rig: of both, depth being registered to colour; `image_size` is None if no
-      colour image is there.
+    rig: of both, depth being registered to colour; where no colour image is
+      there, `image_size` is the calibrated one.
   """
 
   name: str
@@ -72,7 +73,8 @@ class Recording:
       along the optical axis, 0 where nothing was measured.
 
     Raises:
-      InputError: the frame has no such image, or it is damaged.
+      InputError: the frame has no such image, or it is damaged, or of another
+        size than the others.
     """
     if unknown := set(what) - {'image', 'depth'}:
       raise InputError(
@@ -87,14 +89,21 @@ class Recording:
     sample = {}
     if 'image' in what:
       sample['image'] = kitti_files.read_image(self.images[row])
+      calibrated.check_size(
+        sample['image'].shape, self.rig.image_size, self.images[row]
+      )
     depth = self.depths[row]
     if 'depth' in what and depth is not None:
       sample['depth'] = tum_files.read_depth(depth)
+      calibrated.check_size(sample['depth'].shape, self.rig.image_size, depth)
     return sample
 
 
 def load(
-  root: str | pathlib.Path, *, lens: lens_lib.Lens | None = None
+  root: str | pathlib.Path,
+  *,
+  lens: lens_lib.Lens | None = None,
+  lens_size: tuple[int, int] | None = None,
 ) -> Recording:
   """Loads the frame table of a sequence.
 
@@ -102,6 +111,9 @@ def load(
     root: the folder of the sequence.
     lens: None takes the published one of the camera that the folder's name
       tells, as in rgbd_dataset_freiburg2_desk; see also `tum_files.load_lens`.
+    lens_size: (H, W) of the images that `lens` is of, pixels; None if nobody
+      knows. Colour images that are this size times a factor get a lens scaled
+      so.
 
   Raises:
     MissingFileError: the folder or a list is missing.
@@ -113,7 +125,10 @@ def load(
       f'There is no folder {root}; expected a TUM RGB-D sequence, with '
       'rgb.txt or associations.txt, and groundtruth.txt.'
     )
-  lens = tum_files.published_lens(root.name) if lens is None else lens
+  source = 'the lens that was given'
+  if lens is None:
+    lens, lens_size = tum_files.published_lens(root.name), tum_files.SIZE
+    source = 'the published lens'
   lens_lib.check_lens(lens)
   times, images, depths = _images(root)
   path = root / 'groundtruth.txt'
@@ -139,7 +154,13 @@ def load(
   images = tuple(images[i] for i in rows)
   depths = tuple(depths[i] for i in rows)
   has_image = _present(root.name, 'colour', images)
+  has_depth = _present(root.name, 'depth', depths)
   present = [images[i] for i in np.flatnonzero(has_image)]
+  lens, size = calibrated.fit(lens, lens_size, present, source)
+  size = size or lens_size
+  for i in np.flatnonzero(has_depth)[:1].tolist():
+    found = kitti_files.image_size(depths[i : i + 1])
+    calibrated.check_size(found or size, size, depths[i])
   return Recording(
     name=root.name,
     timestamp=times[rows],
@@ -147,8 +168,8 @@ def load(
     images=images,
     depths=depths,
     has_image=has_image,
-    has_depth=_present(root.name, 'depth', depths),
-    rig=schema.Rig(lens, kitti_files.image_size(present)),
+    has_depth=has_depth,
+    rig=schema.Rig(lens, size),
   )
 
 

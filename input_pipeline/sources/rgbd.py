@@ -71,8 +71,11 @@ class RgbdSource:
       InputError: a file that is damaged, or no frames are asked for.
     """
     del ask
-    lens = tum_files.load_lens(self._root / self._lens) if self._lens else None
-    recording = tum_rgbd.load(self._root, lens=lens)
+    lens = size = None
+    if self._lens:
+      lens = tum_files.load_lens(self._root / self._lens)
+      size = tum_files.load_image_size(self._root / self._lens)
+    recording = tum_rgbd.load(self._root, lens=lens, lens_size=size)
     if recording.rig.image_size not in (None, self.image_size):
       raise InputError(
         f'{self._root} has images of {list(recording.rig.image_size)} pixels, '

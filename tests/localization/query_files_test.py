@@ -141,7 +141,9 @@ class QueryFilesTest(parameterized.TestCase):
       )
       for i, name in enumerate(names)
     }
-    detection_files.save_detections(frames, self.root / 'detections.npz')
+    detection_files.save_detections(
+      frames, self.root / 'detections.npz', (30, 40)
+    )
 
   def test_boxes_lie_beside_the_image(self):
     paths = [self.save(30, 40, name)[0] for name in ('a.png', 'b.png')]

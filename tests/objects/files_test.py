@@ -107,7 +107,7 @@ class FormatTest(_FileTest):
   def test_npz_round_trip(self):
     frames = self.load(oa_slam(BOXES)).frames
     path = self.folder / 'detections.npz'
-    files.save_detections(frames, path)
+    files.save_detections(frames, path, SIZE)
     again = files.load_detections(path, SIZE)
     self.assertEqual(list(again.frames), list(frames))
     for name, one in frames.items():
@@ -116,7 +116,7 @@ class FormatTest(_FileTest):
 
   def test_no_frames_at_all_round_trip(self):
     path = self.folder / 'detections.npz'
-    files.save_detections({}, path)
+    files.save_detections({}, path, SIZE)
     self.assertEmpty(files.load_detections(path, SIZE).frames)
 
 

@@ -133,7 +133,7 @@ class ObjectsTaskTest(parameterized.TestCase):
       queries[0].with_name('detections.npz'), (480, 640)
     ).frames
     half = {k: v._replace(box=v.box / 2) for k, v in found.items()}
-    detection_files.save_detections(half, folder / 'detections.npz')
+    detection_files.save_detections(half, folder / 'detections.npz', (240, 320))
     for path in queries:
       with Image.open(path) as image:
         image.resize((320, 240)).save(folder / path.name)
