@@ -251,8 +251,9 @@ def _check_extent(content, image_size) -> None:
   if (many and after > 2 * before) or few:
     raise InputError(
       f'{content.path}: {len(box)} boxes reach to column {right * width:.0f} '
-      f'and row {bottom * height:.0f}, {after} of them beyond the images, which '
-      f'are {width}x{height}: are they of {"smaller" if few else "larger"} ones? '
+      f'and row {bottom * height:.0f}, {after} of them beyond the images, which'
+      f' are {width}x{height}: are they of {"smaller" if few else "larger"}'
+      ' ones? '
       "Write these images' size into the file (COCO: width and height of each "
       'image; npz: image_size), or detect in the images that there are.'
     )

@@ -48,14 +48,22 @@ def fit(
     InputError: the images have several sizes, or one that no factor explains,
       or the lens is not of images of the size.
   """
-  if size is not None:
-    _check_center(lens, size, f'{source} is of', source)
+  if size is not None and not _is_centered(lens, size):
+    raise InputError(
+      f'{source} is of images of {_told(size)} by its own file, but its '
+      f'principal point is {_center(lens)}: correct the size, or the lens.'
+    )
   found = _common_size(images)
   if found is None or found == size:
     return lens, found
   path = images[0]
   if size is None:
-    _check_center(lens, found, f'{path} and others are', source)
+    if not _is_centered(lens, found):
+      raise InputError(
+        f'{path}: an image of {_told(found)}, but the principal point of '
+        f'{source} is {_center(lens)}: was it resized or cropped after the '
+        'calibration? Use the original images.'
+      )
     return lens, found
   if not resizing.is_resize(size, found):
     raise InputError(
@@ -94,7 +102,7 @@ def check_size(
 def _common_size(images) -> tuple[int, int] | None:
   """(H, W) of some images; None if no header is whole."""
   places = np.linspace(0, len(images) - 1, min(len(images), _NUM_HEADERS))
-  sizes = {}
+  sizes: dict[tuple[int, int], pathlib.Path] = {}
   for i in places.round().astype(int).tolist():
     size = kitti_files.image_size(images[i : i + 1])
     if size is not None:
@@ -108,17 +116,14 @@ def _common_size(images) -> tuple[int, int] | None:
   return next(iter(sizes), None) or kitti_files.image_size(images)
 
 
-def _check_center(lens, size, what: str, source: str) -> None:
-  """Raises InputError for a principal point far from the middle."""
-  if lens.model == 'equirectangular':
-    return
+def _is_centered(lens, size) -> bool:
+  """Whether the principal point is about in the middle of images (H, W)."""
   center = np.asarray(lens.intrinsics)[:2, 2]
-  if (np.abs(center / size[::-1] - 0.5) > _OFF_CENTER).any():
-    raise InputError(
-      f'{what} {_told(size)} pixels, but the principal point of {source} is '
-      f'{center.round(1).tolist()}; were images resized or cropped after the '
-      'calibration? Use the original images.'
-    )
+  return bool((np.abs(center / size[::-1] - 0.5) <= _OFF_CENTER).all())
+
+
+def _center(lens) -> list[float]:
+  return np.asarray(lens.intrinsics)[:2, 2].round(1).tolist()
 
 
 def _told(size) -> str:

@@ -160,7 +160,8 @@ def load(
   size = size or lens_size
   for i in np.flatnonzero(has_depth)[:1].tolist():
     found = kitti_files.image_size(depths[i : i + 1])
-    calibrated.check_size(found or size, size, depths[i])
+    if found is not None:
+      calibrated.check_size(found, size, depths[i])
   return Recording(
     name=root.name,
     timestamp=times[rows],

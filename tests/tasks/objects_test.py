@@ -141,6 +141,9 @@ class ObjectsTaskTest(parameterized.TestCase):
     for place in (queries[0].parent, folder):
       args = (self.workdir, [f'{place}/*.png'])
       lines.append(_run('localize', self.config, None, *args))
+    # The boxes as they were, of the images as they were, say the same.
+    shutil.copy(queries[0].with_name('detections.npz'), folder)
+    self.assertEqual(_run('localize', self.config, None, *args), lines[1])
     for whole, small in zip(*lines, strict=True):
       whole, small = json.loads(whole), json.loads(small)
       self.assertEqual(small['image_size'], [240, 320])
