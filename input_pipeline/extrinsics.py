@@ -35,8 +35,9 @@ _NUM_RETURNS = 20_000
 # Fewer returns say nothing.
 _ENOUGH = 500
 # Of the returns that a LiDAR that measures alike all around would have in the
-# camera's field. Of 50 rigs and places the least is 0.19, on open water with
-# the LiDAR at the bow; the wrong unit of a translation leaves less than 0.03.
+# camera's field. Of 110 real pairs of camera and scan the least is 0.19, on
+# open water with the LiDAR at the bow; a translation in millimetres leaves 0,
+# in centimetres less than 0.1 of 107.
 _LEAST_SHARE = 0.1
 # Rows and columns of the rays that stand for an image.
 _GRID = 24, 48
