@@ -47,6 +47,7 @@ from i2ploc import files
 from i2ploc.errors import InputError
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import panorama
+from input_pipeline import extrinsics
 from input_pipeline import schema
 
 # Half a unit is a tenth of the LiDAR's noise; 131 m fit into 16 bits.
@@ -295,7 +296,11 @@ def _open(own: pathlib.Path, name: str, root: pathlib.Path) -> schema.Dataset:
     **columns,
   )
   reader = Reader(own, frames, _source(own, units))
-  return schema.Dataset(name, frames, reader.rigs(), reader, queries=queries)
+  dataset = schema.Dataset(name, frames, reader.rigs(), reader, queries=queries)
+  # Packed before this was checked, perhaps.
+  sources = dict.fromkeys(dataset.rigs, f'{own}, packed from {source}')
+  extrinsics.check(dataset, sources)
+  return dataset
 
 
 def _source(own: pathlib.Path, units: list[str]):

@@ -122,9 +122,11 @@ class DriveTest(_Workplace):
     self.refuse_load('0000000001.bin')
 
   def test_05_scan_without_a_finite_point(self):
-    np.full((4, 4), np.nan, '<f4').tofile(self.scan)
     dataset = kitti_raw.load(self.root)
+    np.full((4, 4), np.nan, '<f4').tofile(self.scan)
     self.refuse('0000000001.bin: no finite point', dataset.read, 1)
+    # Some scans are read to check the calibration.
+    self.refuse_load('0000000001.bin: no finite point')
 
   def test_06_missing_calibration_file(self):
     self.camera.unlink()

@@ -304,6 +304,7 @@ ORDER = {
   ),
   'input_pipeline': (
     'schema',
+    'extrinsics',
     'pairing',
     'plans',
     'readings',
@@ -329,6 +330,7 @@ ORDER = {
   'input_pipeline.readers': (
     'splits',
     'kitti_files',
+    'calibrated',
     'drive',
     'kitti_raw',
     'kitti_odometry_splits',

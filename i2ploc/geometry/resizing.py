@@ -26,6 +26,9 @@ from i2ploc.geometry import lens as lens_lib
 # Parts of the free width and height that lie left of and above each view.
 _MIDDLE = (0.5, 0.5)
 _FIVE = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), _MIDDLE)
+# Factors within this part of 1: nobody makes images so little smaller, but the
+# cameras of one project differ so, and what crops a border leaves this.
+_NEAR_ONE = 0.1
 STRETCH = 'stretch'
 POLICIES = {
   STRETCH: (),
@@ -82,6 +85,30 @@ def boxes(
   shown = np.array([min(width, height * ratio), min(height, width / ratio)])
   corner = np.array(places) * (np.array([width, height]) - shown)
   return np.concatenate([corner, corner + shown], 1)
+
+
+def is_resize(
+  size_before: tuple[int, int], size_after: tuple[int, int]
+) -> bool:
+  """Whether one size is surely the other one times a factor.
+
+  One factor explains both sides, each rounded up or down to a pixel. Otherwise
+  something was cropped or stretched, and nobody knows which; or, where the
+  factor is nearly 1, it is the size of another camera.
+
+  Args:
+    size_before: (H, W), pixels.
+    size_after: (H, W), pixels.
+
+  >>> is_resize((375, 1242), (187, 621)), is_resize((375, 1242), (352, 1216))
+  (True, False)
+  """
+  if tuple(size_before) == tuple(size_after):
+    return True
+  before, after = np.asarray(size_before), np.asarray(size_after)
+  low, high = ((after - 1) / before).max(), ((after + 1) / before).min()
+  near = low < 1 + _NEAR_ONE and high > 1 - _NEAR_ONE
+  return bool(low < high and not near)
 
 
 def resize_image(

@@ -3,7 +3,8 @@
 
 A query without a camera of its own is taken for one of the map's camera, whose
 intrinsics are scaled to the size of the file; an image of another shape cannot
-be one. Boxes of a detector lie in a file beside the images.
+be one, see `resizing.is_resize`. Boxes of a detector lie in a file beside the
+images.
 """
 
 import collections
@@ -29,8 +30,6 @@ from i2ploc.photos import listing
 
 # Where the boxes of a folder's images are looked for.
 DETECTION_FILES = ('detections.npz', 'detections.json')
-# A query of another shape than the map's camera was taken by another camera.
-ASPECT_TOLERANCE = 0.05
 
 
 class Camera(NamedTuple):
@@ -77,7 +76,8 @@ def read_queries(
     MissingFileError: no file of this name, or no boxes beside it.
     InputError: no query, a rough position that is none, a file that is no
       image (see `image_files`), one of another shape than the map's camera
-      without intrinsics of its own, or boxes that do not name the image.
+      without intrinsics of its own, or boxes that do not name the image or are
+      of one of another size.
   """
   if not patterns:
     raise InputError('No query: give image files with --query=PATH.')
@@ -85,7 +85,7 @@ def read_queries(
     raise InputError(f'length={length} images of a query; expected 1 or more.')
   own, prior = _lens(intrinsics, camera), _prior(near)
   # Images of a folder share a file of boxes.
-  load = functools.cache(detection_files.load_detections)
+  load = functools.cache(detection_files.read_content)
   recent: collections.deque[answer.Query] = collections.deque()
   folder = None
   for path in [path for pattern in patterns for path in _files(pattern)]:
@@ -162,13 +162,12 @@ def _lens(intrinsics, camera) -> lens_lib.Lens | None:
 
 def _scaled(path, camera: Camera, size: tuple[int, int]) -> lens_lib.Lens:
   """The map's lens for an image (height, width) that it took."""
-  height, width = camera.image_size
-  aspect = (size[1] / size[0]) / (width / height)
-  if abs(aspect - 1) > ASPECT_TOLERANCE:
+  if not resizing.is_resize(camera.image_size, size):
+    height, width = camera.image_size
     raise InputError(
       f"{path} is {size[1]} x {size[0]} pixels, not of the shape of the map's"
-      f' camera ({width} : {height}): give its own camera with'
-      ' --intrinsics=fx,fy,cx,cy.'
+      f' camera, {width} x {height}: it was cropped, stretched or taken by'
+      ' another camera. Give its own camera with --intrinsics=fx,fy,cx,cy.'
     )
   return resizing.resize_lens(camera.lens, camera.image_size, size)
 
@@ -182,9 +181,12 @@ def _beside(path, image, load) -> detections_lib.Detections:
       f'{path}: no boxes; put {" or ".join(DETECTION_FILES)} beside it (COCO,'
       ' OA-SLAM or npz, see i2ploc.objects.files).'
     )
-  frames = load(file, image.shape[:2]).frames
-  if path.name not in frames:
+  content = load(file)
+  if path.name not in content.images():
     raise InputError(
-      f'{file} does not name {path.name}; it has {sorted(frames)[:3]}.'
+      f'{file} does not name {path.name}; it has'
+      f' {sorted(content.images())[:3]}.'
     )
-  return frames[path.name]
+  # Each image may have a size of its own.
+  found = detection_files.collect(content.only(path.name), image.shape[:2])
+  return found.frames[path.name]

@@ -282,7 +282,9 @@ def _save_queries(config, places, records, workdir):
         with files.replacing(folder / one['image']) as draft:
           Image.fromarray(image).save(draft)
   detection_files.save_detections(
-    frames, folder / query_files.DETECTION_FILES[0]
+    frames,
+    folder / query_files.DETECTION_FILES[0],
+    places[0].queries.image_size,
   )
 
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
-from i2ploc.geometry import lens as lens_lib
+from input_pipeline import extrinsics
 from input_pipeline import schema
+from input_pipeline.readers import calibrated
 from input_pipeline.readers import kitti_files
 from input_pipeline.readers import splits
 
@@ -38,6 +39,7 @@ class Drive(NamedTuple):
     times: seconds, or None for the sensor's rate of 10 Hz; frames without an
       entry are interpolated.
     rig: its camera and where it sits.
+    calibration: where the latter was read, for messages.
   """
 
   name: str
@@ -46,6 +48,7 @@ class Drive(NamedTuple):
   world_from_lidar: Mapping[int, np.ndarray]
   times: Mapping[int, float] | None
   rig: schema.Rig
+  calibration: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +88,7 @@ class Reader:
     if 'image' in what:
       path = _file(drive.images, frame, drive.name, 'image')
       sample['image'] = kitti_files.read_image(path)
-      _check_principal_point(drive.rig.lens, sample['image'], path)
+      calibrated.check_size(sample['image'].shape, drive.rig.image_size, path)
     if 'points' in what:
       path = _file(drive.scans, frame, drive.name, 'scan')
       sample['points'] = kitti_files.read_scan(path, self.dropped)
@@ -107,20 +110,6 @@ def _file(
       'has_image and has_points.'
     )
   return files[frame]
-
-
-def _check_principal_point(
-  lens: lens_lib.Lens, image: np.ndarray, path: pathlib.Path
-) -> None:
-  """A resized copy of the images betrays itself by its principal point."""
-  size = np.array([image.shape[1], image.shape[0]])
-  center = np.asarray(lens.intrinsics)[:2, 2]
-  if (np.abs(center / size - 0.5) > 0.2).any():
-    raise InputError(
-      f'{path}: an image of {size[0]}x{size[1]} with its principal point at '
-      f'{center.round(1).tolist()}; was it resized or cropped after '
-      'the calibration? Use the original images.'
-    )
 
 
 def make_dataset(name: str, drives: Sequence[Drive]) -> schema.Dataset:
@@ -158,14 +147,19 @@ def take_split(
     spacing: metres, of the rules 'spaced' and 'disjoint'.
 
   Raises:
-    InputError: a slice is empty.
+    InputError: a slice is empty, or a camera and its LiDAR cannot be where the
+      calibration puts them, see `extrinsics`.
   """
   rows, queries = splits.apply(dataset.frames, split, spacing)
-  return dataset._replace(
+  reader = reader_of(dataset)
+  taken = dataset._replace(
     frames=dataset.frames.take(rows),
-    read=reader_of(dataset).take(rows),
+    read=reader.take(rows),
     queries=queries,
   )
+  sources = {drive.name: drive.calibration for drive in reader.drives}
+  extrinsics.check(taken, sources)
+  return taken
 
 
 def reader_of(dataset: schema.Dataset) -> Reader:

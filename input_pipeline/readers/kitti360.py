@@ -36,6 +36,7 @@ from i2ploc.geometry import lens as lens_lib
 from i2ploc.geometry import panorama
 from i2ploc.geometry import rigid
 from input_pipeline import schema
+from input_pipeline.readers import calibrated
 from input_pipeline.readers import drive as drive_lib
 from input_pipeline.readers import kitti360_files
 from input_pipeline.readers import kitti360_splits
@@ -164,6 +165,7 @@ def _load_drive(
     / 'timestamps.txt',
     images,
   )
+  calibration = root / 'calibration'
   drive = drive_lib.Drive(
     name=name,
     images=images,
@@ -173,10 +175,15 @@ def _load_drive(
     rig=stitcher.rig
     if stitcher
     else schema.Rig(
-      lens_lib.Lens('pinhole', rig.intrinsics),
-      kitti_files.image_size(images.values()),
+      *calibrated.fit(
+        lens_lib.Lens('pinhole', rig.intrinsics),
+        rig.image_size,
+        list(images.values()),
+        f'{calibration / "perspective.txt"}: P_rect_00',
+      ),
       rig.camera_from_lidar,
     ),
+    calibration=str(calibration / 'calib_cam_to_velo.txt'),
   )
   return drive, found[-1]
 

@@ -28,11 +28,16 @@ from i2ploc import lens_files
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import fisheye
+from input_pipeline import extrinsics
 from input_pipeline.readers import kitti_files
 
 FISHEYES = ('image_02', 'image_03')
-# Axes of frames may differ by the mounting, a few degrees, never by this.
-_SAME_DIRECTION = np.cos(np.radians(30))
+# How the cameras sit in the frame of the IMU, whose z points down.
+_IMU = extrinsics.Axes('IMU', (0, 0, -1), (1, 0, 0), 'forward')
+_AXES = {
+  'image_02': _IMU._replace(looks=(0, -1, 0), word='left'),
+  'image_03': _IMU._replace(looks=(0, 1, 0), word='right'),
+}
 
 
 class Rig(NamedTuple):
@@ -40,6 +45,7 @@ class Rig(NamedTuple):
 
   Attributes:
     intrinsics: [3, 3] of the rectified image_00.
+    image_size: (H, W) of it as calibrated, pixels; None if the file lacks it.
     camera_from_lidar: [4, 4], the rectified image_00.
     imu_from_lidar: [4, 4].
     lenses: of image_02 and image_03; empty if only image_00 is asked for.
@@ -48,6 +54,7 @@ class Rig(NamedTuple):
   """
 
   intrinsics: np.ndarray
+  image_size: tuple[int, int] | None
   camera_from_lidar: np.ndarray
   imu_from_lidar: np.ndarray
   lenses: tuple[fisheye.Lens, ...]
@@ -117,6 +124,9 @@ def load_rig(root: pathlib.Path, fisheyes: bool) -> Rig:
   ]
   return Rig(
     intrinsics=intrinsics,
+    image_size=kitti_files.calibrated_size(
+      path, 'S_rect_00', entries['P_rect_00']
+    ),
     camera_from_lidar=rectified_from_camera @ np.linalg.inv(lidar_from_camera),
     imu_from_lidar=imu_from_camera['image_00']
     @ np.linalg.inv(lidar_from_camera),
@@ -137,7 +147,7 @@ def read_lidar_from_camera(path: pathlib.Path) -> np.ndarray:
   """
   values = _matrix_values(_read_text(path).split(), str(path))
   matrix = kitti_files.rigid_matrix(values[:, :3], values[:, 3], str(path))
-  _check_axis(matrix, (1, 0, 0), f'{path}: the camera looks', 'LiDAR forward')
+  extrinsics.check_axes(matrix, str(path))
   return matrix
 
 
@@ -152,15 +162,13 @@ def read_imu_from_cameras(
       elsewhere than that camera does.
   """
   entries = kitti_files.read_calibration(path, dict.fromkeys(sensors, (3, 4)))
-  looks = {'image_02': ((0, -1, 0), 'left'), 'image_03': ((0, 1, 0), 'right')}
   motions = {}
   for sensor, matrix in entries.items():
     source = f'{path}: {sensor}'
     motions[sensor] = kitti_files.rigid_matrix(
       matrix[:, :3], matrix[:, 3], source
     )
-    axis, name = looks.get(sensor, ((1, 0, 0), 'forward'))
-    _check_axis(motions[sensor], axis, f'{source} looks', f'IMU {name}')
+    extrinsics.check_axes(motions[sensor], source, _AXES.get(sensor, _IMU))
   return motions
 
 
@@ -183,17 +191,6 @@ def _matrix_values(words: list[str], source: str) -> np.ndarray:
       f'{words}.'
     )
   return values.reshape(3, 4)
-
-
-def _check_axis(
-  matrix: np.ndarray, axis: tuple[int, ...], what: str, expected: str
-) -> None:
-  """Raises if the optical axis (z) does not point along `axis`."""
-  if matrix[:3, 2] @ np.asarray(axis) < _SAME_DIRECTION:
-    raise InputError(
-      f'{what} along {matrix[:3, 2].round(2).tolist()}, expected {expected} '
-      f'{list(axis)}; was the matrix inverted, or taken from another file?'
-    )
 
 
 def read_lens(path: pathlib.Path) -> tuple[fisheye.Lens, tuple[int, int]]:

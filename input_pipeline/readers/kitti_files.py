@@ -11,6 +11,7 @@ KITTI's projection matrices count pixels from the centre of the top-left pixel.
 convention; nothing else does.
 """
 
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -28,6 +29,16 @@ POINT_RULES = ('non-finite', 'range 0')  # why a point is dropped
 _BYTES_PER_POINT = 16
 # Printed digits leave 1e-6; a wrong row or a transposed file leaves 1e-1.
 _ROTATION_TOLERANCE = 1e-3
+# (H, W) of the rectified images, by fx = fy, cx, cy of the five days of KITTI
+# raw, of whose frames the other benchmarks are made. The files of those, and
+# shortened ones, have no entry that tells it.
+_SIZES = {
+  (721.5377, 609.5593, 172.854): (375, 1242),  # 2011_09_26
+  (707.0493, 604.0814, 180.5066): (370, 1224),  # 2011_09_28
+  (718.3351, 600.3891, 181.5122): (374, 1238),  # 2011_09_29
+  (707.0912, 601.8873, 183.1104): (370, 1226),  # 2011_09_30
+  (718.856, 607.1928, 185.2157): (376, 1241),  # 2011_10_03
+}
 # Pillow's PNG plugin reports broken chunks as SyntaxError.
 _UNREADABLE = (OSError, SyntaxError, ValueError)
 
@@ -214,15 +225,7 @@ def read_calibration(
     InputError: a key is missing or has two values, or they are not as many
       finite numbers as its shape asks for.
   """
-  entries = {}
-  for line in _read_lines(path):
-    key, _, values = line.strip().partition(':' if ':' in line else ' ')
-    key = key.strip()
-    if key in shapes and entries.get(key, values).split() != values.split():
-      raise InputError(
-        f'{path}: {key} is there twice, with different numbers; remove one.'
-      )
-    entries[key] = values
+  entries = _entries(path, shapes)
   result = {}
   for key, shape in shapes.items():
     if key not in entries:
@@ -236,6 +239,53 @@ def read_calibration(
       )
     result[key] = values.reshape(shape)
   return result
+
+
+def _entries(path: pathlib.Path, wanted: Collection[str]) -> dict[str, str]:
+  """The text after each key of a file; a wanted one has one value."""
+  entries = {}
+  for line in _read_lines(path):
+    key, _, values = line.strip().partition(':' if ':' in line else ' ')
+    key = key.strip()
+    if key in wanted and entries.get(key, values).split() != values.split():
+      raise InputError(
+        f'{path}: {key} is there twice, with different numbers; remove one.'
+      )
+    entries[key] = values
+  return entries
+
+
+def calibrated_size(
+  path: pathlib.Path, key: str, projection: np.ndarray
+) -> tuple[int, int] | None:
+  """(H, W) of the images that a projection is of, pixels.
+
+  Args:
+    path: of the calibration file.
+    key: of the line with width and height, as in S_rect_02; it may be missing.
+    projection: [3, 4] as it stands in the file; the published ones are known.
+
+  Returns:
+    None if neither tells.
+
+  Raises:
+    MissingFileError: no such file.
+    InputError: the line does not hold two counts of pixels.
+  """
+  text = _entries(path, (key,)).get(key)
+  if text is None:
+    fx, _, cx, _, _, fy, cy = projection.ravel()[:7]
+    for published, size in _SIZES.items():
+      if np.allclose((fx, fy, cx, cy), published[:1] + published, atol=1e-3):
+        return size
+    return None
+  values = _numbers(text, f'{path}: {key}')
+  if values.size != 2 or (values < 1).any() or (values % 1).any():
+    raise InputError(
+      f'{path}: {key} is {text.strip()!r}, expected width and height in pixels.'
+    )
+  width, height = values.astype(int).tolist()
+  return height, width
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:

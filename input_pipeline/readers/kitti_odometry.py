@@ -24,6 +24,7 @@ import numpy as np
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import lens as lens_lib
 from input_pipeline import schema
+from input_pipeline.readers import calibrated
 from input_pipeline.readers import drive as drive_lib
 from input_pipeline.readers import kitti_files
 from input_pipeline.readers import kitti_odometry_splits
@@ -111,6 +112,12 @@ def _load_sequence(
   intrinsics, offset = kitti_files.split_projection(
     entries[key], f'{path}: {key}'
   )
+  lens, size = calibrated.fit(
+    lens_lib.Lens('pinhole', intrinsics),
+    kitti_files.calibrated_size(path, f'S_rect_{camera:02d}', entries[key]),
+    list(images.values()),
+    f'{path}: {key}',
+  )
   camera0_from_lidar = kitti_files.rigid_matrix(
     entries['Tr'][:, :3], entries['Tr'][:, 3], f'{path}: Tr'
   )
@@ -130,11 +137,8 @@ def _load_sequence(
     scans=scans,
     world_from_lidar=dict(enumerate(world_from_lidar)),
     times=times or None,
-    rig=schema.Rig(
-      lens_lib.Lens('pinhole', intrinsics),
-      kitti_files.image_size(images.values()),
-      camera_from_camera0 @ camera0_from_lidar,
-    ),
+    rig=schema.Rig(lens, size, camera_from_camera0 @ camera0_from_lidar),
+    calibration=f'{path}: Tr',
   )
 
 

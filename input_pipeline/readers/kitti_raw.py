@@ -27,6 +27,7 @@ from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import lens as lens_lib
 from input_pipeline import schema
+from input_pipeline.readers import calibrated
 from input_pipeline.readers import drive as drive_lib
 from input_pipeline.readers import kitti_files
 from input_pipeline.readers import splits
@@ -103,7 +104,9 @@ def _load_drive(folder: pathlib.Path, camera: int) -> drive_lib.Drive:
   times = drive_lib.times_by_frame(
     folder / 'velodyne_points' / 'timestamps.txt', scans
   ) | drive_lib.times_by_frame(folder / sensor / 'timestamps.txt', images)
-  intrinsics, camera_from_lidar = _load_calibration(folder.parent, camera)
+  lens, size, camera_from_lidar = _load_calibration(
+    folder.parent, camera, list(images.values())
+  )
   poses = _load_poses(folder)
   for name, files in ((sensor, images), ('velodyne_points', scans)):
     drive_lib.log_missing(folder.name, name, poses, files)
@@ -113,18 +116,15 @@ def _load_drive(folder: pathlib.Path, camera: int) -> drive_lib.Drive:
     scans=scans,
     world_from_lidar=poses,
     times=times or None,
-    rig=schema.Rig(
-      lens_lib.Lens('pinhole', intrinsics),
-      kitti_files.image_size(images.values()),
-      camera_from_lidar,
-    ),
+    rig=schema.Rig(lens, size, camera_from_lidar),
+    calibration=str(folder.parent / 'calib_velo_to_cam.txt'),
   )
 
 
 def _load_calibration(
-  folder: pathlib.Path, camera: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Intrinsics [3, 3] and camera_from_lidar [4, 4] of a date."""
+  folder: pathlib.Path, camera: int, images: list[pathlib.Path]
+) -> tuple[lens_lib.Lens, tuple[int, int] | None, np.ndarray]:
+  """The lens of images, their (H, W), camera_from_lidar [4, 4] of a date."""
   path = folder / 'calib_cam_to_cam.txt'
   key = f'P_rect_{camera:02d}'
   entries = kitti_files.read_calibration(
@@ -132,6 +132,12 @@ def _load_calibration(
   )
   intrinsics, offset = kitti_files.split_projection(
     entries[key], f'{path}: {key}'
+  )
+  lens, size = calibrated.fit(
+    lens_lib.Lens('pinhole', intrinsics),
+    kitti_files.calibrated_size(path, f'S_rect_{camera:02d}', entries[key]),
+    images,
+    f'{path}: {key}',
   )
   # All cameras are rectified to camera 0's rotation; R_rect_0k is not it.
   rectified_from_camera = kitti_files.rigid_matrix(
@@ -143,7 +149,7 @@ def _load_calibration(
     @ rectified_from_camera
     @ _load_rigid(folder / 'calib_velo_to_cam.txt')
   )
-  return intrinsics, camera_from_lidar
+  return lens, size, camera_from_lidar
 
 
 def _load_rigid(path: pathlib.Path) -> np.ndarray:

@@ -35,6 +35,7 @@ PUBLISHED = {
   ),
   'freiburg3': ((535.4, 539.2, 320.1, 247.6), ()),
 }
+SIZE = 480, 640  # (H, W) of the images of all three, pixels
 
 
 def _read_rows(path):

@@ -30,6 +30,7 @@ from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import lens as lens_lib
 from input_pipeline import schema
+from input_pipeline.readers import calibrated
 from input_pipeline.readers import kitti_files
 from input_pipeline.readers import tum_files
 
@@ -46,8 +47,8 @@ class Recording:
     depths: F files, or None.
     has_image: [F] bool, the colour image is there.
     has_depth: [F] bool.
-    rig: of both, depth being registered to colour; `image_size` is None if no
-      colour image is there.
+    rig: of both, depth being registered to colour; where no colour image is
+      there, `image_size` is the calibrated one.
     depth_units: of depth images, per metre.
   """
 
@@ -75,7 +76,8 @@ class Recording:
       along the optical axis, 0 where nothing was measured.
 
     Raises:
-      InputError: the frame has no such image, or it is damaged.
+      InputError: the frame has no such image, or it is damaged, or of another
+        size than the others.
     """
     if unknown := set(what) - {'image', 'depth'}:
       raise InputError(
@@ -90,9 +92,13 @@ class Recording:
     sample = {}
     if 'image' in what:
       sample['image'] = kitti_files.read_image(self.images[row])
+      calibrated.check_size(
+        sample['image'].shape, self.rig.image_size, self.images[row]
+      )
     depth = self.depths[row]
     if 'depth' in what and depth is not None:
       sample['depth'] = tum_files.read_depth(depth, self.depth_units)
+      calibrated.check_size(sample['depth'].shape, self.rig.image_size, depth)
     return sample
 
 
@@ -107,7 +113,8 @@ def load(
     root: the folder of the sequence.
     calibration: of the camera, see `lens_files`; None takes the published one
       of the camera that the folder's name tells, as in
-      rgbd_dataset_freiburg2_desk. Depth images without units of their own are
+      rgbd_dataset_freiburg2_desk. Colour images that are of its size times a
+      factor get a lens scaled so. Depth images without units of their own are
       in the published ones.
 
   Raises:
@@ -120,8 +127,12 @@ def load(
       f'There is no folder {root}; expected a TUM RGB-D sequence, with '
       'rgb.txt or associations.txt, and groundtruth.txt.'
     )
+  source = 'the lens that was given'
   if calibration is None:
-    calibration = lens_files.Calibration(tum_files.published_lens(root.name))
+    source = 'the published lens'
+    calibration = lens_files.Calibration(
+      tum_files.published_lens(root.name), tum_files.SIZE
+    )
   lens_lib.check_lens(calibration.lens)
   times, images, depths = _images(root)
   path = root / 'groundtruth.txt'
@@ -147,10 +158,16 @@ def load(
   images = tuple(images[i] for i in rows)
   depths = tuple(depths[i] for i in rows)
   has_image = _present(root.name, 'colour', images)
+  has_depth = _present(root.name, 'depth', depths)
   present = [images[i] for i in np.flatnonzero(has_image)]
-  size = kitti_files.image_size(present)
-  if None not in (size, calibration.image_size):
-    _check_size(present[0], size, calibration.image_size)
+  lens, size = calibrated.fit(
+    calibration.lens, calibration.image_size, present, source
+  )
+  size = size or calibration.image_size
+  for i in np.flatnonzero(has_depth)[:1].tolist():
+    found = kitti_files.image_size(depths[i : i + 1])
+    if found is not None:
+      calibrated.check_size(found, size, depths[i])
   return Recording(
     name=root.name,
     timestamp=times[rows],
@@ -158,20 +175,10 @@ def load(
     images=images,
     depths=depths,
     has_image=has_image,
-    has_depth=_present(root.name, 'depth', depths),
-    rig=schema.Rig(calibration.lens, size),
+    has_depth=has_depth,
+    rig=schema.Rig(lens, size),
     depth_units=calibration.depth_units or tum_files.DEPTH_UNITS,
   )
-
-
-def _check_size(path, size, calibrated):
-  """Raises InputError for images that the camera's file is not about."""
-  if size != calibrated:
-    raise InputError(
-      f'{path} has {size[1]} x {size[0]} pixels, but the camera is calibrated'
-      f' for {calibrated[1]} x {calibrated[0]}: give the original images, or'
-      ' the calibration of these.'
-    )
 
 
 def _present(name, sensor, paths):

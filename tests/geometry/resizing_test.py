@@ -171,6 +171,19 @@ class IntrinsicsTest(parameterized.TestCase):
     np.testing.assert_allclose(found[1, 2, 0], INTRINSICS[0] / 4)
     np.testing.assert_allclose(found[1, 2, 1], INTRINSICS[1] / 2)
 
+  def test_a_factor_is_told_from_a_crop(self):
+    size = 375, 1242
+    for scale in (2, 0.75, 0.5, 1 / 3, 0.1):
+      exact = scale * np.array(size)
+      for rounded in (np.floor(exact), np.ceil(exact), np.round(exact)):
+        whole = rounded.astype(int).tolist()
+        self.assertTrue(resizing.is_resize(size, whole), whole)
+        self.assertTrue(resizing.is_resize(whole, whole))
+    for other in ((352, 1216), (320, 1024), (376, 1241), (375, 1200)):
+      self.assertFalse(resizing.is_resize(size, other), other)
+    # A factor explains these two cameras of KITTI, and is not what happened.
+    self.assertFalse(resizing.is_resize(size, (370, 1226)))
+
   def test_a_lens_keeps_its_distortion(self):
     lens = lens_lib.Lens('opencv', INTRINSICS, np.array([0.1, 0, 0, 0]))
     found = resizing.resize_lens(lens, (40, 120), (20, 30))

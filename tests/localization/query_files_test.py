@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image files are read upright, with a lens and boxes, or refused by name."""
 
+import json
 import pathlib
 import shutil
 import tempfile
@@ -141,7 +142,9 @@ class QueryFilesTest(parameterized.TestCase):
       )
       for i, name in enumerate(names)
     }
-    detection_files.save_detections(frames, self.root / 'detections.npz')
+    detection_files.save_detections(
+      frames, self.root / 'detections.npz', (30, 40)
+    )
 
   def test_boxes_lie_beside_the_image(self):
     paths = [self.save(30, 40, name)[0] for name in ('a.png', 'b.png')]
@@ -186,8 +189,49 @@ class QueryFilesTest(parameterized.TestCase):
   def test_one_pixel(self):
     self.refuse('1x1.png is not .* 1 x 1 pixels', self.save(1, 1)[0])
 
-  def test_an_image_of_another_camera(self):
-    self.refuse('400 x 300 pixels, not of the shape', self.save(300, 400)[0])
+  @parameterized.parameters((300, 400), (62, 208), (64, 204), (30, 104))
+  def test_an_image_of_another_camera(self, height, width):
+    self.refuse(
+      f'{width} x {height} pixels, not of the shape of .* 208 x 64',
+      self.save(height, width)[0],
+    )
+
+  def test_boxes_of_a_larger_image_are_scaled(self):
+    path, _ = self.save(60, 80, 'a.png')
+    self.boxes('a.png')
+    (query,) = self.read(path, with_boxes=True)
+    np.testing.assert_array_equal(query.detections.box, [[2, 4, 18, 18]])
+    Image.new('RGB', (40, 20)).save(path)
+    self.refuse(
+      'boxes of a.png are of 40x30 pixels, but the images are 40x20',
+      path,
+      camera=None,
+      with_boxes=True,
+    )
+
+  def test_images_of_two_sizes_have_their_own_boxes(self):
+    paths = [self.save(30, 40, 'a.png')[0], self.save(300, 600, 'b.png')[0]]
+    boxes = [[400.0 + i, 200, 590, 250] for i in range(4)]
+    entries = [{'category_id': 1, 'bbox': box} for box in boxes]
+    content = [
+      {
+        'file_name': 'a.png',
+        'detections': [{'category_id': 0, 'bbox': [1, 2, 9, 9]}],
+      },
+      {'file_name': 'b.png', 'detections': entries},
+    ]
+    (self.root / 'detections.json').write_text(json.dumps(content))
+    first, second = self.read(*paths, with_boxes=True)
+    self.assertLen(first.detections.box, 1)
+    self.assertLen(second.detections.box, 4)
+    Image.new('RGB', (300, 150)).save(paths[1])
+    self.refuse(
+      'detections.json: 4 boxes reach to column 590.* 300x150: are they of'
+      ' larger',
+      paths[1],
+      camera=None,
+      with_boxes=True,
+    )
 
   @parameterized.parameters(
     (('100', '100'), 'intrinsics=100,100: expected fx,fy,cx,cy'),

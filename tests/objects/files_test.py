@@ -107,7 +107,7 @@ class FormatTest(_FileTest):
   def test_npz_round_trip(self):
     frames = self.load(oa_slam(BOXES)).frames
     path = self.folder / 'detections.npz'
-    files.save_detections(frames, path)
+    files.save_detections(frames, path, SIZE)
     again = files.load_detections(path, SIZE)
     self.assertEqual(list(again.frames), list(frames))
     for name, one in frames.items():
@@ -116,8 +116,74 @@ class FormatTest(_FileTest):
 
   def test_no_frames_at_all_round_trip(self):
     path = self.folder / 'detections.npz'
-    files.save_detections({}, path)
+    files.save_detections({}, path, SIZE)
     self.assertEmpty(files.load_detections(path, SIZE).frames)
+
+
+class SizeTest(_FileTest):
+  def sized(self, width, height, boxes=BOXES):
+    content = coco(boxes)
+    for one in content['images']:
+      one |= {'width': width, 'height': height}
+    return content
+
+  def test_boxes_of_larger_images_are_scaled(self):
+    found = self.load(self.sized(1280, 960)).frames['a.png']
+    self.assertEqual(found.box.tolist(), [[5, 10, 30, 45], [0, 2.5, 15, 25]])
+    self.assertEqual(found.cut.tolist(), [False, True])
+    self.assertEqual(
+      self.load(self.sized(640, 480)).frames['a.png'].box.tolist(),
+      BOXES['a.png'],
+    )
+
+  def test_boxes_of_cropped_images_are_refused(self):
+    self.assert_refused(
+      self.sized(640, 400),
+      'boxes of a.png are of 640x400 pixels, but the images are 640x480',
+    )
+
+  @parameterized.parameters((640.5, 480), (-640, 480), ('wide', 480))
+  def test_what_is_no_size_is_named(self, width, height):
+    self.assert_refused(
+      self.sized(width, height), r'images\[0\]: .*(no height|not a number)'
+    )
+
+  def test_an_npz_remembers_the_size(self):
+    path = self.folder / 'detections.npz'
+    frames = self.load(oa_slam(BOXES)).frames
+    files.save_detections(frames, path, SIZE)
+    half = files.load_detections(path, (240, 320)).frames['a.png']
+    np.testing.assert_array_equal(half.box, frames['a.png'].box / 2)
+    with self.assertRaisesRegex(ValueError, '640x480 pixels, but .* 320x200'):
+      files.load_detections(path, (200, 320))
+
+  def spread(self, width, height, count=120):
+    """Boxes all over images of a size, some of which touch its border."""
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 0.8, (count, 2)) * [width, height]
+    high = np.minimum(low + [width / 5, height / 4], [width, height])
+    boxes = np.concatenate([low, high], 1).round(2).tolist()
+    return {f'{i}.png': boxes[i::10] for i in range(10)}
+
+  def test_boxes_of_another_size_that_nobody_told_are_refused(self):
+    self.load(oa_slam(self.spread(640, 480)))
+    self.assert_refused(
+      oa_slam(self.spread(853, 640)), 'reach to column .* of larger ones'
+    )
+    self.assert_refused(
+      oa_slam(self.spread(320, 240)), 'reach to column .* of smaller ones'
+    )
+    # With the size they are scaled, with few boxes nobody can know.
+    self.assertLen(
+      self.load(self.sized(320, 240, self.spread(320, 240))).frames, 10
+    )
+    self.load(oa_slam(self.spread(320, 240, 50)))
+
+  def test_a_detector_that_lets_boxes_pass_the_border(self):
+    rng = np.random.default_rng(0)
+    low = rng.uniform(-0.2, 0.9, (100, 2)) * [640, 480]
+    boxes = np.concatenate([low, low + [192, 144]], 1).tolist()
+    self.load(oa_slam({'a.png': boxes}))
 
 
 class FaultTest(_FileTest):

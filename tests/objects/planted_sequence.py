@@ -36,4 +36,4 @@ def write(folder: pathlib.Path, scene: planted_objects.Scene) -> None:
     frames[name] = seen
   (folder / 'rgb.txt').write_text('\n'.join(lists) + '\n')
   (folder / 'groundtruth.txt').write_text('\n'.join(poses) + '\n')
-  files.save_detections(frames, folder / 'detections.npz')
+  files.save_detections(frames, folder / 'detections.npz', (height, width))

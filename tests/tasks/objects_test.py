@@ -133,7 +133,7 @@ class ObjectsTaskTest(parameterized.TestCase):
       queries[0].with_name('detections.npz'), (480, 640)
     ).frames
     half = {k: v._replace(box=v.box / 2) for k, v in found.items()}
-    detection_files.save_detections(half, folder / 'detections.npz')
+    detection_files.save_detections(half, folder / 'detections.npz', (240, 320))
     for path in queries:
       with Image.open(path) as image:
         image.resize((320, 240)).save(folder / path.name)
@@ -141,6 +141,9 @@ class ObjectsTaskTest(parameterized.TestCase):
     for place in (queries[0].parent, folder):
       args = (self.workdir, [f'{place}/*.png'])
       lines.append(_run('localize', self.config, None, *args))
+    # The boxes as they were, of the images as they were, say the same.
+    shutil.copy(queries[0].with_name('detections.npz'), folder)
+    self.assertEqual(_run('localize', self.config, None, *args), lines[1])
     for whole, small in zip(*lines, strict=True):
       whole, small = json.loads(whole), json.loads(small)
       self.assertEqual(small['image_size'], [240, 320])

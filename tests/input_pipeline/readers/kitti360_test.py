@@ -388,7 +388,9 @@ class BadInputTest(_RootTest):
     path.write_text(text)
     kitti360.load(self.root, '0003')
     self.assert_fails(
-      ValueError, 'image_02 looks along .* IMU left', camera='panorama'
+      ValueError,
+      'image_02: the camera looks along .* IMU left',
+      camera='panorama',
     )
 
   def test_truncated_scans_are_named_before_training_starts(self):

@@ -8,7 +8,7 @@ import PIL.Image
 
 NAME = '2011_09_26_drive_0001_sync'
 PROJECTION = np.array([[20, 0, 11.5, 1.5], [0, 21, 7.5, 0.3], [0, 0, 1, 0.004]])
-RECTIFICATION = np.array([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])
+RECTIFICATION = np.array([[0.96, 0, 0.28], [0, 1, 0], [-0.28, 0, 0.96]])
 _LIDAR_AXES = '0 -1 0 0 0 -1 1 0 0'  # Camera x, y, z = LiDAR -y, -z, x.
 
 

@@ -154,11 +154,11 @@ class LoadTest(_SequenceTest):
       path = self.folder / 'velodyne' / f'{i:06d}.bin'
       points = [[5, 0, 0, 0.5], [0, 0, 0, 0.5], [np.nan, 0, 0, 0.5]]
       np.array(points, '<f4').tofile(path)
-    dataset = self.load()
     with self.assertLogs(level='WARNING') as logs:
+      dataset = self.load()  # reads some to check the calibration
       for row in (0, 1, 0, 1):
         self.assertLen(dataset.read(row, ('points',))['points'], 1)
-    self.assertLen(logs.output, 1)
+    self.assertLen([x for x in logs.output if 'dropped' in x], 1)
     self.assertEqual(
       dataset.read.dropped.total(), {'non-finite': 2, 'range 0': 2}
     )

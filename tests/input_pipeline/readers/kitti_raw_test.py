@@ -274,7 +274,7 @@ class BadInputTest(_DriveTest):
   @parameterized.parameters(
     ('calib_cam_to_cam.txt', 'P_rect_02', 'P_rect_x', "no entry 'P_rect_02'"),
     ('calib_cam_to_cam.txt', 'R_rect_00: 0', 'R_rect_00: 2', 'not a rotation'),
-    ('calib_cam_to_cam.txt', 'R_rect_00: 0.8', 'R_rect_00:', '8 values'),
+    ('calib_cam_to_cam.txt', 'R_rect_00: 0.96', 'R_rect_00:', '8 values'),
     ('calib_cam_to_cam.txt', '02: 20.0', '02: -20.0', 'positive focal lengths'),
     ('calib_velo_to_cam.txt', 'T:', 'X:', "no entry 'T'"),
     ('calib_velo_to_cam.txt', 'R: 0 -1', 'R: 0 1', 'determinant -1'),
@@ -297,11 +297,72 @@ class BadInputTest(_DriveTest):
     path.write_bytes(path.read_bytes()[:-3])
     self.assert_fails(ValueError, f'1 of 2 scans .*{path}: truncated')
 
-  def test_a_resized_copy_of_the_images_is_named(self):
-    path = self.sensor('image_02', 0, '.png')
+  def test_images_of_two_sizes_are_named(self):
+    path = self.sensor('image_02', 1, '.png')
     PIL.Image.new('RGB', (12, 8)).save(path)
-    with self.assertRaisesRegex(ValueError, f'{path}: an image of 12x8'):
-      kitti_raw.load(self.root).read(0)
+    self.assert_fails(ValueError, f'{path}: an image of 12x8, where .* 24x16')
+
+  def test_an_image_that_was_resized_later_is_named(self):
+    dataset = kitti_raw.load(self.root)
+    path = self.sensor('image_02', 1, '.png')
+    PIL.Image.new('RGB', (12, 8)).save(path)
+    with self.assertRaisesRegex(ValueError, f'{path}: an image of 12x8, .*24x'):
+      dataset.read(1)
+
+  def calibrate(self, *replacements):
+    path = self.root / '2011_09_26' / 'calib_cam_to_cam.txt'
+    text = path.read_text()
+    for old, new in replacements:
+      self.assertIn(old, text)
+      text = text.replace(old, new)
+    path.write_text(text)
+
+  def test_images_smaller_by_a_factor_get_a_scaled_lens(self):
+    self.calibrate(('R_rect_00', 'S_rect_02: 4.8e+01 3.2e+01\nR_rect_00'))
+    # As the projection matrix has it: its middle is the image's.
+    self.calibrate(('20.0 0.0 11.5', '20.0 0.0 23.5'), ('7.5', '15.5'))
+    (rig,) = kitti_raw.load(self.root).rigs.values()
+    self.assertEqual(rig.image_size, (16, 24))
+    np.testing.assert_allclose(
+      rig.lens.intrinsics, [[10, 0, 12], [0, 10.5, 8], [0, 0, 1]]
+    )
+
+  @parameterized.parameters('30 16', '24 18', '25 16', '32 16')
+  def test_cropped_and_stretched_images_are_refused(self, size):
+    self.calibrate(('R_rect_00', f'S_rect_02: {size}\nR_rect_00'))
+    written = 'x'.join(size.split())
+    self.assert_fails(
+      ValueError, f'0000000000.png: an image of 24x16, but .* is of {written}'
+    )
+
+  @parameterized.parameters('24', '24 16 3', '24.5 16', '-24 16')
+  def test_what_is_no_size_is_named(self, size):
+    self.calibrate(('R_rect_00', f'S_rect_02: {size}\nR_rect_00'))
+    self.assert_fails(ValueError, 'S_rect_02 is .* expected width and height')
+
+  def test_a_size_that_the_principal_point_contradicts_is_named(self):
+    self.calibrate(('R_rect_00', 'S_rect_02: 48 32\nR_rect_00'))
+    self.assert_fails(
+      ValueError, r'P_rect_02 is of images of 48x32 .* is \[12.0, 8.0\]'
+    )
+
+  @parameterized.parameters(
+    ('1 0 0 0 1 0 0 0 1', 'It is no rotation'),
+    ('0 0 1 -1 0 0 0 -1 0', 'The inverse fits'),
+    ('0 1 0 0 0 -1 -1 0 0', 'of another camera'),
+    ('0 -1 0 0 0 -1 1 0 1', 'not a rotation'),
+  )
+  def test_a_lidar_that_is_not_where_the_camera_looks_is_named(
+    self, rotation, message
+  ):
+    path = self.root / '2011_09_26' / 'calib_velo_to_cam.txt'
+    path.write_text(f'R: {rotation}\nT: 0 -0.1 -0.3\n')
+    # Without the turn of the test's rectification, which is a large one.
+    self.calibrate(
+      ('R_rect_00: 0.96 0.0 0.28 0.0 1.0 0.0 -0.28 0.0 0.96',
+       'R_rect_00: 1 0 0 0 1 0 0 0 1')
+    )  # fmt: skip
+    self.assert_fails(ValueError, f'calib_velo_to_cam.txt: .*{message}')
 
 
 class RealDriveTest(parameterized.TestCase):

@@ -170,7 +170,7 @@ class LoadTest(_FolderTest):
 
 class LensTest(_FolderTest):
   def test_the_name_tells_the_camera(self):
-    lens = tum_rgbd.load(self.folder).rig.lens
+    lens = tum_files.published_lens(self.folder.name)
     self.assertEqual(lens.model, 'opencv')
     self.assertEqual(lens.intrinsics[0].tolist(), [520.9, 0, 325.6])
     third = tum_files.published_lens('rgbd_dataset_freiburg3_desk')
@@ -183,8 +183,8 @@ class LensTest(_FolderTest):
   def test_a_settings_file_says_what_a_depth_is(self):
     path = self.folder / 'TUM.yaml'
     path.write_text(
-      '%YAML:1.0\n# Camera\nCamera.fx: 500.5\nCamera.fy: 501\nCamera.cx: 320\n'
-      'Camera.cy: 240\nCamera.k1: 0.1\nDepthMapFactor: 1000\n'
+      '%YAML:1.0\n# Camera\nCamera.fx: 5.5\nCamera.fy: 5\nCamera.cx: 3.5\n'
+      'Camera.cy: 2.5\nCamera.k1: 0.1\nDepthMapFactor: 1000\n'
     )
     calibration = lens_files.load_calibration(path)
     found = tum_rgbd.load(self.folder, calibration=calibration)
@@ -192,13 +192,69 @@ class LensTest(_FolderTest):
     depth = found.read(2, ('depth',))['depth']
     np.testing.assert_allclose(depth, 5.002, rtol=1e-6)
 
-  def test_a_camera_of_other_images(self):
-    lens = tum_files.published_lens('freiburg2')
-    self.assert_fails(
-      ValueError,
-      r'rgb/100.000000.png has 8 x 6 pixels, but .* calibrated for 640 x 480',
-      calibration=lens_files.Calibration(lens, (480, 640)),
+
+class SizeTest(_FolderTest):
+  """Images of 8 x 6 pixels are the calibrated 640 x 480, 80 times smaller."""
+
+  def test_the_lens_is_scaled_to_the_images(self):
+    rig = tum_rgbd.load(self.folder).rig
+    self.assertEqual(rig.image_size, (6, 8))
+    np.testing.assert_allclose(
+      80 * rig.lens.intrinsics[:2], [[520.9, 0, 325.6], [0, 521, 250.2]]
     )
+    self.assertEqual(rig.lens.distortion.size, 5)
+
+  def test_a_settings_file_may_tell_the_size(self):
+    path = self.folder / 'TUM.yaml'
+    path.write_text(
+      'Camera.fx: 5\nCamera.fy: 5\nCamera.cx: 3.5\nCamera.cy: 2.5\n'
+      'Camera.width: 16\nCamera.height: 12\n'
+    )
+    lens, size, _ = lens_files.load_calibration(path)
+    self.assertEqual(size, (12, 16))
+    whole = lens._replace(intrinsics=lens.intrinsics * [[2], [2], [1]])
+    calibration = lens_files.Calibration(whole, size)
+    rig = tum_rgbd.load(self.folder, calibration=calibration).rig
+    np.testing.assert_allclose(rig.lens.intrinsics, lens.intrinsics)
+    calibration = lens_files.Calibration(lens)
+    rig = tum_rgbd.load(self.folder, calibration=calibration).rig
+    self.assertIs(rig.lens, lens)
+
+  def write(self, name, size, value):
+    paths = sorted((self.folder / name).iterdir())
+    for path in paths:
+      PIL.Image.fromarray(np.full(size, value)).save(path)
+    return paths
+
+  def test_cropped_images_are_refused(self):
+    self.write('rgb', (60, 120, 3), np.uint8(1))
+    self.assert_fails(
+      ValueError, 'an image of 120x60, but the published lens is of 640x480'
+    )
+
+  def test_depth_of_another_size_is_refused(self):
+    found = tum_rgbd.load(self.folder)
+    first, *_ = self.write('depth', (12, 16), np.uint16(5))
+    with self.assertRaisesRegex(
+      ValueError, r'depth/.*: an image of 16x12, where .* has images of 8x6'
+    ):
+      found.read(0)
+    self.assert_fails(ValueError, f'{first}: an image of 16x12, where')
+
+  def test_one_image_of_another_size_is_refused(self):
+    found = tum_rgbd.load(self.folder)
+    PIL.Image.new('RGB', (16, 12)).save(found.images[2])
+    with self.assertRaisesRegex(ValueError, 'an image of 16x12, where'):
+      found.read(2)
+    self.assert_fails(ValueError, 'an image of 16x12, where')
+
+  def test_without_images_the_calibrated_size_stands(self):
+    for name in ('rgb', 'depth'):
+      for path in (self.folder / name).iterdir():
+        path.unlink()
+    rig = tum_rgbd.load(self.folder).rig
+    self.assertEqual(rig.image_size, (480, 640))
+    self.assertEqual(rig.lens.intrinsics[0, 0], 520.9)
 
 
 class RefusalTest(_FolderTest):
