@@ -145,6 +145,16 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
   return np.ascontiguousarray(pixels)
 
 
+def raw_mode(image: Image.Image) -> str:
+  """How the samples lie in an open file, as Pillow calls it.
+
+  Such as 'RGB;16B', which Pillow reads as RGB of 8 bits; '' where it has no
+  name, or several.
+  """
+  found = {_raw_mode_of(tile) for tile in getattr(image, 'tile', ())}
+  return found.pop() if len(found) == 1 else ''
+
+
 def _open(path, take):
   path = pathlib.Path(path)
   if not path.is_file():
@@ -204,24 +214,18 @@ def _orientation(exif: Image.Exif) -> int:
 
 def _pixels(path, image: Image.Image) -> np.ndarray:
   """uint8 [H, W, 3], as Pillow loads it."""
-  white, raw_mode = _white(image), _raw_mode(image)
+  white, raw = _white(image), raw_mode(image)
   if image.mode == 'F':
     grey = image_levels.from_floats(np.asarray(image))
   elif image.mode.startswith('I'):
     grey = image_levels.from_integers(np.asarray(image), white)
-  elif raw_mode == _GREY_ALPHA:
+  elif raw == _GREY_ALPHA:
     grey = image_levels.from_integers(_both_bytes(path, image)[..., 0])
-  elif raw_mode.startswith('RGB') and ';16' in raw_mode:
+  elif raw.startswith('RGB') and ';16' in raw:
     return image_levels.from_integers(_both_bytes(path, image))
   else:
     return np.array(image.convert('RGB'))
   return np.repeat(grey[..., None], 3, 2)
-
-
-def _raw_mode(image: Image.Image) -> str:
-  """How the samples lie in the file, as Pillow calls it; '' if it differs."""
-  found = {_raw_mode_of(tile) for tile in getattr(image, 'tile', ())}
-  return found.pop() if len(found) == 1 else ''
 
 
 def _raw_mode_of(tile) -> str:
@@ -236,9 +240,9 @@ def _white(image: Image.Image) -> int | None:
     return (1 << bits) - 1 if bits < 16 else None
   if image.format == 'PPM':
     arguments = image.tile[0].args  # ty: ignore[unresolved-attribute]
-    most = arguments[1] if len(arguments) == 2 else None
-    # Pillow has scaled what says another one than 65535.
-    return None if most == 65535 else 65535
+    # What says another white than 65535 goes through a decoder that scales it.
+    scaled = isinstance(arguments, tuple) and arguments[1] != 65535
+    return 65535 if scaled else None
   return None
 
 
@@ -250,7 +254,7 @@ def _both_bytes(path, image: Image.Image) -> np.ndarray:
       for tile in again.tile  # ty: ignore[unresolved-attribute]
     ]
     low = np.asarray(again)
-  if _raw_mode(image) == _GREY_ALPHA:
+  if raw_mode(image) == _GREY_ALPHA:
     high, low = low[..., :1], low[..., 1:2]
   else:
     high, low = np.asarray(image)[..., :3], low[..., :3]

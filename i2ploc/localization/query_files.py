@@ -196,7 +196,8 @@ def _turned(
     InputError: it is the camera of other images than this one.
   """
   if lens.model == 'equirectangular':
-    return turning.turn_lens(lens, size, orientation)
+    stored = turning.turned_size(size, orientation)
+    return _turn(path, lens, stored, orientation)
   height, width = stored = turning.turned_size(size, orientation)
   (fx, _, cx), (_, fy, cy), _ = lens.intrinsics.tolist()
   given = f'--intrinsics={fx:g},{fy:g},{cx:g},{cy:g}'
@@ -220,7 +221,16 @@ def _turned(
       f'not as it is stored, {width} x {height}: give the intrinsics of the '
       'stored image, which are turned with it.'
     )
-  return turning.turn_lens(lens, stored, orientation)
+  return _turn(path, lens, stored, orientation)
+
+
+def _turn(path, lens, stored, orientation) -> lens_lib.Lens:
+  try:
+    return turning.turn_lens(lens, stored, orientation)
+  except InputError as error:
+    raise InputError(
+      f'{path}: {error} with --ignore_orientation.'
+    ) from error
 
 
 def _scaled(
@@ -236,7 +246,7 @@ def _scaled(
     return resizing.resize_lens(camera.lens, camera.image_size, size)
   if _has_shape(camera, stored):
     lens = resizing.resize_lens(camera.lens, camera.image_size, stored)
-    return turning.turn_lens(lens, stored, orientation)
+    return _turn(path, lens, stored, orientation)
   height, width = camera.image_size
   raise InputError(
     f"{path} is {size[1]} x {size[0]} pixels, not of the shape of the map's"
