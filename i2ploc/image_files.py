@@ -19,6 +19,8 @@ import warnings
 import numpy as np
 from PIL import ExifTags
 from PIL import Image
+from PIL import PpmImagePlugin
+from PIL import TiffImagePlugin
 
 from i2ploc import image_levels
 from i2ploc.errors import InputError
@@ -209,7 +211,7 @@ def _oriented(path, image: Image.Image, upright: bool) -> Oriented:
 
 def _orientation(exif: Image.Exif) -> int:
   found = exif.get(ExifTags.Base.Orientation)
-  return found if found in range(1, 9) else 1
+  return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _pixels(path, image: Image.Image) -> np.ndarray:
@@ -235,11 +237,11 @@ def _raw_mode_of(tile) -> str:
 
 def _white(image: Image.Image) -> int | None:
   """The level of white, if the file says one below the 16 bits around it."""
-  if image.format == 'TIFF':
-    (bits, *_) = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))  # ty: ignore[unresolved-attribute]
+  if isinstance(image, TiffImagePlugin.TiffImageFile):
+    (bits, *_) = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))
     return (1 << bits) - 1 if bits < 16 else None
-  if image.format == 'PPM':
-    arguments = image.tile[0].args  # ty: ignore[unresolved-attribute]
+  if isinstance(image, PpmImagePlugin.PpmImageFile):
+    arguments = image.tile[0].args
     # What says another white than 65535 goes through a decoder that scales it.
     scaled = isinstance(arguments, tuple) and arguments[1] != 65535
     return 65535 if scaled else None
@@ -249,9 +251,8 @@ def _white(image: Image.Image) -> int | None:
 def _both_bytes(path, image: Image.Image) -> np.ndarray:
   """uint16 [H, W, C] of colours of 16 bits, of which Pillow takes half."""
   with Image.open(path) as again:
-    again.tile = [  # ty: ignore[unresolved-attribute]
-      tile._replace(args=_with_low_bytes(tile.args))
-      for tile in again.tile  # ty: ignore[unresolved-attribute]
+    again.tile = [
+      tile._replace(args=_with_low_bytes(tile.args)) for tile in again.tile
     ]
     low = np.asarray(again)
   if raw_mode(image) == _GREY_ALPHA:

@@ -192,6 +192,7 @@ ORDER = {
     'downloads',
     'sources',
     'onnx_files',
+    'tensors',
     'tensor_files',
     'load',
     'vit',

@@ -81,7 +81,7 @@ def _load(path, **fields):
   golden = np.load(path.with_suffix('.npz'))
   model, batch = released_model(**fields), stored_batch(golden)
   variables = saliency_i2ploc.load_variables(
-    path, model, from_size=SIZE, prefix=''
+    path, model, from_size=SIZE
   )
   return golden, model, variables, batch
 

@@ -160,8 +160,8 @@ def _prior(near) -> answer.Prior:
     east = north = radius = math.nan
   if not (math.isfinite(east) and math.isfinite(north) and radius > 0):
     raise InputError(
-      f'--near={",".join(map(str, near))}: expected east,north,radius, metres in'
-      ' the map.'
+      f'--near={",".join(map(str, near))}: expected east,north,radius, metres'
+      ' in the map.'
     )
   return answer.Prior(position=np.array([east, north]), radius=radius)
 
@@ -203,8 +203,8 @@ def _turned(
   given = f'--intrinsics={fx:g},{fy:g},{cx:g},{cy:g}'
   if not (0 < cx < width and 0 < cy < height):
     raise InputError(
-      f'{given}: the principal point lies outside of {path}, {width} x {height} '
-      'pixels; give the intrinsics of images of this size.'
+      f'{given}: the principal point lies outside of {path}, {width} x {height}'
+      ' pixels; give the intrinsics of images of this size.'
     )
   if min(fx / width, fy / height) < _SHORTEST_FOCAL:
     raise InputError(
@@ -228,9 +228,7 @@ def _turn(path, lens, stored, orientation) -> lens_lib.Lens:
   try:
     return turning.turn_lens(lens, stored, orientation)
   except InputError as error:
-    raise InputError(
-      f'{path}: {error} with --ignore_orientation.'
-    ) from error
+    raise InputError(f'{path}: {error} with --ignore_orientation.') from error
 
 
 def _scaled(

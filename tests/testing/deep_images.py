@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files of more than 8 bits a sample, which Pillow reads and not writes.
-"""
+"""Image files of more than 8 bits, which Pillow reads and does not write."""
 
 import struct
 import zlib
@@ -40,7 +39,9 @@ def tiff(values: np.ndarray, order: str = '<', deflate: bool = False) -> bytes:
   height, width, channels = values.shape
   data = values.astype(f'{order}u2').tobytes()
   data = zlib.compress(data) if deflate else data
-  return _tiff(data, height, width, (16,) * channels, order, 8 if deflate else 1)
+  return _tiff(
+    data, height, width, (16,) * channels, order, 8 if deflate else 1
+  )
 
 
 def tiff_of_12_bits(values: np.ndarray) -> bytes:

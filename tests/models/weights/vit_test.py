@@ -21,8 +21,8 @@ RNG = np.random.default_rng(0)
 VIT = dict(width=48, depth=3, num_heads=4, patch_size=8, mlp_ratio=2.0)
 
 
-def _timm(width=192, depth=2, patch=8, side=3):
-  """Tensors with timm's names."""
+def timm(width=192, depth=2, patch=8, side=3):
+  """Tensors of a small ViT with timm's names."""
   shapes = {
     'cls_token': (1, 1, width),
     'pos_embed': (1, 1 + side * side, width),
@@ -166,7 +166,7 @@ class LoadTest(parameterized.TestCase):
   def _dinov2(self):
     """DINOv2 of 64 channels a head as an ONNX exporter leaves it."""
     width, tensors = 128, {}
-    timm = _timm(width=width, depth=1, patch=14, side=4)
+    timm = timm(width=width, depth=1, patch=14, side=4)
     layers = {
       'attn.proj': 'attention.output.dense',
       'mlp.fc1': 'mlp.fc1',
@@ -219,7 +219,7 @@ class LoadTest(parameterized.TestCase):
     self._assert_same(found, expected)
 
   def test_a_file_of_timm_needs_no_configuration(self):
-    tensors = _timm()
+    tensors = timm()
     torch_file.save({'model': tensors}, self.folder / 'vit.pth')
     model, found = vit_lib.load_vit(self.folder / 'vit.pth', (24, 24))
     expected = dict(width=192, depth=2, num_heads=3, patch_size=8, mlp_ratio=2)
@@ -233,7 +233,7 @@ class LoadTest(parameterized.TestCase):
 
   def test_the_grid_of_a_timm_file_is_square_or_the_wanted_one(self):
     path = self.folder / 'vit.safetensors'
-    tensors = _timm(side=4)
+    tensors = timm(side=4)
     safetensors_numpy.save_file(tensors, path)
     _, found = vit_lib.load_vit(path, (16, 64))
     position = found['params']['position']
@@ -249,7 +249,7 @@ class LoadTest(parameterized.TestCase):
 
   def test_heads_are_not_guessed(self):
     path = self.folder / 'vit.safetensors'
-    safetensors_numpy.save_file(_timm(width=96), path)
+    safetensors_numpy.save_file(timm(width=96), path)
     with self.assertRaisesRegex(ValueError, 'width 96.*heads is not written'):
       vit_lib.load_vit(path, (24, 24))
 
