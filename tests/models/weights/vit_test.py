@@ -166,7 +166,7 @@ class LoadTest(parameterized.TestCase):
   def _dinov2(self):
     """DINOv2 of 64 channels a head as an ONNX exporter leaves it."""
     width, tensors = 128, {}
-    timm = timm(width=width, depth=1, patch=14, side=4)
+    made = timm(width=width, depth=1, patch=14, side=4)
     layers = {
       'attn.proj': 'attention.output.dense',
       'mlp.fc1': 'mlp.fc1',
@@ -177,11 +177,11 @@ class LoadTest(parameterized.TestCase):
     block = 'net.encoder.layer.0.'
     for theirs, ours in layers.items():
       for part in ('weight', 'bias'):
-        tensors[f'{block}{ours}.{part}'] = timm[f'blocks.0.{theirs}.{part}']
+        tensors[f'{block}{ours}.{part}'] = made[f'blocks.0.{theirs}.{part}']
     for i, name in enumerate(('query', 'key', 'value')):
       rows = slice(i * width, (i + 1) * width)
       for part in ('weight', 'bias'):
-        tensors[f'{block}attention.attention.{name}.{part}'] = timm[
+        tensors[f'{block}attention.attention.{name}.{part}'] = made[
           f'blocks.0.attn.qkv.{part}'
         ][rows]
     for i in (1, 2):
@@ -189,16 +189,16 @@ class LoadTest(parameterized.TestCase):
       tensors[f'{block}layer_scale{i}.lambda1'] = gain
     start = 'net.embeddings.'
     tensors |= {
-      f'{start}cls_token': timm['cls_token'],
-      f'{start}patch_embeddings.projection.weight': timm[
+      f'{start}cls_token': made['cls_token'],
+      f'{start}patch_embeddings.projection.weight': made[
         'patch_embed.proj.weight'
       ],
-      f'{start}patch_embeddings.projection.bias': timm['patch_embed.proj.bias'],
-      'net.layernorm.weight': timm['norm.weight'],
-      'net.layernorm.bias': timm['norm.bias'],
+      f'{start}patch_embeddings.projection.bias': made['patch_embed.proj.bias'],
+      'net.layernorm.weight': made['norm.weight'],
+      'net.layernorm.bias': made['norm.bias'],
       'decoder.weight': np.ones(3, np.float32),
     }
-    return tensors, timm['pos_embed']
+    return tensors, made['pos_embed']
 
   def test_a_file_of_dinov2_needs_no_configuration(self):
     tensors, position = self._dinov2()
