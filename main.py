@@ -24,7 +24,12 @@ WORKDIR = flags.DEFINE_string(
 )
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the sensor data lies.')
 QUERY = flags.DEFINE_multi_string('query', [], 'Image files or patterns.')
-INTRINSICS = flags.DEFINE_list('intrinsics', [], 'fx,fy,cx,cy of the queries.')
+INTRINSICS = flags.DEFINE_list(
+  'intrinsics', [], 'fx,fy,cx,cy of the queries, pixels of the stored image.'
+)
+IGNORE_ORIENTATION = flags.DEFINE_bool(
+  'ignore_orientation', False, 'Take queries as stored, whatever EXIF says.'
+)
 NEAR = flags.DEFINE_list(
   'near', [], 'east,north,radius: about where the queries are, metres.'
 )
@@ -54,7 +59,15 @@ def run(paths: list[str]) -> None:
   data = opening.open_source(config, DATA_DIR.value)
   if MODE.value == 'localize':
     queries = QUERY.value + paths
-    verbs.localize(config, data, workdir, queries, INTRINSICS.value, NEAR.value)
+    verbs.localize(
+      config,
+      data,
+      workdir,
+      queries,
+      INTRINSICS.value,
+      NEAR.value,
+      upright=not IGNORE_ORIENTATION.value,
+    )
   else:
     getattr(verbs, MODE.value)(config, data, workdir)
 

@@ -85,7 +85,7 @@ def serve_ours(kind, config, batch, samples, weights):
   if weights:
     size = towers.model.towers['image'].view.size
     variables = saliency_i2ploc.load_variables(
-      weights, towers.model, from_size=size, prefix=''
+      weights, towers.model, from_size=size
     )
   else:
     variables = towers.init(jax.random.key(0))

@@ -236,7 +236,7 @@ def _of_torch(config, size):
   image = torch.zeros(1, 3, *size)
   parts = []
   for name in names.split(config.checkpoint):
-    checkpoint, layer, facet = names.parse(name)
+    checkpoint, layer, facet, _ = names.parse(name)
     path = sources.find(checkpoint)
     if name.startswith('efficientnet'):
       tensors = tensor_files.read_tensors(path)

@@ -2,21 +2,27 @@
 """Image files as people have them: any format, depth and orientation.
 
 An image is uint8 RGB and upright as EXIF says. Grey gets three equal channels,
-16 bits become 8, transparency is dropped (the colours behind it stay), CMYK is
-converted, of an animation the first picture is taken. What is not an image, or
-too small to show anything, raises an error that names the file.
+more than 8 bits and floats become 8 (see `image_levels`), transparency is
+dropped (the colours behind it stay), CMYK is converted, of an animation the
+first picture is taken. What is not an image, too small to show anything or too
+large to be meant raises an error that names the file.
 """
 
 import math
 import os
 import pathlib
+import re
+import sys
 from typing import NamedTuple
+import warnings
 
 import numpy as np
 from PIL import ExifTags
 from PIL import Image
-from PIL import ImageOps
+from PIL import PpmImagePlugin
+from PIL import TiffImagePlugin
 
+from i2ploc import image_levels
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 
@@ -25,11 +31,21 @@ SUFFIXES = (
   *('.tif', '.tiff', '.webp'),
 )
 MIN_SIDE = 16  # pixels
-# Pillow's names. Others, such as 32-bit floats, have no known white.
+MAX_PIXELS = 178_956_970  # 512 MiB as RGB; Pillow's own limit
+# Pillow warns of attacks from half of that on; ours is the limit.
+warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
+# Pillow's names.
 _MODES = (
-  *('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr'),
-  *('I;16', 'I;16L', 'I;16B'),
+  *('1', 'L', 'LA', 'La', 'P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX'),
+  *('CMYK', 'YCbCr', 'I', 'F', 'I;16', 'I;16L', 'I;16B'),
 )
+# Pillow takes the high byte of colours of 16 bits. The low one is the high one
+# of the other order of bytes; of grey with alpha, one of four channels.
+_NATIVE = 'L' if sys.byteorder == 'little' else 'B'
+_OTHER_ORDER = {'B': 'L', 'L': 'B', 'N': 'B' if _NATIVE == 'L' else 'L'}
+_GREY_ALPHA = 'LA;16B'
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
+_ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF's orientations
 
 
 class Gps(NamedTuple):
@@ -60,14 +76,54 @@ class Header(NamedTuple):
   gps: Gps | None
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-  """The image uint8 [H, W, 3] of a file.
+class Oriented(NamedTuple):
+  """An image and how its file has it.
+
+  Attributes:
+    pixels: uint8 [H, W, 3].
+    orientation: EXIF's, 1 to 8, by which these pixels were turned out of the
+      file's; 1 for not at all.
+  """
+
+  pixels: np.ndarray
+  orientation: int
+
+
+def read_image(path: str | os.PathLike, at_least: int = 0) -> np.ndarray:
+  """The image uint8 [H, W, 3] of a file, upright.
+
+  Args:
+    path: of the file.
+    at_least: pixels of either side that are enough: a JPEG of a camera is then
+      decoded at a fraction of its size; 0 for all of them.
 
   Raises:
     MissingFileError: there is no such file.
-    InputError: it does not decode, is too small, or of an unknown depth.
+    InputError: it does not decode, is too small or too large, or its levels
+      have no known white.
   """
-  return _open(path, _pixels)
+
+  def take(image):
+    if at_least:
+      image.draft('RGB', (at_least, at_least))
+    return _oriented(path, image, upright=True).pixels
+
+  return _open(path, take)
+
+
+def read_oriented(path: str | os.PathLike, upright: bool = True) -> Oriented:
+  """The image of a file, and how it was turned.
+
+  Args:
+    path: of the file.
+    upright: whether the orientation of its EXIF counts; otherwise the pixels
+      lie as in the file.
+
+  Raises:
+    MissingFileError: as `read_image`.
+    InputError: as `read_image`.
+  """
+  return _open(path, lambda image: _oriented(path, image, upright))
 
 
 def read_header(path: str | os.PathLike) -> Header:
@@ -75,9 +131,30 @@ def read_header(path: str | os.PathLike) -> Header:
 
   Raises:
     MissingFileError: there is no such file.
-    InputError: it is no image, too small, or of an unknown depth.
+    InputError: it is no image, too small or too large, or of an unknown kind.
   """
   return _open(path, _header)
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+  """Pixels [H, W, ...] of a file as one sees them, by EXIF's orientation."""
+  if orientation in _ON_ITS_SIDE:
+    pixels = pixels.swapaxes(0, 1)
+  if orientation in (3, 4, 7, 8):
+    pixels = pixels[::-1]
+  if orientation in (2, 3, 6, 7):
+    pixels = pixels[:, ::-1]
+  return np.ascontiguousarray(pixels)
+
+
+def raw_mode(image: Image.Image) -> str:
+  """How the samples lie in an open file, as Pillow calls it.
+
+  Such as 'RGB;16B', which Pillow reads as RGB of 8 bits; '' where it has no
+  name, or several.
+  """
+  found = {_raw_mode_of(tile) for tile in getattr(image, 'tile', ())}
+  return found.pop() if len(found) == 1 else ''
 
 
 def _open(path, take):
@@ -92,6 +169,12 @@ def _open(path, take):
       return take(image)
   except MemoryError:
     raise
+  except Image.DecompressionBombError as error:
+    (count, *_) = re.findall(r'\d+', str(error))
+    raise InputError(
+      f'{path}: {int(count) / 1e6:.0f} megapixels, expected at most '
+      f'{MAX_PIXELS // 10**6}; store it smaller.'
+    ) from error
   # Damaged files make Pillow raise almost anything.
   except Exception as error:
     text = str(error).replace(f' {str(path)!r}', '')
@@ -101,7 +184,9 @@ def _open(path, take):
 
 def _check(image: Image.Image) -> None:
   if image.mode not in _MODES:
-    raise InputError(f'mode {image.mode}, expected 8 or 16 bits a channel')
+    raise InputError(
+      f'mode {image.mode}, expected grey or colours, of 8 or 16 bits or floats'
+    )
   if min(image.size) < MIN_SIDE:
     raise InputError(
       f'{image.width} x {image.height} pixels, expected at least {MIN_SIDE} on '
@@ -109,20 +194,88 @@ def _check(image: Image.Image) -> None:
     )
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
-  image = ImageOps.exif_transpose(image)
-  if image.mode.startswith('I;16'):
-    # Pillow would cut off at 255.
-    levels = np.asarray(image).astype(np.uint32)
-    image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
-  return np.array(image.convert('RGB'))
+def _oriented(path, image: Image.Image, upright: bool) -> Oriented:
+  # Before it is loaded: Pillow itself turns a TIFF, and forgets that it did.
+  said = _orientation(Image.Image.getexif(image))
+  pixels = _pixels(path, image)
+  if image.format == 'TIFF':
+    if not upright:
+      # Those that turn by a quarter are undone by each other.
+      pixels = turn(pixels, {6: 8, 8: 6}.get(said, said))
+  else:
+    said = _orientation(image.getexif())  # a PNG may say it behind its pixels
+    if upright:
+      pixels = turn(pixels, said)
+  return Oriented(pixels, said if upright else 1)
+
+
+def _orientation(exif: Image.Exif) -> int:
+  found = exif.get(ExifTags.Base.Orientation)
+  return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _pixels(path, image: Image.Image) -> np.ndarray:
+  """uint8 [H, W, 3], as Pillow loads it."""
+  white, raw = _white(image), raw_mode(image)
+  if image.mode == 'F':
+    grey = image_levels.from_floats(np.asarray(image))
+  elif image.mode.startswith('I'):
+    grey = image_levels.from_integers(np.asarray(image), white)
+  elif raw == _GREY_ALPHA:
+    grey = image_levels.from_integers(_both_bytes(path, image)[..., 0])
+  elif raw.startswith('RGB') and ';16' in raw:
+    return image_levels.from_integers(_both_bytes(path, image))
+  else:
+    return np.array(image.convert('RGB'))
+  return np.repeat(grey[..., None], 3, 2)
+
+
+def _raw_mode_of(tile) -> str:
+  arguments = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+  return arguments[0] if isinstance(arguments[0], str) else ''
+
+
+def _white(image: Image.Image) -> int | None:
+  """The level of white, if the file says one below the 16 bits around it."""
+  if isinstance(image, TiffImagePlugin.TiffImageFile):
+    (bits, *_) = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))
+    return (1 << bits) - 1 if bits < 16 else None
+  if isinstance(image, PpmImagePlugin.PpmImageFile):
+    arguments = image.tile[0].args
+    # What says another white than 65535 goes through a decoder that scales it.
+    scaled = isinstance(arguments, tuple) and arguments[1] != 65535
+    return 65535 if scaled else None
+  return None
+
+
+def _both_bytes(path, image: Image.Image) -> np.ndarray:
+  """uint16 [H, W, C] of colours of 16 bits, of which Pillow takes half."""
+  with Image.open(path) as again:
+    again.tile = [
+      tile._replace(args=_with_low_bytes(tile.args)) for tile in again.tile
+    ]
+    low = np.asarray(again)
+  if raw_mode(image) == _GREY_ALPHA:
+    high, low = low[..., :1], low[..., 1:2]
+  else:
+    high, low = np.asarray(image)[..., :3], low[..., :3]
+  return high.astype(np.uint16) << 8 | low
+
+
+def _with_low_bytes(arguments):
+  if isinstance(arguments, tuple):
+    return (_with_low_bytes(arguments[0]), *arguments[1:])
+  if arguments == _GREY_ALPHA:
+    return 'RGBA'  # high and low byte of grey and of alpha
+  return arguments[:-1] + _OTHER_ORDER[arguments[-1]]
 
 
 def _header(image: Image.Image) -> Header:
   # A PNG's own method decodes the pixels to see whether EXIF follows them.
   exif = Image.Image.getexif(image)
   height, width = image.height, image.width
-  if exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # on its side
+  # Of a TIFF, Pillow gives the size as one sees it.
+  if image.format != 'TIFF' and _orientation(exif) in _ON_ITS_SIDE:
     height, width = width, height
   return Header((height, width), _gps(exif.get_ifd(ExifTags.IFD.GPSInfo)))
 

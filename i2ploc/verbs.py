@@ -121,6 +121,7 @@ def localize(
   paths: Sequence[str],
   intrinsics: Sequence[str | float] = (),
   near: Sequence[str | float] = (),
+  upright: bool = True,
 ) -> None:
   """Answers image files; prints JSON lines and writes answers.jsonl.
 
@@ -131,6 +132,7 @@ def localize(
     paths: image files, or patterns of them.
     intrinsics: fx, fy, cx, cy of the files, see `query_files.read_queries`.
     near: east, north and radius about them, see `query_files.read_queries`.
+    upright: whether they are turned as their EXIF says, see the same.
   """
   open_map = _of_task(config, data, 'localize')
   workdir = pathlib.Path(workdir)
@@ -142,6 +144,7 @@ def localize(
     with_boxes=with_boxes,
     length=num_images,
     near=near,
+    upright=upright,
   )
   lines = []
   for query in queries:

@@ -3,10 +3,9 @@
 
 import math
 import pathlib
-import struct
+import subprocess
+import sys
 import tempfile
-from unittest import mock
-import zlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -17,6 +16,7 @@ from PIL import TiffImagePlugin
 
 from i2ploc import image_files
 from tests import shared
+from tests.testing import deep_images
 
 _LUND = 'data/places/lund'
 
@@ -74,36 +74,10 @@ class PixelsTest(_FolderTest):
     found = image_files.read_image(self.save(image, 'image.tif'))
     np.testing.assert_array_equal(found[0, 0], [255, 0, 0])
 
-  @parameterized.parameters('image.png', 'image.tif')
-  def test_sixteen_bits_keep_their_range(self, name):
-    levels = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
-    found = image_files.read_image(self.save(Image.fromarray(levels), name))
-    np.testing.assert_allclose(found[..., 1], levels / 257, atol=0.51)
-    self.assertEqual(found[-1, -1, 0], 255)
-
   def test_cmyk_as_cameras_and_printers_write_it(self):
     image = Image.new('CMYK', (20, 30), (0, 255, 255, 0))
     found = image_files.read_image(self.save(image, 'image.jpg', quality=95))
     np.testing.assert_allclose(found[0, 0].astype(int), [255, 0, 0], atol=4)
-
-  @parameterized.parameters((2, 3), (4, 2), (6, 4))
-  def test_sixteen_bit_colours_keep_their_range(self, kind, channels):
-    """PNGs that Pillow reads and does not write: RGB, grey or RGB and alpha."""
-    values = np.linspace(0, 65535, 20 * 20).astype('>u2').reshape(20, 20, 1)
-    rows = np.repeat(values, channels, 2).view(np.uint8).reshape(20, -1)
-    data = np.concatenate([np.zeros((20, 1), np.uint8), rows], 1).tobytes()
-    head = struct.pack('>IIBBBBB', 20, 20, 16, kind, 0, 0, 0)
-    path = self.root / 'image.png'
-    path.write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(
-      struct.pack('>I', len(body)) + tag + body
-      + struct.pack('>I', zlib.crc32(tag + body))
-      for tag, body in ((b'IHDR', head), (b'IDAT', zlib.compress(data)),
-                        (b'IEND', b''))
-    ))  # fmt: skip
-    found = image_files.read_image(path)
-    self.assertEqual((found.shape, found.dtype), ((20, 20, 3), np.uint8))
-    expected = np.repeat(values / 257, 3, 2)
-    np.testing.assert_allclose(found, expected, atol=1.01)
 
   @parameterized.parameters('a b.PNG', 'été ½.jpg', '照片.Jpeg', "it's.BMP")
   def test_names_of_every_kind(self, name):
@@ -111,11 +85,93 @@ class PixelsTest(_FolderTest):
     self.assertEqual(image_files.read_image(path)[0, 0, 0], 9)
     self.assertEqual(image_files.read_header(path).image_size, (30, 20))
 
-  @parameterized.parameters(*range(1, 9))
-  def test_an_image_stands_upright(self, orientation):
+
+class DepthTest(_FolderTest):
+  """An image is the same whatever number of bits its samples have."""
+
+  def write(self, content, name) -> pathlib.Path:
+    path = self.root / name
+    path.write_bytes(content)
+    return path
+
+  def check(self, path, parts, atol=0.5):
+    """The file is an image of these parts of white."""
+    found = image_files.read_image(path)
+    self.assertEqual((found.shape, found.dtype), ((20, 30, 3), np.uint8))
+    expected = np.broadcast_to(parts * 255, found.shape)
+    np.testing.assert_allclose(found, expected, atol=atol)
+
+  def ramp(self, channels):
+    """[20, 30, C] from black to white, other in each channel."""
+    parts = np.linspace(0, 1, 20 * 30 * channels).reshape(20, 30, channels)
+    return parts[::-1] if channels > 1 else parts
+
+  @parameterized.product(
+    white=(255, 1023, 4095, 16383, 65535), channels=(1, 2, 3, 4)
+  )
+  def test_png(self, white, channels):
+    parts = self.ramp(channels)
+    levels = np.round(parts * white)
+    if channels in (2, 4):
+      # Whoever adds alpha writes it in the full range: it says nothing.
+      parts = parts[..., :-1] / parts[..., :-1].max()
+      levels = np.round(parts * white)
+      opaque = np.full((20, 30, 1), 65535)
+      levels = np.concatenate([levels, opaque], 2)
+    path = self.write(deep_images.png(levels), 'image.png')
+    self.check(path, parts, atol=0.5 + 127 / white)
+
+  @parameterized.product(
+    white=(1023, 4095, 65535), order=('<', '>'), deflate=(False, True),
+    channels=(1, 3),
+  )  # fmt: skip
+  def test_tiff(self, white, order, deflate, channels):
+    parts = self.ramp(channels)
+    levels = np.round(parts * white)
+    content = deep_images.tiff(levels, order, deflate)
+    self.check(self.write(content, 'image.tif'), parts, 0.5 + 127 / white)
+
+  def test_a_dark_image_that_says_its_depth(self):
+    """12 bits are white at 4095 although no sample is above 900."""
+    parts = self.ramp(1) * 900 / 4095
+    levels = np.round(parts * 4095)
+    content = deep_images.tiff_of_12_bits(levels[..., 0])
+    self.check(self.write(content, 'image.tif'), parts, 0.54)
+    content = b'P5 30 20 4095\n' + levels.astype('>u2').tobytes()
+    self.check(self.write(content, 'image.pgm'), parts, 0.54)
+
+  @parameterized.parameters(1023, 4095, 65535)
+  def test_pgm_with_the_white_of_its_container(self, white):
+    parts = self.ramp(1)
+    levels = np.round(parts * white).astype('>u2')
+    content = b'P5 30 20 65535\n' + levels.tobytes()
+    self.check(self.write(content, 'image.pgm'), parts, 0.5 + 127 / white)
+
+  @parameterized.parameters(1, 255, 1023, 4095, 65535)
+  def test_floats(self, white):
+    parts = self.ramp(1)
+    image = Image.fromarray((parts[..., 0] * white).astype(np.float32))
+    self.check(self.save(image, 'image.tif'), parts, 0.51)
+
+  def test_integers_of_32_bits(self):
+    parts = self.ramp(1)
+    image = Image.fromarray(np.round(parts[..., 0] * 4095).astype(np.int32))
+    self.check(self.save(image, 'image.tif'), parts, 0.54)
+
+  def test_black_stays_black(self):
+    for kind in (np.uint16, np.int32, np.float32):
+      image = Image.fromarray(np.zeros((20, 30), kind))
+      self.check(self.save(image, 'image.tif'), np.zeros(1))
+
+
+class OrientationTest(_FolderTest):
+  @parameterized.product(
+    orientation=tuple(range(1, 9)), name=('i.png', 'i.tif', 'i.webp', 'i.jpg')
+  )
+  def test_an_image_stands_upright(self, orientation, name):
     """Pixel (row, column) of the scene, whatever way the camera was held."""
-    scene = np.zeros((20, 32, 3), np.uint8)
-    scene[:6, :5], scene[14:, :5] = [255, 0, 0], [0, 255, 0]
+    scene = np.zeros((24, 32, 3), np.uint8)
+    scene[:8, :8], scene[16:, :8] = [255, 0, 0], [0, 0, 255]
     stored = {
       1: scene, 2: scene[:, ::-1], 3: scene[::-1, ::-1], 4: scene[::-1],
       5: scene.swapaxes(0, 1), 6: np.rot90(scene),
@@ -123,9 +179,38 @@ class PixelsTest(_FolderTest):
     }[orientation]  # fmt: skip
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    path = self.save(Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
-    np.testing.assert_array_equal(image_files.read_image(path), scene)
-    self.assertEqual(image_files.read_header(path).image_size, (20, 32))
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    exact = name in ('i.png', 'i.tif')
+    lossless = {'i.webp': {'lossless': True}, 'i.jpg': {'quality': 95}}
+    path = self.save(image, name, exif=exif, **lossless.get(name, {}))
+
+    def check(found, expected):
+      self.assertEqual(found.shape, expected.shape)
+      error = np.abs(found.astype(int) - expected).mean()
+      self.assertLessEqual(error, 0 if exact else 3)
+
+    check(image_files.read_image(path), scene)
+    self.assertEqual(image_files.read_header(path).image_size, (24, 32))
+    pixels, said = image_files.read_oriented(path)
+    check(pixels, scene)
+    self.assertEqual(said, orientation)
+    pixels, said = image_files.read_oriented(path, upright=False)
+    check(pixels, stored)
+    self.assertEqual(said, 1)
+
+  def test_an_orientation_that_is_none(self):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 9
+    path = self.save(Image.new('L', (20, 30)), exif=exif)
+    self.assertEqual(image_files.read_oriented(path).orientation, 1)
+
+  def test_a_small_jpeg_is_enough_where_a_small_one_is_shown(self):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    image = Image.fromarray(np.full((400, 800, 3), 99, np.uint8))
+    path = self.save(image, 'i.jpg', exif=exif)
+    found = image_files.read_image(path, at_least=80)
+    self.assertEqual(found.shape, (200, 100, 3))
 
 
 class BadFileTest(_FolderTest):
@@ -176,14 +261,32 @@ class BadFileTest(_FolderTest):
   def test_too_small(self):
     self.refuse(self.save(Image.new('L', (15, 99))), '15 x 99 pixels')
 
-  def test_floats(self):
-    image = Image.fromarray(np.ones((20, 20), np.float32))
-    self.refuse(self.save(image, 'image.tif'), 'mode F')
+  @parameterized.parameters(
+    (np.float32(np.nan), 'floats from nan'),
+    (np.float32(np.inf), 'to inf'),
+    (np.float32(-0.5), 'floats from -0.5'),
+    (np.float32(1.5), 'floats up to 1.5, and their white is not known'),
+    (np.float32(70000), 'a level of 70000, expected at most 65535'),
+    (np.int32(70000), 'a level of 70000, expected at most 65535'),
+    (np.int32(-3), 'a level of -3, expected none below 0'),
+  )
+  def test_levels_without_a_known_white(self, level, message):
+    levels = np.zeros((20, 20), level.dtype)
+    levels[3, 4] = level
+    path = self.save(Image.fromarray(levels), 'image.tif')
+    self.refuse(path, message, image_files.read_image)
 
   def test_too_large_to_be_meant(self):
-    path = self.save(Image.new('L', (50, 50)))
-    with mock.patch.object(Image, 'MAX_IMAGE_PIXELS', 99):
-      self.refuse(path, 'not a readable image')
+    path = self.save(Image.new('1', (16000, 13000)))
+    self.refuse(path, '208 megapixels, expected at most 178')
+
+  def test_a_large_one_is_read_without_a_word(self):
+    path = self.save(Image.new('1', (10000, 9500)))
+    code = f'from i2ploc import image_files as f; f.read_header({str(path)!r})'
+    done = subprocess.run(
+      [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    )
+    self.assertEqual(done.stderr, '')
 
 
 class GpsTest(_FolderTest):

@@ -46,13 +46,14 @@ class Query(NamedTuple):
 
   Attributes:
     name: for people: a path, as given.
-    image: uint8 [H, W, 3], as in the file, upright.
+    image: uint8 [H, W, 3], of the file.
     lens: of this image; None if unknown.
     prior: what else is known of the camera.
     detections: boxes in this image; None where nothing looked for objects.
     previous: what the camera saw before, oldest first, each without what came
       before it; () for a single image. The question is where the camera is
       now: where `image` was taken.
+    upright: whether `image` was turned as the EXIF of the file says.
   """
 
   name: str
@@ -61,6 +62,7 @@ class Query(NamedTuple):
   prior: Prior = UNKNOWN
   detections: detections_lib.Detections | None = None
   previous: 'tuple[Query, ...]' = ()
+  upright: bool = True
 
 
 class Answer(NamedTuple):
@@ -104,13 +106,14 @@ def record(query: Query, answers: Sequence[Answer]) -> dict[str, Any]:
     answers: best first.
 
   Returns:
-    {query, image_size, answers: [fields of `Answer`]}, matrices as nested
-    lists, null for what is not known or not finite.
+    {query, image_size, upright, answers: [fields of `Answer`]}, matrices as
+    nested lists, null for what is not known or not finite.
   """
   return files.plain(
     {
       'query': query.name,
       'image_size': list(query.image.shape[:2]),
+      'upright': query.upright,
       'answers': [one._asdict() for one in answers],
     }
   )

@@ -47,9 +47,10 @@ def table(
 def _row(record: Record, folders, queries) -> dict[str, Any]:
   shown = [_answer(one, folders) for one in record['answers'][: 1 + _OTHERS]]
   evidence = record['answers'][0]['evidence'] if record['answers'] else {}
-  image = _open(record['query'], folders)
+  upright = record.get('upright', True)
+  image = _open(record['query'], folders, upright)
   if image is None:
-    image = _open(pathlib.Path(record['query']).name, [queries])
+    image = _open(pathlib.Path(record['query']).name, [queries], upright)
   picture = templates.Markup()
   if evidence.get('boxes') and record.get('image_size'):
     picture = boxes.drawing(
@@ -100,11 +101,15 @@ def _place(answer: Record) -> str:
   return str(answer['place'])
 
 
-def _open(name: str, folders: Sequence[pathlib.Path]) -> np.ndarray | None:
+def _open(
+  name: str, folders: Sequence[pathlib.Path], upright: bool = True
+) -> np.ndarray | None:
   """An image named in an answer, or None if its file is gone or broken."""
   if not name:
     return None
   for path in (folder / name for folder in folders):
-    if path.is_file() and (image := boxes.open_image(path)) is not None:
+    if not path.is_file():
+      continue
+    if (image := boxes.open_image(path, upright)) is not None:
       return image
   return None

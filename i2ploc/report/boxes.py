@@ -7,9 +7,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from PIL import ImageOps
 
+from i2ploc import image_files
+from i2ploc.errors import InputError
 from i2ploc.report import figures
 from i2ploc.report import templates
 
@@ -19,12 +19,16 @@ _MOST_NAMED = 8
 _TALLEST = 420
 
 
-def open_image(path: pathlib.Path) -> np.ndarray | None:
-  """uint8 [H, W, 3], or None if the file is gone or broken."""
+def open_image(path: pathlib.Path, upright: bool = True) -> np.ndarray | None:
+  """uint8 [H, W, 3], or None if the file is gone or broken.
+
+  Args:
+    path: of the file.
+    upright: whether its EXIF turns it, see `image_files.read_oriented`.
+  """
   try:
-    with Image.open(path) as picture:
-      return np.asarray(ImageOps.exif_transpose(picture).convert('RGB'))
-  except (OSError, ValueError):
+    return image_files.read_oriented(path, upright).pixels
+  except InputError:
     return None
 
 

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 import functools
 import pathlib
 
-import numpy as np
-from PIL import Image
-from PIL import ImageOps
-
+from i2ploc import image_files
+from i2ploc.errors import InputError
 from i2ploc.report import figures
 
 
@@ -36,14 +34,7 @@ class Thumbnails:
 
 def _drawn(path: pathlib.Path, width: int) -> str | None:
   try:
-    with Image.open(path) as image:
-      # A JPEG of a camera is decoded at a fraction of its size.
-      image.draft('RGB', (2 * width, 2 * width))
-      image = ImageOps.exif_transpose(image)
-      if image.mode.startswith('I;16'):
-        # Pillow would cut off at 255.
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-      picture = np.asarray(image.convert('RGB'))
-  except (OSError, ValueError, SyntaxError):  # a broken PNG raises the last
+    picture = image_files.read_image(path, at_least=2 * width)
+  except InputError:
     return None
   return figures.image_uri(picture, width)

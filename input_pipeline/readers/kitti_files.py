@@ -23,6 +23,7 @@ from absl import logging
 import numpy as np
 import PIL.Image
 
+from i2ploc import image_files
 from i2ploc.errors import InputError
 
 POINT_RULES = ('non-finite', 'range 0')  # why a point is dropped
@@ -39,6 +40,7 @@ _SIZES = {
   (707.0912, 601.8873, 183.1104): (370, 1226),  # 2011_09_30
   (718.856, 607.1928, 185.2157): (376, 1241),  # 2011_10_03
 }
+_ORIENTATION = 0x0112  # of EXIF
 # Pillow's PNG plugin reports broken chunks as SyntaxError.
 _UNREADABLE = (OSError, SyntaxError, ValueError)
 
@@ -183,12 +185,24 @@ def read_image(path: pathlib.Path) -> np.ndarray:
 
   Raises:
     MissingFileError: no such file.
-    InputError: the file does not decode, or has more than 8 bits.
+    InputError: the file does not decode, has more than 8 bits, or EXIF turns
+      it.
   """
   try:
     with PIL.Image.open(path) as image:
-      if image.mode not in ('L', 'P', 'RGB', 'RGBA'):
-        raise InputError(f'mode {image.mode}, expected 8-bit grey or RGB')
+      # Of colours of 16 bits Pillow would take the high byte.
+      raw_mode = image_files.raw_mode(image)
+      if image.mode not in ('L', 'P', 'RGB', 'RGBA') or ';16' in raw_mode:
+        raise InputError(
+          f'mode {raw_mode or image.mode}, expected 8-bit grey or RGB'
+        )
+      # Of the file, without a look behind the pixels of a PNG.
+      turn = PIL.Image.Image.getexif(image).get(_ORIENTATION, 1)
+      if turn != 1:
+        raise InputError(
+          f'its EXIF turns it (orientation {turn}), and a calibration is of '
+          'pixels as they are stored: remove the tag'
+        )
       return np.array(image.convert('RGB'))
   except FileNotFoundError:
     raise

@@ -234,13 +234,77 @@ class QueryFilesTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(
-    (('100', '100'), 'intrinsics=100,100: expected fx,fy,cx,cy'),
-    (('100', '100', '1', 'x'), 'intrinsics=100,100,1,x: expected fx,fy,cx,cy'),
-    (('100', '-5', '1', '1'), 'focal lengths 100 and -5 must be positive'),
-    (('nan', '5', '1', '1'), 'must be finite'),
+    ('100,100', 'expected fx,fy,cx,cy'),
+    ('100,100,1,2,3', 'expected fx,fy,cx,cy'),
+    ('100,100,1,x', 'expected fx,fy,cx,cy'),
+    ('0,0,0,0', 'focal lengths 0 and 0 must be positive'),
+    ('100,-5,1,1', 'focal lengths 100 and -5 must be positive'),
+    ('nan,5,1,1', 'must be finite'),
+    ('inf,5,1,1', 'must be finite'),
+    ('0.5,1.6,0.5,0.5', 'no camera sees as wide as this in .*208x64.png'),
+    ('400,400,416,128', r'point lies outside of .*208x64.png, 208 x 64 pixels'),
   )
-  def test_half_a_camera(self, intrinsics, message):
-    self.refuse(message, self.save(64, 208)[0], intrinsics=intrinsics)
+  def test_half_a_camera(self, text, message):
+    path, _ = self.save(64, 208)
+    flag = f'--intrinsics={text}'
+    self.refuse(f'^{flag}.*{message}', path, intrinsics=text.split(','))
+
+  def turned(self, height, width, orientation=6):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return self.save(height, width, exif=exif)[0]
+
+  def test_the_camera_turns_with_its_image(self):
+    """Clockwise by a quarter: the file's rows become columns from the right."""
+    path = self.turned(64, 208)
+    (query,) = self.read(path, camera=CAMERA)
+    self.assertEqual(query.image.shape, (208, 64, 3))
+    expected = [[110, 0, 64 - 32], [0, 100, 104], [0, 0, 1]]
+    np.testing.assert_allclose(query.lens.intrinsics, expected)
+    intrinsics = ('100', '110', '104', '30')
+    (query,) = self.read(path, camera=CAMERA, intrinsics=intrinsics)
+    expected = [[110, 0, 64 - 30], [0, 100, 104], [0, 0, 1]]
+    np.testing.assert_allclose(query.lens.intrinsics, expected)
+
+  def test_an_image_that_has_the_shape_of_the_map_once_it_is_turned(self):
+    """Photos of a map that stood on their side too: nothing else to turn."""
+    (query,) = self.read(self.turned(208, 64), camera=CAMERA)
+    np.testing.assert_array_equal(query.lens.intrinsics, LENS.intrinsics)
+
+  def test_the_orientation_may_be_ignored(self):
+    path = self.turned(64, 208, 3)
+    (upright,), (stored,) = (
+      self.read(path, camera=CAMERA, upright=upright)
+      for upright in (True, False)
+    )
+    np.testing.assert_array_equal(stored.image, upright.image[::-1, ::-1])
+    np.testing.assert_array_equal(stored.lens.intrinsics, LENS.intrinsics)
+    self.assertEqual((upright.upright, stored.upright), (True, False))
+
+  def test_the_first_image_that_is_turned_is_said(self):
+    names = [self.turned(20, 40 + i) for i in range(2)]
+    with self.assertLogs('absl', 'WARNING') as logs:
+      self.read(*names)
+    (line,) = logs.output
+    self.assertIn('40x20.png is turned as the orientation 6', line)
+    with self.assertNoLogs('absl', 'WARNING'):
+      self.read(*names, upright=False)
+      self.read(self.save(20, 30)[0])
+
+  def test_the_intrinsics_of_an_image_as_one_sees_it_are_refused(self):
+    self.refuse(
+      'fits .* as one sees it, 64 x 208 pixels, and not as it is stored, 208',
+      self.turned(64, 208),
+      intrinsics=('100', '110', '32', '50'),
+    )
+
+  def test_a_panorama_is_not_turned_by_a_quarter(self):
+    around = lens_lib.Lens('equirectangular', LENS.intrinsics)
+    self.refuse(
+      r'208x64\.png: a panorama cannot be turned .*--ignore_orientation',
+      self.turned(64, 208),
+      camera=query_files.Camera(around, (64, 208)),
+    )
 
 
 if __name__ == '__main__':

@@ -26,7 +26,8 @@ from tests.objects import planted_sequence
 from tests.tasks import recorder as recorder_lib
 
 
-def _config():
+def make_config():
+  """Of a sequence with detections in a file, and a small map."""
   config = configs_test.load('clip_loc', 'data=tum_rgbd').unlock()
   config.data.detections, config.data.lens = 'detections.npz', 'lens.yaml'
   config.data.categories = ('mug', 'book', 'lamp')
@@ -49,7 +50,7 @@ class ObjectsTaskTest(parameterized.TestCase):
     cls.root = pathlib.Path(tempfile.mkdtemp(prefix='objects_'))
     scene = planted_objects.make_scene(num_frames=32, missed=0.1, false=0.05)
     planted_sequence.write(cls.root / 'desk', scene)
-    cls.workdir, cls.config = str(cls.root / 'run'), _config()
+    cls.workdir, cls.config = str(cls.root / 'run'), make_config()
     cls.read = set()
     recorder = recorder_lib.Recorder(cls.config, cls.read)
     cls.data = opening.open_source(cls.config, str(cls.root / 'desk'))
@@ -162,27 +163,27 @@ class ObjectsTaskTest(parameterized.TestCase):
       verbs.localize(self.config, None, self.workdir, [str(path)])
 
   def test_a_method_that_needs_a_clip_says_so(self):
-    config = _config().unlock()
+    config = make_config().unlock()
     config.search.method = 'hybrid'
     with self.assertRaisesRegex(ValueError, '--config.clip=PATH'):
       verbs.index(config, self.data, str(self.root / 'other'))
 
   def test_labels_that_are_not_there_are_named(self):
-    config = _config()
+    config = make_config()
     config.map.labelled = True
     with self.assertRaisesRegex(ValueError, 'desk has no labelled landmarks'):
       verbs.index(config, self.data, str(self.root / 'other'))
 
   @parameterized.parameters('5', '0:x', '0::0', '90::')
   def test_frames_that_are_none_are_named(self, frames):
-    config = _config()
+    config = make_config()
     config.data.queries = frames
     data = opening.open_source(config, str(self.root / 'desk'))
     with self.assertRaisesRegex(ValueError, f"data.queries='{frames}'"):
       data.places(questions.between_drives)
 
   def test_detections_of_another_sequence_are_named(self):
-    config = _config()
+    config = make_config()
     other = self.root / 'desk' / 'other.json'
     other.write_text('[{"file_name": "x.png", "detections": []}]')
     config.data.detections = 'other.json'

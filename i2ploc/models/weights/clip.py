@@ -25,6 +25,7 @@ from i2ploc.models.encoders import vocabulary
 from i2ploc.models.weights import load
 from i2ploc.models.weights import sources
 from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import tensors as tensors_lib
 from i2ploc.models.weights import vit
 
 # Of the images that CLIP was trained on.
@@ -55,6 +56,7 @@ class Preparation(NamedTuple):
   std: tuple[float, float, float] = IMAGE_STD
 
 
+@tensors_lib.telling_unused()
 def load_clip(
   path: str | pathlib.Path,
   image_size: tuple[int, int] | None = None,

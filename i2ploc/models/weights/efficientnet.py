@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from i2ploc.models.encoders import efficientnet
 from i2ploc.models.weights import load
 from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import tensors as tensors_lib
 
 # What its images were standardised by: (x - 127) / 128 of x in 0..255.
 MEAN = (127 / 255, 127 / 255, 127 / 255)
@@ -70,27 +71,41 @@ def is_efficientnet(tensors: Iterable[str]) -> bool:
   return set(_NAMES) <= set(tensors)
 
 
+def places(tensors: tensors_lib.Tensors) -> list[str]:
+  """Where encoders begin, see `Tensors.places`."""
+  return [
+    place
+    for place in tensors.places(_NAMES[0])
+    if is_efficientnet(tensors.below(place))
+  ]
+
+
 def make_efficientnet(
-  path: str | pathlib.Path, stage: int = 0
+  path: str | pathlib.Path, part: str | None = None, stage: int = 0
 ) -> efficientnet.EfficientNetLite0:
   """The encoder of a checkpoint, without its variables.
 
   Args:
     path: unused: there is one network.
+    part: unused too.
     stage: see `efficientnet.EfficientNetLite0`.
   """
-  del path
+  del path, part
   return efficientnet.EfficientNetLite0(stage)
 
 
 def load_efficientnet_variables(
-  path: str | pathlib.Path, model: efficientnet.EfficientNetLite0
+  path: str | pathlib.Path,
+  model: efficientnet.EfficientNetLite0,
+  part: str | None = None,
 ) -> dict:
   """The variables of an encoder.
 
   Args:
     path: a file of tensors, see `tensor_files.read_tensors`.
     model: the encoder.
+    part: of a file of several networks the one that is meant, see
+      `tensors.choose`.
 
   Returns:
     {'params': ..., 'batch_stats': ...}, numpy arrays.
@@ -105,8 +120,9 @@ def load_efficientnet_variables(
   if model.stage:
     # Of the stages that do not run: known all the same.
     ignore += tuple(source for rule in rules for source in rule.sources)
+  tensors = tensor_files.read_tensors(path)
   return load.convert(
-    tensor_files.read_tensors(path),
+    tensors_lib.pick(tensors, places(tensors), part),
     rules,
     jax.eval_shape(model.init, jax.random.key(0), images),
     ignore=ignore,

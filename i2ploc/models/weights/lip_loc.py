@@ -21,6 +21,7 @@ from i2ploc.models.encoders import vit as vit_encoder
 from i2ploc.models.weights import load
 from i2ploc.models.weights import resnet as resnet_lib
 from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import tensors as tensors_lib
 from i2ploc.models.weights import vit
 
 # Of ImageNet, for both sensors.
@@ -105,12 +106,16 @@ def towers_rules(model: towers.Towers) -> list[load.Rule]:
   return [*rules, load.Rule('params/log_scale', (), lambda: log_scale)]
 
 
-def load_variables(path: str | pathlib.Path, model: towers.Towers) -> dict:
+def load_variables(
+  path: str | pathlib.Path, model: towers.Towers, part: str | None = None
+) -> dict:
   """The variables of a checkpoint.
 
   Args:
     path: the state_dict of the authors, or the same tensors as safetensors.
     model: the released form of the towers, see the module.
+    part: of a file of several networks the one that is meant, see
+      `tensors.choose`.
 
   Returns:
     {'params': ...}, of ResNets {'batch_stats': ...} as well, numpy arrays.
@@ -119,8 +124,10 @@ def load_variables(path: str | pathlib.Path, model: towers.Towers) -> dict:
     MissingFileError: nothing there.
     InputError: a damaged file, or one that does not fit, see `load.convert`.
   """
+  tensors = tensor_files.read_tensors(path)
+  places = tensors.places('projection_camera.projection.weight')
   return load.convert(
-    tensor_files.read_tensors(path),
+    tensors_lib.pick(tensors, places, part),
     towers_rules(model),
     towers.shapes(model),
     ignore=UNUSED,

@@ -17,8 +17,12 @@ import jax
 import numpy as np
 
 from i2ploc.errors import InputError
+from i2ploc.models.weights import tensors as tensors_lib
 
 PyTree = Any
+
+# The last part of our paths where training starts from zero, and may stay.
+_MAY_BE_ZERO = ('bias', 'mean', 'cls', 'cls_position', 'registers')
 
 
 class Rule(NamedTuple):
@@ -85,7 +89,13 @@ def scaled(rules: Sequence[Rule], gain: str) -> list[Rule]:
   """The rules of a layer whose outputs are multiplied by the vector `gain`."""
 
   def with_gain(transform):
-    return lambda *sources: transform(*sources[:-1]) * sources[-1]
+    def gained(*sources):
+      value, factor = transform(*sources[:-1]), sources[-1]
+      if factor.shape != value.shape[-1:]:  # numpy might spread it
+        raise ValueError(f'{factor.shape} gains of {value.shape[-1:]} outputs')
+      return value * factor
+
+    return gained
 
   return [
     Rule(rule.path, (*rule.sources, gain), with_gain(rule.transform))
@@ -115,8 +125,9 @@ def convert(
     A copy of `variables` with numpy arrays of its shapes and dtypes.
 
   Raises:
-    InputError: lists every tensor that is missing, has no place in
-      `variables`, or has another shape.
+    InputError: names, in one line, tensors that are missing, have no place in
+      `variables`, have another shape, or hold no weights: not finite, zeros
+      throughout, or integers.
   """
   leaves, tree = jax.tree_util.tree_flatten_with_path(variables)
   leaves = {
@@ -126,6 +137,9 @@ def convert(
   by_path = {rule.path: rule for rule in rules if rule.path in leaves}
   used = {source for rule in by_path.values() for source in rule.sources}
   made, missing, reshaped = {}, used - set(tensors), []
+  empty = _empty(
+    {path: by_path[path] for path in leaves if path in by_path}, tensors
+  )
   for path, leaf in leaves.items():
     if path not in by_path:
       made[path] = leaf
@@ -138,15 +152,43 @@ def convert(
     for source in set(tensors) - used
     if not any(fnmatch.fnmatchcase(source, pattern) for pattern in ignore)
   ]
-  if missing or unknown or reshaped:
-    raise InputError(
-      f'{name} does not fit the model.\n'
-      f'Missing in it: {_listed(missing)}.\n'
-      f'Unknown to the model: {_listed(unknown)}.\n'
-      f'Other shapes: {_listed(reshaped)}.\n'
-      'Take the checkpoint of this model, or the model of this checkpoint.'
+  faults = {
+    'Missing in it': missing,
+    'Unknown to the model': unknown,
+    'Other shapes': reshaped,
+    **empty,
+  }
+  if any(faults.values()):
+    told = ' '.join(
+      f'{fault}: {tensors_lib.listed(names)}.'
+      for fault, names in faults.items()
+      if names
     )
+    raise InputError(
+      f'{name} does not fit the model. {told} Take the whole checkpoint of this'
+      ' model, or the model of this checkpoint.'
+    )
+  if isinstance(tensors, tensors_lib.Tensors):
+    tensors.take(used)
   return jax.tree.unflatten(tree, made.values())
+
+
+def _empty(rules, tensors):
+  """Names of used tensors that hold no weights, by their fault."""
+  faults = {'Not finite': set(), 'All zeros': set(), 'Integers': set()}
+  for path, rule in rules.items():
+    may_be_zero = path.rpartition('/')[2] in _MAY_BE_ZERO
+    for source in rule.sources:
+      tensor = tensors.get(source)
+      if tensor is None or not tensor.size:
+        continue
+      if tensor.dtype.kind in 'iub':
+        faults['Integers'].add(source)
+      elif not np.isfinite(tensor).all():
+        faults['Not finite'].add(source)
+      elif tensor.size > 1 and not may_be_zero and not tensor.any():
+        faults['All zeros'].add(source)
+  return faults
 
 
 def _made(rule, tensors, leaf, reshaped):
@@ -165,7 +207,3 @@ def _made(rule, tensors, leaf, reshaped):
   )
   reshaped.append(f'{found} {result} for {rule.path} {leaf.shape}')
   return None
-
-
-def _listed(names):
-  return ', '.join(sorted(names)) or 'nothing'

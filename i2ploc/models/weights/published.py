@@ -5,6 +5,9 @@ Checkpoints are named as `names` says: a folder, a file, a name of the table of
 `sources`, or a repository of the Hugging Face hub, perhaps with a layer. Those
 of released models for place recognition (RELEASES) hold an aggregator too.
 
+A file may hold several networks: the one that is named is taken, and if none
+is, the message lists them. What of a file was not used is said in a line.
+
 A checkpoint is read once: what made a model of it keeps its tensors in memory
 until `load_variables` or `with_encoders` has them in the model's variables.
 """
@@ -47,6 +50,7 @@ from i2ploc.models.weights import salad
 from i2ploc.models.weights import saliency_i2ploc
 from i2ploc.models.weights import sources
 from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import tensors as tensors_lib
 from i2ploc.models.weights import vgg as vgg_lib
 from i2ploc.models.weights import vit as vit_lib
 
@@ -82,8 +86,10 @@ class _Family(NamedTuple):
 
   Attributes:
     kind: the encoder's class.
-    make: takes a path and a layer; returns the encoder.
-    load: takes path, encoder and (H, W) of its images; returns its variables.
+    make: takes a path, a part of it and a layer; returns the encoder.
+    load: takes path, part, encoder and (H, W) of its images; returns its
+      variables.
+    places: of tensors, where encoders of the kind begin.
     options: attributes of the encoder that a config may choose.
     layer: that of them which is its layer; '' if there is none.
   """
@@ -91,6 +97,7 @@ class _Family(NamedTuple):
   kind: type[nn.Module]
   make: Callable[..., nn.Module]
   load: Callable[..., dict]
+  places: Callable[[tensors_lib.Tensors], list[str]]
   options: tuple[str, ...]
   layer: str = ''
 
@@ -98,36 +105,47 @@ class _Family(NamedTuple):
 _RESNET = _Family(
   resnet.ResNet,
   resnet_lib.make_resnet,
-  lambda path, model, _: resnet_lib.load_resnet_variables(path, model),
+  lambda path, part, model, _: resnet_lib.load_resnet_variables(
+    path, model, part
+  ),
+  resnet_lib.places,
   ('frozen_norm',),
   'stage',
 )
 _EFFICIENTNET = _Family(
   efficientnet.EfficientNetLite0,
   efficientnet_lib.make_efficientnet,
-  lambda path, model, _: efficientnet_lib.load_efficientnet_variables(
-    path, model
+  lambda path, part, model, _: efficientnet_lib.load_efficientnet_variables(
+    path, model, part
   ),
+  efficientnet_lib.places,
   ('padding', 'frozen_norm'),
   'stage',
 )
 _VGG = _Family(
   vgg.VGG,
   vgg_lib.make_vgg,
-  lambda path, model, _: vgg_lib.load_vgg_variables(path, model),
+  lambda path, part, model, _: vgg_lib.load_vgg_variables(path, model, part),
+  vgg_lib.places,
   (),
   'stage',
 )
 _VIT = _Family(
   vit.ViT,
-  lambda path, **layer: vit_lib.make_vit(path).clone(**layer),
-  vit_lib.load_vit_variables,
+  lambda path, part, **layer: vit_lib.make_vit(path, part).clone(**layer),
+  lambda path, part, model, size: vit_lib.load_vit_variables(
+    path, model, size, part
+  ),
+  vit_lib.places,
   ('remat', 'adapter'),
   'block',
 )
 
+# Found by the names of their tensors, in this order.
+_FAMILIES = (_EFFICIENTNET, _VGG, _RESNET, _VIT)
+
 # The tensors that were read last, see the module.
-_kept: list[tensor_files.Tensors] = []
+_kept: list[tensors_lib.Tensors] = []
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -158,21 +176,21 @@ def make_encoder(
     InputError: damaged, no encoder that is known here, or an option that it
       does not have.
   """
-  path = _find(checkpoint)
-  family = _family(path)
+  path, part = _find(checkpoint)
+  family, place = _family(path, part)
   unknown = sorted(set(options) - set(family.options))
   if unknown:
     raise InputError(
       f'{checkpoint}: its encoder has no {", ".join(unknown)}; it takes '
       f'{", ".join(family.options) or "no options"}'
     )
-  made = family.make(path, **_layer(checkpoint, family))
+  made = family.make(path, place, **_layer(checkpoint, family))
   return made.clone(dtype=dtype, **options)
 
 
 def _layer(checkpoint, family):
   """The attributes of an encoder that make its features those of a layer."""
-  _, layer, facet = names.parse(checkpoint)
+  _, layer, facet, _ = names.parse(checkpoint)
   if layer is None:
     return {}
   if not family.layer:
@@ -191,8 +209,8 @@ def make_aggregator(checkpoint: str | os.PathLike) -> nn.Module:
     MissingFileError: nothing there.
     InputError: damaged, or of no release that is known here.
   """
-  path = _find(checkpoint)
-  found = _released(path)
+  path, part = _find(checkpoint)
+  found = _released(path, part)
   if found is None:
     raise InputError(
       f'{path} holds no aggregator that is known: those of '
@@ -209,7 +227,7 @@ def image_size(checkpoint: str | os.PathLike) -> tuple[int, int] | None:
     MissingFileError: nothing there.
     InputError: the file is damaged.
   """
-  found = _released(_find(checkpoint))
+  found = _released(*_find(checkpoint))
   return found and found.release.image_size(found.tensors)
 
 
@@ -223,7 +241,7 @@ def check_image_size(
   Raises:
     InputError: the release cannot describe images of another size.
   """
-  found = _released(_find(checkpoint))
+  found = _released(*_find(checkpoint))
   if found is None:
     return
   own = found.release.image_size(found.tensors)
@@ -252,13 +270,13 @@ def normalization(checkpoint: str | os.PathLike) -> Normalization:
     MissingFileError: nothing there.
     InputError: the file is damaged, or no encoder that is known here.
   """
-  path = _find(checkpoint)
+  path, part = _find(checkpoint)
   fields = _json(path / 'preprocessor_config.json')
   if 'image_mean' in fields and 'image_std' in fields:
     return Normalization(
       tuple(fields['image_mean']), tuple(fields['image_std'])
     )
-  if _family(path) is _EFFICIENTNET:
+  if _family(path, part)[0] is _EFFICIENTNET:
     return Normalization(efficientnet_lib.MEAN, efficientnet_lib.STD)
   return _BY_TYPE.get(_model_type(path), IMAGENET)
 
@@ -324,7 +342,9 @@ def load_variables(
   aggregator = model.towers['image'].aggregator
   for kind, method in METHODS.items():
     if isinstance(aggregator, kind):
-      return method.load_variables(_find(checkpoint), model)
+      path, part = _find(checkpoint)
+      with tensors_lib.telling_unused():
+        return method.load_variables(path, model, part=part)
   raise InputError(
     f'{checkpoint}: nobody published towers with a '
     f'{type(aggregator).__name__}; take a config in its released form, with '
@@ -334,9 +354,10 @@ def load_variables(
 
 @contextlib.contextmanager
 def _last_use():
-  """Leaves no tensors in memory."""
+  """Says what of files is not used, and leaves no tensors in memory."""
   try:
-    yield
+    with tensors_lib.telling_unused():
+      yield
   finally:
     _kept.clear()
 
@@ -369,45 +390,47 @@ def _load_images(checkpoint, model):
   )
 
 
-def _find(name):
-  """The folder or file of a name, whatever layer of it is meant."""
-  return sources.find(names.parse(name).checkpoint)
+def _find(name) -> tuple[pathlib.Path, str | None]:
+  """The folder or file of a name, whatever layer of it is meant; the part."""
+  named = names.parse(name)
+  return sources.find(named.checkpoint), named.part
 
 
 def _parts(checkpoint, model):
-  """Sides, their towers, each by itself, and the path of its checkpoint."""
+  """Sides, their towers, each by itself, the path of its checkpoint, part."""
   for side, tower in model.towers.items():
-    parts, found = tower.parts, names.split(checkpoint)
-    if len(found) not in (1, len(parts)):
+    towers, found = tower.parts, names.split(checkpoint)
+    if len(found) not in (1, len(towers)):
       raise InputError(
-        f'{checkpoint}: {len(found)} checkpoints, and {side!r} has {len(parts)}'
-        ' towers beside each other: expected as many, or one for all'
+        f'{checkpoint}: {len(found)} checkpoints, and {side!r} has'
+        f' {len(towers)} towers beside each other: expected as many, or one for'
+        ' all'
       )
-    for part, name in zip(
-      parts, found * (len(parts) // len(found)), strict=True
+    for one, name in zip(
+      towers, found * (len(towers) // len(found)), strict=True
     ):
-      yield side, part, _find(name)
+      yield side, one, *_find(name)
 
 
 def _encoders(checkpoint, model):
   """Variables of the encoders that a checkpoint is for, by their names."""
   loaded = {}
-  for side, tower, path in _parts(checkpoint, model):
+  for side, tower, path, part in _parts(checkpoint, model):
     if isinstance(tower.view, views.Image):
       size = tower.view.size
     elif _looks_like_an_image(tower.view):
       size = tower.view.shape
     else:
       continue
-    family = _family(path)
+    family, place = _family(path, part)
     if not isinstance(tower.encoder, family.kind):
-      family.make(path)  # says so if it is none of ours
+      family.make(path, place)  # says so if it is none of ours
       raise InputError(
         f'{path} fits a {family.kind.__name__}, and the {side} encoder is a '
         f"{type(tower.encoder).__name__}: set the config's model.{side} to "
         "{name: 'published', checkpoint: ...}, or take other weights"
       )
-    loaded[tower.encoder.name] = family.load(path, tower.encoder, size)
+    loaded[tower.encoder.name] = family.load(path, place, tower.encoder, size)
   return loaded
 
 
@@ -415,8 +438,8 @@ def _aggregators(checkpoint, model):
   """Variables of the released aggregators of a model, by their names."""
   shapes = towers_lib.shapes(model)
   loaded = {}
-  for _, tower, path in _parts(checkpoint, model):
-    found = _released(path)
+  for _, tower, path, part in _parts(checkpoint, model):
+    found = _released(path, part)
     if found is None:
       continue
     own = tower.aggregator
@@ -457,52 +480,69 @@ class _Released(NamedTuple):
   """A checkpoint of a release."""
 
   release: released.Release
-  tensors: dict
+  tensors: tensors_lib.Tensors
 
 
-def _released(path: pathlib.Path) -> _Released | None:
-  """The release that a file is of, or None."""
+def _released(path: pathlib.Path, part: str | None) -> _Released | None:
+  """The release that a file, or a part of it, is of; or None."""
   if _model_type(path) is not None:
     return None
-  tensors = released.unwrapped(_read(path))
-  for release in RELEASES:
-    if release.matches(tensors):
-      return _Released(release, tensors)
-  return None
+  tensors = _read(path)
+  networks = _networks(tensors)
+  place = tensors_lib.choose(path, networks, part)
+  found = networks.get(place)
+  if not isinstance(found, released.Release):
+    return None
+  return _Released(found, tensors_lib.pick(tensors, networks, part))
 
 
 def _released_family(found):
   """The encoder's half of a release."""
 
-  def load(path, model, size):
+  def load(path, part, model, size):
+    del part
     return found.release.encoder_variables(
       found.tensors, model, size, str(path)
     )
 
-  def make(path):
-    del path
+  def make(path, part):
+    del path, part
     return found.release.make_encoder(found.tensors)
 
-  return _Family(type(make(None)), make, load, ())
+  return _Family(type(make(None, None)), make, load, lambda _: [], ())
 
 
-def _family(path: pathlib.Path) -> _Family:
-  """What the encoder of a folder or file is."""
+def _networks(tensors) -> dict[str, Any]:
+  """The release or the family of each network of a file, by its place."""
+  whole = released.find(RELEASES, tensors)
+  # The encoder of a release is no network of its own.
+  parts = {
+    f'{place}.{release.backbone(tensors.below(place)).prefix}'.strip('.')
+    for place, release in whole.items()
+  }
+  alone = {
+    place: family
+    for family in reversed(_FAMILIES)
+    for place in family.places(tensors)
+    if place not in parts
+  }
+  return alone | whole
+
+
+def _family(path: pathlib.Path, part: str | None) -> tuple[_Family, str | None]:
+  """What the encoder of a folder or file is, and where it begins in it."""
   kind = _model_type(path)
   if kind == 'resnet':
     _read(path)
-    return _RESNET
+    return _RESNET, part
   if kind is not None:
-    return _VIT  # config.json says it all
-  found = _released(path)
+    return _VIT, part  # config.json says it all
+  found = _released(path, part)
   if found is not None:
-    return _released_family(found)
-  tensors = _read(path)
-  if efficientnet_lib.is_efficientnet(tensors):
-    return _EFFICIENTNET
-  if vgg_lib.is_vgg(tensors):
-    return _VGG
-  return _VIT if resnet_lib.names_of(tensors) is None else _RESNET
+    return _released_family(found), part
+  networks = _networks(_read(path))
+  place = tensors_lib.choose(path, networks, part)
+  return networks.get(place, _VIT), place if networks else part
 
 
 def _model_type(path) -> str | None:

@@ -9,6 +9,7 @@ order of operations are the authors'.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import math
 from typing import Any
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from i2ploc.models.encoders import vgg
 from i2ploc.models.encoders import vit
 from i2ploc.models.weights import load
 from i2ploc.models.weights import resnet as resnet_lib
+from i2ploc.models.weights import tensors as tensors_lib
 from i2ploc.models.weights import vgg as vgg_lib
 from i2ploc.models.weights import vit as vit_lib
 
@@ -34,8 +36,8 @@ Tensors = Mapping[str, np.ndarray]
 NUMBERED = resnet_lib.TORCHVISION._replace(
   stem=('0', '1'), block='{stage}.{i}.', first_stage=4
 )
-# What training scripts put around the tensors of a model.
-_WRAPPERS = ('model_state_dict.', 'state_dict.')
+# Parts of names that training scripts put in front: 'state_dict.model'.
+_MOST_AROUND = 2
 _UNUSED = ('*.num_batches_tracked', '*.mask_token')
 
 
@@ -188,17 +190,22 @@ class Release(NamedTuple):
     )
 
 
-def unwrapped(tensors: Tensors) -> dict[str, np.ndarray]:
-  """Tensors of a model, out of what a training script saved around them."""
-  for wrapper in _WRAPPERS:
-    inside = {
-      name.removeprefix(wrapper).removeprefix('module.'): tensor
-      for name, tensor in tensors.items()
-      if name.startswith(wrapper)
-    }
-    if inside:
-      return inside
-  return dict(tensors)
+def find(
+  releases: Sequence[Release], tensors: tensors_lib.Tensors
+) -> dict[str, Release]:
+  """Where models of releases begin, see `Tensors.places`."""
+  found: dict[str, Release] = {}
+  starts = {''}
+  for name in tensors:
+    parts = name.split('.')[:-1]
+    starts |= {'.'.join(parts[:n]) for n in range(1, _MOST_AROUND + 1)}
+  for start in sorted(starts, key=len):
+    inside = tensors.below(start)
+    for release in releases:
+      if release.matches(inside):
+        found[start] = release
+        break
+  return found
 
 
 def pointwise(path: str, name: str) -> list[load.Rule]:

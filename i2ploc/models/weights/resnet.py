@@ -6,7 +6,6 @@ of Hugging Face. All but the classifier is read, the sizes from the tensors
 themselves.
 """
 
-from collections.abc import Iterable
 from collections.abc import Mapping
 import itertools
 import pathlib
@@ -21,6 +20,7 @@ from i2ploc.errors import InputError
 from i2ploc.models.encoders import resnet
 from i2ploc.models.weights import load
 from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import tensors as tensors_lib
 
 # Of the convolutions of a block, by its kind.
 PARTS = {
@@ -71,6 +71,8 @@ HUGGING_FACE = ResNetNames(
   first_stage=0,
   unused=('*.num_batches_tracked',),
 )
+
+_KNOWN = (TORCHVISION, HUGGING_FACE)
 
 
 def resnet_rules(
@@ -127,24 +129,28 @@ class _Checkpoint(NamedTuple):
     channels: of its images.
   """
 
-  tensors: dict[str, np.ndarray]
+  tensors: tensors_lib.Tensors
   names: ResNetNames
   attributes: dict[str, Any]
   channels: int
 
 
-def make_resnet(path: str | pathlib.Path, stage: int = 0) -> resnet.ResNet:
+def make_resnet(
+  path: str | pathlib.Path, part: str | None = None, stage: int = 0
+) -> resnet.ResNet:
   """The encoder of a checkpoint, without its variables; see `load_resnet`."""
-  return resnet.ResNet(**_attributes(path, _read(path), stage))
+  return resnet.ResNet(**_attributes(path, _read(path, part), stage))
 
 
 def load_resnet(
-  path: str | pathlib.Path, stage: int = 0
+  path: str | pathlib.Path, part: str | None = None, stage: int = 0
 ) -> tuple[resnet.ResNet, dict]:
   """The encoder of a checkpoint.
 
   Args:
     path: a file or folder of tensors, see `tensor_files.read_tensors`.
+    part: of a file of several networks the one that is meant, see
+      `tensors.choose`.
     stage: the first stages to take; 0 for all.
 
   Returns:
@@ -157,7 +163,7 @@ def load_resnet(
     InputError: damaged, unknown or ill-fitting checkpoints, see
       `load.convert`; more stages than it has.
   """
-  checkpoint = _read(path)
+  checkpoint = _read(path, part)
   model = resnet.ResNet(**_attributes(path, checkpoint, stage))
   return model, _variables(path, checkpoint, model)
 
@@ -177,7 +183,7 @@ def _attributes(path, checkpoint, stage):
 
 
 def load_resnet_variables(
-  path: str | pathlib.Path, model: resnet.ResNet
+  path: str | pathlib.Path, model: resnet.ResNet, part: str | None = None
 ) -> dict:
   """The variables of a given encoder, as `load_resnet`.
 
@@ -186,7 +192,7 @@ def load_resnet_variables(
     InputError: as `load_resnet`, and for an encoder of other attributes than
       the checkpoint's, which the message gives.
   """
-  checkpoint = _read(path)
+  checkpoint = _read(path, part)
   count = min(len(model.depths), len(checkpoint.attributes['depths']))
   wanted = _attributes(path, checkpoint, count)
   found = {k: _plain(getattr(model, k)) for k in wanted}
@@ -219,31 +225,26 @@ def _variables(path, checkpoint, model):
   )
 
 
-def names_of(tensors: Iterable[str]) -> tuple[ResNetNames, str] | None:
-  """The family that tensors are named after and their prefix, or None."""
-  tensors = set(tensors)
-  for names in (TORCHVISION, HUGGING_FACE):
-    stem = f'{names.stem[0]}.weight'
-    ends = [name for name in tensors if f'.{name}'.endswith(f'.{stem}')]
-    start = min(ends, key=len, default=stem).removesuffix(stem)
-    first = names.block.format(stage=names.first_stage, i=0)
-    if f'{start}{first}{names.parts[1][0]}.weight' in tensors:
-      return names, start
-  return None
+def places(tensors: tensors_lib.Tensors) -> list[str]:
+  """Where encoders begin, see `Tensors.places`."""
+  return [place for names in _KNOWN for place in _places(tensors, names)]
 
 
-def _read(path):
+def _places(tensors, names):
+  """Of one family; a block has a first convolution too, and no block."""
+  block = names.block.format(stage=names.first_stage, i=0)
+  second = f'{block}{names.parts[1][0]}.weight'
+  stems = tensors.places(f'{names.stem[0]}.weight')
+  return [place for place in tensors.places(second) if place in set(stems)]
+
+
+def _read(path, part):
   """Reads a checkpoint and finds out what it is."""
   tensors = tensor_files.read_tensors(path)
-  found = names_of(tensors)
-  if found is not None:
-    names, start = found
-    inside = {
-      name.removeprefix(start): tensor
-      for name, tensor in tensors.items()
-      if name.startswith(start)
-    }
-    return _Checkpoint(inside, names, *sizes_of(inside, names))
+  inside = tensors_lib.pick(tensors, places(tensors), part)
+  for names in _KNOWN:
+    if '' in _places(inside, names):
+      return _Checkpoint(inside, names, *sizes_of(inside, names))
   raise InputError(
     f'{path} is no ResNet: it has neither the names of torchvision and timm '
     '(conv1.weight, layer1.0.conv2.weight and so on) nor those of Hugging '

@@ -18,6 +18,7 @@ from i2ploc.models.encoders import point_transformer
 from i2ploc.models.encoders import vit as vit_encoder
 from i2ploc.models.weights import load
 from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import tensors as tensors_lib
 from i2ploc.models.weights import vit
 
 IMAGE_MEAN = (0.396197, 0.452953, 0.490031)
@@ -157,7 +158,7 @@ def load_variables(
   model: towers.Towers,
   *,
   from_size: tuple[int, int] | None = None,
-  prefix: str | None = None,
+  part: str | None = None,
 ) -> dict:
   """The variables of a checkpoint.
 
@@ -167,8 +168,8 @@ def load_variables(
     from_size: (H, W) pixels of the images that the checkpoint is for; its
       position embeddings are resampled to the model's. None tells it by their
       number: the model's own, KITTI-360's or KITTI's.
-    prefix: below which the weights lie, '' for a bare state_dict; None for
-      the authors' 'base_model', and '' for safetensors.
+    part: of a file of several networks the one that is meant, see
+      `tensors.choose`.
 
   Returns:
     {'params': ..., 'batch_stats': ...}, numpy arrays.
@@ -177,9 +178,9 @@ def load_variables(
     MissingFileError: nothing there.
     InputError: a damaged file, or one that does not fit, see `load.convert`.
   """
-  if prefix is None:
-    prefix = '' if str(path).endswith('.safetensors') else 'base_model'
-  tensors = tensor_files.read_tensors(path, prefix)
+  tensors = tensor_files.read_tensors(path)
+  places = tensors.places('image_encoder.patch_embed.proj.weight')
+  tensors = tensors_lib.pick(tensors, places, part)
   from_size = from_size or _image_size(tensors, model)
   return load.convert(
     tensors,

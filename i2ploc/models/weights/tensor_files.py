@@ -29,6 +29,7 @@ from i2ploc import files
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.models.weights import onnx_files
+from i2ploc.models.weights import tensors as tensors_lib
 
 # What a folder may hold, the first that exists is read.
 FOLDER_FILES = (
@@ -40,17 +41,15 @@ FOLDER_FILES = (
 _WHOLE = 'download or copy it again and compare its size with the source'
 
 
-class Tensors(dict[str, np.ndarray]):
-  """Arrays by name, of a file: a dict that can be referred to weakly."""
-
-
 # What was read and is still in use somewhere: it is not read again.
-_in_use: weakref.WeakValueDictionary[tuple, Tensors] = (
+_in_use: weakref.WeakValueDictionary[tuple, tensors_lib.Tensors] = (
   weakref.WeakValueDictionary()
 )
 
 
-def read_tensors(path: str | pathlib.Path, prefix: str = '') -> Tensors:
+def read_tensors(
+  path: str | pathlib.Path, prefix: str = ''
+) -> tensors_lib.Tensors:
   """Reads the tensors of a file or folder.
 
   Args:
@@ -61,13 +60,14 @@ def read_tensors(path: str | pathlib.Path, prefix: str = '') -> Tensors:
 
   Returns:
     Arrays by NAME, in the file's dtypes (bfloat16 is that of ml_dtypes). The
-    `module.` that a parallel wrapper puts in front is taken away, and what is
-    no tensor is left out. They cannot be written to: as long as somebody has
-    them, whoever reads the same file gets the same arrays.
+    `module.` of parallel and averaging wrappers is taken away wherever it
+    stands, and what is no tensor is left out. They cannot be written to: as
+    long as somebody has them, whoever reads the same file gets the same arrays.
 
   Raises:
     MissingFileError: nothing there, or a part of it is missing.
-    InputError: truncated or foreign files, or no tensor below the prefix.
+    InputError: truncated or foreign files, no tensor below the prefix, or two
+      of one name.
   """
   path = pathlib.Path(path)
   parts = _files(path)
@@ -75,37 +75,53 @@ def read_tensors(path: str | pathlib.Path, prefix: str = '') -> Tensors:
   there = tuple((file, files.version(file)) for file in parts if file.exists())
   key = prefix, there
   tensors = _in_use.get(key)
-  if tensors is not None:
-    return tensors
-  tensors, found = Tensors(), set()
+  if tensors is None:
+    tensors = _in_use[key] = _read(path, parts, _without_wrappers(prefix))
+  tensors_lib.note_reading(tensors)
+  return tensors
+
+
+def _read(path, parts, prefix):
+  """The tensors of files."""
+  arrays, found = {}, []
   for file in parts:
-    select = _Selection(prefix, found)
-    tensors.update(_reader(file)(file, select))
-  if not tensors:
+    arrays |= _reader(file)(file, _Selection(prefix, found))
+  if not arrays:
+    start = {name.split('.')[0] for name in found}
     raise InputError(
       f'{path} has no tensor below {prefix!r}; it has: '
-      f'{", ".join(sorted(found)) or "nothing"}'
+      f'{tensors_lib.listed(start) or "nothing"}'
     )
-  for tensor in tensors.values():
+  if len(set(found)) < len(found):
+    twice = {
+      one for one, count in collections.Counter(found).items() if count > 1
+    }
+    raise InputError(
+      f'{path} has several tensors of the names {tensors_lib.listed(twice)}, '
+      f'once "module." is taken away: save the one that is meant alone'
+    )
+  for tensor in arrays.values():
     tensor.flags.writeable = False
-  _in_use[key] = tensors
-  return tensors
+  start = f'{prefix}.' if prefix else ''
+  return tensors_lib.Tensors(arrays, str(path), start)
+
+
+def _without_wrappers(name: str) -> str:
+  return '.'.join(part for part in name.split('.') if part != 'module')
 
 
 class _Selection(NamedTuple):
   """What to read of a file."""
 
   prefix: str
-  found: set[str]
+  found: list[str]
 
   def __call__(self, name: str) -> str | None:
     """The name without wrappers and prefix; None if it is not wanted."""
-    name = name.removeprefix('module.')
-    self.found.add(name.split('.')[0])
+    name = _without_wrappers(name)
+    self.found.append(name)
     start = self.prefix and f'{self.prefix}.'
-    if not name.startswith(start):
-      return None
-    return name.removeprefix(start).removeprefix('module.')
+    return name.removeprefix(start) if name.startswith(start) else None
 
 
 def _files(path):

@@ -18,6 +18,7 @@ from i2ploc.errors import InputError
 from i2ploc.models.encoders import vgg
 from i2ploc.models.weights import load
 from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import tensors as tensors_lib
 
 TORCHVISION = 'features.'
 _UNUSED = ('classifier.*',)
@@ -72,18 +73,33 @@ def attributes_of(
   return dict(widths=tuple(widths), depths=tuple(depths))
 
 
-def make_vgg(path: str | pathlib.Path, stage: int = 0) -> vgg.VGG:
+def places(tensors: tensors_lib.Tensors) -> list[str]:
+  """Where encoders of torchvision begin, see `Tensors.places`."""
+  found = tensors.places(f'{TORCHVISION}0.weight')
+  return [place for place in found if is_vgg(tensors.below(place))]
+
+
+def _read(path, part):
+  tensors = tensor_files.read_tensors(path)
+  return tensors_lib.pick(tensors, places(tensors), part)
+
+
+def make_vgg(
+  path: str | pathlib.Path, part: str | None = None, stage: int = 0
+) -> vgg.VGG:
   """The encoder of a checkpoint of torchvision, without its variables.
 
   Args:
     path: a file of tensors, see `tensor_files.read_tensors`.
+    part: of a file of several networks the one that is meant, see
+      `tensors.choose`.
     stage: the first stages to take; 0 for all.
 
   Raises:
     MissingFileError: nothing there.
     InputError: damaged, or more stages than it has.
   """
-  attributes = attributes_of(tensor_files.read_tensors(path))
+  attributes = attributes_of(_read(path, part))
   count = len(attributes['depths'])
   if not 0 <= stage <= count:
     raise InputError(
@@ -93,12 +109,15 @@ def make_vgg(path: str | pathlib.Path, stage: int = 0) -> vgg.VGG:
   return vgg.VGG(**{k: v[: stage or count] for k, v in attributes.items()})
 
 
-def load_vgg_variables(path: str | pathlib.Path, model: vgg.VGG) -> dict:
+def load_vgg_variables(
+  path: str | pathlib.Path, model: vgg.VGG, part: str | None = None
+) -> dict:
   """The variables of an encoder.
 
   Args:
     path: as of `make_vgg`.
     model: the encoder, of all stages or the first ones.
+    part: as of `make_vgg`.
 
   Returns:
     {'params': ...}, numpy arrays.
@@ -107,7 +126,7 @@ def load_vgg_variables(path: str | pathlib.Path, model: vgg.VGG) -> dict:
     MissingFileError: nothing there.
     InputError: damaged or ill-fitting checkpoints, see `load.convert`.
   """
-  tensors = tensor_files.read_tensors(path)
+  tensors = _read(path, part)
   whole = vgg.VGG(**attributes_of(tensors))
   # Of the stages that were left out: known all the same.
   known = [source for rule in vgg_rules(whole) for source in rule.sources]

@@ -22,6 +22,7 @@ from i2ploc.models.encoders import position_embedding
 from i2ploc.models.encoders import vit
 from i2ploc.models.weights import load
 from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import tensors as tensors_lib
 
 
 class ViTNames(NamedTuple):
@@ -146,6 +147,10 @@ _HUGGING_FACE = {
 }
 
 
+# Their names tell what they are.
+_TOLD = (TIMM, _HF_DINOV2)
+
+
 def token_grid(model: vit.ViT, image_size: tuple[int, int]) -> tuple[int, int]:
   """(rows, columns) of a model's patches in images of (H, W)."""
   height, width = image_size
@@ -185,6 +190,8 @@ def vit_rules(
 
   def placed_cls(cls, position):
     # Ours has no position of its own: it is part of the token.
+    if cls.size != width:  # numpy might spread it
+      raise ValueError(f'{cls.size} numbers of a token of {width}')
     return (cls.reshape(-1) + position.reshape(-1, width)[0])[None, None]
 
   rules = [
@@ -239,8 +246,12 @@ class _Description(NamedTuple):
   image_size: tuple[int, int] | None
 
 
-def make_vit(path: str | pathlib.Path) -> vit.ViT:
+def make_vit(path: str | pathlib.Path, part: str | None = None) -> vit.ViT:
   """The image encoder of a checkpoint, without its variables.
+
+  Args:
+    path: as of `load_vit`.
+    part: as of `load_vit`.
 
   Raises:
     MissingFileError: nothing there.
@@ -248,12 +259,15 @@ def make_vit(path: str | pathlib.Path) -> vit.ViT:
   """
   description = _describe_folder(path)
   if description is None:
-    description = _describe_tensors(path, tensor_files.read_tensors(path))
+    tensors = tensor_files.read_tensors(path)
+    description, _ = _describe_tensors(path, tensors, part)
   return vit.ViT(**description.attributes)
 
 
 def load_vit(
-  path: str | pathlib.Path, image_size: tuple[int, int]
+  path: str | pathlib.Path,
+  image_size: tuple[int, int],
+  part: str | None = None,
 ) -> tuple[vit.ViT, dict]:
   """The image encoder of a checkpoint.
 
@@ -262,6 +276,8 @@ def load_vit(
       names tell.
     image_size: (H, W) pixels, multiples of the patch size; the position
       embeddings are resampled to it.
+    part: of a file of several networks the one that is meant, see
+      `tensors.choose`.
 
   Returns:
     model: `model.apply(variables, images)`, for images [B, H, W, 3] that are
@@ -272,13 +288,16 @@ def load_vit(
     MissingFileError: nothing there.
     InputError: damaged, unknown or ill-fitting checkpoints, see `load.convert`.
   """
-  description, tensors = _read(path)
+  description, tensors = _read(path, part)
   model = vit.ViT(**description.attributes)
   return model, _variables(path, description, tensors, model, image_size)
 
 
 def load_vit_variables(
-  path: str | pathlib.Path, model: vit.ViT, image_size: tuple[int, int]
+  path: str | pathlib.Path,
+  model: vit.ViT,
+  image_size: tuple[int, int],
+  part: str | None = None,
 ) -> dict:
   """The variables of a given encoder, as `load_vit`; its adapters left out.
 
@@ -287,7 +306,7 @@ def load_vit_variables(
     InputError: as `load_vit`, and for an encoder of other attributes than the
       checkpoint's, which the message gives.
   """
-  description, tensors = _read(path)
+  description, tensors = _read(path, part)
   wanted = dict(description.attributes, use_cls=True, stem_widths=())
   other = {k: v for k, v in wanted.items() if getattr(model, k) != v}
   if other:
@@ -327,14 +346,18 @@ def _grid(description, tensors, model):
   return (side, side) if side * side == count else None
 
 
-def _read(path) -> tuple[_Description, dict[str, np.ndarray]]:
+def _read(path, part) -> tuple[_Description, tensors_lib.Tensors]:
   """What a checkpoint is, and the tensors of its image encoder."""
   description = _describe_folder(path)
   tensors = tensor_files.read_tensors(path)
   if description is None:
-    description = _describe_tensors(path, tensors)
-  tensors = _encoder(tensors, description.names)
-  return description, _with_position(tensors, description.names)
+    description, inside = _describe_tensors(path, tensors, part)
+  else:
+    names = description.names
+    # A damaged one is found by its patches, and what it lacks is named.
+    found = _places(tensors, names) or tensors.places(f'{names.patch}.weight')
+    inside = tensors_lib.pick(tensors, found, part)
+  return description, _with_position(inside, description.names)
 
 
 def _describe_folder(path) -> _Description | None:
@@ -360,13 +383,23 @@ def _describe_folder(path) -> _Description | None:
   return _describe_hugging_face(kind, config)
 
 
-def _encoder(tensors, names):
-  """The tensors of an encoder that may be a part, as of 'vision_model.'."""
-  patch = f'{names.patch}.weight'
-  ends = [name for name in tensors if f'.{name}'.endswith(f'.{patch}')]
-  prefix = min(ends, key=len, default=patch).removesuffix(patch)
-  start = len(prefix)
-  return {k[start:]: v for k, v in tensors.items() if k.startswith(prefix)}
+def places(tensors: tensors_lib.Tensors) -> list[str]:
+  """Where encoders begin that need no config.json, see `Tensors.places`."""
+  return [place for names in _TOLD for place in _places(tensors, names)]
+
+
+def _places(tensors, names):
+  """Of one family; as a part of a model it is behind 'vision_model', say."""
+  first = names.block.format(0)
+  needed = [f'{first}{names.expand}.weight']
+  if names.gain1:
+    needed.append(first + names.gain1)
+  found = tensors.places(f'{names.patch}.weight')
+  return [
+    place
+    for place in found
+    if all(f'{place}.{name}'.lstrip('.') in tensors for name in needed)
+  ]
 
 
 def _with_position(tensors, names):
@@ -385,8 +418,10 @@ def _with_position(tensors, names):
   if names.position in tensors or len(counts) != 2 or counts[0] != 1:
     return tensors
   ordered = sorted(parts.values(), key=lambda part: part.shape[1])
+  tensors.take(parts)
   rest = {k: v for k, v in tensors.items() if k not in parts}
-  return rest | {names.position: np.concatenate(ordered, axis=1)}
+  rest[names.position] = np.concatenate(ordered, axis=1)
+  return tensors_lib.Tensors(rest, tensors.origin, tensors.start)
 
 
 def _describe_hugging_face(kind, config):
@@ -419,16 +454,16 @@ def _describe_hugging_face(kind, config):
   return _Description(names, attributes, (height, width))
 
 
-def _describe_tensors(path, tensors):
-  """What the names and shapes of a file without a config.json say."""
-  for names in (TIMM, _HF_DINOV2):
-    inside = _encoder(tensors, names)
-    patch = inside.get(f'{names.patch}.weight')
-    first = names.block.format(0)
-    expand = inside.get(f'{first}{names.expand}.weight')
-    gained = not names.gain1 or first + names.gain1 in inside
-    if patch is not None and expand is not None and gained:
-      return _Description(names, attributes_of(path, inside, names), None)
+def _describe_tensors(path, tensors, part):
+  """What the names and shapes of a file without a config.json say.
+
+  Returns: a description, and the tensors of the encoder.
+  """
+  inside = tensors_lib.pick(tensors, places(tensors), part)
+  for names in _TOLD:
+    if '' in _places(inside, names):
+      attributes = attributes_of(path, inside, names)
+      return _Description(names, attributes, None), inside
   raise InputError(
     f'{path} has no config.json, and neither the names of timm '
     '(patch_embed.proj.weight, blocks.0.mlp.fc1.weight and so on) nor those of '

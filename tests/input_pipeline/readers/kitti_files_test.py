@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 
 from input_pipeline.readers import kitti_files
+from tests.testing import deep_images
 
 _IDENTITY = '1 0 0 0 0 1 0 0 0 0 1 0'
 _POINTS = np.array([[1, 2, 3, 0.5], [4, 5, 6, 0.25]], '<f4')
@@ -165,7 +166,20 @@ class ImageTest(_FileTest):
 
   def test_sixteen_bits_are_refused(self):
     path = self.image(np.full((2, 2), 40000, np.uint16))
-    with self.assertRaisesRegex(ValueError, 'mode I;16, expected 8-bit'):
+    with self.assertRaisesRegex(ValueError, 'mode I;16B?, expected 8-bit'):
+      kitti_files.read_image(path)
+
+  def test_colours_of_sixteen_bits_are_refused(self):
+    path = self.write(deep_images.png(np.full((20, 20, 3), 4000)), '3.png')
+    with self.assertRaisesRegex(ValueError, 'mode RGB;16B, expected 8-bit'):
+      kitti_files.read_image(path)
+
+  def test_an_image_that_exif_turns_is_refused(self):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3  # upside down, and of the same size
+    path = self.image(np.zeros((20, 20, 3), np.uint8))
+    PIL.Image.open(path).save(path, exif=exif)
+    with self.assertRaisesRegex(ValueError, r'turns it \(orientation 3\)'):
       kitti_files.read_image(path)
 
   def test_a_missing_image_is_named(self):

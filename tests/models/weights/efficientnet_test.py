@@ -13,6 +13,7 @@ import numpy as np
 from i2ploc.models.encoders import efficientnet
 from i2ploc.models.weights import efficientnet as efficientnet_lib
 from i2ploc.models.weights import published
+from i2ploc.models.weights import tensors as tensors_lib
 from tests.models.weights import torch_file
 
 
@@ -57,8 +58,9 @@ class LoadTest(parameterized.TestCase):
     self.tensors = tensors()
 
   def _load(self, **fields):
+    given = tensors_lib.Tensors(self.tensors, 'x')
     with mock.patch.object(
-      efficientnet_lib.tensor_files, 'read_tensors', return_value=self.tensors
+      efficientnet_lib.tensor_files, 'read_tensors', return_value=given
     ):
       model = efficientnet.EfficientNetLite0(**fields)
       return efficientnet_lib.load_efficientnet_variables('net.pth', model)

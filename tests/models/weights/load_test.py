@@ -112,6 +112,7 @@ class ConvertTest(parameterized.TestCase):
     with self.assertRaises(ValueError) as caught:
       self._convert(name='weights.bin')
     message = str(caught.exception)
+    self.assertNotIn('\n', message)
     self.assertIn('weights.bin does not fit', message)
     self.assertIn('Missing in it: a.bias, n.weight.', message)
     self.assertIn('Unknown to the model: a.gamma, head.weight.', message)
@@ -125,6 +126,44 @@ class ConvertTest(parameterized.TestCase):
       transform=lambda w: w.transpose(2, 3, 1, 0)
     )
     with self.assertRaisesRegex(ValueError, r'a.weight \(5, 3\) fails'):
+      self._convert()
+
+  @parameterized.parameters(np.nan, np.inf)
+  def test_a_layer_that_is_not_finite(self, value):
+    self.tensors['a.weight'][2, 1] = value
+    with self.assertRaisesRegex(ValueError, r'Not finite: a\.weight\. Take'):
+      self._convert()
+
+  @parameterized.parameters('a.weight', 'n.weight')
+  def test_a_layer_of_zeros(self, name):
+    self.tensors[name] = np.zeros_like(self.tensors[name])
+    with self.assertRaisesRegex(ValueError, f'All zeros: {name}\\. Take'):
+      self._convert()
+
+  def test_biases_may_be_zero_and_what_is_not_used_may_be_anything(self):
+    self.tensors['a.bias'] = np.zeros(5, np.float32)
+    self.tensors['n.bias'] = np.zeros(5, np.float32)
+    self.tensors['head.weight'] = np.full(3, np.nan)
+    self._convert(ignore=('head.*',))
+
+  def test_a_quantised_layer(self):
+    self.tensors['a.weight'] = np.ones((5, 3), np.int8)
+    with self.assertRaisesRegex(ValueError, r'Integers: a\.weight\.'):
+      self._convert()
+
+  def test_a_gain_of_another_shape_is_not_spread(self):
+    self.tensors['gain'] = np.ones(1, np.float32)
+    self.rules[:2] = load.scaled(self.rules[:2], 'gain')
+    with self.assertRaisesRegex(
+      ValueError, r'Other shapes: .*gain \(1,\) fails'
+    ):
+      self._convert()
+
+  def test_many_names_are_counted(self):
+    self.tensors |= {f'head.{i}': np.ones(1) for i in range(10, 40)}
+    with self.assertRaisesRegex(
+      ValueError, 'Unknown to the model: head.10, .*head.15 and 24 more'
+    ):
       self._convert()
 
   def test_what_is_ignored_may_be_there_or_not(self):

@@ -28,6 +28,7 @@ from i2ploc.models.weights import published
 from i2ploc.models.weights import released
 from i2ploc.models.weights import resnet as resnet_lib
 from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import tensors as tensors_lib
 from i2ploc.models.weights import vit as vit_lib
 from tests.models.weights import released_tensors
 
@@ -114,8 +115,10 @@ class FullSizeTest(parameterized.TestCase):
   @parameterized.named_parameters((name, name) for name in FULL)
   def test_every_tensor_and_every_variable_has_its_place(self, name):
     shapes, image_size, encoder, features = FULL[name]
-    tensors = released.unwrapped(released_tensors.constant(shapes))
-    release = _release(tensors)
+    tensors = tensors_lib.Tensors(released_tensors.constant(shapes), name)
+    ((place, release),) = released.find(published.RELEASES, tensors).items()
+    tensors = tensors.below(place)
+    self.assertIs(release, _release(tensors))
     self.assertEqual(release.image_size(tensors), image_size)
     made = release.make_encoder(tensors)
     self.assertEqual(
@@ -421,12 +424,12 @@ class SmallSizeTest(parameterized.TestCase):
     )
     read = []
 
-    def remember(tensors):
+    def remember(releases, tensors):
       read.append(weakref.ref(tensors))
-      return unwrapped(tensors)
+      return find(releases, tensors)
 
-    unwrapped = released.unwrapped
-    self.enterContext(mock.patch.object(released, 'unwrapped', remember))
+    find = released.find
+    self.enterContext(mock.patch.object(released, 'find', remember))
     published.load_variables(self.path, self._model(size))
     opened.assert_called_once()
     gc.collect()

@@ -14,6 +14,7 @@ from safetensors import numpy as safetensors_numpy
 from i2ploc.models.encoders import resnet
 from i2ploc.models.weights import resnet as resnet_lib
 from i2ploc.models.weights import tensor_files
+from i2ploc.models.weights import tensors as tensors_lib
 from tests import shared
 from tests.models.weights import resnet_tensors
 from tests.models.weights import torch_file
@@ -115,6 +116,7 @@ class LoadTest(parameterized.TestCase):
     tensors = resnet_tensors.torchvision(
       model, fill=lambda shape: np.broadcast_to(np.float32(0.5), shape)
     )
+    tensors = tensors_lib.Tensors(tensors, 'x')
     with mock.patch.object(tensor_files, 'read_tensors', return_value=tensors):
       self.assertEqual(resnet_lib.make_resnet('x'), model)
       cut = resnet_lib.make_resnet('x', stage=3)

@@ -111,10 +111,10 @@ class LoadTest(parameterized.TestCase):
     self.source = shared.GOLDEN / 'saliency_full.safetensors'
     self.tensors = safetensors_numpy.load_file(self.source)
 
-  def _load(self, path, image_size=SMALL, from_size=SMALL, prefix=''):
+  def _load(self, path, image_size=SMALL, from_size=SMALL, part=None):
     model = saliency_i2ploc.released_model(image_size=image_size)
     return saliency_i2ploc_lib.load_variables(
-      path, model, from_size=from_size, prefix=prefix
+      path, model, from_size=from_size, part=part
     )
 
   def test_a_training_checkpoint_of_torch_is_the_same(self):
@@ -125,10 +125,19 @@ class LoadTest(parameterized.TestCase):
       base_model=state, optimizer={'state': {0: moments}}, epoch=99
     )
     torch_file.save(content, path)
-    found = self._load(path, prefix='base_model')
-    jax.tree.map(np.testing.assert_array_equal, found, self._load(self.source))
-    with self.assertRaisesRegex(ValueError, 'Unknown to the model: base_model'):
-      self._load(path, prefix='')
+    expected = self._load(self.source)
+    for part in (None, 'base_model'):
+      found = self._load(path, part=part)
+      jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+  def test_of_student_and_teacher_the_one_that_is_named(self):
+    path = self.folder / 'ckpt.pth'
+    halved = {k: v / 2 for k, v in self.tensors.items()}
+    torch_file.save(dict(student=halved, teacher=self.tensors), path)
+    with self.assertRaisesRegex(ValueError, '2 networks.*#student, .*#teacher'):
+      self._load(path)
+    found, expected = self._load(path, part='teacher'), self._load(self.source)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
   def test_the_position_of_cls_is_part_of_it_and_the_grid_is_resampled(self):
     image = self._load(self.source)['params']['image']
@@ -181,8 +190,8 @@ class LoadTest(parameterized.TestCase):
       self._load(path)
 
   def test_the_wrong_place_of_the_weights_is_named(self):
-    with self.assertRaisesRegex(ValueError, 'no tensor below .*image_encoder'):
-      self._load(self.source, prefix='base_model')
+    with self.assertRaisesRegex(ValueError, '#base_model: no network begins'):
+      self._load(self.source, part='base_model')
 
 
 if __name__ == '__main__':

@@ -21,8 +21,8 @@ RNG = np.random.default_rng(0)
 VIT = dict(width=48, depth=3, num_heads=4, patch_size=8, mlp_ratio=2.0)
 
 
-def _timm(width=192, depth=2, patch=8, side=3):
-  """Tensors with timm's names."""
+def timm(width=192, depth=2, patch=8, side=3):
+  """Tensors of a small ViT with timm's names."""
   shapes = {
     'cls_token': (1, 1, width),
     'pos_embed': (1, 1 + side * side, width),
@@ -166,7 +166,7 @@ class LoadTest(parameterized.TestCase):
   def _dinov2(self):
     """DINOv2 of 64 channels a head as an ONNX exporter leaves it."""
     width, tensors = 128, {}
-    timm = _timm(width=width, depth=1, patch=14, side=4)
+    made = timm(width=width, depth=1, patch=14, side=4)
     layers = {
       'attn.proj': 'attention.output.dense',
       'mlp.fc1': 'mlp.fc1',
@@ -177,11 +177,11 @@ class LoadTest(parameterized.TestCase):
     block = 'net.encoder.layer.0.'
     for theirs, ours in layers.items():
       for part in ('weight', 'bias'):
-        tensors[f'{block}{ours}.{part}'] = timm[f'blocks.0.{theirs}.{part}']
+        tensors[f'{block}{ours}.{part}'] = made[f'blocks.0.{theirs}.{part}']
     for i, name in enumerate(('query', 'key', 'value')):
       rows = slice(i * width, (i + 1) * width)
       for part in ('weight', 'bias'):
-        tensors[f'{block}attention.attention.{name}.{part}'] = timm[
+        tensors[f'{block}attention.attention.{name}.{part}'] = made[
           f'blocks.0.attn.qkv.{part}'
         ][rows]
     for i in (1, 2):
@@ -189,16 +189,16 @@ class LoadTest(parameterized.TestCase):
       tensors[f'{block}layer_scale{i}.lambda1'] = gain
     start = 'net.embeddings.'
     tensors |= {
-      f'{start}cls_token': timm['cls_token'],
-      f'{start}patch_embeddings.projection.weight': timm[
+      f'{start}cls_token': made['cls_token'],
+      f'{start}patch_embeddings.projection.weight': made[
         'patch_embed.proj.weight'
       ],
-      f'{start}patch_embeddings.projection.bias': timm['patch_embed.proj.bias'],
-      'net.layernorm.weight': timm['norm.weight'],
-      'net.layernorm.bias': timm['norm.bias'],
+      f'{start}patch_embeddings.projection.bias': made['patch_embed.proj.bias'],
+      'net.layernorm.weight': made['norm.weight'],
+      'net.layernorm.bias': made['norm.bias'],
       'decoder.weight': np.ones(3, np.float32),
     }
-    return tensors, timm['pos_embed']
+    return tensors, made['pos_embed']
 
   def test_a_file_of_dinov2_needs_no_configuration(self):
     tensors, position = self._dinov2()
@@ -219,7 +219,7 @@ class LoadTest(parameterized.TestCase):
     self._assert_same(found, expected)
 
   def test_a_file_of_timm_needs_no_configuration(self):
-    tensors = _timm()
+    tensors = timm()
     torch_file.save({'model': tensors}, self.folder / 'vit.pth')
     model, found = vit_lib.load_vit(self.folder / 'vit.pth', (24, 24))
     expected = dict(width=192, depth=2, num_heads=3, patch_size=8, mlp_ratio=2)
@@ -233,7 +233,7 @@ class LoadTest(parameterized.TestCase):
 
   def test_the_grid_of_a_timm_file_is_square_or_the_wanted_one(self):
     path = self.folder / 'vit.safetensors'
-    tensors = _timm(side=4)
+    tensors = timm(side=4)
     safetensors_numpy.save_file(tensors, path)
     _, found = vit_lib.load_vit(path, (16, 64))
     position = found['params']['position']
@@ -249,7 +249,7 @@ class LoadTest(parameterized.TestCase):
 
   def test_heads_are_not_guessed(self):
     path = self.folder / 'vit.safetensors'
-    safetensors_numpy.save_file(_timm(width=96), path)
+    safetensors_numpy.save_file(timm(width=96), path)
     with self.assertRaisesRegex(ValueError, 'width 96.*heads is not written'):
       vit_lib.load_vit(path, (24, 24))
 
