@@ -28,6 +28,9 @@ INTRINSICS = flags.DEFINE_list('intrinsics', [], 'fx,fy,cx,cy of the queries.')
 NEAR = flags.DEFINE_list(
   'near', [], 'east,north,radius: about where the queries are, metres.'
 )
+ALLOW_CHANGES = flags.DEFINE_bool(
+  'allow_changes', False, 'Go on where the config is not as it was before.'
+)
 flags.mark_flag_as_required('config')
 
 
@@ -52,13 +55,12 @@ def run(paths: list[str]) -> None:
     print(html.write_report(workdir, DATA_DIR.value))
     return
   data = opening.open_source(config, DATA_DIR.value)
+  asked = ()
   if MODE.value == 'localize':
-    queries = QUERY.value + paths
-    verbs.localize(
-      config, data, workdir, queries, INTRINSICS.value, NEAR.value
-    )
-  else:
-    getattr(verbs, MODE.value)(config, data, workdir)
+    asked = QUERY.value + paths, INTRINSICS.value, NEAR.value
+  getattr(verbs, MODE.value)(
+    config, data, workdir, *asked, allow_changes=ALLOW_CHANGES.value
+  )
 
 
 def _workdir() -> str:

@@ -275,6 +275,7 @@ ORDER = {
     'serialization',
     'checkpoint',
     'provenance',
+    'lock',
     'metric_writer',
     'loop',
   ),

@@ -42,7 +42,7 @@ class VerbsTest(absltest.TestCase):
 
   def run_verb(self, verb, task, *args):
     """Runs a verb of a task; what it printed."""
-    tasks = {'test': lambda config, data: task}
+    tasks = {'test': lambda config, data, allow_changes: task}
     with mock.patch.object(verbs, 'TASKS', tasks):
       with contextlib.redirect_stdout(io.StringIO()) as printed:
         getattr(verbs, verb)(self.config, None, self.workdir, *args)
