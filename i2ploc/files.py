@@ -149,7 +149,6 @@ def _nearest(path: pathlib.Path) -> pathlib.Path:
 def _refusal(path: pathlib.Path, error: OSError) -> InputError:
   """What a disk means, and what to do."""
   full = error.errno in _FULL or error.errno is None
-  at = pathlib.Path(os.fsdecode(error.filename or path))
   remedy = 'choose another --workdir'
   try:
     folder = _nearest(path)
@@ -158,7 +157,7 @@ def _refusal(path: pathlib.Path, error: OSError) -> InputError:
       found = f'its disk or quota is full ({_megabytes(free)} free)'
       remedy = f'free some space and run the same command again, or {remedy}'
     elif error.errno in _NO_FOLDER:
-      found = f'{at} is a file, and a folder is expected there'
+      found = f'{folder} is a file, and a folder is expected there'
     elif error.errno == errno.EROFS:
       found = 'its disk is read-only'
     elif error.errno in (errno.EACCES, errno.EPERM):
