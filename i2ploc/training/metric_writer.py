@@ -206,7 +206,10 @@ class _Events:
     self._records.close()
 
   def _write(self, **fields):
-    event = event_pb2.Event(wall_time=time.time(), **fields)
+    # Its members are made when it is imported.
+    event = event_pb2.Event(  # ty: ignore[missing-attribute]
+      wall_time=time.time(), **fields
+    )
     self._records.write(event.SerializeToString())
 
 
