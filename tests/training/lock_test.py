@@ -36,11 +36,10 @@ PARENT = """
 import os, sys, time
 from i2ploc.training import lock
 with lock.hold(sys.argv[1]):
-  child = os.fork()
-  if not child:
-    time.sleep(30)
+  if not os.fork():
+    print(os.getpid(), flush=True)
+    time.sleep(60)
     os._exit(0)
-  print(child, flush=True)
   sys.stdin.read()
 """
 
@@ -115,6 +114,19 @@ class LockTest(parameterized.TestCase):
     with lock.hold(self.workdir):
       (self.workdir / 'config.json').write_text('{}')
     self.assertEqual(os.listdir(self.workdir), ['config.json'])
+
+  def test_a_file_that_its_owner_removes_meanwhile_is_made_anew(self):
+    flock, calls = fcntl.flock, []
+
+    def late(file, how):
+      if not calls:
+        self.path.unlink()
+      calls.append(how)
+      return flock(file, how)
+
+    with mock.patch.object(fcntl, 'flock', late), lock.hold(self.workdir):
+      with self.assertRaises(InputError), lock.hold(self.workdir):
+        pass
 
   def test_the_lock_is_given_back_by_an_error(self):
     with self.assertRaises(ZeroDivisionError), lock.hold(self.workdir):
