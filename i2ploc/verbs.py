@@ -338,7 +338,7 @@ def _check_continued(checkpoints, config, allow_changes):
     The fields of the latter.
 
   Raises:
-    InputError: there are some, and they are not allowed.
+    InputError: there are some, and they are not allowed, or come too late.
   """
   saved = (checkpoints.provenance() or {}).get('config')
   if saved is None:
@@ -352,6 +352,13 @@ def _check_continued(checkpoints, config, allow_changes):
     'Choose another --workdir, delete this one to start again',
     allowed=allow_changes,
   )
+  steps = checkpoints.steps()
+  if others and steps and steps[-1] >= config.train.num_steps:
+    raise InputError(
+      f'{checkpoints.directory} holds a run that has ended, at step'
+      f' {steps[-1]}: nothing would be trained with the changes. Raise'
+      ' train.num_steps.'
+    )
   if harmless:
     print(f'continuing with {provenance.describe_changes(harmless)}')
   return others

@@ -172,7 +172,6 @@ class TrainTest(parameterized.TestCase):
     self.workdir = pathlib.Path(folder) / 'run'
     self.said = self.enterContext(contextlib.redirect_stderr(io.StringIO()))
     self.enterContext(contextlib.redirect_stdout(io.StringIO()))
-    # Not an `mock.Mock`: it has no test split.
     self.data = mock.Mock(has=lambda role: False)
 
   def config(self, **changes):
@@ -260,6 +259,13 @@ class TrainTest(parameterized.TestCase):
     best = os.listdir(self.workdir / 'checkpoints/best')
     self.assertEqual(best, ['4'])
     self.train(config)  # now it is the config of the run
+
+  def test_changes_of_a_run_that_has_ended_are_refused(self):
+    self.train(self.config())
+    before = self.content()
+    with self.assertRaisesRegex(InputError, 'has ended, at step 2.*num_steps'):
+      self.train(self.config(seed=1), allow_changes=True)
+    self.assertEqual(self.content(), before)
 
   def test_a_config_that_does_not_fit_leaves_the_workdir_alone(self):
     self.train(self.config())
