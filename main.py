@@ -33,6 +33,9 @@ IGNORE_ORIENTATION = flags.DEFINE_bool(
 NEAR = flags.DEFINE_list(
   'near', [], 'east,north,radius: about where the queries are, metres.'
 )
+ALLOW_CHANGES = flags.DEFINE_bool(
+  'allow_changes', False, 'Go on where the config is not as it was before.'
+)
 flags.mark_flag_as_required('config')
 
 
@@ -57,19 +60,11 @@ def run(paths: list[str]) -> None:
     print(html.write_report(workdir, DATA_DIR.value))
     return
   data = opening.open_source(config, DATA_DIR.value)
+  asked, options = (), {'allow_changes': ALLOW_CHANGES.value}
   if MODE.value == 'localize':
-    queries = QUERY.value + paths
-    verbs.localize(
-      config,
-      data,
-      workdir,
-      queries,
-      INTRINSICS.value,
-      NEAR.value,
-      upright=not IGNORE_ORIENTATION.value,
-    )
-  else:
-    getattr(verbs, MODE.value)(config, data, workdir)
+    asked = QUERY.value + paths, INTRINSICS.value, NEAR.value
+    options['upright'] = not IGNORE_ORIENTATION.value
+  getattr(verbs, MODE.value)(config, data, workdir, *asked, **options)
 
 
 def _workdir() -> str:

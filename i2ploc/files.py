@@ -3,16 +3,23 @@
 
 A file is written beside its final place and renamed: a process that dies
 leaves what was there before, and readers never see half a file. This is the
-only module that writes results.
+only module that writes results. What a disk refuses is one line for the user,
+and `check_folder` asks it before the work instead of after.
 """
 
 from collections.abc import Generator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
+import errno
 import json
 import math
 import os
 import pathlib
+import pwd
+import re
+import shutil
+import tempfile
 from typing import Any
 import zipfile
 import zlib
@@ -23,6 +30,17 @@ from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 
 Path = str | os.PathLike
+
+# What a probe writes: more than a file system keeps inside of a directory.
+_PROBE = bytes(2**16)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
+_REFUSED = (
+  *(*_FULL, *_NO_FOLDER, errno.EROFS, errno.EACCES, errno.EPERM),
+  *(errno.EIO, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ESTALE),
+)
+# numpy says how much it wrote to a disk that became full, and no number.
+_SHORT = re.compile(r'\d+ requested and \d+ written')
 
 
 @contextlib.contextmanager
@@ -37,17 +55,134 @@ def replacing(path: Path) -> Generator[pathlib.Path]:
 
   Yields:
     Where to write.
+
+  Raises:
+    InputError: the disk is full, or the place cannot be written.
   """
   path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
   draft = path.with_name(f'.{os.getpid()}.tmp.{path.name}')
+  with writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      yield draft
+      with open(draft, 'rb') as written:
+        os.fsync(written.fileno())
+      os.replace(draft, path)
+    finally:
+      # A folder that cannot be written has no draft, and would say so again.
+      with contextlib.suppress(NotADirectoryError, PermissionError):
+        draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Generator[None]:
+  """Says in one line why what the body writes to `path` cannot be written.
+
+  Args:
+    path: a file, or a folder of them.
+
+  Raises:
+    InputError: the disk is full, or the place cannot be written. Other errors
+      of the body pass.
+  """
   try:
-    yield draft
-    with open(draft, 'rb') as written:
-      os.fsync(written.fileno())
-    os.replace(draft, path)
-  finally:
-    draft.unlink(missing_ok=True)
+    yield
+  except InputError:
+    raise
+  except OSError as error:
+    if error.errno not in _REFUSED and not _SHORT.search(str(error)):
+      raise
+    raise _refusal(pathlib.Path(path), error) from error
+
+
+def check_folder(path: Path, inside: Sequence[str] = ()) -> None:
+  """Writes into a folder, or where it would be made, and removes it again.
+
+  Asked before the work that it takes to have something to write.
+
+  Args:
+    path: a folder; one that does not exist is not made.
+    inside: folders in it that will be written too, where they exist. They may
+      belong to somebody else, as after a run with sudo.
+
+  Raises:
+    InputError: it is a file, the disk is full or read-only, or the folder
+      belongs to somebody else.
+  """
+  path = pathlib.Path(path)
+  below = [path / name for name in inside]
+  for folder in [_nearest(path), *filter(os.path.lexists, below)]:
+    with writing(folder):
+      if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, 'a file', str(folder))
+      # Nothing stays of it, even if the process is killed here.
+      with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(_PROBE)
+        probe.flush()
+        os.fsync(probe.fileno())
+
+
+def check_space(path: Path, num_bytes: float) -> None:
+  """Refuses work whose results have no place on the disk.
+
+  Args:
+    path: where they will be written; need not exist yet.
+    num_bytes: that they take, beside what is there.
+
+  Raises:
+    InputError: fewer are free.
+  """
+  free = shutil.disk_usage(_nearest(pathlib.Path(path))).free
+  if free < num_bytes:
+    raise InputError(
+      f'{path} needs {_megabytes(num_bytes)}, and {_megabytes(free)} are free'
+      ' on its disk: free some, or choose another --workdir.'
+    )
+
+
+def _nearest(path: pathlib.Path) -> pathlib.Path:
+  """The path, or the nearest above it that exists."""
+  path = path.absolute()
+  return next(one for one in (path, *path.parents) if os.path.lexists(one))
+
+
+def _refusal(path: pathlib.Path, error: OSError) -> InputError:
+  """What a disk means, and what to do."""
+  full = error.errno in _FULL or error.errno is None
+  remedy = 'choose another --workdir'
+  try:
+    folder = _nearest(path)
+    if full:
+      free = shutil.disk_usage(folder).free
+      found = f'its disk or quota is full ({_megabytes(free)} free)'
+      remedy = f'free some space and run the same command again, or {remedy}'
+    elif error.errno in _NO_FOLDER:
+      found = f'{folder} is a file, and a folder is expected there'
+    elif error.errno == errno.EROFS:
+      found = 'its disk is read-only'
+    elif error.errno in (errno.EACCES, errno.EPERM):
+      found = (
+        f'{folder} belongs to {_name(folder.stat().st_uid)}, and'
+        f' {_name(os.geteuid())} may not write there'
+      )
+      remedy = f'have its rights changed, or {remedy}'
+    else:
+      found = error.strerror or str(error)
+  except OSError:  # of the question
+    found = error.strerror or str(error)
+  return InputError(f'Cannot write {path}: {found}. Please {remedy}.')
+
+
+def _name(user: int) -> str:
+  """Of a user, where one is known."""
+  try:
+    return f'user {pwd.getpwuid(user).pw_name!r}'
+  except KeyError:
+    return f'user {user}'
+
+
+def _megabytes(count: float) -> str:
+  return f'{count / 1e6:,.1f} MB'
 
 
 def version(path: Path) -> tuple[int, int, int]:
@@ -105,7 +240,10 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 def load_arrays(
-  path: Path, remedy: str, format: str | None = None
+  path: Path,
+  remedy: str,
+  format: str | None = None,
+  names: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
   """Reads an npz of plain arrays.
 
@@ -113,6 +251,7 @@ def load_arrays(
     path: of the file.
     remedy: what to do if it cannot be used, as a command to the user.
     format: that it must have; None for any.
+    names: of those to read, where they exist; None for all.
 
   Returns:
     The arrays by name, without a checked `format`.
@@ -126,7 +265,8 @@ def load_arrays(
     raise MissingFileError(f'There is no {path}: {remedy}.')
   try:
     with np.load(path, allow_pickle=False) as file:
-      arrays = dict(file)
+      read = file.files if names is None else set(names) & set(file.files)
+      arrays = {name: file[name] for name in read}
   except (
     AttributeError,  # np.load returns a bare array for an npy file
     EOFError,

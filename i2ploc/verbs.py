@@ -5,15 +5,19 @@ Each joins a config, the data of an experiment and a workdir, and leaves files
 that the next one reads:
 
   train     checkpoints/  metrics.jsonl  events/  and what evaluate writes
-  evaluate  results.json, and what its task leaves for a report
+  evaluate  results.json  evaluation.json, and what its task leaves for a report
   index     the map of its task
   localize  answers.jsonl
 
 config.json is written by whichever of the first three came first or trained.
-All raise InputError for what a user can mend.
+What a verb reads of a workdir was made with a config; one that differs where it
+matters is refused, unless `allow_changes` says that it is meant. All raise
+InputError for what a user can mend, a workdir that cannot be written first of
+all.
 """
 
 from collections.abc import Sequence
+import contextlib
 import functools
 import json
 import pathlib
@@ -31,6 +35,7 @@ from i2ploc.tasks import objects
 from i2ploc.tasks import places
 from i2ploc.tasks import task as task_lib
 from i2ploc.training import checkpoint
+from i2ploc.training import lock
 from i2ploc.training import loop
 from i2ploc.training import metric_writer
 from i2ploc.training import provenance
@@ -66,50 +71,102 @@ _MAY_CHANGE = (
   'train.pretrained',
   'data.packed',
   'data.test',
-  'data.validation',
 )
 _FOLDER = '_dir'
+# A best checkpoint that was chosen otherwise is no better or worse.
+_CHOOSES = (
+  'data.validation',
+  'evaluation.select',
+  'evaluation.exclude_self',
+  'evaluation.disc',
+)
+# Folders of a workdir that verbs write into.
+_FOLDERS = (
+  *('checkpoints', 'checkpoints/steps', 'checkpoints/best', 'events'),
+  *('parts', 'maps', 'descriptors', 'queries'),
+)
 
 
-def train(config: Any, data: Any, workdir: str | pathlib.Path) -> None:
+def train(
+  config: Any,
+  data: Any,
+  workdir: str | pathlib.Path,
+  *,
+  allow_changes: bool = False,
+) -> None:
   """Trains, chooses the checkpoint on validation, evaluates on test.
 
   Continues from the newest checkpoint of the workdir, if its config is the
-  same as far as training goes.
+  same as far as training goes. Nobody else trains there meanwhile.
+
+  Args:
+    config: of the run.
+    data: of the run.
+    workdir: of the run.
+    allow_changes: continues with fields that are not as before.
 
   Raises:
-    InputError: nothing to train, or the workdir holds another run.
+    InputError: nothing to train, or the workdir holds another run, which may be
+      going on.
   """
-  training = _of_task(config, data, 'train')
-  workdir = pathlib.Path(workdir)
-  checkpoints = checkpoint.open_checkpoints(config, workdir)
-  try:
-    _fit(config, workdir, training, checkpoints)
-  finally:
-    checkpoints.close()
-  if data.has('test'):
-    evaluate(config, data, workdir)
+  training = _of_task(config, data, 'train', allow_changes)
+  workdir = _writable(workdir)
+  # Of processes that train together the first one writes.
+  alone = lock.hold if jax.process_index() == 0 else contextlib.nullcontext
+  with alone(workdir):
+    checkpoints = checkpoint.open_checkpoints(config, workdir)
+    try:
+      _fit(config, workdir, training, checkpoints, allow_changes)
+    finally:
+      checkpoints.close()
+    if data.has('test'):
+      evaluate(config, data, workdir)
 
 
 def evaluate(
-  config: Any, data: Any, workdir: str | pathlib.Path
+  config: Any,
+  data: Any,
+  workdir: str | pathlib.Path,
+  *,
+  allow_changes: bool = False,
 ) -> dict[str, float]:
-  """Measures on the test data; writes results.json and prints a table."""
-  measure = _of_task(config, data, 'evaluate')
-  workdir = pathlib.Path(workdir)
-  results, lines = measure(workdir)
-  results = {name: float(value) for name, value in results.items()}
+  """Measures on the test data; writes results.json and prints a table.
+
+  Args:
+    config: of what is measured.
+    data: with a test split.
+    workdir: with a checkpoint or a map, unless the config names weights.
+    allow_changes: takes those of a config that differs where it matters.
+  """
+  measure = _of_task(config, data, 'evaluate', allow_changes)
+  workdir = _writable(workdir)
+  found = measure(workdir)
+  results = {name: float(value) for name, value in found.results.items()}
   files.save_json(workdir / 'results.json', results)
+  files.save_json(
+    workdir / 'evaluation.json',
+    {
+      **found.facts,
+      'skipped': list(found.skipped),
+      'config': config.to_dict(),
+    },
+  )
   _describe(config, workdir)
-  for line in lines:
+  for line in (*found.lines, *found.skipped):
     print(line)
   return results
 
 
-def index(config: Any, data: Any, workdir: str | pathlib.Path) -> None:
-  """Makes the map that `localize` asks."""
-  make = _of_task(config, data, 'index')
-  workdir = pathlib.Path(workdir)
+def index(
+  config: Any,
+  data: Any,
+  workdir: str | pathlib.Path,
+  *,
+  allow_changes: bool = False,
+) -> None:
+  """Makes the map that `localize` asks; arguments as those of `evaluate`."""
+  make = _of_task(config, data, 'index', allow_changes)
+  workdir = _writable(workdir)
   print(make(workdir))
   _describe(config, workdir)
 
@@ -121,7 +178,9 @@ def localize(
   paths: Sequence[str],
   intrinsics: Sequence[str | float] = (),
   near: Sequence[str | float] = (),
+  *,
   upright: bool = True,
+  allow_changes: bool = False,
 ) -> None:
   """Answers image files; prints JSON lines and writes answers.jsonl.
 
@@ -133,9 +192,10 @@ def localize(
     intrinsics: fx, fy, cx, cy of the files, see `query_files.read_queries`.
     near: east, north and radius about them, see `query_files.read_queries`.
     upright: whether they are turned as their EXIF says, see the same.
+    allow_changes: asks a map of a config that differs where it matters.
   """
-  open_map = _of_task(config, data, 'localize')
-  workdir = pathlib.Path(workdir)
+  open_map = _of_task(config, data, 'localize', allow_changes)
+  workdir = _writable(workdir)
   stages, camera, with_boxes, num_images = open_map(workdir)
   queries = query_files.read_queries(
     paths,
@@ -157,29 +217,40 @@ def localize(
   files.save_text(workdir / 'answers.jsonl', '\n'.join(lines) + '\n')
 
 
-def make_task(config: Any, data: Any) -> task_lib.Task:
+def make_task(
+  config: Any, data: Any, allow_changes: bool = False
+) -> task_lib.Task:
   """The task of a config.
 
   Args:
     config: with `task`, of TASKS.
     data: the config's `sources` object; None of one that names no data.
+    allow_changes: whether checkpoints and maps of a workdir may be of a config
+      that differs where it matters.
 
   Raises:
     InputError: an unknown task, or a model that cannot be built.
   """
   if config.task not in TASKS:
     raise InputError(f'Unknown task {config.task!r}; known: {sorted(TASKS)}.')
-  return TASKS[config.task](config, data)
+  return TASKS[config.task](config, data, allow_changes)
 
 
-def _of_task(config, data, verb):
+def _of_task(config, data, verb, allow_changes):
   """What a verb needs of the config's task."""
-  task = make_task(config, data)
+  task = make_task(config, data, allow_changes)
   part = getattr(task, _NEEDS[verb])
   if part is None:
     known = [v for v, need in _NEEDS.items() if getattr(task, need) is not None]
     raise InputError(f'{config.name} has no {verb!r}; it has {known}.')
   return part
+
+
+def _writable(workdir) -> pathlib.Path:
+  """The workdir, once it is known that files can be written there."""
+  workdir = pathlib.Path(workdir)
+  files.check_folder(workdir, _FOLDERS)
+  return workdir
 
 
 def _describe(config, workdir):
@@ -188,15 +259,24 @@ def _describe(config, workdir):
     files.save_json(workdir / 'config.json', config.to_dict())
 
 
-def _fit(config, workdir, training: task_lib.Training, checkpoints) -> None:
+def _fit(
+  config,
+  workdir,
+  training: task_lib.Training,
+  checkpoints: checkpoint.Checkpoints,
+  allow_changes: bool,
+) -> None:
   """Trains from the last checkpoint of a workdir, or from fresh variables.
 
   What can be wrong with model, optimizer and workdir is found before data is
-  read, and the workdir is written last.
+  read, and the workdir is written last: config.json once the checkpoint has
+  turned out to fit.
   """
-  _check_continued(checkpoints, config)
-  shapes = jax.eval_shape(training.init, jax.random.key(config.seed))
+  changes = _check_continued(checkpoints, config, allow_changes)
+  key = jax.random.key(config.seed)
+  shapes = dict(jax.eval_shape(training.init, key))
   training.optimizer.trains(shapes['params'])
+  checkpoints.check_space(jax.eval_shape(_start(config, training), shapes))
   step = step_lib.make_train_step(
     training.embed,
     training.loss,
@@ -205,24 +285,23 @@ def _fit(config, workdir, training: task_lib.Training, checkpoints) -> None:
     ema_decay=config.train.ema_decay,
   )
   batches, evaluators = training.batches(), training.evaluators()
-  model_state = dict(training.init(jax.random.key(config.seed)))
+  variables = dict(training.init(key))
   if not checkpoints.steps():
-    model_state = dict(training.prepare(model_state))
-  params = model_state.pop('params')
-  files.save_json(workdir / 'config.json', config.to_dict())
-  count = sum(x.size for x in jax.tree.leaves(params))
+    variables = dict(training.prepare(variables))
+  count = sum(x.size for x in jax.tree.leaves(variables['params']))
   print(f'{count:,} parameters')
   writer = metric_writer.MetricWriter(
     workdir, headline=('loss', 'recall_at_1', 'accuracy', 'scale')
   )
+
+  def started():
+    if changes:  # what was the best of another config says nothing of this one
+      checkpoints.forget_best()
+    files.save_json(workdir / 'config.json', config.to_dict())
+
   try:
     loop.train(
-      state_lib.init_state(
-        params,
-        model_state,
-        training.optimizer.init,
-        jax.random.key(config.seed + 1),
-      ),
+      _start(config, training)(variables),
       batches,
       step,
       num_steps=config.train.num_steps,
@@ -234,30 +313,61 @@ def _fit(config, workdir, training: task_lib.Training, checkpoints) -> None:
       writer=writer,
       id_keys=training.id_keys,
       refresh_every=training.refresh_every,
+      started=started,
     )
   finally:
     writer.close()
 
 
-def _check_continued(checkpoints, config):
-  """Refuses to continue the run of another config; says what is not as before.
+def _start(config, training):
+  """From variables to the state that training starts from."""
+
+  def start(variables):
+    others = {k: v for k, v in variables.items() if k != 'params'}
+    return state_lib.init_state(
+      variables['params'],
+      others,
+      training.optimizer.init,
+      jax.random.key(config.seed + 1),
+    )
+
+  return start
+
+
+def _check_continued(checkpoints, config, allow_changes):
+  """Says what is not as before; refuses what training depends on.
+
+  Returns:
+    The fields of the latter.
 
   Raises:
-    InputError: a field differs that training depends on.
+    InputError: there are some, and they are not allowed, or come too late.
   """
-  saved = (checkpoints.provenance() or {}).get('config', {})
+  saved = (checkpoints.provenance() or {}).get('config')
+  if saved is None:
+    return {}
   changes = provenance.config_changes(saved, config.to_dict())
-  harmless = {
-    name: change
-    for name, change in changes.items()
-    if name.startswith(_MAY_CHANGE) or name.endswith(_FOLDER)
-  }
-  others = {k: v for k, v in changes.items() if k not in harmless}
-  if others:
+  harmless = provenance.only(changes, _may_change)
+  others = provenance.only(changes, lambda name: name not in harmless)
+  provenance.check_changes(
+    f'{checkpoints.directory} holds a run',
+    others,
+    'Choose another --workdir, delete this one to start again',
+    allowed=allow_changes,
+  )
+  steps = checkpoints.steps()
+  if others and steps and steps[-1] >= config.train.num_steps:
     raise InputError(
-      f'{checkpoints.directory} holds a run of another config:'
-      f' {provenance.describe_changes(others)}. Choose another --workdir, or'
-      ' delete this one to start again.'
+      f'{checkpoints.directory} holds a run that has ended, at step'
+      f' {steps[-1]}: nothing would be trained with the changes. Raise'
+      ' train.num_steps.'
     )
   if harmless:
     print(f'continuing with {provenance.describe_changes(harmless)}')
+  return others
+
+
+def _may_change(name):
+  if name in _CHOOSES:
+    return False
+  return name.startswith(_MAY_CHANGE) or name.endswith(_FOLDER)

@@ -282,6 +282,7 @@ ORDER = {
     'serialization',
     'checkpoint',
     'provenance',
+    'lock',
     'metric_writer',
     'loop',
   ),

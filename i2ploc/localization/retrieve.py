@@ -200,7 +200,9 @@ def localize(
     key, frame, view and name of the reading (see `Index`), position of its body
     (the height may be NaN) and heading, and distance_from_best: horizontal
     metres to the answer of rank 1, infinite in another town. A map whose
-    positions are no metres has neither position nor distance.
+    positions are no metres has neither position nor distance. Where there are
+    confidences, confidence_within says within which distance of an answer
+    they count as right.
 
   Raises:
     InputError: no query, descriptors that are not finite, not of unit norm or
@@ -221,7 +223,7 @@ def localize(
     if not len(rows):
       answers.append([])
       continue
-    confidence = [None] * len(rows)
+    confidence, how_near = [None] * len(rows), ''
     if scale is None and calibration is not None and not calibration.reason:
       margins = calibration_lib.margins(
         index, query, rows, similarities, calibration.radius, allowed
@@ -229,6 +231,7 @@ def localize(
       confidence = calibration_lib.confidence(
         calibration, similarities, margins
       ).tolist()
+      how_near = f'{calibration.radius:g} {calibration.unit}'
     if scale is not None:
       confidence = [
         _mass(index, query, row, logit, scale, radius, allowed)
@@ -236,17 +239,22 @@ def localize(
           rows, scale * (similarities - similarities[0]) - log_sum, strict=True
         )
       ]
-    if index.similarity == 'cosine':
+      how_near = f'{radius:g} {index.unit}'
+    if index.similarity == 'cosine':  # other similarities are of any size
       similarities = np.clip(similarities, -1, 1)
-    answers.append(
-      answers_from_rows(
-        index,
-        rows,
-        similarities,
-        confidence,
-        calibration.reason if calibration is not None else '',
-      )
+    found = answers_from_rows(
+      index,
+      rows,
+      similarities,
+      confidence,
+      calibration.reason if calibration is not None else '',
     )
+    if how_near:
+      found = [
+        one._replace(evidence={**one.evidence, 'confidence_within': how_near})
+        for one in found
+      ]
+    answers.append(found)
   return answers
 
 

@@ -41,6 +41,13 @@ def table(
     positions=any(one['evidence'].get('position') for one in answers),
     headings=any(one['evidence'].get('heading') is not None for one in answers),
     confidences=any(one['confidence'] is not None for one in answers),
+    within=', '.join(
+      dict.fromkeys(
+        str(one['evidence']['confidence_within'])
+        for one in answers
+        if one['evidence'].get('confidence_within')
+      )
+    ),
   )
 
 

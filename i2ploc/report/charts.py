@@ -33,7 +33,7 @@ def verdicts(
   """
   first, nearest = record['distances'][:, 0], record['nearest']
   answered = record['ranked_rows'][:, 0] >= 0
-  unknown = np.isnan(nearest) | (answered & np.isnan(first))
+  unknown = np.isnan(nearest) | (answered & np.isnan(first)) | np.isnan(radius)
   if has_length:
     answers = positions(record, record['ranked_rows'][:, 0])
     unknown |= np.isnan(record['query_positions'][:, :2]).any(1)
@@ -319,24 +319,34 @@ def _reliability(label, color, sure, right) -> figures.Series:
 
 
 def learning_curves(
-  metrics: Sequence[Mapping[str, float]], radius: float
+  metrics: Sequence[Mapping[str, float]], within: str
 ) -> templates.Markup:
-  """Loss, in-batch recall, validation recall and scale over the steps."""
+  """Loss, in-batch recall, validation recall and scale over the steps.
+
+  Args:
+    metrics: the logged numbers.
+    within: how near a right answer is, as names of numbers end; where that was
+      not logged, what was.
+  """
   names = list(dict.fromkeys(name for record in metrics for name in record))
+  within = recall.measured(dict.fromkeys(names, 0.0), within)
   training = [name for name in names if not name.startswith('validation/')]
   validation = [
     name
     for name in names
     if name.startswith('validation/')
     and name.count('/') == 3
-    and name.endswith(f'/recall@1_{radius:g}m')
+    and name.endswith(f'/recall@1_{within}')
   ]
   batch = [n for n in training if 'recall' in n or 'accuracy' in n]
   charts = [
     _curves(metrics, [n for n in training if 'loss' in n], 'Loss'),
     _curves(metrics, batch, 'Recall inside the batch (%)'),
     _curves(
-      metrics, validation, f'Validation Recall@1 at {radius:g} m (%)', 'dots'
+      metrics,
+      validation,
+      f'Validation Recall@1 {recall.within_text(within)} (%)',
+      'dots',
     ),
     _curves(metrics, [n for n in names if n == 'scale'], 'Scale (1 / T)'),
   ]

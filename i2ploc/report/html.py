@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import datetime
 import json
+import math
 import os
 import pathlib
 import platform
@@ -53,6 +54,7 @@ _RESIZED = {
   'nearest_crop': 'five crops, of which the nearest counts',
 }
 
+_SIMILARITIES = {'cosine': 'cosine', 'dot': 'dot product, of any size'}
 _FIELDS = {'num_clusters': '{} words', 'features': '{} numbers'}
 _POOLINGS = {
   'default': 'as suits the network',
@@ -113,6 +115,7 @@ def write_report(
     folders.append(pathlib.Path(data_dir).expanduser())
   if work.photos is not None:
     folders.append(work.photos.folder)
+  files.check_folder(work.path)
   for detail in _DETAILS:
     page = _page(work, detail, folders)
     if len(page.encode('utf-8')) <= MAX_BYTES:
@@ -180,6 +183,7 @@ def _head(work: Work) -> Markup:
     question=question,
     tiles=tiles,
     facts=facts,
+    skipped=work.evaluation.get('skipped', ()),
     warnings=[
       text
       for name, text in _WARNINGS.items()
@@ -190,7 +194,7 @@ def _head(work: Work) -> Markup:
 
 def _facts(work: Work) -> dict[str, str]:
   facts = {}
-  data = work.config.get('data')
+  data = work.measured.get('data')
   if work.photos is not None:
     facts |= _photo_facts(work, work.photos)
   elif isinstance(data, Mapping):
@@ -210,6 +214,10 @@ def _facts(work: Work) -> dict[str, str]:
       facts['Trained'] += f', until {work.written["metrics.jsonl"]}'
   if 'results.json' in work.written:
     facts['Evaluated'] = work.written['results.json']
+  if similarity := work.evaluation.get('similarity'):
+    facts['Similarity'] = _SIMILARITIES.get(similarity, similarity)
+    if work.evaluation.get('scale') is not None:
+      facts['Similarity'] += f'; learned scale {work.evaluation["scale"]:.4g}'
   if work.answers:
     facts['Localized'] = (
       f'{len(work.answers)} image{"s" * (len(work.answers) != 1)},'
@@ -380,9 +388,16 @@ def _reading(work: Work) -> str:
   return 'photo' if work.map_side == 'image' else 'map reading'
 
 
+def _knows_right(work: Work) -> bool:
+  """Whether it is known how near a right answer is."""
+  return not math.isnan(work.radius)
+
+
 def _maps(work: Work) -> _Section | None:
   lead, content = '', _missing(work, 'predictions.npz', 'evaluate')
-  if work.predictions:
+  if work.predictions and not _knows_right(work):
+    content = _missing(work, 'evaluation.json', 'evaluate')
+  elif work.predictions:
     of = work.photos
     lengths = of is None or of.unit == 'm'
     content = templates.Markup()
@@ -421,6 +436,9 @@ def _retrievals(
     return _Section('retrievals', 'Queries', lead, content)
   if not work.examples and not _evaluated(work):
     return None
+  if work.examples and not _knows_right(work):
+    missing = _missing(work, 'evaluation.json', 'evaluate')
+    return _Section('retrievals', 'Retrievals', '', missing)
   content = examples.strips(
     work.examples, detail.examples, detail.width, work.radius
   ) or _missing(work, 'examples.npz', 'evaluate')
@@ -460,22 +478,22 @@ def _confidence(work: Work) -> _Section | None:
   content = charts.confidence_charts(work.predictions, work.radius)
   if not content and work.map_side == 'image':
     return None
-  lead = (
-    'The confidence of an answer is what localize prints: how often answers as'
-    ' similar, and as far ahead of the next place, were right when the map was'
-    ' asked against itself. A confidence that holds for these queries too'
-    ' follows the dashed diagonal. Queries that have a right answer in the map.'
-    if work.map_side == 'image'
-    else 'The confidence of an answer is what localize prints: the share of the'
-    ' softmax over all places of the map, at the learned scale, that lies'
-    f' within {work.radius:g} m of it. A model that knows what it knows follows'
-    ' the dashed diagonal. Camera queries that have a right answer in the map.'
+  told = work.evaluation.get('confidence') or (
+    work.photos.confidence if work.photos else ''
   )
+  lead = (
+    f'The confidence of an answer: {told or "no file says how it is made"}. One'
+    ' that holds for these queries follows the dashed diagonal. Queries that'
+    ' have a right answer in the map.'
+  )
+  file = 'predictions.npz with confidences'
+  if not _knows_right(work):
+    file = 'evaluation.json'
   return _Section(
     'confidence',
     'Confidence',
     lead,
-    content or _missing(work, 'predictions.npz with confidences', 'evaluate'),
+    content or _missing(work, file, 'evaluate'),
   )
 
 
@@ -511,13 +529,22 @@ def _learning(work: Work) -> _Section | None:
       'Every logged step of training; the faint line is the value, the strong'
       ' one its running mean.'
     )
-    content = charts.learning_curves(work.metrics, work.radius)
+    content = charts.learning_curves(work.metrics, work.within)
   return _Section('learning', 'Learning curves', lead, content)
 
 
 def _config(work: Work) -> _Section:
   content = _missing(work, 'config.json', 'train')
   if work.config:
-    text = json.dumps(work.config, indent=2, default=str)
-    content = templates.render('config.html', text=text)
+    content = templates.render(
+      'config.html', text=_json(work.config), what='of the run'
+    )
+  if work.measured != work.config:
+    content += templates.render(
+      'config.html', text=_json(work.measured), what='of the evaluation'
+    )
   return _Section('config', 'Configuration', '', content)
+
+
+def _json(config: Mapping[str, Any]) -> str:
+  return json.dumps(config, indent=2, default=str)

@@ -283,7 +283,9 @@ def _answered(record, thumbnails, width) -> Row:
     if path and os.path.realpath(path) == os.path.realpath(name):
       facts.append('the query itself')
     if one['confidence'] is not None:
-      facts.insert(0, f'confidence {100 * one["confidence"]:.0f} %')
+      near = evidence.get('confidence_within')
+      sure = f'confidence {100 * one["confidence"]:.0f} %'
+      facts.insert(0, f'{sure} within {near}' if near else sure)
     away = evidence.get('distance_from_best')
     if one['rank'] > 1 and away is not None and evidence.get('position'):
       facts.append(f'{away:.0f} m from answer 1')

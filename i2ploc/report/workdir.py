@@ -35,6 +35,7 @@ FILES = (
   'config.json',
   'metrics.jsonl',
   'results.json',
+  'evaluation.json',
   'predictions.npz',
   'examples.npz',
   'answers.jsonl',
@@ -100,6 +101,8 @@ class Workdir(NamedTuple):
     config: the resolved config.
     metrics: one record per line, each with a 'step'.
     results: numbers by name, finite ones only.
+    evaluation: how they were measured: `config`, and radius, unit, similarity,
+      scale, confidence and skipped, see `tasks.task.Evaluation`.
     predictions: arrays by field, by '<split>/<protocol>/<direction>'.
     examples: arrays by field, the same number of rows each.
     overviews: by town.
@@ -114,6 +117,7 @@ class Workdir(NamedTuple):
   config: Mapping[str, Any]
   metrics: list[Mapping[str, float]]
   results: Mapping[str, float]
+  evaluation: Mapping[str, Any]
   predictions: Mapping[str, Arrays]
   examples: Arrays
   overviews: Mapping[str, Overview]
@@ -124,12 +128,20 @@ class Workdir(NamedTuple):
   written: Mapping[str, str]
 
   @property
+  def measured(self) -> Mapping[str, Any]:
+    """The config of the evaluation, which may not be that of the training."""
+    return self.evaluation.get('config') or self.config
+
+  @property
   def radius(self) -> float:
-    """Within which an answer is right, in metres unless photos differ."""
+    """Within which an answer is right, in metres unless photos differ.
+
+    NaN where no file says: nobody knows then which answers are right.
+    """
     if self.photos is not None:
       return self.photos.radius
-    index = self.config.get('index')
-    return float(index['radius']) if index else 10.0
+    told = self.measured.get('index') or {}
+    return float(self.evaluation.get('radius', told.get('radius', math.nan)))
 
   @property
   def within(self) -> str:
@@ -173,6 +185,7 @@ def load_workdir(path: str | pathlib.Path) -> Workdir:
       if 'step' in record
     ],
     results=_numbers(_mapping(path / 'results.json')),
+    evaluation=_mapping(path / 'evaluation.json'),
     predictions=_predictions(path / 'predictions.npz'),
     examples=_examples(path / 'examples.npz'),
     overviews=_overviews(path),

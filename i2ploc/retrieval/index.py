@@ -530,6 +530,19 @@ def load_index(
   return index
 
 
+def load_provenance(path: str | os.PathLike) -> dict[str, str]:
+  """Where an index comes from, without its descriptors.
+
+  Raises:
+    MissingFileError: there is no such file.
+    InputError: it is no index.
+  """
+  arrays = files.load_arrays(path, _REMEDY, names=('provenance',))
+  if 'provenance' not in arrays:
+    raise InputError(f'{path} lacks its provenance; {_REMEDY}.')
+  return json.loads(str(arrays['provenance']))
+
+
 def _from_format_1(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   arrays = dict(arrays)
   if 'camera_from_lidar' in arrays:

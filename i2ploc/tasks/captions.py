@@ -27,15 +27,22 @@ from i2ploc.training import checkpoint
 from i2ploc.training import provenance
 
 
-def make_task(config: Any, data: Any) -> task_lib.Task:
+def make_task(
+  config: Any, data: Any, allow_changes: bool = False
+) -> task_lib.Task:
   """The task; the model is built, and no data is read.
+
+  Args:
+    config: with model, loss, optimizer and train.
+    data: with crops, see `sources.drives`.
+    allow_changes: see `training.provenance`.
 
   Raises:
     InputError: a model, loss or optimizer that cannot be.
   """
   return task_lib.Task(
     training=_training(config, data),
-    evaluate=functools.partial(_evaluate, config, data),
+    evaluate=functools.partial(_evaluate, config, data, allow_changes),
   )
 
 
@@ -107,9 +114,9 @@ def _training(config, data) -> task_lib.Training:
   )
 
 
-def _evaluate(config, data, workdir) -> task_lib.Evaluation:
+def _evaluate(config, data, allow_changes, workdir) -> task_lib.Evaluation:
   """Measures the best checkpoint on the test split."""
-  encoder, restored = _restore(workdir, config)
+  encoder, restored = _restore(workdir, config, allow_changes)
   evaluator = _evaluator(config, data, encoder, 'test')
   results = dict(evaluator.run(restored.value))
   results['step'] = float(restored.step)
@@ -117,7 +124,7 @@ def _evaluate(config, data, workdir) -> task_lib.Evaluation:
   return task_lib.Evaluation(results, lines)
 
 
-def _restore(workdir, config=None):
+def _restore(workdir, config=None, allow_changes=False):
   """The encoder of a workdir, and its best checkpoint.
 
   The checkpoint says what model it belongs to; a config that says otherwise is
@@ -138,13 +145,14 @@ def _restore(workdir, config=None):
         ' CLIP: name a workdir of configs/clip.py.'
       )
     if config is not None:
-      provenance.check_model(checkpoints, config)
-    model, tokenize = _make(made_by['model'])
+      provenance.check_model(checkpoints, config, allow_changes=allow_changes)
+    asked = made_by if config is None else config.to_dict()
+    model, tokenize = _make(asked['model'])
     restored = checkpoints.restore_best(dict(towers.shapes(model)))
   finally:
     checkpoints.close()
   name = f'{workdir}, step {restored.step}, {restored.fingerprint[:12]}'
-  encoder = _encoder(model, restored.value, tokenize, made_by['margin'], name)
+  encoder = _encoder(model, restored.value, tokenize, asked['margin'], name)
   return encoder, restored
 
 

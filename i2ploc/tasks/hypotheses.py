@@ -27,14 +27,17 @@ from i2ploc.tasks import task as task_lib
 FILE = 'hypotheses.json'
 
 
-def make_task(config: Any, data: Any) -> task_lib.Task:
+def make_task(
+  config: Any, data: Any, allow_changes: bool = False
+) -> task_lib.Task:
   """The task; `data` is none.
 
   Args:
     config: with `grid`, `trials` and `search`.
     data: not used.
+    allow_changes: not used: rows of two experiments make no table.
   """
-  del data
+  del data, allow_changes
   return task_lib.Task(evaluate=functools.partial(_evaluate, config))
 
 

@@ -34,22 +34,27 @@ from i2ploc.objects.map import refit
 from i2ploc.objects.map import setup as setup_lib
 from i2ploc.tasks import captions
 from i2ploc.tasks import task as task_lib
+from i2ploc.training import provenance
 
 # Images of a map on which similarities are calibrated.
 _NUM_CALIBRATED = 100
 
 
-def make_task(config: Any, data: Any) -> task_lib.Task:
+def make_task(
+  config: Any, data: Any, allow_changes: bool = False
+) -> task_lib.Task:
   """The task; nothing is read.
 
   Args:
     config: with clip, map, search and evaluation.
     data: with `places`, see `sources.rgbd`.
+    allow_changes: whether maps may be of a config that differs where it
+      matters.
   """
   return task_lib.Task(
-    evaluate=functools.partial(_evaluate, config, data),
+    evaluate=functools.partial(_evaluate, config, data, allow_changes),
     index=functools.partial(_index, config, data),
-    localizer=functools.partial(_localizer, config),
+    localizer=functools.partial(_localizer, config, allow_changes),
   )
 
 
@@ -158,6 +163,7 @@ def _index(config, data, workdir) -> str:
       place.categories,
       calibrations,
       encoder.name if encoder else '',
+      config.to_dict(),
     ),
     workdir,
   )
@@ -181,14 +187,13 @@ def search_options(config: Any) -> dict[str, Any]:
   )
 
 
-def _evaluate(config, data, workdir) -> task_lib.Evaluation:
+def _evaluate(config, data, allow_changes, workdir) -> task_lib.Evaluation:
   """Localizes queries of known pose; all of them are in the denominator.
 
   Numbers by 'test/PLACE/MEASURE' and 'test/all/MEASURE': success rates in
   percent with their intervals, medians of error and time.
   """
-  setup, encoder = setup_lib.load_setup(workdir), _encoder(config)
-  _check_encoder(setup, encoder)
+  setup, encoder = _maps(config, workdir, allow_changes)
   places, records = data.places(questions.between_drives), {}
   for place in places:
     objects = landmarks.load_map(_file(workdir, place.name))
@@ -212,6 +217,36 @@ def _evaluate(config, data, workdir) -> task_lib.Evaluation:
   }
   files.save_json(workdir / 'objects.json', content)
   return task_lib.Evaluation(results, poses.table(results))
+
+
+def _maps(config, workdir, allow_changes):
+  """Setup of the maps of a workdir, and the encoder that asks them.
+
+  Raises:
+    InputError: maps of another config or another encoder.
+  """
+  setup, encoder = setup_lib.load_setup(workdir), _encoder(config)
+  _check_encoder(setup, encoder)
+  if setup.config:
+    provenance.check_changes(
+      f'{pathlib.Path(workdir) / setup_lib.FILE} is of maps',
+      provenance.only(
+        provenance.config_changes(setup.config, config.to_dict()), _is_of_map
+      ),
+      'Use the --config that made them, or build them again with --mode=index',
+      allowed=allow_changes,
+    )
+  return setup, encoder
+
+
+def _is_of_map(name):
+  """Whether a field of a config decides what a map holds, or what asks it."""
+  return (
+    name.startswith('map.')
+    or name in ('leave_out', 'prompt')
+    # Who asks may be others than those that were asked first.
+    or (provenance.is_of_map(name) and name != 'data.queries')
+  )
 
 
 def _check_encoder(setup, encoder):
@@ -288,10 +323,9 @@ def _save_queries(config, places, records, workdir):
   )
 
 
-def _localizer(config, workdir) -> task_lib.Localizer:
+def _localizer(config, allow_changes, workdir) -> task_lib.Localizer:
   """Asks every map of the workdir."""
-  setup, encoder = setup_lib.load_setup(workdir), _encoder(config)
-  _check_encoder(setup, encoder)
+  setup, encoder = _maps(config, workdir, allow_changes)
   stage = objects_lib.make_stage(
     {
       name: landmarks.load_map(_file(workdir, name))

@@ -165,6 +165,11 @@ class PhotoMap:
     return functools.partial(calibration_lib.first_answers, self._calibration)
 
   @property
+  def confidence_text(self) -> str:
+    """Where confidences come from, after an evaluation."""
+    return self._calibration.describe()
+
+  @property
   def _calibration(self) -> calibration_lib.Calibration:
     assert self.index is not None  # an evaluation has made it
     return calibration_lib.from_dict(self.index.calibration)
@@ -195,7 +200,7 @@ class PhotoMap:
       paths[found.query_rows],
       [paths[rows[rows >= 0]] for rows in found.ranked_rows],
     )
-    lines = [self._calibration.describe()]
+    lines = [self.confidence_text]
     if left_out:
       lines.append(
         f'{len(left_out)} names hold blanks, such as {left_out[0]!r}: their'

@@ -5,9 +5,9 @@ The file carries what the model learned from the map and how confidences follow
 from similarities there, see `retrieval.index`.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 from typing import Any
@@ -28,9 +28,13 @@ from i2ploc.retrieval import index as index_lib
 from i2ploc.retrieval import sequences
 from i2ploc.tasks import embedding as embedding_lib
 from i2ploc.tasks import task as task_lib
+from i2ploc.training import provenance as provenance_lib
 from i2ploc.training import serialization
 
 FILE = 'index.npz'
+# Fields of a config that decide what its rows are.
+_VIEWS = 'index.views'
+_RADIUS = 'index.radius'
 
 
 def scale(towers: towers_lib.CompiledTowers, variables: Any) -> float | None:
@@ -48,15 +52,84 @@ def scale(towers: towers_lib.CompiledTowers, variables: Any) -> float | None:
 def provenance(
   config: Any, data: Any, towers: towers_lib.CompiledTowers, variables: Any
 ) -> dict[str, str]:
-  """Where an index comes from, see `index.PROVENANCE`."""
-  digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+  """Where an index comes from, see `index.PROVENANCE`.
+
+  `fields` is the config of the digest `config`: what differs can be named.
+  """
   return {
     'method': config.name,
     'model': serialization.fingerprint(variables['params']),
-    'config': digest.hexdigest(),
+    'config': provenance_lib.digest(config),
+    'fields': provenance_lib.text(config),
     'dataset': data.name,
     'software': f'jax {jax.__version__}',
-    'similarity': 'cosine' if towers.has_unit_descriptors else 'dot',
+    'similarity': similarity(towers),
+  }
+
+
+def similarity(towers: towers_lib.CompiledTowers) -> str:
+  """How descriptors are compared, of `index.SIMILARITIES`."""
+  return 'cosine' if towers.has_unit_descriptors else 'dot'
+
+
+def changes(
+  origin: Mapping[str, str], config: Any, *, calibrated: bool
+) -> provenance_lib.Changes:
+  """What differs between the config of an index and another, where it matters.
+
+  Args:
+    origin: provenance of the index.
+    config: that asks it, or measures beside it.
+    calibrated: whether confidences on it are of a radius of its own.
+
+  Returns:
+    The fields; of an index that does not name its own the digests.
+  """
+  digest = provenance_lib.digest(config)
+  if origin['config'] == digest:
+    return {}
+  if 'fields' not in origin:
+    return {
+      'digest': (origin['config'][:12], provenance_lib.digest(config)[:12])
+    }
+  found = provenance_lib.config_changes(
+    json.loads(origin['fields']), config.to_dict()
+  )
+  return provenance_lib.only(
+    found,
+    lambda name: (
+      provenance_lib.is_of_map(name)
+      or name == _VIEWS
+      or (name == _RADIUS and calibrated)
+    ),
+  )
+
+
+def facts(
+  config: Any, towers: towers_lib.CompiledTowers, variables: Any, split: Any
+) -> dict[str, Any]:
+  """What a page says of numbers and confidences, see `task.Evaluation`.
+
+  Args:
+    config: of the task.
+    towers: the model.
+    variables: of it.
+    split: of the data.
+  """
+  unit = index_lib.METRES if split.truth is None else split.truth.unit
+  learned = scale(towers, variables)
+  return {
+    'radius': config.index.radius,
+    'unit': unit,
+    'similarity': similarity(towers),
+    'scale': learned,
+    'confidence': ''
+    if learned is None
+    else (
+      f'the share of a softmax over all places of the map that lies within'
+      f' {config.index.radius:g} {unit}, of similarities times {learned:.4g},'
+      ' the scale that the model has learned'
+    ),
   }
 
 
@@ -113,16 +186,61 @@ def index_of(
   return dataclasses.replace(index, calibration=calibration.to_dict())
 
 
+def beside(
+  config: Any, embedding: embedding_lib.Embedding, workdir: pathlib.Path
+) -> list[str]:
+  """Whether what was measured is not what the index of a workdir would answer.
+
+  Args:
+    config: of the evaluation.
+    embedding: of its map.
+    workdir: perhaps with an index.
+
+  Returns:
+    A line for people, or none.
+  """
+  path = workdir / FILE
+  if not path.is_file():
+    return []
+  origin = index_lib.load_provenance(path)
+  found = changes(origin, config, calibrated=False)
+  if origin['model'] != embedding.origin['model']:
+    found['checkpoint'] = (
+      origin['model'][:12],
+      embedding.origin['model'][:12],
+    )
+  if not found:
+    return []
+  told = provenance_lib.describe_changes(found)
+  return [
+    f'{path} is another map than the one that was measured ({told}): build it'
+    ' again with --mode=index'
+  ]
+
+
 def localizer(
   config: Any,
   data: Any,
   towers: towers_lib.CompiledTowers,
   variables: Any,
   workdir: pathlib.Path,
+  *,
+  allow_changes: bool = False,
 ) -> task_lib.Localizer:
   """Retrieval in index.npz, and of the last images where they ask together.
 
   A model of sequences describes each image with those before it.
+
+  Args:
+    config: that made the map, or one that is as good.
+    data: of which no reading is needed.
+    towers: the model.
+    variables: of it.
+    workdir: with the map.
+    allow_changes: whether the config may differ where it matters.
+
+  Raises:
+    InputError: no map, or one of another model or config.
   """
   if config.query_side != 'image':
     raise InputError(
@@ -132,6 +250,12 @@ def localizer(
   index = index_lib.load_index(
     workdir / FILE,
     expected_fingerprint=serialization.fingerprint(variables['params']),
+  )
+  provenance_lib.check_changes(
+    f'{workdir / FILE} is a map',
+    changes(index.provenance, config, calibrated=bool(index.calibration)),
+    'Use the --config that made it, or build it again with --mode=index',
+    allowed=allow_changes,
   )
   policy = data.query_resize or data.resize
   embed = embedding_lib.each_view(towers.embed(config.query_side), policy)

@@ -12,6 +12,7 @@ images and LiDAR scans, or photos and photos. Both are sides of its model.
 import functools
 import math
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -30,7 +31,6 @@ from i2ploc.evaluation import scores
 from i2ploc.evaluation import tables
 from i2ploc.models import towers as towers_lib
 from i2ploc.models.weights import published
-from i2ploc.photos import truth as truth_lib
 from i2ploc.retrieval import index as index_lib
 from i2ploc.retrieval import sequences
 from i2ploc.tasks import embedding as embedding_lib
@@ -46,12 +46,16 @@ AHEAD, BACK = (0.0,), math.pi
 ANY_HEADING = '_any_heading'
 
 
-def make_task(config: Any, data: Any) -> task_lib.Task:
+def make_task(
+  config: Any, data: Any, allow_changes: bool = False
+) -> task_lib.Task:
   """The task; the model is built, and no data is read.
 
   Args:
     config: with query_side and map_side, of the model's sides.
     data: a `sources.drives.Source`, or anything with its methods.
+    allow_changes: whether the checkpoint and the map may be of a config that
+      differs where it matters.
 
   Raises:
     InputError: a model, loss or optimizer that cannot be, or a side that the
@@ -61,9 +65,9 @@ def make_task(config: Any, data: Any) -> task_lib.Task:
   bound = (config, data, towers)
   return task_lib.Task(
     training=None if config.checkpoint else _training(*bound),
-    evaluate=functools.partial(_evaluate, *bound),
-    index=functools.partial(_index, *bound),
-    localizer=functools.partial(_localizer, *bound),
+    evaluate=functools.partial(_evaluate, *bound, allow_changes),
+    index=functools.partial(_index, *bound, allow_changes),
+    localizer=functools.partial(_localizer, *bound, allow_changes),
   )
 
 
@@ -89,11 +93,22 @@ def make_towers(config: Any, data: Any) -> towers_lib.CompiledTowers:
 
 
 def restore(
-  config: Any, towers: towers_lib.CompiledTowers, workdir: str | pathlib.Path
+  config: Any,
+  towers: towers_lib.CompiledTowers,
+  workdir: str | pathlib.Path,
+  *,
+  allow_changes: bool = False,
 ) -> checkpoint.Restored:
   """The best checkpoint of a workdir, of a model as the config says.
 
   Or published weights or those of another run, where the config names some.
+  Says where readings are not described as they were in training.
+
+  Args:
+    config: of the task.
+    towers: the model.
+    workdir: of the run.
+    allow_changes: whether fields without parameters may be others.
 
   Raises:
     MissingFileError: no checkpoint, or no file of published weights.
@@ -108,10 +123,23 @@ def restore(
   shapes = jax.eval_shape(towers.init, jax.random.key(0))
   checkpoints = checkpoint.open_checkpoints(config, workdir)
   try:
-    provenance_lib.check_model(checkpoints, config)
-    return checkpoints.restore_best(shapes)
+    provenance_lib.check_model(checkpoints, config, allow_changes=allow_changes)
+    restored = checkpoints.restore_best(shapes)
   finally:
     checkpoints.close()
+  saved = restored.provenance.get('config', {})
+  changes = provenance_lib.config_changes(saved, config.to_dict())
+  # A test on other data is no news, other data as such.
+  others = provenance_lib.only(
+    changes if saved else {},
+    lambda name: name != 'data.test' and provenance_lib.is_of_map(name),
+  )
+  if others:
+    told = provenance_lib.describe_changes(others)
+    print(
+      f'{workdir} was trained otherwise: {told}', file=sys.stderr, flush=True
+    )
+  return restored
 
 
 def _training(config, data, towers) -> task_lib.Training:
@@ -143,12 +171,14 @@ def _embedding(
   )
 
 
-def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
+def _evaluate(
+  config, data, towers, allow_changes, workdir
+) -> task_lib.Evaluation:
   """Measures the best checkpoint on the test split.
 
   Of photos among photos the map is described anyway, and becomes an index.
   """
-  restored = restore(config, towers, workdir)
+  restored = restore(config, towers, workdir, allow_changes=allow_changes)
   split = data.split('test')
   if split.truth is not None:
     photos.check(config)
@@ -189,16 +219,35 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
       radius=config.index.radius,
     )
   data.save_pictures(workdir, _shown(questions))
-  lines, unit = [], truth_lib.METRES
+  lines, facts = [], place_map.facts(config, towers, embedding.variables, split)
   if photo_map is not None:
-    unit = split.truth.unit
+    facts['confidence'] = photo_map.confidence_text
     lines = photo_map.save(evaluator, data.folder, workdir)
     lines += duplicates.text(evaluator.duplicates, split.frames.name)
+  else:
+    lines = place_map.beside(config, embedding, workdir)
   embedding.remove()
   table = tables.text(
-    results, 'test', config.index.radius, unit, _sequence(config).length
+    results,
+    'test',
+    config.index.radius,
+    facts['unit'],
+    _sequence(config).length,
   )
-  return task_lib.Evaluation(results, [*table, *lines])
+  return task_lib.Evaluation(
+    results, [*table, *lines], facts, _skipped(config, split)
+  )
+
+
+def _skipped(config, split) -> list[str]:
+  """Frames that lack what a side asks or answers with."""
+  frames, lines = split.frames, []
+  sides = (config.query_side, config.map_side)
+  for what, has in (('image', frames.has_image), ('points', frames.has_points)):
+    lost = int((~np.asarray(has)).sum())
+    if what in sides and lost:
+      lines.append(f'{lost} of {len(has)} frames have no {what}')
+  return lines
 
 
 def _shown(questions) -> np.ndarray:
@@ -332,12 +381,12 @@ def _temperature(config, towers, variables, embedded):
   )
 
 
-def _index(config, data, towers, workdir) -> str:
+def _index(config, data, towers, allow_changes, workdir) -> str:
   """Embeds the map of the test split; writes index.npz.
 
   Finished parts survive a kill: the next run embeds only what is missing.
   """
-  restored = restore(config, towers, workdir)
+  restored = restore(config, towers, workdir, allow_changes=allow_changes)
   split = data.split('test')
   questions = _questions(config, split)
   embedding = _embedding(
@@ -356,7 +405,16 @@ def _index(config, data, towers, workdir) -> str:
   return f'{found.num_places} places in {path}'
 
 
-def _localizer(config, data, towers, workdir) -> task_lib.Localizer:
+def _localizer(
+  config, data, towers, allow_changes, workdir
+) -> task_lib.Localizer:
   """Asks index.npz."""
-  variables = restore(config, towers, workdir).value
-  return place_map.localizer(config, data, towers, variables, workdir)
+  restored = restore(config, towers, workdir, allow_changes=allow_changes)
+  return place_map.localizer(
+    config,
+    data,
+    towers,
+    restored.value,
+    workdir,
+    allow_changes=allow_changes,
+  )

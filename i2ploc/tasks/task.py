@@ -56,10 +56,16 @@ class Evaluation(NamedTuple):
   Attributes:
     results: numbers by flat name, for results.json.
     lines: a table of them for people.
+    facts: what a page must say of how they were measured, plain: `radius` and
+      `unit` of a right answer; `similarity`, the `scale` that a model learned
+      for it, and `confidence`, where that comes from, in words.
+    skipped: what took no part, a line each.
   """
 
   results: Mapping[str, float]
   lines: Iterable[str] = ()
+  facts: Mapping[str, Any] = {}
+  skipped: Sequence[str] = ()
 
 
 class Localizer(NamedTuple):

@@ -11,18 +11,24 @@ the run goes along, see `provenance`.
 """
 
 import base64
+from collections.abc import Generator
 from collections.abc import Mapping
+import contextlib
 import io
+import os
 import pathlib
+import re
 import shutil
 from typing import Any
 from typing import NamedTuple
 import zlib
 
 from absl import logging
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from i2ploc import files
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.training import serialization
@@ -33,6 +39,10 @@ PyTree = Any
 _MODES = ('max', 'min')
 # The only key of a dictionary that stands for what JSON lacks.
 _BYTES, _ARRAY = '__bytes__', '__npy__'
+# How tensorstore tells what the system refused.
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
+# Of a checkpoint, beside its arrays.
+_DESCRIPTION_BYTES = 2e6
 
 
 class Restored(NamedTuple):
@@ -99,6 +109,7 @@ class Checkpoints:
     self._unreadable = set()
     self._swept = set()
     self._best = {}
+    self._sizes: dict[str, float] = {}
 
   def save(
     self,
@@ -226,17 +237,55 @@ class Checkpoints:
       value={'params': params, **restored.value['model_state']}
     )
 
+  def forget_best(self) -> None:
+    """Deletes the best checkpoint: what chose it no longer counts."""
+    for step in self._steps('best'):
+      self._manager('best').delete(step)
+    self._best = {}
+
+  def check_space(self, state: state_lib.TrainState) -> None:
+    """Refuses a run whose checkpoints have no place on the disk.
+
+    Args:
+      state: of arrays or shapes.
+
+    Raises:
+      InputError: too little is free for all that are kept at a time, less what
+        is there already.
+    """
+    sizes = {
+      'steps': _num_bytes(state._asdict()),
+      'best': _num_bytes((state.ema_params, state.model_state)),
+    }
+    # A new one is complete before an old one goes.
+    kept = {'steps': self._keep + 1, 'best': 2}
+    files.check_space(
+      self.directory,
+      sum(
+        size * max(kept[kind] - len(self._steps(kind)), 1)
+        for kind, size in sizes.items()
+      ),
+    )
+
   def wait(self) -> None:
-    """Returns when everything that was saved is on disk."""
-    for manager in self._managers.values():
-      manager.wait_until_finished()
+    """Returns when everything that was saved is on disk.
+
+    Raises:
+      InputError: the disk is full.
+    """
+    with self._writing():
+      for manager in self._managers.values():
+        manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits, and releases the threads."""
-    self.wait()
-    for manager in self._managers.values():
-      manager.close()
-    self._managers.clear()
+    try:
+      self.wait()
+    finally:
+      with self._writing():
+        for manager in self._managers.values():
+          manager.close()
+      self._managers.clear()
 
   def _manager(self, kind):
     if kind not in self._managers:
@@ -254,7 +303,8 @@ class Checkpoints:
     if not (self.directory / kind).is_dir():
       return []
     manager = self._manager(kind)
-    manager.wait_until_finished()
+    with self._writing():
+      manager.wait_until_finished()
     return sorted(manager.all_steps())
 
   def _save(self, kind, tree, data_state, metrics, **extra):
@@ -269,13 +319,33 @@ class Checkpoints:
       'digests': digests,
       **extra,
     }
-    self._sweep(kind)
-    if step in self._steps(kind):
-      self._manager(kind).delete(step)
-    args = ocp.args.Composite(
-      state=ocp.args.PyTreeSave(arrays), info=ocp.args.JsonSave(info)
-    )
-    self._manager(kind).save(step, args=args, force=True)
+    with self._writing():
+      self._sweep(kind)
+      if step in self._steps(kind):
+        self._manager(kind).delete(step)
+      # Orbax logs pages of tracebacks if a disk becomes full under its threads,
+      # of which one may still write the other kind.
+      self._sizes[kind] = _num_bytes(arrays) + _DESCRIPTION_BYTES
+      files.check_space(self.directory, sum(self._sizes.values()))
+      args = ocp.args.Composite(
+        state=ocp.args.PyTreeSave(arrays), info=ocp.args.JsonSave(info)
+      )
+      self._manager(kind).save(step, args=args, force=True)
+
+  @contextlib.contextmanager
+  def _writing(self) -> Generator[None]:
+    """What the system refuses, now or in a thread before, is an InputError."""
+    with files.writing(self.directory):
+      try:
+        yield
+      except ValueError as error:
+        code = _SYSTEM_ERROR.search(str(error))
+        if code is None:
+          raise
+        number = int(code[1])
+        raise OSError(
+          number, os.strerror(number), str(self.directory)
+        ) from error
 
   def _sweep(self, kind):
     """Removes what a killed save left; only a process that saves may."""
@@ -340,6 +410,11 @@ class Checkpoints:
       raise InputError(f'{min(changed)[0]} is not what was saved')
     info['data_state'] = _data_state_from_json(info['data_state'])
     return info, arrays
+
+
+def _num_bytes(tree) -> float:
+  """Of arrays or shapes; compression saves less than a tenth of them."""
+  return float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)))
 
 
 def _json_from_data_state(data_state):

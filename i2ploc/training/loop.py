@@ -8,6 +8,7 @@ checkpoint to the parameters, the best checkpoint and the metrics of an
 undisturbed run.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -102,6 +103,7 @@ def train(
   log_every: int = 10,
   id_keys: Sequence[str] = (),
   refresh_every: int = 0,
+  started: Callable[[], None] = lambda: None,
 ) -> state_lib.TrainState:
   """Trains up to `num_steps`, from the newest checkpoint if there is one.
 
@@ -127,6 +129,8 @@ def train(
     refresh_every: steps of a round of planned batches, see `PlannedBatches`: a
       new one is planned before every step whose number, from 0, is a multiple.
       0 for batches that are not planned.
+    started: called before the first step, once a checkpoint to continue from
+      has turned out to fit state and data.
 
   Returns:
     The final state.
@@ -146,7 +150,7 @@ def train(
     log_every=log_every,
   )
   planned = _planned(batches, refresh_every)
-  state = _resume(state, batches, checkpoints, writer)
+  state = _resume(state, batches, checkpoints, writer, started)
   step, unchecked, metrics = int(state.step), None, {}
   with _signals() as received, contextlib.ExitStack() as stack:
     stack.callback(checkpoints.wait)
@@ -212,13 +216,15 @@ def _planned(batches, refresh_every):
   return batches
 
 
-def _resume(state, batches, checkpoints, writer):
+def _resume(state, batches, checkpoints, writer, started):
   """Continues from the newest checkpoint, or starts."""
   if not checkpoints.steps():
+    started()
     writer.resume(0)
     return state
   restored = checkpoints.restore_latest(state)
   batches.set_state(restored.data_state)
+  started()
   writer.resume(restored.step)
   writer.announce(f'Continuing {checkpoints.directory} at step {restored.step}')
   return restored.value

@@ -11,24 +11,31 @@ same numbers and are written anew from the lines when a run continues.
 import collections
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import json
 import math
 import pathlib
+import socket
 import sys
 import time
 from typing import NamedTuple
 from typing import TextIO
 
 import tensorboardX
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
 
 from i2ploc import files
+
+# Seconds; each time events are synchronised with the disk.
+_FLUSH_EVERY = 5.0
 
 
 class _Outputs(NamedTuple):
   """What is open: the lines and the TensorBoard events."""
 
   lines: TextIO
-  events: tensorboardX.SummaryWriter
+  events: '_Events'
 
 
 class MetricWriter:
@@ -77,14 +84,15 @@ class MetricWriter:
     lines = self.path.read_text().splitlines() if self.path.exists() else []
     kept = [line for line in lines if _step_of(line) <= step]
     files.save_text(self.path, ''.join(line + '\n' for line in kept))
-    # A killed process takes queued events along: replay them from the lines.
-    for path in self._events_dir.glob('events*'):
-      path.unlink()
-    events = tensorboardX.SummaryWriter(str(self._events_dir), flush_secs=5)
-    for line in kept:
-      record = json.loads(line)
-      _add_events(events, record.pop('step'), record)
-    self._outputs = _Outputs(open(self.path, 'a'), events)
+    with files.writing(self._events_dir):
+      # A killed process takes queued events along: replay them from the lines.
+      for path in self._events_dir.glob('events*'):
+        path.unlink()
+      events = _Events(self._events_dir)
+      self._outputs = _Outputs(open(self.path, 'a'), events)
+      for line in kept:
+        record = json.loads(line)
+        events.add(record.pop('step'), record)
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes one line of metrics.
@@ -92,14 +100,18 @@ class MetricWriter:
     Args:
       step: the number of finished steps.
       metrics: numbers by name.
+
+    Raises:
+      InputError: the disk is full.
     """
     if self._outputs is None:
       raise RuntimeError('resume() opens the files before the first write().')
     values = {name: float(value) for name, value in metrics.items()}
     record = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    self._outputs.lines.write(json.dumps({'step': step} | record) + '\n')
-    self._outputs.lines.flush()
-    _add_events(self._outputs.events, step, record)
+    with files.writing(self.path):
+      self._outputs.lines.write(json.dumps({'step': step} | record) + '\n')
+      self._outputs.lines.flush()
+      self._outputs.events.add(step, record)
 
   def tick(self, step: int) -> float:
     """Notes that a step is done.
@@ -161,14 +173,44 @@ class MetricWriter:
       self._stream.write('\n')
       self._line_width = 0
     if self._outputs is not None:
-      for output in self._outputs:
-        output.close()
+      with files.writing(self.path), contextlib.ExitStack() as stack:
+        for output in self._outputs:
+          stack.callback(output.close)
 
 
-def _add_events(events, step, record):
-  for name, value in record.items():
-    if value is not None:
-      events.add_scalar(name, value, step)
+class _Events:
+  """A file of TensorBoard events.
+
+  tensorboardX has a writer with a thread, which dies with a traceback of its
+  own on a full disk, and then lets the training wait for it forever.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}'
+    self._records = tensorboardX.RecordWriter(str(folder / name))
+    self._flushed = -math.inf
+    self._write(file_version='brain.Event:2')
+
+  def add(self, step: int, record: Mapping[str, float | None]) -> None:
+    """Adds numbers by name; None for what is not finite."""
+    for name, value in record.items():
+      if value is not None:
+        self._write(step=step, summary=summary.scalar(name, value))
+    if time.monotonic() - self._flushed > _FLUSH_EVERY:
+      self._records.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    """Writes what is not on disk yet."""
+    self._records.close()
+
+  def _write(self, **fields):
+    # Its members are made when it is imported.
+    event = event_pb2.Event(  # ty: ignore[missing-attribute]
+      wall_time=time.time(), **fields
+    )
+    self._records.write(event.SerializeToString())
 
 
 def _step_of(line):

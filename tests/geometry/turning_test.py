@@ -60,8 +60,11 @@ class TurningTest(parameterized.TestCase):
     )
     many = LENS._replace(distortion=np.ones(12))
     for lens, message in (
-      (around, 'panorama'), (skewed, 'skew of 1'), (many, '12 coefficients')
-    ):  # fmt: skip
+      (around, 'panorama'),
+      (skewed, 'skew of 1'),
+      (many, '12 coefficients'),
+      (many._replace(model='fisheye624'), '12 coefficients'),
+    ):
       with (
         self.subTest(message),
         self.assertRaisesRegex(InputError, message),

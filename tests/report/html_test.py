@@ -177,6 +177,7 @@ def write_workdir(folder, towns=TOWNS, seed=0):
     'data': {'dataset': 'synthetic_city', 'size': 'demo'},
   }
   (folder / 'config.json').write_text(json.dumps(config))
+  write_evaluation(folder, config=config)
   (folder / 'metrics.jsonl').write_text(
     ''.join(json.dumps(record) + '\n' for record in fake_metrics(rng))
   )
@@ -198,6 +199,13 @@ def write_workdir(folder, towns=TOWNS, seed=0):
   ]
   write_answers(folder, records)
   return folder
+
+
+def write_evaluation(folder, radius=10.0, **facts):
+  """How the numbers of a workdir were measured."""
+  told = {'radius': radius, 'unit': 'm', 'similarity': 'cosine', 'scale': 23.45}
+  told |= {'confidence': 'a share of a softmax', 'skipped': []}
+  (folder / 'evaluation.json').write_text(json.dumps(told | facts))
 
 
 def fake_answer(place, confidence=0.77, reason='', covariance=None, **evidence):
@@ -456,6 +464,56 @@ class WriteReportTest(parameterized.TestCase):
     text = self.report()
     badges = re.findall(r'class="badge (\w+)">\w+</span>\n<h4', text)
     self.assertEqual(badges.count('hit'), num_right)
+
+  @parameterized.parameters(5.0, 20.0)
+  def test_the_radius_of_the_evaluation_goes_before_that_of_the_run(
+    self, radius
+  ):
+    write_workdir(self.folder)
+    before = json.loads((self.folder / 'config.json').read_text())
+    before['index'] = {'radius': 10.0}
+    (self.folder / 'config.json').write_text(json.dumps(before))
+    config = before | {'index': {'radius': radius}}
+    write_evaluation(self.folder, radius, config=config)
+    text = self.report()
+    self.assertIn(f'Recall@1 at {radius:g} m', text)
+    self.assertIn(f'within {radius:g} m are right', text)
+    with np.load(self.folder / 'predictions.npz') as file:
+      field = 'test/cross/image_to_points/{}'.format
+      there = file[field('towns')] == 'town_007'
+      near = file[field('nearest')][there] <= radius
+      right = near & (file[field('distances')][there, 0] <= radius)
+    self.assertIn(f'{right.sum()} of {near.sum()} queries right', text)
+    # Both configs are on the page; the curve shows what was logged.
+    self.assertIn('of the evaluation</summary>', text)
+    self.assertIn('Validation Recall@1 within 10 m (%)', text)
+
+  def test_without_a_radius_nothing_is_right_or_wrong(self):
+    write_workdir(self.folder)
+    (self.folder / 'evaluation.json').unlink()
+    text = self.report()
+    self.assertIn('<strong>evaluation.json</strong> is missing', text)
+    self.assertNotRegex(text, r'class="badge (hit|miss)')
+    self.assertNotRegex(text, r'\bnan ?m?\b')
+
+  def test_confidence_scale_and_what_was_left_out_are_those_of_the_run(self):
+    write_workdir(self.folder)
+    write_evaluation(
+      self.folder,
+      similarity='dot',
+      confidence='made of <tea leaves>',
+      skipped=['3 of 60 frames have no image'],
+    )
+    answer = fake_answer('town_007', confidence_within='7 frames')
+    write_answers(self.folder, [{'query': 'query.png', 'answers': [answer]}])
+    text = self.report()
+    self.assertIn(
+      'The confidence of an answer: made of &lt;tea leaves&gt;.', text
+    )
+    self.assertIn('dot product, of any size; learned scale 23.45', text)
+    self.assertIn('Left out: 3 of 60 frames have no image.', text)
+    self.assertIn('that of a place within 7 frames of the answer', text)
+    self.assertNotIn('softmax', text)
 
   def test_photos_are_shown_beside_what_was_found(self):
     write_photos(self.folder)

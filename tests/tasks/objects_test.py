@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from i2ploc import verbs
+from i2ploc.errors import InputError
 from i2ploc.evaluation import questions
 from i2ploc.objects import files as detection_files
 from i2ploc.objects.map import landmarks
@@ -161,6 +162,21 @@ class ObjectsTaskTest(parameterized.TestCase):
     Image.new('RGB', (640, 240)).save(path)
     with self.assertRaisesRegex(ValueError, 'not of the shape'):
       verbs.localize(self.config, None, self.workdir, [str(path)])
+
+  @parameterized.parameters('evaluate', 'localize')
+  def test_maps_of_another_config_are_refused(self, verb):
+    config = _config()
+    config.data.mapping, config.map.min_views = '0::4', 3
+    config.search.k = 2  # of who asks, not of the map
+    queries = [['a.png']] * (verb == 'localize')
+    with self.assertRaises(InputError) as caught:
+      getattr(verbs, verb)(config, self.data, self.workdir, *queries)
+    self.assertRegex(
+      str(caught.exception),
+      r"setup.json is of maps of another config: data.mapping: '0::2' before,"
+      r" '0::4' now; map.min_views: \d+ before, 3 now\. Use .*"
+      r'--mode=index, or allow it with --allow_changes\.',
+    )
 
   def test_a_method_that_needs_a_clip_says_so(self):
     config = make_config().unlock()

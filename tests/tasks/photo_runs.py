@@ -101,12 +101,18 @@ class PhotosTestCase(absltest.TestCase):
     return f'database/@{east(i)}@{NORTH}@.png'
 
   @classmethod
-  def run_verb(cls, verb, config, *queries, workdir=None, photos=None) -> str:
-    """What a verb prints."""
+  def run_verb(
+    cls, verb, config, *queries, workdir=None, photos=None, **options
+  ) -> str:
+    """What a verb prints; `options` are its own."""
     data = opening.open_source(config, str(photos or cls.photos))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
       getattr(verbs, verb)(
-        config, data, workdir or cls.workdir, *([list(queries)] * bool(queries))
+        config,
+        data,
+        workdir or cls.workdir,
+        *([list(queries)] * bool(queries)),
+        **options,
       )
     return printed.getvalue()
 

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps of photos: made, asked, and refused."""
 
+import contextlib
+import dataclasses
+import io
 import json
+from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
@@ -9,6 +13,7 @@ import numpy as np
 from i2ploc.errors import InputError
 from i2ploc.retrieval import calibration as calibration_lib
 from i2ploc.retrieval import index as index_lib
+from i2ploc.tasks import place_map
 from tests.tasks import photo_runs
 
 WHITENED = 'pooling=vlad,words=4,whitening=6'
@@ -77,6 +82,85 @@ class FittedTest(photo_runs.PhotosTestCase):
     config = photo_runs.config_of(f'encoder={photo_runs.ENCODER}@1,{WHITENED}')
     with self.assertRaisesRegex(InputError, 'made by model'):
       self.localize(config, self.query(1))
+
+
+class OtherConfigTest(photo_runs.PhotosTestCase):
+  """A map is asked with the config that made it."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.run_verb('index', photo_runs.config_of())
+
+  def ask(self, config, **options):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+      found = self.localize(config, self.query(1), **options)
+    return found, said.getvalue()
+
+  def test_what_decides_the_map_is_refused_by_name(self):
+    (same,), said = self.ask(photo_runs.config_of())
+    self.assertEqual(said, '')
+    config = photo_runs.config_of(data__resize='crop')
+    with self.assertRaises(InputError) as caught:
+      self.ask(config)
+    self.assertRegex(
+      str(caught.exception),
+      r"index.npz is a map of another config: data.resize: 'stretch' before,"
+      r" 'crop' now\. Use .*--mode=index, or allow it with --allow_changes\.",
+    )
+    (other,), said = self.ask(config, allow_changes=True)
+    self.assertIn("'crop' now; allowed", said)
+    self.assertNotEqual(
+      other['answers'][0]['similarity'], same['answers'][0]['similarity']
+    )
+
+  def test_the_radius_of_fitted_confidences_is_that_of_the_map(self):
+    with self.assertRaisesRegex(InputError, 'index.radius: 25.0 before, 7.0'):
+      self.ask(photo_runs.config_of(index__radius=7.0))
+
+  def test_what_does_not_matter_may_be_another(self):
+    config = photo_runs.config_of(
+      seed=5, index__num_answers=2, evaluation__num_examples=1
+    )
+    (line,), said = self.ask(config)
+    self.assertLen(line['answers'], 2)
+    self.assertEqual(said, '')
+
+  def test_an_index_that_does_not_name_its_fields_is_compared_by_digest(self):
+    path = self.workdir / 'index.npz'
+    before = path.read_bytes()
+    self.addCleanup(path.write_bytes, before)
+    index = index_lib.load_index(path)
+    origin = dict(index.provenance)
+    del origin['fields']
+    index_lib.save_index(dataclasses.replace(index, provenance=origin), path)
+    self.ask(photo_runs.config_of())
+    with self.assertRaisesRegex(InputError, 'digest: .* before, .* now'):
+      self.ask(photo_runs.config_of(seed=5))
+
+
+class BesideTest(photo_runs.PhotosTestCase):
+  def test_a_map_beside_an_evaluation_is_compared_with_it(self):
+    config = photo_runs.config_of()
+    self.run_verb('index', config)
+    origin = index_lib.load_provenance(self.workdir / 'index.npz')
+
+    def beside(config, **changes):
+      embedding = mock.Mock(origin=origin | changes)
+      return place_map.beside(config, embedding, self.workdir)
+
+    self.assertEqual(beside(config), [])
+    self.assertEqual(beside(photo_runs.config_of(seed=3)), [])
+    (line,) = beside(photo_runs.config_of(data__resize='crop'), model='f' * 64)
+    self.assertRegex(
+      line,
+      'index.npz is another map than the one that was measured .data.resize:'
+      " 'stretch' before, 'crop' now; checkpoint: .*before, 'ffffffffffff' now"
+      '.: build it again with --mode=index',
+    )
+    self.assertEqual(
+      place_map.beside(config, mock.Mock(origin=origin), self.root), []
+    )
 
 
 class OrderedTest(photo_runs.PhotosTestCase):

@@ -19,6 +19,7 @@ from configs import common
 from configs import saliency_i2ploc
 from configs import saliency_i2ploc_kitti360
 from i2ploc import verbs
+from i2ploc.errors import InputError
 from i2ploc.evaluation import questions
 from i2ploc.report import html
 from i2ploc.retrieval import index as index_lib
@@ -142,8 +143,34 @@ class PlacesTaskTest(absltest.TestCase):
   def test_an_option_without_parameters_makes_another_model(self):
     config = self.config.copy_and_resolve_references()
     config.model.num_points = 512
-    with self.assertRaisesRegex(ValueError, 'another model.*num_points: 1024'):
+    with self.assertRaisesRegex(
+      ValueError, 'a model of another config.*num_points: 1024'
+    ):
       verbs.evaluate(config, self.data, self.workdir)
+
+  def test_how_numbers_were_measured_is_told(self):
+    told = json.loads((self.workdir / 'evaluation.json').read_text())
+    self.assertEqual(told['radius'], 10.0)
+    self.assertEqual((told['unit'], told['similarity']), ('m', 'cosine'))
+    lines = (self.workdir / 'metrics.jsonl').read_text().splitlines()
+    scale = [one['scale'] for one in map(json.loads, lines) if 'scale' in one]
+    self.assertAlmostEqual(told['scale'] / scale[-1], 1, places=1)
+    self.assertIn('within 10 m, of similarities times', told['confidence'])
+    self.assertEqual(told['skipped'], [])
+
+  def test_a_map_of_other_data_is_refused(self):
+    config = self.config.copy_and_resolve_references()
+    config.data.frustum, config.index.views = 0.5, (0.0,)
+    config.seed = 9
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+      with self.assertRaisesRegex(
+        InputError,
+        r'index.npz is a map of another config: data.frustum: 0.8 before, 0.5'
+        r' now; index.views: .* now\. Use',
+      ):
+        verbs.localize(config, self.data, self.workdir, ['query.png'])
+    # The checkpoint too was trained on other readings.
+    self.assertIn('was trained otherwise: data.frustum: 0.8', said.getvalue())
 
   def test_the_report_shows_the_run(self):
     page = pathlib.Path(html.write_report(self.workdir)).read_text()

@@ -3,7 +3,9 @@
 
 import os
 import pathlib
+import resource
 import shutil
+import signal
 import tempfile
 import time
 from unittest import mock
@@ -14,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from i2ploc import files
+from i2ploc.errors import InputError
 from i2ploc.training import checkpoint
 from i2ploc.training import serialization
 from i2ploc.training import state as state_lib
@@ -40,6 +44,11 @@ def _state(step=0, shift=0.0):
 def _bytes(tree):
   arrays = serialization.arrays_from_tree(tree)
   return {k: (v.dtype, v.shape, v.tobytes()) for k, v in arrays.items()}
+
+
+def _size(tree):
+  arrays = serialization.arrays_from_tree(tree)
+  return sum(array.nbytes for array in arrays.values())
 
 
 class CheckpointsTest(parameterized.TestCase):
@@ -342,6 +351,60 @@ class CheckpointsTest(parameterized.TestCase):
       self.checkpoints.save(state, step, {})
     restored = self.checkpoints.restore_latest(linear_run.init_state(optimizer))
     self.assertEqual(_bytes(restored.value), expected[3])
+
+  def test_the_best_can_be_forgotten(self):
+    self.checkpoints.save_best(_state(1), 3.0, {})
+    self.checkpoints.forget_best()
+    self.assertIsNone(self.checkpoints.best_value())
+    self.assertTrue(self.checkpoints.save_best(_state(2), 1.0, {}))
+    self.checkpoints.wait()
+    self.assertEqual(self.open().best_value(), 1.0)
+
+  def test_the_space_that_checkpoints_take_is_asked_before_a_run(self):
+    shapes = jax.eval_shape(_state)
+    sizes = []
+    with mock.patch.object(
+      files, 'check_space', lambda path, size: sizes.append((path, size))
+    ):
+      self.checkpoints.check_space(shapes)
+      self.save(1, 2)
+      del sizes[1:]
+      self.open().check_space(shapes)
+    whole = _size(_state()._asdict())
+    best = _size((_state().ema_params, _state().model_state))
+    # Two of a run that goes on are there; the third is written before one goes.
+    self.assertEqual(sizes[0], (self.directory, 3 * whole + 2 * best))
+    self.assertEqual(sizes[1], (self.directory, whole + 2 * best))
+
+  def test_a_disk_without_space_keeps_the_last_checkpoint(self):
+    self.save(1)
+    usage = shutil.disk_usage(self.directory)._replace(free=100_000)
+    with mock.patch.object(shutil, 'disk_usage', return_value=usage):
+      with self.assertRaisesRegex(InputError, r'0.1 MB are free on its disk'):
+        self.save(2)
+    self.assertEqual(os.listdir(self.directory / 'steps'), ['1'])
+    self.save(2)
+    self.assertEqual(self.checkpoints.steps(), [1, 2])
+
+  def test_a_disk_that_fills_while_a_thread_writes_is_one_line(self):
+    self.save(1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    self.addCleanup(signal.signal, signal.SIGXFSZ, handler)
+    noise = jax.random.normal(jax.random.key(0), (100_000,))
+    large = _state(2)._replace(params={'noise': noise})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+      with self.assertRaises(InputError) as caught:
+        self.checkpoints.save(large, None, {})
+        self.checkpoints.wait()
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    self.assertRegex(
+      str(caught.exception),
+      r'\ACannot write .*its disk or quota is full[^\n]*\Z',
+    )
+    self.assertEqual(self.open().steps(), [1])
 
   def test_saving_a_million_parameters_holds_training_up_for_a_moment(self):
     params = {

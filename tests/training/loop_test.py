@@ -18,6 +18,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from i2ploc.errors import InputError
 from i2ploc.training import checkpoint
 from i2ploc.training import loop
 from i2ploc.training import serialization
@@ -84,6 +85,24 @@ class LoopTest(parameterized.TestCase):
     self.assertEqual(_bytes(whole), _bytes(parts))
     self.assert_same_run(self.workdir / 'whole', self.workdir / 'parts')
     self.assertEqual(_latest(self.workdir / 'parts').data_state['position'], 4)
+
+  def test_a_run_has_started_once_its_checkpoint_fits(self):
+    seen = []
+
+    class Other(linear_run.Batches):
+      def set_state(self, state):
+        raise InputError('other data')
+
+    def started():
+      seen.append((self.workdir / 'checkpoints').exists())
+
+    linear_run.train(self.workdir, 2, started=started)
+    self.assertEqual(seen, [False])
+    linear_run.train(self.workdir, 4, started=started)
+    self.assertEqual(seen, [False, True])
+    with self.assertRaisesRegex(InputError, 'other data'):
+      linear_run.train(self.workdir, 6, Other(), started=started)
+    self.assertLen(seen, 2)
 
   def test_without_the_position_in_the_data_the_restart_would_differ(self):
     class Forgetful(linear_run.Batches):

@@ -4,10 +4,13 @@
 import io
 import json
 import pathlib
+import resource
+import signal
 import tempfile
 
 from absl.testing import absltest
 
+from i2ploc.errors import InputError
 from i2ploc.training import metric_writer
 
 
@@ -77,6 +80,22 @@ class MetricWriterTest(absltest.TestCase):
     self.assertEqual(content.count(b'new/recall'), 1)
     self.assertNotIn(b'dropped', content)
     self.assertNotIn(b'undefined', content)
+
+  def test_a_disk_that_is_full_is_one_line_and_ends_at_once(self):
+    writer = metric_writer.MetricWriter(self.workdir, stream=io.StringIO())
+    writer.resume(0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    self.addCleanup(signal.signal, signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+      with self.assertRaisesRegex(InputError, r'\ACannot write .*full'):
+        for step in range(10_000):
+          writer.write(step, {'loss': 1.0})
+      with self.assertRaises(InputError):
+        writer.close()
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
   def test_a_file_gets_a_line_per_progress(self):
     stream = io.StringIO()

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 import pathlib
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ class Setup(NamedTuple):
     categories: names of the detector's numbers.
     calibration: by place, see `association.Calibration`.
     encoder: name of the encoder of the descriptors; '' for none.
+    config: of the run that made the maps; {} of maps that do not say.
   """
 
   lens: lens_lib.Lens
@@ -31,6 +33,7 @@ class Setup(NamedTuple):
   categories: tuple[str, ...]
   calibration: Mapping[str, association.Calibration]
   encoder: str
+  config: Mapping[str, Any] = {}
 
 
 def save_setup(setup: Setup, workdir: str) -> None:
@@ -47,6 +50,7 @@ def save_setup(setup: Setup, workdir: str) -> None:
       name: one._asdict() for name, one in setup.calibration.items()
     },
     'encoder': setup.encoder,
+    'config': setup.config,
   }
   files.save_json(pathlib.Path(workdir) / FILE, content)
 
@@ -75,6 +79,7 @@ def load_setup(workdir: str) -> Setup:
         for name, one in content['calibration'].items()
       },
       content['encoder'],
+      content.get('config', {}),
     )
   except (KeyError, TypeError, ValueError) as error:
     raise InputError(
