@@ -113,6 +113,7 @@ ORDER = {
     'three_points',
     'five_points',
     'ellipsoid',
+    'trajectories',
   ),
   'i2ploc.photos': (
     'listing',
@@ -324,6 +325,9 @@ ORDER = {
   ),
   'input_pipeline.readers': (
     'splits',
+    'clocks',
+    'sensor_folders',
+    'scan_files',
     'kitti_files',
     'drive',
     'kitti_raw',

@@ -10,13 +10,15 @@ import numpy as np
 import PIL.Image
 
 from input_pipeline.readers import kitti_files
+from input_pipeline.readers import scan_files
+from input_pipeline.readers import sensor_folders
 
 _IDENTITY = '1 0 0 0 0 1 0 0 0 0 1 0'
 _POINTS = np.array([[1, 2, 3, 0.5], [4, 5, 6, 0.25]], '<f4')
 
 
 def _read_scan(path):
-  return kitti_files.read_scan(path, kitti_files.Dropped('drive'))
+  return scan_files.read_scan(path, scan_files.Dropped('drive'))
 
 
 class _FileTest(parameterized.TestCase):
@@ -36,25 +38,27 @@ class NumberedFilesTest(_FileTest):
     folder = self.write('', '000002.png').parent
     for name in ('000010.png', '9.jpg', '._000003.png', 'notes.txt'):
       (folder / name).touch()
-    files = kitti_files.numbered_files(folder, ('.png', '.jpg'))
+    files = sensor_folders.numbered_files(folder, ('.png', '.jpg'))
     self.assertEqual(list(files), [2, 9, 10])
     self.assertEqual(files[9].name, '9.jpg')
 
   def test_a_missing_folder_is_empty(self):
     folder = self.folder() / 'velodyne'
-    self.assertEqual(kitti_files.numbered_files(folder, ('.bin',)), {})
+    self.assertEqual(
+      sensor_folders.numbered_files(folder, scan_files.SUFFIXES), {}
+    )
 
   @parameterized.parameters('copy of 1.bin', '0000²0.bin', '-1.bin')
   def test_a_name_that_is_no_number_is_named(self, name):
     folder = self.write(b'', name).parent
     with self.assertRaisesRegex(ValueError, f'{name}: .*not a frame number'):
-      kitti_files.numbered_files(folder, ('.bin',))
+      sensor_folders.numbered_files(folder, scan_files.SUFFIXES)
 
   def test_two_files_of_one_frame_are_named(self):
     folder = self.write(b'', '01.bin').parent
     (folder / '0001.bin').touch()
     with self.assertRaisesRegex(ValueError, '0001.bin and 01.bin .*frame 1'):
-      kitti_files.numbered_files(folder, ('.bin',))
+      sensor_folders.numbered_files(folder, scan_files.SUFFIXES)
 
 
 class ScanTest(_FileTest):
@@ -77,9 +81,9 @@ class ScanTest(_FileTest):
     )
     content = np.concatenate([bad[:3], _POINTS, bad[3:]]).tobytes()
     path = self.write(content, '1.bin')
-    dropped = kitti_files.Dropped('drive')
+    dropped = scan_files.Dropped('drive')
     with self.assertLogs(level='WARNING') as logs:
-      points = kitti_files.read_scan(path, dropped)
+      points = scan_files.read_scan(path, dropped)
     np.testing.assert_array_equal(points, np.concatenate([_POINTS, bad[4:]]))
     self.assertIn(
       'drive: dropped points of 1 scans so far: 3 non-finite, 1 range 0; last '
@@ -87,11 +91,11 @@ class ScanTest(_FileTest):
       logs.output[0],
     )
     with self.assertNoLogs(level='WARNING'):  # Once, not once per epoch.
-      kitti_files.read_scan(path, dropped)
+      scan_files.read_scan(path, dropped)
     self.assertEqual(dropped.total(), {'non-finite': 3, 'range 0': 1})
 
   def test_what_is_dropped_is_told_ever_more_rarely(self):
-    dropped = kitti_files.Dropped('drive')
+    dropped = scan_files.Dropped('drive')
     self.assertEqual(dropped.total(), {'non-finite': 0, 'range 0': 0})
     with self.assertLogs(level='WARNING') as logs:
       for i in range(150):
@@ -130,8 +134,8 @@ class ScanTest(_FileTest):
     with self.assertRaisesRegex(
       ValueError, '2 of 3 scans.*2.bin: empty.*3.bin: truncated'
     ):
-      kitti_files.check_scans(files)
-    kitti_files.check_scans(files[:1])
+      scan_files.check_scans(files)
+    scan_files.check_scans(files[:1])
 
 
 class ImageTest(_FileTest):
