@@ -24,13 +24,17 @@ _UTM_EAST = 1e5, 9e5
 _HIGHEST = 1e4  # metres above the sea of anything on a map
 # Metres between neighbouring float32 numbers at which a map shows it.
 COARSE = 0.05
-_FASTEST = 100.0  # metres per second
-_LONGEST_STEP = 200.0  # metres from frame to frame
-# Steps that tell a direction of travel, metres, and how many it takes.
-_SHORTEST_STEP, _FEWEST_STEPS = 0.2, 10
-# Of the mean of unit vectors. The eleven KITTI sequences have 0.997 and more;
-# in degrees, transposed or inverted they have 0.7 and less where they turn.
-_STEADY, _UNSTEADY = 0.9, 0.6
+# Slower than what moves, and faster than any vehicle: metres a second, and a
+# frame where times are not known.
+_SPEEDS = 2e-3, 100.0, 'a second'
+_STEPS = 2e-4, 200.0, 'a frame'
+_LEAST_RISE, _STEEPEST = 0.5, 10.0  # metres up; metres up per metre along
+# Steps that tell a direction of travel in spite of a GPS's noise, metres, and
+# how many it takes.
+_SHORTEST_STEP, _FEWEST_STEPS = 2.0, 10
+# Of the mean of unit vectors. The eleven KITTI sequences have 0.99 and more; in
+# degrees, transposed or inverted they have 0.7 and less where they turn.
+_STEADY, _UNSTEADY = 0.9, 0.7
 _WINDOW = 10  # poses over which motion is taken for quaternions
 
 
@@ -48,16 +52,26 @@ def looks_like_degrees(xy: np.ndarray) -> bool:
   )
 
 
-def check_metres(position: np.ndarray, source: str) -> None:
+def check_places(position: np.ndarray, source: str) -> None:
   """Raises InputError for positions that are no metres on a map.
 
   Args:
-    position: [N, 3] as read, float64; NaN is unknown.
+    position: [N, 3] as read, in any order; NaN is unknown.
     source: file or flag, for the message.
   """
   known = position[np.isfinite(position[:, :2]).all(1)]
   if not len(known):
     return
+  height = known[np.isfinite(known[:, 2]), 2]
+  rise = float(np.ptp(height)) if len(height) else 0.0
+  # Metres go up less than along; altitudes beside degrees go up alone.
+  if rise > max(_LEAST_RISE, _STEEPEST * np.ptp(known[:, :2], axis=0).max()):
+    _check_degrees(known, source)
+  check_ecef(known, source)
+  _check_rounding(known, source)
+
+
+def _check_degrees(known: np.ndarray, source: str) -> None:
   if looks_like_degrees(known[:, :2]):
     (west, south), (east, north) = known[:, :2].min(0), known[:, :2].max(0)
     raise InputError(
@@ -65,6 +79,18 @@ def check_metres(position: np.ndarray, source: str) -> None:
       ' look like degrees; as metres all would be at one place. Give metres'
       ' east and north, such as UTM.'
     )
+
+
+def check_ecef(position: np.ndarray, source: str) -> None:
+  """Raises InputError for positions seen from the middle of the Earth.
+
+  Args:
+    position: [N, 3] float64; NaN is unknown.
+    source: file or flag, for the message.
+  """
+  known = position[np.isfinite(position[:, :2]).all(1)]
+  if not len(known):
+    return
   x, z = np.abs(known[:, 0]), np.abs(np.nan_to_num(known[:, 2]))
   radius = np.linalg.norm(np.nan_to_num(known), axis=1)
   # Eastings and northings of 57 degrees north are as long, but not as high.
@@ -75,7 +101,6 @@ def check_metres(position: np.ndarray, source: str) -> None:
       ' the middle of the Earth (ECEF). Give metres east, north and up, such as'
       ' UTM.'
     )
-  _check_rounding(known, source)
 
 
 def _check_rounding(known: np.ndarray, source: str) -> None:
@@ -96,29 +121,27 @@ def _check_rounding(known: np.ndarray, source: str) -> None:
 def check_speed(
   position: np.ndarray, times: np.ndarray | None, source: str
 ) -> None:
-  """Raises InputError for what no vehicle does: then units are smaller.
+  """Raises InputError for what no vehicle does: then units are others.
 
   Args:
     position: [N, 3] in the order of travel, metres.
     times: [N] seconds, increasing; None for unknown.
     source: file or flag, for the message.
   """
-  if len(position) < 3:
-    return
   length = np.linalg.norm(np.diff(position, axis=0), axis=1)
-  if times is None:
-    fast, most, unit = float(np.median(length)), _LONGEST_STEP, 'per frame'
-  else:
-    passed = np.diff(times)
-    moved = np.isfinite(length) & (passed > 0)
-    if not moved.any():
-      return
-    speed = length[moved] / passed[moved]
-    fast, most, unit = float(np.percentile(speed, 90)), _FASTEST, 'a second'
-  if fast > most:
+  passed = np.ones(len(length)) if times is None else np.diff(times)
+  moved = (length > 0) & (passed > 0)
+  if moved.sum() < 2:
+    return
+  slowest, fastest, unit = _SPEEDS if times is not None else _STEPS
+  speed = length[moved] / passed[moved]
+  fast = float(np.percentile(speed, 90))
+  if fast < slowest:
+    _check_degrees(position, source)
+  if float(np.median(speed)) > fastest:
     raise InputError(
-      f'{source}: positions move by {fast:.0f} {unit}, expected metres,'
-      f' {most:g} at most. Divide millimetres by 1000.'
+      f'{source}: positions move by {np.median(speed):.0f} {unit}, expected'
+      f' metres, {fastest:g} at most. Divide millimetres by 1000.'
     )
 
 
@@ -135,51 +158,57 @@ def check_heading(
     heading: [N] radians from east towards north.
     source: file or flag, for the message.
   """
-  travel, moved = _travel(position)
-  if moved.sum() < _FEWEST_STEPS:
+  rows, travel = _travel(position)
+  if len(travel) < _FEWEST_STEPS:
     return
-  middle = np.exp(1j * heading[1:]) + np.exp(1j * heading[:-1])
-  steady = _steadiness(np.angle(middle)[moved] - travel[moved])
+  ends = np.exp(1j * heading[rows])
+  steady = _steadiness(np.angle(ends[1:] + ends[:-1]) - travel)
   if steady < _UNSTEADY:
     raise InputError(
       f'{source}: headings do not follow the path (steadiness {steady:.2f} of 1'
-      f' over {moved.sum()} steps, expected {_STEADY} and more). Are angles in'
+      f' over {len(travel)} steps, expected {_STEADY} and more). Are angles in'
       ' degrees, rotations transposed, or poses body_from_world?'
     )
 
 
-def check_compass(
-  position: np.ndarray, compass: np.ndarray, source: str
+def check_degrees(
+  position: np.ndarray, angle: np.ndarray, source: str, clockwise: bool
 ) -> None:
-  """Raises InputError for radians where degrees are expected.
+  """Raises InputError for headings in radians where degrees are expected.
 
   Args:
     position: [N, 2 or 3] in an order that may be that of travel, metres.
-    compass: [N] clockwise from north, said to be degrees; NaN is unknown.
+    angle: [N] from any direction, said to be degrees; NaN is unknown.
     source: file, for the message.
+    clockwise: as a compass counts; otherwise from east towards north.
   """
-  known = np.isfinite(compass) & np.isfinite(position[:, :2]).all(1)
-  position, compass = position[known], compass[known]
-  if not len(compass) or np.abs(compass).max() > 2 * np.pi + 0.01:
+  known = np.isfinite(angle) & np.isfinite(position[:, :2]).all(1)
+  position, angle = position[known], angle[known]
+  if not len(angle) or np.abs(angle).max() > 2 * np.pi + 0.01:
     return
-  travel, moved = _travel(position)
-  if moved.sum() < _FEWEST_STEPS:
+  rows, travel = _travel(position)
+  if len(travel) < _FEWEST_STEPS:
     return
-  turned = np.pi / 2 - travel[moved]
-  as_radians = _steadiness(compass[:-1][moved] - turned)
-  as_degrees = _steadiness(np.radians(compass[:-1])[moved] - turned)
+  turned = (-angle if clockwise else angle)[rows[:-1]]
+  as_radians = _steadiness(turned - travel)
+  as_degrees = _steadiness(np.radians(turned) - travel)
   if as_radians > _STEADY and as_degrees < _UNSTEADY:
     raise InputError(
-      f'{source}: headings from {compass.min():g} to {compass.max():g} follow'
-      f' the path as radians (steadiness {as_radians:.2f} of 1) and not as'
-      f' degrees ({as_degrees:.2f}). Give degrees clockwise from north.'
+      f'{source}: headings from {angle.min():g} to {angle.max():g} follow the'
+      f' path as radians (steadiness {as_radians:.2f} of 1) and not as degrees'
+      f' ({as_degrees:.2f}). Give degrees.'
     )
 
 
 def _travel(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Directions [N - 1] from east, and which steps are long enough."""
-  step = np.diff(position[:, :2], axis=0)
-  return np.arctan2(step[:, 1], step[:, 0]), np.hypot(*step.T) > _SHORTEST_STEP
+  """Rows [S + 1] some way apart, and directions [S] from east between them."""
+  rows = [0]
+  for i, place in enumerate(position[:, :2]):
+    step = place - position[rows[-1], :2]
+    if np.hypot(*step) > _SHORTEST_STEP:
+      rows.append(i)
+  step = np.diff(position[rows, :2], axis=0)
+  return np.array(rows), np.arctan2(step[:, 1], step[:, 0])
 
 
 def _steadiness(angle: np.ndarray) -> float:

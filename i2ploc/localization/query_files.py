@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import functools
 import glob
 import math
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -57,8 +58,8 @@ def read_queries(
   """Reads image files one by one.
 
   Args:
-    patterns: image files, folders of them, or patterns; those of one pattern
-      or folder in natural order (2 before 10).
+    patterns: image files, folders of them, their sub-folders included, or
+      patterns; those of one pattern or folder in natural order (2 before 10).
     intrinsics: fx, fy, cx, cy in pixels of the files as one sees them, the
       centre of the top-left pixel at (0.5, 0.5); () if `camera` took them.
     camera: of the map; None where no calibration is needed.
@@ -75,9 +76,9 @@ def read_queries(
 
   Raises:
     MissingFileError: no file of this name, or no boxes beside it.
-    InputError: no query, a rough position that is none, a file that is no image (see `image_files`), one of
-      another shape than the map's camera without intrinsics of its own, or
-      boxes that do not name the image.
+    InputError: no query, a rough position that is none, a file that is no image
+      (see `image_files`), one of another shape than the map's camera without
+      intrinsics of its own, or boxes that do not name the image.
   """
   if not patterns:
     raise InputError('No query: give image files with --query=PATH.')
@@ -113,16 +114,13 @@ def _files(pattern: str) -> list[str]:
   """
   folder = pathlib.Path(pattern)
   if folder.is_dir():
-    found = [
-      str(path)
-      for path in folder.iterdir()
-      if path.suffix.lower() in image_files.SUFFIXES
-    ]
-    if not found:
-      raise InputError(f'{pattern}: no images in this folder.')
+    found = [str(folder / n) for n in listing.list_photos(folder, folder)]
   else:
     found = glob.glob(pattern) or [pattern]
-  return sorted(found, key=listing.natural)
+  # Folder by folder: a query's earlier images are of its own.
+  return sorted(
+    found, key=lambda name: list(map(listing.natural, os.path.split(name)))
+  )
 
 
 def _prior(near) -> answer.Prior:

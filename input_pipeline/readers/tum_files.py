@@ -152,7 +152,7 @@ def read_trajectory(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   for line, words in rows.items():
     if len(words) != 8:
       raise InputError(
-        f'{path}, line {line}: {len(words)} words, expected 8 numbers: '
+        f'{path}, line {line}: {len(words)} numbers, expected 8: '
         'timestamp tx ty tz qx qy qz qw.'
       )
     values.append(_floats(path, line, words))
@@ -203,7 +203,7 @@ def _check_doubled(path, table, again, lines) -> None:
 def _check_trajectory(path, table, scalar_first) -> None:
   """Refuses poses in other units than metres, and quaternions out of order."""
   times, position = table[:, 0], table[:, 1:4]
-  trajectories.check_metres(position, str(path))
+  trajectories.check_places(position, str(path))
   trajectories.check_speed(position, times, str(path))
   # A header that says which is first has the last word.
   if not scalar_first:

@@ -167,7 +167,7 @@ class QueryFilesTest(parameterized.TestCase):
 
   def test_no_query(self):
     self.refuse('No query')
-    self.refuse('no images in this folder', self.root)
+    self.refuse('no photos; expected files that end in', self.root)
     self.refuse('length=0', self.save(64, 208)[0], length=0)
 
   def test_a_missing_file(self):

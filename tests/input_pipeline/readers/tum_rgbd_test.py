@@ -236,7 +236,8 @@ class RefusalTest(_FolderTest):
   def test_poses_of_another_sequence(self):
     _write_poses(self.folder, 500 + 0.01 * np.arange(9))
     self.assert_fails(
-      ValueError, 'none of 4 images, 100.000 to 100.120 s.*500.000 to 500.080'
+      ValueError,
+      'none of 4 images has.* 100.000 to 100.120 s and 500.000 to 500.080',
     )
 
   def test_damaged_depth(self):
