@@ -272,9 +272,7 @@ def _check_poses(drive: Drive) -> None:
   poses = np.stack([drive.world_from_lidar[i] for i in frames])
   position = poses[:, :3, 3]
   trajectories.check_places(position, drive.poses)
-  if drive.times is None:
-    trajectories.check_speed(position, None, drive.poses)
-  else:
+  if drive.times is not None:
     known = np.array([i in drive.times for i in frames])
     times = np.array([drive.times[i] for i in frames if i in drive.times])
     trajectories.check_speed(position[known], times, drive.poses)
@@ -369,19 +367,27 @@ def times_of_both(
 
 
 def poses_by_row(
-  path: pathlib.Path, files: Mapping[int, pathlib.Path]
+  path: pathlib.Path,
+  files: Mapping[int, pathlib.Path],
+  upright_from_file: np.ndarray,
 ) -> np.ndarray:
   """Reads a pose file [F, 4, 4] whose row is the frame number.
 
   Args:
     path: see `kitti_files.read_poses`.
     files: of the sensors by frame number.
+    upright_from_file: [3, 3], from the file's axes to x, y and z up.
 
   Raises:
-    InputError: see `kitti_files.read_poses`; or frames 0, 1, 2, ... of which
+    InputError: see `kitti_files.read_poses`; positions that are no metres, see
+      `trajectories`; or frames 0, 1, 2, ... of which
       many at the end have no row: rows of other frames, probably.
   """
   poses = kitti_files.read_poses(path)
+  # As they are written, before an arm from sensor to sensor adds its metres.
+  position = poses[:, :3, 3] @ upright_from_file.T
+  trajectories.check_places(position, str(path))
+  trajectories.check_speed(position, None, str(path))
   beyond = sum(frame >= len(poses) for frame in files)
   whole = len(files) and max(files) == len(files) - 1
   if whole and beyond > max(1, _MOST_UNPOSED * len(files)):

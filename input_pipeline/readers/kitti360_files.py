@@ -27,6 +27,7 @@ import numpy as np
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import fisheye
+from i2ploc.geometry import trajectories
 from input_pipeline.readers import kitti_files
 
 FISHEYES = ('image_02', 'image_03')
@@ -265,6 +266,7 @@ def read_numbered_poses(path: pathlib.Path, rows: int) -> dict[int, np.ndarray]:
   if not poses:
     raise InputError(f'{path}: no poses in the file.')
   values = np.stack(list(poses.values()))
+  trajectories.check_places(values[:, :, 3], str(path))
   matrices = kitti_files.rigid_matrix(
     values[:, :, :3], values[:, :, 3], str(path)
   )

@@ -121,7 +121,9 @@ def _load_sequence(
   camera_from_camera0 = kitti_files.rigid_matrix(np.eye(3), offset, str(path))
   world_from_lidar = (
     np.linalg.inv(camera0_from_lidar)
-    @ drive_lib.poses_by_row(poses, images | scans)
+    @ drive_lib.poses_by_row(
+      poses, images | scans, camera0_from_lidar[:3, :3].T
+    )
     @ camera0_from_lidar
   )
   times = drive_lib.times_by_frame(folder / 'times.txt', images | scans)

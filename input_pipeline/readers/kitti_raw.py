@@ -179,7 +179,7 @@ def _load_poses(
       'keep one.'
     )
   logging.info('Drive %s: poses from %s.', folder.name, pose_files[0].name)
-  poses = drive_lib.poses_by_row(pose_files[0], files)
+  poses = drive_lib.poses_by_row(pose_files[0], files, np.eye(3))
   return dict(enumerate(poses)), pose_files[0]
 
 
