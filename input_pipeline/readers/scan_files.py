@@ -168,7 +168,8 @@ def _read_pcd(path: pathlib.Path) -> np.ndarray:
     raise _not_installed(path, 'pypcd4') from error
   try:
     cloud = pypcd4.PointCloud.from_path(path)
-    columns = {name: cloud.pc_data[name] for name in cloud.pc_data.dtype.names}
+    names = cloud.pc_data.dtype.names or ()
+    columns = {name: cloud.pc_data[name] for name in names}
   # ValueError of pydantic, struct.error, UnicodeDecodeError, and more.
   except Exception as error:
     raise _damaged(path, error) from error

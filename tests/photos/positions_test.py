@@ -185,9 +185,9 @@ class CsvTest(folder.FolderTest):
                 [heading], header)  # fmt: skip
 
   def test_the_middle_of_the_earth(self):
-    z = np.full(3, 5.16e6)
-    self.refuse('km from the origin.*ECEF', self.many, [3.7e6 + 9, 3.7e6, 3.7e6],
-                [5.5e5, 5.5e5 + 9, 5.5e5], (), [z], 'name,x,y,z')  # fmt: skip
+    x, y, z = np.full((3, 3), [3.7e6, 5.5e5, 5.16e6]).T + np.eye(3)
+    self.refuse('km from the origin.*ECEF', self.many, x, y, (), [z],
+                'name,x,y,z')  # fmt: skip
 
   def test_eastings_of_two_zones(self):
     self.refuse("UTM zones .'32', '33'. cannot be compared", self.read,
