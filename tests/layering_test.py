@@ -119,6 +119,7 @@ ORDER = {
     'three_points',
     'five_points',
     'ellipsoid',
+    'trajectories',
   ),
   'i2ploc.photos': (
     'listing',
@@ -333,6 +334,9 @@ ORDER = {
   ),
   'input_pipeline.readers': (
     'splits',
+    'clocks',
+    'sensor_folders',
+    'scan_files',
     'kitti_files',
     'calibrated',
     'drive',

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import functools
 import glob
 import math
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -65,8 +66,8 @@ def read_queries(
   """Reads image files one by one.
 
   Args:
-    patterns: image files, folders of them, or patterns; those of one pattern
-      or folder in natural order (2 before 10).
+    patterns: image files, folders of them, their sub-folders included, or
+      patterns; those of one pattern or folder in natural order (2 before 10).
     intrinsics: fx, fy, cx, cy in pixels of the files as they are stored, the
       centre of the top-left pixel at (0.5, 0.5); an image that EXIF turns takes
       them along, so that they are the camera's however it was held. () if
@@ -136,16 +137,13 @@ def _files(pattern: str) -> list[str]:
   """
   folder = pathlib.Path(pattern)
   if folder.is_dir():
-    found = [
-      str(path)
-      for path in folder.iterdir()
-      if path.suffix.lower() in image_files.SUFFIXES
-    ]
-    if not found:
-      raise InputError(f'{pattern}: no images in this folder.')
+    found = [str(folder / n) for n in listing.list_photos(folder, folder)]
   else:
     found = glob.glob(pattern) or [pattern]
-  return sorted(found, key=listing.natural)
+  # Folder by folder: a query's earlier images are of its own.
+  return sorted(
+    found, key=lambda name: list(map(listing.natural, os.path.split(name)))
+  )
 
 
 def _prior(near) -> answer.Prior:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import functools
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 from i2ploc.errors import InputError
@@ -16,6 +17,9 @@ from i2ploc.geometry import lens as lens_lib
 from i2ploc.objects import detections as detections_lib
 from i2ploc.objects import files
 from i2ploc.objects.map import place_map
+
+# Of the images of a place, of which nobody says what a detector saw.
+_MOST_UNNAMED = 0.5
 
 
 def without(
@@ -32,6 +36,28 @@ def without(
   """
   keep = ~np.isin(detections.category, _numbers(leave_out, categories))
   return detections.take(np.flatnonzero(keep))
+
+
+def _check_named(place, names, frames) -> None:
+  """Counts images that a detector's file does not name; refuses many of them.
+
+  An image without objects is listed too, or is rare: most that are missing were
+  never shown to the detector, and as such they would be maps and queries
+  without objects.
+  """
+  missing = sorted(names - frames.keys())
+  if len(missing) > _MOST_UNNAMED * len(names):
+    raise InputError(
+      f'{place.detections} names {len(names) - len(missing)} of the'
+      f' {len(names)} images of {place.name}, not {missing[0]!r}; it has'
+      f' {sorted(frames)[:2]}. Run the detector on all of them, and list those'
+      ' without boxes too.'
+    )
+  if missing:
+    logging.warning(
+      '%s: no boxes of %d of %d images of %s (first: %s).',
+      place.detections, len(missing), len(names), place.name, missing[0],
+    )  # fmt: skip
 
 
 def _numbers(names, categories) -> list[int]:
@@ -81,7 +107,7 @@ class Observer:
 
     Raises:
       MissingFileError: no such file.
-      InputError: it names none of the images.
+      InputError: it names less than half of the images.
     """
     self._encoder, self._frames = encoder, None
     self._leave_out = leave_out
@@ -89,12 +115,7 @@ class Observer:
     if place.detections is not None:
       found = files.load_detections(place.detections, place.mapping.image_size)
       names = {*place.mapping.names, *place.queries.names}
-      if names.isdisjoint(found.frames):
-        raise InputError(
-          f'{place.detections} names none of the {len(names)} images of'
-          f' {place.name}, such as {min(names)!r}; it has'
-          f' {sorted(found.frames)[:2]}.'
-        )
+      _check_named(place, names, found.frames)
       self._frames = found.frames
 
   def boxes(

@@ -7,9 +7,9 @@
   ROOT/train_val/CITY/...            MSLS as it is unpacked, see `msls`
   ROOT/**                            or photos of one folder, for both
 
-Files beside the two folders are not read. Of one folder every photo asks all
-others, or with `query_every=N` every N-th in order of name (2 before 10) asks
-the others. What is right, by `positions`:
+Photos beside the two folders are counted, not read. Of one folder every photo
+asks all others, or with `query_every=N` every N-th in order of name (2 before
+10) asks the others. What is right, by `positions`:
 
   ''        metres between the positions in the names ('@east@north@...'), else
             those in EXIF; footprints that overlap, where names hold four
@@ -153,6 +153,7 @@ def _parts(root, towns, database, queries) -> list[_Part]:
       f'{root}: no folder {" and ".join(path.name for path in missing)}; '
       f'found {found}. Set data.database and data.queries to their names.'
     )
+  listing.log_beside(root, list(folders.values()))
   return [
     _Part(name, drive, listing.list_photos(root, path))
     for drive, path in folders.items()

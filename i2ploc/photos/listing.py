@@ -80,6 +80,31 @@ def list_photos(root: pathlib.Path, folder: pathlib.Path) -> list[str]:
   return _checked(folder, names, others)
 
 
+def log_beside(root: pathlib.Path, folders: Sequence[pathlib.Path]) -> None:
+  """Counts the photos below a folder that lie in none of its folders given."""
+  count, places = 0, set()
+  for top, inner, files in os.walk(root):
+    inner[:] = [
+      name
+      for name in inner
+      if not name.startswith('.') and pathlib.Path(top, name) not in folders
+    ]
+    photos = [
+      name
+      for name in files
+      if os.path.splitext(name)[1].lower() in image_files.SUFFIXES
+    ]
+    count += len(photos)
+    if photos:
+      places.add(os.path.relpath(top, root))
+  if count:
+    logging.warning(
+      '%s: passed over %d photos beside %s: in %s.',
+      root, count, ' and '.join(path.name for path in folders),
+      examples(sorted(places)),
+    )  # fmt: skip
+
+
 def _read_list(root, folder, listed) -> list[str]:
   """The names in a list of paths; blank lines do not count."""
   try:

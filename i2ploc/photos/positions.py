@@ -23,6 +23,7 @@ import numpy as np
 
 from i2ploc import image_files
 from i2ploc.errors import InputError
+from i2ploc.geometry import trajectories
 from i2ploc.geometry import utm
 from i2ploc.photos import csv_tables
 from i2ploc.photos import listing
@@ -47,8 +48,10 @@ _EAST, _NORTH, _ZONE, _LETTER, _HEADING, _HEIGHT = 1, 2, 3, 4, 9, 12
 # Positions of one photo that are further apart contradict each other, metres.
 _CONTRADICTION = 1000.0
 _TOGETHER = 100.0
-# Photos of a town in degrees; in metres, a spread that no radius tells apart.
-_SPREAD = 0.5
+# Degrees, between a file and EXIF of the same photos.
+_SAME_DEGREES = 0.01
+# Metres, standard deviation of photos, of which GPS knows the scale.
+_WIDER_THAN_GPS = 20.0
 
 
 class Positions(NamedTuple):
@@ -120,6 +123,12 @@ def from_names(
       ' give data.positions=FILE.csv.'
     )
   values = np.array(rows, np.float64)
+  if trajectories.looks_like_degrees(values[:, :2]):
+    raise InputError(
+      f'{names[0]} and {len(names) - 1} more names have degrees between the'
+      ' first @, expected @easting@northing@ in metres. Rename the photos, or'
+      ' give data.positions=FILE.csv with name,lat,lon.'
+    )
   for town in _by_town(len(names), towns):
     found: dict[_Zone, list[int]] = {}
     for row in town.tolist():
@@ -296,8 +305,9 @@ def from_csv(
   Raises:
     MissingFileError: there is no such file.
     InputError: a header without these columns; rows without two numbers, names
-      that come twice, no row of any photo; latitude and longitude exchanged,
-      or degrees under the name of metres. What is wrong is counted.
+      that come twice, no row of any photo; latitude and longitude exchanged;
+      degrees, millimetres or ECEF under the name of metres, or headings in
+      radians. What is wrong is counted.
   """
   table = csv_tables.read_table(path, COLUMNS, 'positions')
   kinds = ('x', 'y'), ('lat', 'lon')
@@ -339,8 +349,13 @@ def from_csv(
     flat = project(values[:, 0], values[:, 1], towns)
   else:
     _refuse_degrees(path, table, values[known, :2])
+    if len(gps):
+      _compare_metres(path, values[:, :2], gps)
     flat = values[:, :2]
   position = np.concatenate([flat, values[:, 2:3]], axis=1)
+  if not degrees:
+    trajectories.check_ecef(position, str(path))
+  trajectories.check_degrees(position, values[:, 3], str(path), clockwise=True)
   return Positions(position, yaw_from_compass(values[:, 3]))
 
 
@@ -433,17 +448,41 @@ def _over_ground(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _refuse_degrees(path, table: csv_tables.Table, values: np.ndarray) -> None:
   """Refuses degrees in columns that are called x and y."""
-  if len(np.unique(values, axis=0)) < 2:
-    return
-  spread = np.ptp(values, axis=0)
-  most = np.abs(values).max(0)
-  degrees = most.max() <= 180 and most.min() <= 90
   # Local metres of a table top, if that is what they are, are named so.
   called = [table.header[table.columns[axis]].lower() for axis in 'xy']
-  if degrees and spread.max() < _SPREAD and called == ['x', 'y']:
+  if called == ['x', 'y'] and trajectories.looks_like_degrees(values):
     (west, south), (east, north) = values.min(0), values.max(0)
     raise InputError(
       f'{path}: x from {west:g} to {east:g} and y from {south:g} to {north:g}'
       ' look like degrees; as metres all photos would be at one place. Call the'
       ' columns lon and lat, or easting and northing if they are metres.'
+    )
+
+
+def _compare_metres(path, values, gps) -> None:
+  """Refuses metres that the cameras' own notes tell to be something else.
+
+  Args:
+    path: of the file, for messages.
+    values: [N, 2] as read.
+    gps: of each photo, or None.
+  """
+  noted = np.array(
+    [place[:2] if place else (math.nan,) * 2 for place in gps], np.float64
+  )
+  both = np.isfinite(noted + values).all(1)
+  if both.sum() < 3:
+    return
+  noted, values = noted[both], values[both]
+  if np.median(np.abs(values - noted[:, ::-1]).max(1)) < _SAME_DEGREES:
+    raise InputError(
+      f'{path}: x and y are the degrees of longitude and latitude in EXIF of'
+      ' the same photos. Call the columns lon and lat.'
+    )
+  flat = project(noted[:, 0], noted[:, 1])
+  wide, said = (np.linalg.norm(xy.std(0)) for xy in (flat, values))
+  if wide > _WIDER_THAN_GPS and abs(math.log10(said / wide + 1e-9) - 3) < 0.1:
+    raise InputError(
+      f'{path}: x and y are {said / wide:.0f} times as far apart as EXIF of the'
+      ' same photos says, expected metres. Divide millimetres by 1000.'
     )

@@ -26,10 +26,12 @@ import dataclasses
 import math
 import pathlib
 
+from absl import logging
 import jax
 import numpy as np
 from PIL import Image
 
+from i2ploc import image_files
 from i2ploc.errors import InputError
 from i2ploc.geometry import fisheye
 from i2ploc.geometry import lens as lens_lib
@@ -43,6 +45,8 @@ from input_pipeline.readers import kitti360_splits
 from input_pipeline.readers import kitti360_submaps
 from input_pipeline.readers import kitti360_sweeps
 from input_pipeline.readers import kitti_files
+from input_pipeline.readers import scan_files
+from input_pipeline.readers import sensor_folders
 
 CAMERAS = ('perspective', 'panorama')
 POINTS = ('scan', 'submap')
@@ -151,19 +155,20 @@ def _load_drive(
   name = kitti360_files.drive_name(sequence)
   poses = kitti360_files.load_poses(root, name, rig)
   lidar = kitti360_files.lidar_folder(root, name)
-  scans = kitti_files.numbered_files(lidar / 'data', ('.bin',))
+  scans = sensor_folders.numbered_files(lidar / 'data', scan_files.SUFFIXES)
   sensors = kitti360_files.FISHEYES if stitcher else ('image_00',)
   found = [_find_images(root, name, sensor) for sensor in sensors]
   images = {i: path for i, path in found[0].items() if i in found[-1]}
-  for sensor, files in zip(
-    (*sensors, 'velodyne_points'), (*found, scans), strict=True
-  ):
-    drive_lib.log_missing(name, sensor, poses, files)
-  times = drive_lib.times_by_frame(lidar / 'timestamps.txt', scans)
-  times |= drive_lib.times_by_frame(
-    kitti360_files.image_folder(root, name, sensors[0]).parent
-    / 'timestamps.txt',
-    images,
+  for sensor, files in zip(sensors, found, strict=True):
+    lone = sorted((found[0].keys() | found[-1].keys()) - files.keys())
+    if lone:
+      logging.warning(
+        'Drive %s: %d frames have no %s (first: %d), hence no panorama.',
+        name, len(lone), sensor, lone[0],
+      )  # fmt: skip
+  camera = kitti360_files.image_folder(root, name, sensors[0]).parent
+  times = drive_lib.times_of_both(
+    (lidar / 'timestamps.txt', scans), (camera / 'timestamps.txt', images)
   )
   calibration = root / 'calibration'
   drive = drive_lib.Drive(
@@ -171,7 +176,8 @@ def _load_drive(
     images=images,
     scans=scans,
     world_from_lidar=poses,
-    times=times or None,
+    times=times,
+    poses=str(root / 'data_poses' / name),
     rig=stitcher.rig
     if stitcher
     else schema.Rig(
@@ -192,7 +198,7 @@ def _find_images(
   root: pathlib.Path, drive: str, sensor: str
 ) -> dict[int, pathlib.Path]:
   folder = kitti360_files.image_folder(root, drive, sensor)
-  images = kitti_files.numbered_files(folder, drive_lib.IMAGE_SUFFIXES)
+  images = sensor_folders.numbered_files(folder, image_files.SUFFIXES)
   if not images:
     drive_lib.check_other_cameras(folder.parent.parent, sensor)
   return images

@@ -28,6 +28,7 @@ from i2ploc import lens_files
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import fisheye
+from i2ploc.geometry import trajectories
 from input_pipeline import extrinsics
 from input_pipeline.readers import kitti_files
 
@@ -270,6 +271,7 @@ def read_numbered_poses(path: pathlib.Path, rows: int) -> dict[int, np.ndarray]:
   if not poses:
     raise InputError(f'{path}: no poses in the file.')
   values = np.stack(list(poses.values()))
+  trajectories.check_places(values[:, :, 3], str(path))
   matrices = kitti_files.rigid_matrix(
     values[:, :, :3], values[:, :, 3], str(path)
   )

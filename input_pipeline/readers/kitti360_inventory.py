@@ -16,10 +16,11 @@ import sys
 from absl import app
 from absl import flags
 
-from input_pipeline.readers import drive as drive_lib
+from i2ploc import image_files
 from input_pipeline.readers import kitti360_files
 from input_pipeline.readers import kitti360_splits
-from input_pipeline.readers import kitti_files
+from input_pipeline.readers import scan_files
+from input_pipeline.readers import sensor_folders
 
 ROOT = flags.DEFINE_string('root', None, 'Where KITTI-360 lies, or shall lie.')
 SPLITS = flags.DEFINE_list(
@@ -87,11 +88,11 @@ def count(
   counts = {'poses': len(poses)}
   for sensor in _SENSORS[:-1]:
     folder = kitti360_files.image_folder(root, drive, sensor)
-    images = kitti_files.numbered_files(folder, drive_lib.IMAGE_SUFFIXES)
+    images = sensor_folders.numbered_files(folder, image_files.SUFFIXES)
     counts[sensor] = len(poses.keys() & images.keys())
   folder = kitti360_files.lidar_folder(root, drive) / 'data'
-  scans = kitti_files.numbered_files(folder, ('.bin',))
-  kitti_files.check_scans(list(scans.values()))
+  scans = sensor_folders.numbered_files(folder, scan_files.SUFFIXES)
+  scan_files.check_scans(list(scans.values()))
   counts[_SENSORS[-1]] = len(poses.keys() & scans.keys())
   return counts
 

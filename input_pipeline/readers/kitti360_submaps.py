@@ -30,7 +30,7 @@ import tqdm
 from i2ploc import files
 from i2ploc.errors import InputError
 from input_pipeline.readers import kitti360_sweeps
-from input_pipeline.readers import kitti_files
+from input_pipeline.readers import scan_files
 
 HALF_SIDE = 20.0  # metres
 VOXEL = 0.1  # metres
@@ -57,7 +57,7 @@ class Sweeps(NamedTuple):
   drive: str
   scans: Mapping[int, pathlib.Path]
   world_from_lidar: Mapping[int, np.ndarray]
-  dropped: kitti_files.Dropped
+  dropped: scan_files.Dropped
 
   @property
   def frames(self) -> list[int]:
@@ -162,7 +162,7 @@ def _make_piece(
 
 def _sweep(sweeps: Sweeps, frame: int, origin: np.ndarray) -> np.ndarray:
   """[P, 4] one sweep in the world, relative to `origin`."""
-  points = kitti_files.read_scan(sweeps.scans[frame], sweeps.dropped)
+  points = scan_files.read_scan(sweeps.scans[frame], sweeps.dropped)
   ego = (np.abs(points[:, :2]) < EGO).all(1)
   near = (points[:, :3] ** 2).sum(1) < MAX_RANGE**2
   motion = kitti360_sweeps.motion_at(sweeps.world_from_lidar, frame)

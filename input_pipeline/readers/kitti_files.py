@@ -2,9 +2,7 @@
 """The file formats KITTI raw and KITTI odometry share.
 
 Every function reads one file, believes nothing it finds there and raises an
-error that names the file, what stands in it and what should. Only points are
-ever dropped (non-finite, or at the origin, which is how some converters write
-"no return"), and they are counted.
+error that names the file, what stands in it and what should.
 
 KITTI's projection matrices count pixels from the centre of the top-left pixel.
 `split_projection` adds the half pixel that takes them to this program's
@@ -14,20 +12,16 @@ convention; nothing else does.
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
-from collections.abc import Sequence
 import contextlib
 import datetime
 import pathlib
 
-from absl import logging
 import numpy as np
 import PIL.Image
 
 from i2ploc import image_files
 from i2ploc.errors import InputError
 
-POINT_RULES = ('non-finite', 'range 0')  # why a point is dropped
-_BYTES_PER_POINT = 16
 # Printed digits leave 1e-6; a wrong row or a transposed file leaves 1e-1.
 _ROTATION_TOLERANCE = 1e-3
 # (H, W) of the rectified images, by fx = fy, cx, cy of the five days of KITTI
@@ -43,138 +37,6 @@ _SIZES = {
 _ORIENTATION = 0x0112  # of EXIF
 # Pillow's PNG plugin reports broken chunks as SyntaxError.
 _UNREADABLE = (OSError, SyntaxError, ValueError)
-
-
-class Dropped:
-  """Counts the points that are left out of a dataset's scans.
-
-  Scans are read when they are asked for, some of them many times: each counts
-  once. The log tells of the first that loses points, the tenth, the hundredth.
-
-  Attributes:
-    name: of the dataset, for the log.
-    scans: by file, how many points each of POINT_RULES has dropped.
-  """
-
-  def __init__(self, name: str):
-    self.name = name
-    self.scans: dict[pathlib.Path, tuple[int, ...]] = {}
-
-  def add(self, path: pathlib.Path, lost: tuple[int, ...]) -> None:
-    """Notes what a scan has lost by each of POINT_RULES, if anything."""
-    if not any(lost) or path in self.scans:
-      return
-    self.scans[path] = lost
-    count = len(self.scans)
-    if count == 10 ** (len(str(count)) - 1):
-      logging.warning(
-        '%s: dropped points of %d scans so far: %s; last %s.',
-        self.name,
-        count,
-        ', '.join(f'{n} {rule}' for rule, n in self.total().items()),
-        path,
-      )
-
-  def total(self) -> dict[str, int]:
-    """Points dropped so far, by rule."""
-    lost = np.array(list(self.scans.values()), int)
-    sums = lost.reshape(-1, len(POINT_RULES)).sum(0)
-    return dict(zip(POINT_RULES, sums.tolist(), strict=True))
-
-
-def numbered_files(
-  folder: pathlib.Path, suffixes: Sequence[str]
-) -> dict[int, pathlib.Path]:
-  """The files of a sensor's folder by the frame number in their names.
-
-  Args:
-    folder: searched without its sub-folders; may be missing.
-    suffixes: file name endings to take, as in '.png'.
-
-  Returns:
-    Frame number to file, in increasing order; empty without the folder.
-
-  Raises:
-    InputError: a name is not a number, or two files have the same one.
-  """
-  if not folder.is_dir():
-    return {}
-  files = {}
-  for path in sorted(folder.iterdir()):
-    if path.suffix not in suffixes or path.name.startswith('.'):
-      continue
-    if not (path.stem.isascii() and path.stem.isdigit()):
-      raise InputError(
-        f'{path}: the name is not a frame number (expected e.g. 000012'
-        f'{path.suffix}); move the file away.'
-      )
-    frame = int(path.stem)
-    if frame in files:
-      raise InputError(
-        f'{folder}: {files[frame].name} and {path.name} are both frame '
-        f'{frame}; remove one.'
-      )
-    files[frame] = path
-  return dict(sorted(files.items()))
-
-
-def check_scans(files: Sequence[pathlib.Path]) -> None:
-  """Raises ValueError naming the scans that are empty or truncated."""
-  faults = [fault for path in files if (fault := _size_fault(path))]
-  if faults:
-    more = f' (and {len(faults) - 5} more)' if len(faults) > 5 else ''
-    raise InputError(
-      f'{len(faults)} of {len(files)} scans cannot be read: '
-      f'{"; ".join(faults[:5])}{more}. Download them again, or delete them: '
-      'a missing scan is allowed.'
-    )
-
-
-def _size_fault(path: pathlib.Path) -> str | None:
-  size = path.stat().st_size
-  if not size:
-    return f'{path}: empty scan, 0 bytes'
-  if size % _BYTES_PER_POINT:
-    return (
-      f'{path}: truncated scan, {size} bytes are not a multiple of '
-      f'{_BYTES_PER_POINT} (4 float32 per point)'
-    )
-  return None
-
-
-def read_scan(path: pathlib.Path, dropped: Dropped) -> np.ndarray:
-  """Reads one LiDAR scan.
-
-  Args:
-    path: little-endian float32 (x, y, z, reflectance) per point.
-    dropped: counts what is left out.
-
-  Returns:
-    [P, 4] float32: LiDAR frame (x forward, y left, z up), metres, reflectance
-    in [0, 1]. Non-finite points and points at range 0 are dropped and counted.
-
-  Raises:
-    MissingFileError: no such file.
-    InputError: empty or truncated, nothing left, or a reflectance outside
-      [0, 1], which tells another scale or another format.
-  """
-  if fault := _size_fault(path):
-    raise InputError(f'{fault}.')
-  points = np.fromfile(path, '<f4').reshape(-1, 4).astype(np.float32)
-  finite = np.isfinite(points).all(axis=1)
-  # Any, not a norm: the square of a tiny coordinate underflows to zero.
-  hit = points[:, :3].any(axis=1)
-  dropped.add(path, (int(np.sum(~finite)), int(np.sum(finite & ~hit))))
-  points = points[finite & hit]
-  if not len(points):
-    raise InputError(f'{path}: no finite point with a range above 0.')
-  low, high = points[:, 3].min(), points[:, 3].max()
-  if low < 0 or high > 1:
-    raise InputError(
-      f'{path}: reflectance from {low:g} to {high:g}, expected [0, 1]; rescale '
-      'the fourth column, or convert the file to float32 x, y, z, reflectance.'
-    )
-  return points
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:

@@ -15,12 +15,12 @@ A sequence with more or fewer files than the benchmark has is reported with its
 counts, and read: copies of a few frames are what tests and demonstrations use.
 """
 
-from collections.abc import Sized
 import pathlib
 
 from absl import logging
 import numpy as np
 
+from i2ploc import image_files
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import lens as lens_lib
 from input_pipeline import schema
@@ -28,6 +28,8 @@ from input_pipeline.readers import calibrated
 from input_pipeline.readers import drive as drive_lib
 from input_pipeline.readers import kitti_files
 from input_pipeline.readers import kitti_odometry_splits
+from input_pipeline.readers import scan_files
+from input_pipeline.readers import sensor_folders
 
 
 def load(
@@ -102,10 +104,12 @@ def _load_sequence(
   folder: pathlib.Path, camera: int, poses: pathlib.Path
 ) -> drive_lib.Drive:
   sensor = f'image_{camera}'
-  images = kitti_files.numbered_files(folder / sensor, drive_lib.IMAGE_SUFFIXES)
+  images = sensor_folders.numbered_files(folder / sensor, image_files.SUFFIXES)
   if not images:
     drive_lib.check_other_cameras(folder, sensor)
-  scans = kitti_files.numbered_files(folder / 'velodyne', ('.bin',))
+  scans = sensor_folders.numbered_files(
+    folder / 'velodyne', scan_files.SUFFIXES
+  )
   path = folder / 'calib.txt'
   key = f'P{camera}'
   entries = kitti_files.read_calibration(path, {key: (3, 4), 'Tr': (3, 4)})
@@ -124,13 +128,12 @@ def _load_sequence(
   camera_from_camera0 = kitti_files.rigid_matrix(np.eye(3), offset, str(path))
   world_from_lidar = (
     np.linalg.inv(camera0_from_lidar)
-    @ kitti_files.read_poses(poses)
+    @ drive_lib.poses_by_row(
+      poses, images | scans, camera0_from_lidar[:3, :3].T
+    )
     @ camera0_from_lidar
   )
   times = drive_lib.times_by_frame(folder / 'times.txt', images | scans)
-  _check_counts(
-    folder.name, {sensor: images, 'velodyne': scans, 'poses': world_from_lidar}
-  )
   return drive_lib.Drive(
     name=folder.name,
     images=images,
@@ -139,17 +142,6 @@ def _load_sequence(
     times=times or None,
     rig=schema.Rig(lens, size, camera_from_camera0 @ camera0_from_lidar),
     calibration=f'{path}: Tr',
+    poses=str(poses),
+    whole=kitti_odometry_splits.NUM_FRAMES.get(folder.name, 0),
   )
-
-
-def _check_counts(sequence: str, found: dict[str, Sized]) -> None:
-  """Warns of a sequence that is not as long as the benchmark's."""
-  official = kitti_odometry_splits.NUM_FRAMES.get(sequence)
-  counts = {name: len(files) for name, files in found.items()}
-  if official and set(counts.values()) != {official}:
-    logging.warning(
-      'Sequence %s is not whole: %s, where the benchmark has %d frames.',
-      sequence,
-      ', '.join(f'{count} in {name}' for name, count in counts.items()),
-      official,
-    )

@@ -23,6 +23,7 @@ import re
 from absl import logging
 import numpy as np
 
+from i2ploc import image_files
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import lens as lens_lib
@@ -30,6 +31,8 @@ from input_pipeline import schema
 from input_pipeline.readers import calibrated
 from input_pipeline.readers import drive as drive_lib
 from input_pipeline.readers import kitti_files
+from input_pipeline.readers import scan_files
+from input_pipeline.readers import sensor_folders
 from input_pipeline.readers import splits
 
 ALL = 'all'  # stands for every drive
@@ -41,6 +44,7 @@ GRAMMAR = splits.Grammar(
 )
 _EARTH_RADIUS = 6378137.0  # Metres, as in the development kit.
 _OXTS_VALUES = 30
+_ROUNDING = 1e-3  # radians, of printed angles
 
 
 def load(
@@ -92,32 +96,31 @@ def load(
 
 def _load_drive(folder: pathlib.Path, camera: int) -> drive_lib.Drive:
   sensor = f'image_{camera:02d}'
-  images = kitti_files.numbered_files(
-    folder / sensor / 'data', drive_lib.IMAGE_SUFFIXES
+  images = sensor_folders.numbered_files(
+    folder / sensor / 'data', image_files.SUFFIXES
   )
-  scans = kitti_files.numbered_files(
-    folder / 'velodyne_points' / 'data', ('.bin',)
+  scans = sensor_folders.numbered_files(
+    folder / 'velodyne_points' / 'data', scan_files.SUFFIXES
   )
   if not images:
     drive_lib.check_other_cameras(folder, sensor)
-  # The camera's times come last: they win where both sensors have one.
-  times = drive_lib.times_by_frame(
-    folder / 'velodyne_points' / 'timestamps.txt', scans
-  ) | drive_lib.times_by_frame(folder / sensor / 'timestamps.txt', images)
+  times = drive_lib.times_of_both(
+    (folder / 'velodyne_points' / 'timestamps.txt', scans),
+    (folder / sensor / 'timestamps.txt', images),
+  )
   lens, size, camera_from_lidar = _load_calibration(
     folder.parent, camera, list(images.values())
   )
-  poses = _load_poses(folder)
-  for name, files in ((sensor, images), ('velodyne_points', scans)):
-    drive_lib.log_missing(folder.name, name, poses, files)
+  poses, source = _load_poses(folder, images | scans)
   return drive_lib.Drive(
     name=folder.name,
     images=images,
     scans=scans,
     world_from_lidar=poses,
-    times=times or None,
+    times=times,
     rig=schema.Rig(lens, size, camera_from_lidar),
     calibration=str(folder.parent / 'calib_velo_to_cam.txt'),
+    poses=str(source),
   )
 
 
@@ -157,9 +160,11 @@ def _load_rigid(path: pathlib.Path) -> np.ndarray:
   return kitti_files.rigid_matrix(entries['R'], entries['T'], f'{path}: R')
 
 
-def _load_poses(folder: pathlib.Path) -> Mapping[int, np.ndarray]:
-  """world_from_lidar by frame number."""
-  oxts = kitti_files.numbered_files(folder / 'oxts' / 'data', ('.txt',))
+def _load_poses(
+  folder: pathlib.Path, files: Mapping[int, pathlib.Path]
+) -> tuple[Mapping[int, np.ndarray], pathlib.Path]:
+  """world_from_lidar by frame number, and where it is from."""
+  oxts = sensor_folders.numbered_files(folder / 'oxts' / 'data', ('.txt',))
   pose_files = sorted(folder.glob('poses_velo*.txt'))
   if oxts:
     logging.info('Drive %s: poses from %d oxts files.', folder.name, len(oxts))
@@ -167,7 +172,7 @@ def _load_poses(folder: pathlib.Path) -> Mapping[int, np.ndarray]:
     frames = list(oxts)
     packets = np.stack([_read_oxts(oxts[i]) for i in frames])
     poses = world_from_imu(packets) @ np.linalg.inv(lidar_from_imu)
-    return dict(zip(frames, poses, strict=True))
+    return dict(zip(frames, poses, strict=True)), folder / 'oxts'
   if not pose_files:
     raise MissingFileError(
       f'{folder}: no poses; expected oxts/data/<frame>.txt, or a file '
@@ -180,7 +185,8 @@ def _load_poses(folder: pathlib.Path) -> Mapping[int, np.ndarray]:
       'keep one.'
     )
   logging.info('Drive %s: poses from %s.', folder.name, pose_files[0].name)
-  return dict(enumerate(kitti_files.read_poses(pose_files[0])))
+  poses = drive_lib.poses_by_row(pose_files[0], files, np.eye(3))
+  return dict(enumerate(poses)), pose_files[0]
 
 
 def _read_oxts(path: pathlib.Path) -> np.ndarray:
@@ -200,6 +206,11 @@ def _read_oxts(path: pathlib.Path) -> np.ndarray:
     raise InputError(
       f'{path}: latitude {packet[0]:g}, longitude {packet[1]:g} are not on '
       'the Earth (degrees).'
+    )
+  if np.abs(packet[3:]).max() > 2 * np.pi + _ROUNDING:
+    raise InputError(
+      f'{path}: roll, pitch, yaw {packet[3]:g}, {packet[4]:g}, {packet[5]:g}, '
+      'expected radians. Multiply degrees by pi / 180.'
     )
   return packet
 

@@ -28,6 +28,7 @@ from scipy import ndimage
 from scipy.spatial import transform
 
 from i2ploc.errors import InputError
+from i2ploc.geometry import trajectories
 from i2ploc.photos import csv_tables
 from i2ploc.photos import listing
 from i2ploc.photos import positions
@@ -144,10 +145,15 @@ def _read_csv(path: pathlib.Path) -> Poses:
   counts = collections.Counter(name for name in names if name)
   if twice := [name for name, count in counts.items() if count > 1]:
     raise InputError(f'{path}: names come twice: {listing.examples(twice)}.')
+  position = np.stack([values['x'], values['y'], values['z']], axis=-1)
+  trajectories.check_places(position, str(path))
+  for name, clockwise in ('heading', True), ('yaw', False):
+    if name in values:
+      trajectories.check_degrees(position, values[name], str(path), clockwise)
   return Poses(
     np.array(names, str),
     np.full(len(names), np.nan),
-    np.stack([values['x'], values['y'], values['z']], axis=-1),
+    position,
     _csv_rotations(path, values),
   )
 

@@ -7,13 +7,14 @@ file, the line, what stands there and what should.
 
 import pathlib
 
-from absl import logging
 import numpy as np
 import PIL.Image
 
 from i2ploc.errors import InputError
 from i2ploc.errors import MissingFileError
 from i2ploc.geometry import lens as lens_lib
+from i2ploc.geometry import trajectories
+from input_pipeline.readers import clocks
 from input_pipeline.readers import kitti_files
 
 MAX_APART = 0.02  # seconds
@@ -22,6 +23,8 @@ _ROUNDING = 1e-6  # of printed times
 _MAX_HOLE = 0.1
 DEPTH_UNITS = 5000.0  # of a 16-bit depth image, per metre
 _QUATERNION_TOLERANCE = 1e-2
+# Metres between poses that one time may have: a few milliseconds of motion.
+_SAME_PLACE = 0.1
 # The calibrations that the authors recommend: fx fy cx cy, k1 k2 p1 p2 k3. The
 # images of the third camera come undistorted.
 PUBLISHED = {
@@ -94,8 +97,9 @@ def read_list(
       )
     times += _floats(path, line, words[column : column + 1])
     files.append(path.parent / words[column + 1])
+  times = clocks.seconds(np.array(times), str(path))
   order = np.argsort(times, kind='stable')
-  times = np.array(times)[order]
+  times = times[order]
   if len(repeated := times[1:][np.diff(times) == 0]):
     raise InputError(
       f'{path}: the time {repeated[0]:.6f} is listed twice; remove one.'
@@ -127,7 +131,8 @@ def read_trajectory(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """Reads a trajectory.
 
   Args:
-    path: lines `timestamp tx ty tz qx qy qz qw`; others start with '#'.
+    path: lines `timestamp tx ty tz qx qy qz qw`; others start with '#'. One of
+      these may name the columns, and then quaternions are as it says.
 
   Returns:
     times: [N] seconds, increasing; of poses with one time, which the published
@@ -136,25 +141,23 @@ def read_trajectory(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
   Raises:
     MissingFileError: no such file.
-    InputError: a malformed line, a time before the last one, or a quaternion
-      that is not of unit length.
+    InputError: a malformed line, a time before the last one, a quaternion that
+      is not of unit length, poses of one time at two places; times or positions
+      of another unit, or quaternions in another order, see `clocks` and
+      `trajectories`.
   """
-  rows = _read_rows(path)
+  rows, first = _read_rows(path), _scalar_first(path)
   values = []
   for line, words in rows.items():
     if len(words) != 8:
       raise InputError(
-        f'{path}, line {line}: {len(words)} numbers, expected 8: timestamp tx '
-        'ty tz qx qy qz qw.'
+        f'{path}, line {line}: {len(words)} numbers, expected 8: '
+        'timestamp tx ty tz qx qy qz qw.'
       )
     values.append(_floats(path, line, words))
   table, lines = np.array(values), list(rows)
-  step = np.diff(table[:, 0])
-  if len(bad := np.flatnonzero(step < 0)):
-    raise InputError(
-      f'{path}, line {lines[bad[0] + 1]}: the time {table[bad[0] + 1, 0]:.6f} '
-      'comes before that of the line above.'
-    )
+  table[:, 0] = clocks.seconds(table[:, 0], str(path))
+  clocks.check_order(table[:, 0], str(path), lines)
   norm = np.linalg.norm(table[:, 4:], axis=-1)
   if len(bad := np.flatnonzero(np.abs(norm - 1) > _QUATERNION_TOLERANCE)):
     raise InputError(
@@ -162,16 +165,54 @@ def read_trajectory(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
       f'{norm[bad[0]]:.4g}, expected 1 (order qx qy qz qw).'
     )
   table[:, 4:] /= norm[:, None]
-  again = np.flatnonzero(step == 0) + 1
-  if len(again):
-    logging.warning(
-      '%s: %d times occur twice (first: %.6f); took the first pose.',
-      path,
-      len(again),
-      table[again[0], 0],
-    )
-  table = np.delete(table, again, axis=0)
+  if first:
+    table[:, 4:] = table[:, [5, 6, 7, 4]]
+  again = clocks.doubled(table[:, 0], str(path), 'took the first pose')
+  _check_doubled(path, table, again, lines)
+  table = table[~again]
+  _check_trajectory(path, table, first)
   return table[:, 0], table[:, 1:]
+
+
+def _scalar_first(path: pathlib.Path) -> bool:
+  """Whether a comment says that quaternions are qw qx qy qz."""
+  comments = [
+    line.lower().replace(',', ' ').split()
+    for line in path.read_text('utf-8').splitlines()
+    if line.lstrip().startswith('#')
+  ]
+  return any(
+    {'qx', 'qw'} <= {*words} and words.index('qw') < words.index('qx')
+    for words in comments
+  )
+
+
+def _check_doubled(path, table, again, lines) -> None:
+  """Refuses poses of one time that are not of one place."""
+  rows = np.flatnonzero(again)
+  apart = np.linalg.norm(table[rows, 1:4] - table[rows - 1, 1:4], axis=1)
+  if len(bad := np.flatnonzero(apart > _SAME_PLACE)):
+    row = rows[bad[0]]
+    raise InputError(
+      f'{path}, line {lines[row]}: the time {table[row, 0]:.6f} of the line '
+      f'above, at a place {apart[bad[0]]:.2f} m away. Take trajectories apart.'
+    )
+
+
+def _check_trajectory(path, table, scalar_first) -> None:
+  """Refuses poses in other units than metres, and quaternions out of order."""
+  times, position = table[:, 0], table[:, 1:4]
+  trajectories.check_places(position, str(path))
+  trajectories.check_speed(position, times, str(path))
+  # A header that says which is first has the last word.
+  if not scalar_first:
+    trajectories.check_quaternions(
+      position,
+      table[:, 4:],
+      str(path),
+      "Write '# timestamp tx ty tz qw qx qy qz' above the poses, or exchange "
+      'the columns.',
+    )
 
 
 def poses_at(

@@ -31,7 +31,9 @@ from i2ploc.errors import MissingFileError
 from i2ploc.geometry import lens as lens_lib
 from input_pipeline import schema
 from input_pipeline.readers import calibrated
+from input_pipeline.readers import clocks
 from input_pipeline.readers import kitti_files
+from input_pipeline.readers import sensor_folders
 from input_pipeline.readers import tum_files
 
 
@@ -140,9 +142,9 @@ def load(
   posed, world_from_camera = tum_files.poses_at(times, stamps, poses)
   if not posed.any():
     raise InputError(
-      f'{path}: none of {len(times)} images, {times[0]:.3f} to {times[-1]:.3f} '
-      f's, has a pose within {1000 * tum_files.MAX_APART:g} ms; poses are of '
-      f'{stamps[0]:.3f} to {stamps[-1]:.3f} s. Are both of one sequence?'
+      f'{path}: none of {len(times)} images has a pose within '
+      f'{1000 * tum_files.MAX_APART:g} ms; images and poses are of '
+      f'{clocks.spans(times, stamps)}. Are both of one sequence and one clock?'
     )
   if not posed.all():
     logging.warning(
@@ -154,6 +156,7 @@ def load(
       1000 * tum_files.MAX_APART,
       times[~posed][0],
     )
+  _log_unlisted(root, images, depths)
   rows = np.flatnonzero(posed)
   images = tuple(images[i] for i in rows)
   depths = tuple(depths[i] for i in rows)
@@ -179,6 +182,19 @@ def load(
     rig=schema.Rig(lens, size),
     depth_units=calibration.depth_units or tum_files.DEPTH_UNITS,
   )
+
+
+def _log_unlisted(root, images, depths):
+  """Counts what lies beside listed images and is not listed itself."""
+  listed = [path for path in (*images, *depths) if path is not None]
+  folders = {path.parent for path in listed} - {root}
+  there = [path for path in listed if path.parent in folders]
+  others = sensor_folders.passed_over(there)
+  if others:
+    logging.warning(
+      '%s: passed over %s, which no list names.',
+      root.name, sensor_folders.counted(others),
+    )  # fmt: skip
 
 
 def _present(name, sensor, paths):

@@ -68,6 +68,16 @@ class QueryFilesTest(parameterized.TestCase):
       names = [pathlib.Path(q.name).name for q in self.read(pattern)]
       self.assertEqual(names, ['f1.png', 'f9.png', 'f10.png', 'f100.png'])
 
+  def test_sub_folders_are_read_folder_by_folder(self):
+    for name in ('b.png', 'c/10.png', 'c/9.JPG', 'd.jpeg'):
+      path = self.root / name
+      path.parent.mkdir(exist_ok=True)
+      Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(path)
+    found = self.read(str(self.root), length=2)
+    names = [str(pathlib.Path(q.name).relative_to(self.root)) for q in found]
+    self.assertEqual(names, ['b.png', 'd.jpeg', 'c/9.JPG', 'c/10.png'])
+    self.assertEqual([len(q.previous) for q in found], [0, 1, 0, 1])
+
   def test_a_query_of_three_images_knows_the_two_before(self):
     for number in range(5):
       self.save(20, 20 + number, f'{number}.png')
@@ -170,7 +180,7 @@ class QueryFilesTest(parameterized.TestCase):
 
   def test_no_query(self):
     self.refuse('No query')
-    self.refuse('no images in this folder', self.root)
+    self.refuse('no photos; expected files that end in', self.root)
     self.refuse('length=0', self.save(64, 208)[0], length=0)
 
   def test_a_missing_file(self):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a detector says of a place, from labels."""
 
+import pathlib
+import tempfile
 import types
 
 from absl.testing import absltest
@@ -8,6 +10,7 @@ import numpy as np
 
 from i2ploc.geometry import lens as lens_lib
 from i2ploc.objects import detections as detections_lib
+from i2ploc.objects import files
 from i2ploc.objects import observer as observer_lib
 
 
@@ -53,6 +56,28 @@ class ObserverTest(absltest.TestCase):
     observer = observer_lib.Observer(place, None, ('car', 'unheard of'))
     found = observer.look(place.mapping, 0)
     self.assertEqual(found.texts, ('a green bin',))
+
+  def test_images_without_boxes_are_counted_or_refused(self):
+    root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    place = _place()
+    place.mapping.names = tuple(f'{i}.png' for i in range(60))
+    none = detections_lib.make_detections(np.zeros((0, 4)), [], [], (80, 100))
+    place.detections = root / 'boxes.npz'
+
+    def observe(count):
+      named = {f'{i}.png': none for i in range(count)}
+      files.save_detections(named, place.detections)
+      return observer_lib.Observer(place)
+
+    with self.assertRaisesRegex(
+      ValueError, r'boxes.npz names 14 of the 60 images of yard, not .14.png'
+    ):
+      observe(14)
+    with self.assertLogs(level='WARNING') as logs:
+      observe(50)
+    self.assertIn('no boxes of 10 of 60 images of yard', logs.output[0])
+    with self.assertNoLogs(level='WARNING'):
+      observe(60)
 
   def test_numbers_are_left_out_by_their_names(self):
     seen = detections_lib.make_detections(

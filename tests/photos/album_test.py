@@ -69,6 +69,18 @@ class TruthTest(folder.FolderTest):
   def open(self, **options):
     return album.open_album(self.root, **options)
 
+  def test_photos_beside_the_two_folders_are_counted(self):
+    for name in ('database/@1@2@.jpg', 'queries/@1@3@.jpg', 'a.JPG',
+                 'more/b.png', 'more/notes.txt'):  # fmt: skip
+      self.save(name) if name[-3:] != 'txt' else self.write(name)
+    with self.assertLogs(level='WARNING') as logs:
+      found = album.open_album(self.root)
+    self.assertLen(found.names, 2)
+    self.assertIn(
+      'passed over 2 photos beside database and queries: in ., more',
+      logs.output[0],
+    )
+
   def test_numbers_of_frames(self):
     for i in range(3):
       self.save(f'database/{i}.jpg')

@@ -56,6 +56,13 @@ class NamesTest(parameterized.TestCase):
     found = positions.from_names(names, ['lund', 'sf'])
     self.assertTrue(np.isfinite(found.position[:, :2]).all())
 
+  def test_degrees_in_names(self):
+    names = [f'@13.19{i}@55.70{i}@.jpg' for i in range(5)]
+    with self.assertRaisesRegex(
+      ValueError, '4 more names have degrees between'
+    ):
+      positions.from_names(names)
+
   def test_a_zone_that_is_not_known_is_not_guessed(self):
     names = [_utm_name(50.0, 11.9, 32), '@0551000.25@4180010.5@@@.jpg']
     with self.assertRaisesRegex(ValueError, '32 north .1, .*unknown .1, @0551'):
@@ -144,6 +151,43 @@ class CsvTest(folder.FolderTest):
     # A corridor, and one place.
     self.read('name,x,y', *(f'{n},{i},0' for i, n in enumerate(self.NAMES)))
     self.read('name,x,y', *(f'{name},13.2,55.7' for name in self.NAMES))
+
+  def many(self, x, y, gps=(), more=(), header='name,x,y'):
+    """A table of photos in a row."""
+    names = [f'{i}.jpg' for i in range(len(x))]
+    columns = zip(names, x, y, *more, strict=True)
+    rows = [','.join(map(str, row)) for row in columns]
+    path = self.write('p.csv', header, *rows)
+    return positions.from_csv(path, names, gps)
+
+  def test_the_cameras_tell_other_units_than_metres(self):
+    step = np.arange(20) * np.array([[40.0], [70.0]])
+    gps = [
+      image_files.Gps(55 + north / 111320, 13 + east / 63850)
+      for east, north in step.T
+    ]
+    self.many(*step, gps)  # local metres
+    self.refuse('times as far apart as EXIF .* Divide millimetres by 1000',
+                self.many, *(1000 * step), gps)  # fmt: skip
+    # A country of degrees, which has no mark of its own.
+    far = [image_files.Gps(50 + i / 4, 8 + i / 5) for i in range(20)]
+    self.refuse('x and y are the degrees of longitude and latitude in EXIF',
+                self.many, [place.longitude for place in far],
+                [place.latitude for place in far], far)  # fmt: skip
+
+  def test_headings_in_radians(self):
+    heading = 1.5 * np.sin(np.arange(60) / 10)
+    x, y = np.cumsum(3 * np.stack([np.sin(heading), np.cos(heading)]), axis=1)
+    header = 'name,x,y,heading'
+    found = self.many(x, y, (), [np.degrees(heading)], header)
+    np.testing.assert_allclose(found.heading, np.pi / 2 - heading)
+    self.refuse('headings from -1.4.* as radians', self.many, x, y, (),
+                [heading], header)  # fmt: skip
+
+  def test_the_middle_of_the_earth(self):
+    x, y, z = np.full((3, 3), [3.7e6, 5.5e5, 5.16e6]).T + np.eye(3)
+    self.refuse('km from the origin.*ECEF', self.many, x, y, (), [z],
+                'name,x,y,z')  # fmt: skip
 
   def test_eastings_of_two_zones(self):
     self.refuse("UTM zones .'32', '33'. cannot be compared", self.read,

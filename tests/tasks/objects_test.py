@@ -204,7 +204,7 @@ class ObjectsTaskTest(parameterized.TestCase):
     other.write_text('[{"file_name": "x.png", "detections": []}]')
     config.data.detections = 'other.json'
     data = opening.open_source(config, str(self.root / 'desk'))
-    with self.assertRaisesRegex(ValueError, 'names none of the 32 images'):
+    with self.assertRaisesRegex(ValueError, 'names 0 of the 32 images'):
       verbs.index(config, data, str(self.root / 'other'))
 
 

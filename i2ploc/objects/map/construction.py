@@ -130,6 +130,8 @@ def build_map(
   Raises:
     InputError: poses that are not rigid motions, one per frame.
   """
+  # The device computes in float32, which UTM eastings do not fit.
+  poses, origin = posed_boxes.around_origin(poses)
   boxes = posed_boxes.lay_out(
     detections_per_frame, poses, intrinsics, image_size
   )
@@ -154,7 +156,7 @@ def build_map(
     len(boxes.frame),
     len(detections_per_frame),
   )
-  return _object_map(landmarks, names or {})
+  return _object_map(landmarks, names or {}).moved(origin)
 
 
 def _none():

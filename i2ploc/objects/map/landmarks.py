@@ -75,6 +75,10 @@ class ObjectMap(NamedTuple):
     }
     return ObjectMap(**columns, labels=tuple(self.labels[i] for i in rows))
 
+  def moved(self, shift: np.ndarray) -> 'ObjectMap':
+    """All landmarks moved by `shift` [3], metres."""
+    return self._replace(center=self.center + shift)
+
   def names(self) -> list[str]:
     """A short name of each landmark: its first label, or its category."""
     return [

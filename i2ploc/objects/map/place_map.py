@@ -180,8 +180,10 @@ def calibrate(
     The calibration; `association.UNCALIBRATED` where no box shows a landmark.
   """
   frames = [one.detections for one in sightings]
+  poses, origin = posed_boxes.around_origin(poses)
   boxes = posed_boxes.lay_out(frames, poses, intrinsics, image_size)
-  overlap = boxes.overlaps(objects.ellipsoid, objects.category)
+  shapes = objects.moved(-origin).ellipsoid
+  overlap = boxes.overlaps(shapes, objects.category)
   start = np.searchsorted(boxes.frame, np.arange(len(frames) + 1))
   judged = []
   for i, one in enumerate(sightings):

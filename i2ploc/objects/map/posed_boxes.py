@@ -17,6 +17,7 @@ from i2ploc.objects.map import ray_clusters
 
 # Ellipsoids are projected in multiples of this: one compilation for most maps.
 _BUCKET = 64
+_ORIGINS = 1000.0  # metres between origins that `around_origin` chooses from
 # To which edges of boxes are believed, of the longer side of the image. Not of
 # the boxes: large objects suffer most from what hides a part of them.
 TOLERANCE = 3 / 640
@@ -152,6 +153,25 @@ def _iou(a, b):
   both = np.maximum(high - low, 0).prod(-1)
   either = (a[:, 2:] - a[:, :2]).prod(-1) + (b[:, 2:] - b[:, :2]).prod(-1)
   return both / np.maximum(either - both, 1e-9)
+
+
+def around_origin(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Poses from an origin near them, where float32 is enough.
+
+  Args:
+    poses: [F, 4, 4] world_from_camera, metres.
+
+  Returns:
+    poses: [F, 4, 4] float64, from the origin.
+    origin: [3] float64, in the world; whole kilometres, so that nothing
+      changes of what is near already.
+  """
+  poses = np.array(poses, np.float64)
+  if poses.ndim != 3 or not len(poses) or not np.isfinite(poses).all():
+    return poses, np.zeros(3)  # `lay_out` names what is wrong
+  origin = _ORIGINS * np.round(poses[:, :3, 3].mean(0) / _ORIGINS)
+  poses[:, :3, 3] -= origin
+  return poses, origin
 
 
 def lay_out(

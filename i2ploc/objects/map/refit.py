@@ -46,6 +46,8 @@ def refit(
   Raises:
     InputError: broken boxes, or poses that are not rigid motions.
   """
+  poses, origin = posed_boxes.around_origin(poses)
+  objects = objects.moved(-origin)
   boxes = posed_boxes.lay_out(
     detections_per_frame, poses, intrinsics, image_size
   )
@@ -62,4 +64,4 @@ def refit(
     for name, column in changed.items():
       column[good] = getattr(fit.ellipsoid, name)[fit.valid]
     objects = objects._replace(**changed)
-  return objects
+  return objects.moved(origin)

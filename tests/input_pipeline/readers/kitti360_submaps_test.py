@@ -11,7 +11,7 @@ import numpy as np
 from scipy import spatial
 
 from input_pipeline.readers import kitti360_submaps
-from input_pipeline.readers import kitti_files
+from input_pipeline.readers import scan_files
 from tests.input_pipeline.readers import kitti360_folder as folder_lib
 
 # Poles in the world: beside, ahead of and behind a road of 60 m that runs
@@ -58,7 +58,7 @@ class _MapTest(parameterized.TestCase):
       points = np.column_stack([[*seen, *ego], np.full(len(seen) + 3, 0.5)])
       scans[i] = folder_lib.scan_path(self.root, 'a', i)
       folder_lib.write_scan(scans[i], points)
-    return kitti360_submaps.Sweeps('a', scans, poses, kitti_files.Dropped('a'))
+    return kitti360_submaps.Sweeps('a', scans, poses, scan_files.Dropped('a'))
 
   def load(self, sweeps=None):
     return kitti360_submaps.load(self.root / 'maps', sweeps or self.sweeps)
@@ -155,9 +155,7 @@ class KeepTest(_MapTest):
   def test_a_map_is_made_once(self):
     first = self.load().crop(_pose(20.0))
     kitti360_submaps._read_tile.cache_clear()
-    with mock.patch.object(
-      kitti_files, 'read_scan', side_effect=AssertionError
-    ):
+    with mock.patch.object(scan_files, 'read_scan', side_effect=AssertionError):
       again = self.load().crop(_pose(20.0))
     np.testing.assert_array_equal(first, again)
 
@@ -168,7 +166,7 @@ class KeepTest(_MapTest):
       self.assertNotEqual(first.pieces, other.pieces)
 
   def test_a_run_that_died_is_continued(self):
-    read, count = kitti_files.read_scan, 0
+    read, count = scan_files.read_scan, 0
 
     def dies(path, dropped):
       nonlocal count
@@ -181,11 +179,11 @@ class KeepTest(_MapTest):
       mock.patch.object(kitti360_submaps, '_SWEEPS_PER_PIECE', 4),
       mock.patch('os.cpu_count', return_value=1),
     ):
-      with mock.patch.object(kitti_files, 'read_scan', dies):
+      with mock.patch.object(scan_files, 'read_scan', dies):
         with self.assertRaises(KeyboardInterrupt):
           self.load()
       with mock.patch.object(
-        kitti_files, 'read_scan', wraps=kitti_files.read_scan
+        scan_files, 'read_scan', wraps=scan_files.read_scan
       ) as rest:
         made = self.load()
     self.assertEqual(rest.call_count, 4)

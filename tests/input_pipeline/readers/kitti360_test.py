@@ -126,8 +126,8 @@ class LoadTest(_RootTest):
     with self.assertLogs(level='WARNING') as logs:
       dataset = kitti360.load(self.root, '0003')
     text = '\n'.join(logs.output)
-    self.assertIn('1 of 2 posed frames have no image_00 (first: 2)', text)
-    self.assertIn('1 of 2 posed frames have no velodyne_points (fir', text)
+    self.assertIn('1 have no image (first: 2)', text)
+    self.assertIn('1 have no scan (first: 3)', text)
     self.assertEqual(list(dataset.frames.frame), [2, 3])
     self.assertEqual(list(dataset.frames.has_image), [False, True])
     self.assertEqual(list(dataset.frames.has_points), [True, False])

@@ -13,11 +13,6 @@ from input_pipeline.readers import kitti_files
 from tests.testing import deep_images
 
 _IDENTITY = '1 0 0 0 0 1 0 0 0 0 1 0'
-_POINTS = np.array([[1, 2, 3, 0.5], [4, 5, 6, 0.25]], '<f4')
-
-
-def _read_scan(path):
-  return kitti_files.read_scan(path, kitti_files.Dropped('drive'))
 
 
 class _FileTest(parameterized.TestCase):
@@ -30,109 +25,6 @@ class _FileTest(parameterized.TestCase):
     path = self.folder() / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
-
-
-class NumberedFilesTest(_FileTest):
-  def test_files_are_keyed_by_number_not_by_position(self):
-    folder = self.write('', '000002.png').parent
-    for name in ('000010.png', '9.jpg', '._000003.png', 'notes.txt'):
-      (folder / name).touch()
-    files = kitti_files.numbered_files(folder, ('.png', '.jpg'))
-    self.assertEqual(list(files), [2, 9, 10])
-    self.assertEqual(files[9].name, '9.jpg')
-
-  def test_a_missing_folder_is_empty(self):
-    folder = self.folder() / 'velodyne'
-    self.assertEqual(kitti_files.numbered_files(folder, ('.bin',)), {})
-
-  @parameterized.parameters('copy of 1.bin', '0000²0.bin', '-1.bin')
-  def test_a_name_that_is_no_number_is_named(self, name):
-    folder = self.write(b'', name).parent
-    with self.assertRaisesRegex(ValueError, f'{name}: .*not a frame number'):
-      kitti_files.numbered_files(folder, ('.bin',))
-
-  def test_two_files_of_one_frame_are_named(self):
-    folder = self.write(b'', '01.bin').parent
-    (folder / '0001.bin').touch()
-    with self.assertRaisesRegex(ValueError, '0001.bin and 01.bin .*frame 1'):
-      kitti_files.numbered_files(folder, ('.bin',))
-
-
-class ScanTest(_FileTest):
-  def test_a_scan_comes_back_as_written(self):
-    path = self.write(_POINTS.tobytes(), '1.bin')
-    points = _read_scan(path)
-    np.testing.assert_array_equal(points, _POINTS)
-    self.assertEqual(points.dtype, np.float32)
-
-  def test_non_finite_points_and_the_origin_are_dropped_and_counted(self):
-    bad = np.array(
-      [
-        [np.nan, 0, 0, 0],
-        [1, np.inf, 0, 0],
-        [0, 0, 0, np.nan],
-        [0, 0, 0, 0.5],
-        [1e-30, 0, 0, 0],
-      ],
-      '<f4',
-    )
-    content = np.concatenate([bad[:3], _POINTS, bad[3:]]).tobytes()
-    path = self.write(content, '1.bin')
-    dropped = kitti_files.Dropped('drive')
-    with self.assertLogs(level='WARNING') as logs:
-      points = kitti_files.read_scan(path, dropped)
-    np.testing.assert_array_equal(points, np.concatenate([_POINTS, bad[4:]]))
-    self.assertIn(
-      'drive: dropped points of 1 scans so far: 3 non-finite, 1 range 0; last '
-      f'{path}',
-      logs.output[0],
-    )
-    with self.assertNoLogs(level='WARNING'):  # Once, not once per epoch.
-      kitti_files.read_scan(path, dropped)
-    self.assertEqual(dropped.total(), {'non-finite': 3, 'range 0': 1})
-
-  def test_what_is_dropped_is_told_ever_more_rarely(self):
-    dropped = kitti_files.Dropped('drive')
-    self.assertEqual(dropped.total(), {'non-finite': 0, 'range 0': 0})
-    with self.assertLogs(level='WARNING') as logs:
-      for i in range(150):
-        dropped.add(pathlib.Path(f'{i}.bin'), (0, i % 2))
-        dropped.add(pathlib.Path(f'{i}.bin'), (0, i % 2))
-    # 75 scans lost a point: the first and the tenth were worth a line.
-    self.assertLen(logs.output, 2)
-    self.assertEqual(dropped.total(), {'non-finite': 0, 'range 0': 75})
-
-  @parameterized.parameters(
-    (b'', 'empty scan, 0 bytes'),
-    (b'x' * 39, 'truncated scan, 39 bytes'),
-    (bytes(32), 'no finite point with a range above 0'),
-    (np.full((3, 4), np.nan, '<f4').tobytes(), 'no finite point'),
-    (
-      np.array([[1, 2, 3, 255]], '<f4').tobytes(),
-      r'reflectance from 255 to 255, expected \[0, 1\]',
-    ),
-    (np.array([[1, 2, 3, -1]], '<f4').tobytes(), 'reflectance from -1'),
-  )
-  def test_a_damaged_scan_is_named(self, content, message):
-    path = self.write(content, '000007.bin')
-    with self.assertRaisesRegex(ValueError, f'{path}.*{message}'):
-      _read_scan(path)
-
-  def test_a_missing_scan_is_named(self):
-    with self.assertRaisesRegex(FileNotFoundError, '/nowhere/3.bin'):
-      _read_scan(pathlib.Path('/nowhere/3.bin'))
-
-  def test_all_damaged_scans_of_a_folder_are_found_at_once(self):
-    files = [
-      self.write(_POINTS.tobytes(), '1.bin'),
-      self.write(b'', '2.bin'),
-      self.write(b'123', '3.bin'),
-    ]
-    with self.assertRaisesRegex(
-      ValueError, '2 of 3 scans.*2.bin: empty.*3.bin: truncated'
-    ):
-      kitti_files.check_scans(files)
-    kitti_files.check_scans(files[:1])
 
 
 class ImageTest(_FileTest):

@@ -102,7 +102,7 @@ class LoadTest(_SequenceTest):
     self.assertEqual(list(frames.frame), [0, 1])
     np.testing.assert_allclose(frames.timestamp, [0, 0.1])
     self.assertIn(
-      'dropped 1 of 3 frames, which have no pose (first: 4)', logs.output[1]
+      'dropped 1 of 3 frames, which have no pose (first: 4)', logs.output[0]
     )
 
   def test_a_blank_time_is_interpolated(self):
@@ -111,7 +111,7 @@ class LoadTest(_SequenceTest):
     with self.assertLogs(level='WARNING') as logs:
       frames = self.load().frames
     np.testing.assert_allclose(frames.timestamp, [0, 0.1, 0.3])
-    self.assertIn('1 of 3 frames have no timestamp', logs.output[1])
+    self.assertIn('1 have no timestamp, interpolated', logs.output[0])
 
   def test_a_sequence_that_is_not_whole_says_so_and_is_read(self):
     with self.assertLogs(level='WARNING') as logs:
@@ -119,8 +119,8 @@ class LoadTest(_SequenceTest):
     self.assertLen(frames.frame, 2)
     (line,) = logs.output
     self.assertIn(
-      'Sequence 03 is not whole: 2 in image_0, 2 in velodyne, 4 in poses, '
-      'where the benchmark has 801 frames',
+      'Drive 03: 2 frames (2 with both sensors, 0 image only, 0 scan only); '
+      'not whole: 2 images, 2 scans and 4 poses of 801.',
       line,
     )
     # Whole, or no sequence of the benchmark: nothing to say.

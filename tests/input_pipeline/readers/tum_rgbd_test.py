@@ -168,6 +168,80 @@ class LoadTest(_FolderTest):
     np.testing.assert_allclose(tum_rgbd.load(self.folder).timestamp, _TIMES)
 
 
+class StreamsTest(_FolderTest):
+  """Poses as other programs write them: right, or refused in a line."""
+
+  def rewrite(self, change, header='', name='groundtruth.txt'):
+    """Changes the numbers [N, 8] of the poses, or the times of a list."""
+    path = self.folder / name
+    rows = [line.split() for line in path.read_text().splitlines()[1:]]
+    width = 8 if name == 'groundtruth.txt' else 1
+    table = change(np.array([[float(x) for x in r[:width]] for r in rows]))
+    lines = [header] if header else []
+    for row, words in zip(table, rows, strict=True):
+      lines.append(' '.join([*(f'{x:.9f}' for x in row), *words[width:]]))
+    path.write_text('\n'.join(lines) + '\n')
+
+  @parameterized.parameters(1e3, 1e6, 1e9)
+  def test_poses_and_images_in_other_units_of_time(self, factor):
+    expected = tum_rgbd.load(self.folder)
+    shift = 1.6e9 - 100
+    for name in ('rgb.txt', 'depth.txt'):
+      self.rewrite(lambda t: t + shift, '#', name)
+    scale = np.array([factor] + [1] * 7)
+    self.rewrite(lambda t: (t + [shift, *[0] * 7]) * scale)
+    found = tum_rgbd.load(self.folder)
+    np.testing.assert_allclose(found.timestamp, _TIMES + shift, atol=1e-6)
+    np.testing.assert_allclose(
+      found.world_from_camera, expected.world_from_camera, atol=1e-4
+    )
+
+  def test_disjoint_clocks(self):
+    self.rewrite(lambda t: t + [7200, *[0] * 7])
+    self.assert_fails(
+      ValueError, r'none of 4 images has.*\(2 hours: time zones.\)'
+    )
+
+  def test_millimetres(self):
+    self.rewrite(lambda t: t * [1, *[1000] * 3, *[1] * 4])
+    self.assert_fails(ValueError, 'groundtruth.txt: positions move by 1000 a s')
+
+  def test_one_time_at_two_places(self):
+    self.edit('groundtruth.txt', ('99.920000 -0.08', '99.910000 2.08'))
+    self.assert_fails(ValueError, 'line 4: the time 99.91.* a place 2.1')
+
+  def turned(self, order):
+    """A camera that is carried once around, quaternions in an order."""
+    angle = np.linspace(0, 5, 400)
+    place = np.stack([np.sin(angle), 1 - np.cos(angle), 0 * angle], 1)
+    turn = transform.Rotation.from_rotvec(np.outer(angle, [0, 0, 1]))
+    level = transform.Rotation.from_matrix([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+    quaternion = (turn * level).as_quat()[:, order]
+    times = 99.9 + 0.01 * np.arange(400)
+    rows = np.concatenate([times[:, None], place, quaternion], 1)
+    lines = [' '.join(f'{x:.9f}' for x in row) for row in rows]
+    return '\n'.join(lines)
+
+  def test_quaternions_with_w_first(self):
+    path = self.folder / 'groundtruth.txt'
+    path.write_text(self.turned([0, 1, 2, 3]))
+    expected = tum_rgbd.load(self.folder).world_from_camera
+    text = self.turned([3, 0, 1, 2])
+    path.write_text(text)
+    self.assert_fails(
+      ValueError, "read as w, x, y, z it stays .*Write '# timestamp tx ty tz qw"
+    )
+    path.write_text('# timestamp tx ty tz qw qx qy qz\n' + text)
+    found = tum_rgbd.load(self.folder).world_from_camera
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+  def test_images_that_no_list_names(self):
+    (self.folder / 'rgb' / 'more.png').touch()
+    with self.assertLogs(level='WARNING') as logs:
+      tum_rgbd.load(self.folder)
+    self.assertRegex(logs.output[0], 'passed over 1 .png, which no list names')
+
+
 class LensTest(_FolderTest):
   def test_the_name_tells_the_camera(self):
     lens = tum_files.published_lens(self.folder.name)
@@ -296,7 +370,8 @@ class RefusalTest(_FolderTest):
   def test_poses_of_another_sequence(self):
     _write_poses(self.folder, 500 + 0.01 * np.arange(9))
     self.assert_fails(
-      ValueError, 'none of 4 images, 100.000 to 100.120 s.*500.000 to 500.080'
+      ValueError,
+      'none of 4 images has.* 100.000 to 100.120 s and 500.000 to 500.080',
     )
 
   def test_damaged_depth(self):

@@ -12,6 +12,7 @@ from i2ploc.geometry import ellipsoid
 from i2ploc.objects import detections as detections_lib
 from i2ploc.objects.map import construction
 from i2ploc.objects.map import posed_boxes
+from i2ploc.objects.map import refit
 from tests import shared
 from tests.objects import planted_objects
 
@@ -77,6 +78,18 @@ class BuildTest(parameterized.TestCase):
     deviation = np.sqrt(np.trace(found.covariance, axis1=1, axis2=2))[rows]
     self.assertTrue((away < 6 * deviation).all(), (away, deviation))
     self.assertTrue((deviation < 0.02).all())
+
+  def test_a_map_far_from_the_origin_is_the_same(self):
+    scene = planted_objects.make_scene(false=0.0, num_objects=3)
+    shift = np.array([455000.0, 5427000.0, 110.0])  # such as UTM
+    poses = scene.poses.copy()
+    poses[:, :3, 3] += shift
+    near = build(scene, rounds=1, calibrate=False)
+    far = build(scene, poses, rounds=1, calibrate=False)
+    self.assertEqual(far.names(), near.names())
+    np.testing.assert_allclose(far.center - shift, near.center, atol=1e-3)
+    again = refit.refit(far, scene.frames, poses, INTRINSICS, SIZE)
+    np.testing.assert_allclose(again.center, far.center, atol=0.01)
 
   def test_a_constant_turn_of_the_cameras_is_corrected(self):
     scene = planted_objects.make_scene(false=0.0)
