@@ -165,7 +165,7 @@ class ObjectsTaskTest(parameterized.TestCase):
 
   @parameterized.parameters('evaluate', 'localize')
   def test_maps_of_another_config_are_refused(self, verb):
-    config = _config()
+    config = make_config()
     config.data.mapping, config.map.min_views = '0::4', 3
     config.search.k = 2  # of who asks, not of the map
     queries = [['a.png']] * (verb == 'localize')
