@@ -54,9 +54,7 @@ def run(paths: list[str]) -> None:
   data = opening.open_source(config, DATA_DIR.value)
   if MODE.value == 'localize':
     queries = QUERY.value + paths
-    verbs.localize(
-      config, data, workdir, queries, INTRINSICS.value, NEAR.value
-    )
+    verbs.localize(config, data, workdir, queries, INTRINSICS.value, NEAR.value)
   else:
     getattr(verbs, MODE.value)(config, data, workdir)
 

@@ -14,7 +14,7 @@ what happens to finished and interrupted runs. Tables:
   mesh      maps that are rendered of the town without textures
   night     queries of the night, with a few photos of it to learn from
   earth     photos from space against satellite tiles: synthetic_earth, right if
-            footprints overlap
+            footprints overlap (--steps=300)
 
 The real season, Nordland, is in benchmarks/seasons.py.
 """
@@ -28,6 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import study
 
 GSV, SEQUENCES = 'gsv_cities.py', 'seq_vlad.py'
+PUBLISHED = 'backbone=efficientnet_lite0@5,aggregator=netvlad'
 COLUMNS = {
   'R@1': 'test/cross/{direction}/recall@1_10m',
   'R@5': 'test/cross/{direction}/recall@5_10m',
@@ -47,6 +48,10 @@ TOWNS = study.Study(
       mode='evaluate',
     ),
     'info_nce': study.Row("LIP-Loc's loss", f'{GSV}:loss=info_nce'),
+    'published': study.Row(
+      'multi-similarity from EfficientNet-Lite0, NetVLAD',
+      f'{GSV}:{PUBLISHED}',
+    ),
     'cos_place': study.Row('CosPlace', 'cos_place.py'),
     'eigen_places': study.Row('EigenPlaces, panoramas', 'eigen_places.py'),
     'eigen_ahead': study.Row(
@@ -163,6 +168,11 @@ EARTH = study.Study(
       'earth_loc.py:backbone=efficientnet_lite0@5,aggregator=vlad',
       {'checkpoint': 'efficientnet_lite0@5'},
       mode='evaluate',
+    ),
+    'earth_long': study.Row(
+      'the first row, 1,500 steps',
+      'earth_loc.py',
+      {'train.num_steps': '1500', 'train.eval_every': '300'},
     ),
     'earth_negatives': study.Row(
       'overlapping tiles are negatives', 'earth_loc.py:neutral=false'

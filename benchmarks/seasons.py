@@ -6,9 +6,9 @@ python benchmarks/seasons.py --data=nordland.npz --workdir=runs/seasons
 Frames 0 to 1,999 of both seasons train, 2,000 to 2,199 choose the checkpoint,
 2,200 to 3,575 are the test: winter asks summer, 1,376 frames each, 10 s apart.
 An answer is right within 1 or 10 frames of the query's number; chance is 0.2
-and 1.5 %. Single frames, and the sums of 11 in a row (see
-`i2ploc.retrieval.sequences`). Every row sees as many images, once per seed; see
-`study`.
+and 1.5 %. Single frames, and the sums of 11 in a row or of every 8th (see
+`i2ploc.retrieval.sequences`): trains stand in stations. Every row sees as many
+images, once per seed; see `study`.
 """
 
 import pathlib
@@ -39,6 +39,9 @@ TRAINED = LINE | {
   'loss.ignore_radius': '10.0',  # frames
   'evaluation.select': 'validation/photos/image_to_image/recall@1_1frames',
 }
+WIDE = {'sequence.stride': '8'}
+ZERO_SHOT = LINE | {'data.test': 'test'}
+PUBLISHED = 'photos.py:image_size=64x128'
 CONFIG = 'gsv_cities.py:dataset=photos,image_size=64x128'
 TRIPLETS = 'deep_vg.py:dataset=photos,image_size=64x128'
 # A frame of the other season with the same number; negatives 10 frames away.
@@ -56,8 +59,22 @@ STUDY = study.Study(
     'untrained': study.Row('untrained', CONFIG, TRAINED | study.UNTRAINED),
     'zero_shot': study.Row(
       'zero-shot: EfficientNet-Lite0, VLAD',
-      'photos.py:image_size=64x128',
-      LINE | {'data.test': 'test'},
+      PUBLISHED,
+      ZERO_SHOT,
+      mode='evaluate',
+    ),
+    'gsv_wide': study.Row(
+      'the first row, 11 of every 8th frame',
+      CONFIG,
+      TRAINED | WIDE,
+      start='gsv',
+      start_as='checkpoint',
+      mode='evaluate',
+    ),
+    'zero_shot_wide': study.Row(
+      'zero-shot, 11 of every 8th frame',
+      PUBLISHED,
+      ZERO_SHOT | WIDE,
       mode='evaluate',
     ),
   },

@@ -91,7 +91,7 @@ def get_config(text: str | None = None) -> ml_collections.ConfigDict:
     color_jitter=0.0,
     overhead=MILD if arg.variation else None,
   )
-  config.train.update(num_steps=300, eval_every=100, save_every=50)
+  config.train.update(num_steps=1_500, eval_every=300, save_every=150)
   if released:
     images.release(config, arg, pooling='mixvpr', image_size='320x320')
     if arg.loss == 'multi_similarity':

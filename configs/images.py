@@ -105,8 +105,12 @@ def get_config(
     dtype='float32',
     initial_temperature=0.07,
   )
-  if backbone not in STRIDES and not arg.pretrained:
-    config.train.pretrained = backbone
+  if backbone not in STRIDES:
+    if not arg.pretrained:
+      config.train.pretrained = backbone
+    # What published weights know is not to be learned again.
+    config.optimizer.update(learning_rate=1e-4, matrix_learning_rate=1e-3)
+    config.train.fit_clusters = arg.aggregator == 'netvlad'
   return config
 
 
@@ -131,11 +135,12 @@ def aggregator(name: str, backbone: str, size: tuple[int, int]) -> dict:
     return dict(
       name='mixvpr', grid=(rows, columns), channels=64, rows=8, depth=2
     )
+  netvlad = dict(num_clusters=16, features=512, norm='layer')
+  if backbone not in STRIDES:  # as VLAD has them
+    netvlad = dict(num_clusters=32, features=0, norm='none')
   return {
     'gem': dict(name='gem', features=512, unit_tokens=True, epsilon=1e-6),
-    'netvlad': dict(
-      name='netvlad', num_clusters=16, features=512, norm='layer'
-    ),
+    'netvlad': dict(name='netvlad', **netvlad),
     'salad': dict(
       name='salad', num_clusters=16, cluster_features=32, token_features=64
     ),

@@ -155,9 +155,10 @@ class Readings:
     """The part of a batch's entry that a camera sees.
 
     Of a sequence: image [T, H, W, 3] ([V, T, H, W, 3] of a policy of V
-    pictures), image_position [T, 3] and image_heading [T], the oldest first, of the rows before this one and of this one. Where
-    there are too few, the oldest stands for those that are missing. Calibration
-    and labels are of this row alone.
+    pictures), image_position [T, 3] and image_heading [T], the oldest first, of
+    the rows before this one and of this one. Where there are too few, the
+    oldest stands for those that are missing. Calibration and labels are of this
+    row alone.
 
     Raises:
       InputError: a sequence is asked for of a row without image, or the image

@@ -76,8 +76,8 @@ def read_queries(
     MissingFileError: no file of this name, or no boxes beside it.
     InputError: no query, a rough position that is none, a file that is no image
       (see `image_files`), one of another shape than the map's camera without
-      intrinsics of its own, or boxes that do not name the image or are of one
-      of another size.
+      intrinsics of its own, or boxes that do not name the image, or are of an
+      image of another size.
   """
   if not patterns:
     raise InputError('No query: give image files with --query=PATH.')

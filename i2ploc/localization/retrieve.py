@@ -136,7 +136,8 @@ def describe(
     frames: see `make_stage`.
   """
   images = [
-    resizing.resize_image(one, image_size, resize) for one in frames.known(query)
+    resizing.resize_image(one, image_size, resize)
+    for one in frames.known(query)
   ]
   image = images[-1]
   if frames.count > 1:

@@ -65,6 +65,24 @@ def check(config: Any) -> None:
     )
 
 
+def check_sequences(data: Any, split: Any) -> None:
+  """Refuses photos of one folder that would find their own images.
+
+  Args:
+    data: source of the photos.
+    split: of it.
+
+  Raises:
+    InputError: sequences ask the folder that they are of.
+  """
+  if data.num_frames > 1 and split.queries is None:
+    raise InputError(
+      f'{data.folder}: all photos ask each other, and sequences of'
+      f' {data.num_frames} share photos with their neighbours. Give database/'
+      ' and queries/, or --config.data.query_every=2.'
+    )
+
+
 def _weights(config: Any) -> dict[str, str]:
   """What a page says of the networks."""
   checkpoint = config.checkpoint

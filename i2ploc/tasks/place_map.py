@@ -94,14 +94,22 @@ def index_of(
   )
   if scale(towers, embedding.variables) is not None:
     return index
-  if config.query_side == config.map_side:
-    calibration = calibration_lib.fit(index, config.index.radius)
-  else:
-    calibration = calibration_lib.unknown(
+  unsure = ''
+  if config.query_side != config.map_side:
+    unsure = (
       f'the map is of {config.map_side!r}, which does not tell how sure an'
-      f' answer to {config.query_side!r} is',
-      config.index.radius,
+      f' answer to {config.query_side!r} is'
     )
+  elif split.sequence['num_frames'] > 1:
+    unsure = (
+      'sequences of the map share images with their neighbours, which does not'
+      ' tell how sure an answer to another drive is'
+    )
+  radius = config.index.radius
+  if unsure:
+    calibration = calibration_lib.unknown(unsure, radius)
+  else:
+    calibration = calibration_lib.fit(index, radius)
   return dataclasses.replace(index, calibration=calibration.to_dict())
 
 

@@ -152,6 +152,7 @@ def _evaluate(config, data, towers, workdir) -> task_lib.Evaluation:
   split = data.split('test')
   if split.truth is not None:
     photos.check(config)
+    photos.check_sequences(data, split)
   questions = _questions(config, split)
   embedding = _embedding(
     config, data, towers, restored.value, questions, workdir

@@ -215,6 +215,34 @@ class OrderedTest(photo_runs.PhotosTestCase):
     self.assertBetween(chance, 4 * 100 / 12, 7 * 100 / 12)
     self.assertIn('4 frames', printed)
 
+  def test_a_model_of_sequences_is_asked_by_sequences(self):
+    config = photo_runs.config_of()
+    with config.unlocked():
+      config.data.num_frames = 3
+    self.run_verb('evaluate', config)
+    self.assertEqual(self.results()['recall@1_25m'], 100)
+    queries = sorted(map(str, (self.photos / 'queries').iterdir()))
+    lines = self.localize(config, *queries)
+    for i, line in enumerate(lines):
+      best = line['answers'][0]
+      self.assertEqual(best['evidence']['name'], self.place(i))
+      self.assertEqual(best['evidence']['frames'], min(i + 1, 3))
+      self.assertIn('share images with their neighbours', best['reason'])
+
+  def test_sequences_do_not_look_for_themselves(self):
+    config = photo_runs.config_of()
+    with config.unlocked():
+      config.data.num_frames = 3
+    folder = self.photos / 'database'
+    with self.assertRaisesRegex(InputError, 'share photos.*query_every=2'):
+      self.run_verb(
+        'evaluate', config, workdir=self.root / 'alone', photos=folder
+      )
+    config.data.query_every = 2
+    self.run_verb(
+      'evaluate', config, workdir=self.root / 'split', photos=folder
+    )
+
   def test_frames_are_no_metres(self):
     config = photo_runs.config_of(
       'pooling=gem,radius=1', data__positions='order', sequence__length=3
