@@ -132,6 +132,18 @@ class PackingTest(parameterized.TestCase):
     np.testing.assert_array_equal(self.dataset.queries, self.raw.queries)
     self.assertEqual(list(self.dataset.frames.frame), list(range(_COUNT)))
 
+  def test_a_rig_that_cannot_be_is_refused_although_it_is_packed(self):
+    def turned(record):
+      rig = true(record)
+      return rig._replace(camera_from_body=np.linalg.inv(rig.camera_from_body))
+
+    true = packing._rig
+    with mock.patch.object(packing, '_rig', turned):
+      with self.assertRaisesRegex(
+        ValueError, 'kitti360_disjoint_0003-.*, packed from .*The inverse fits'
+      ):
+        self.load()
+
   def test_columns_are_called_as_ever(self):
     (own,) = self.packed.glob('kitti360_disjoint_0003-*')
     with np.load(own / 'frames.npz') as archive:
