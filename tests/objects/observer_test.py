@@ -66,7 +66,7 @@ class ObserverTest(absltest.TestCase):
 
     def observe(count):
       named = {f'{i}.png': none for i in range(count)}
-      files.save_detections(named, place.detections)
+      files.save_detections(named, place.detections, (80, 100))
       return observer_lib.Observer(place)
 
     with self.assertRaisesRegex(
