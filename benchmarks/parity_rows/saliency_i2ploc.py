@@ -80,9 +80,7 @@ def _load(path, **fields):
   """The reference's outputs, the model, its variables and the inputs."""
   golden = np.load(path.with_suffix('.npz'))
   model, batch = released_model(**fields), stored_batch(golden)
-  variables = saliency_i2ploc.load_variables(
-    path, model, from_size=SIZE
-  )
+  variables = saliency_i2ploc.load_variables(path, model, from_size=SIZE)
   return golden, model, variables, batch
 
 
