@@ -35,14 +35,21 @@ def small_disk(size: int) -> Generator[pathlib.Path]:
     The folder; it is removed afterwards.
   """
   with tempfile.TemporaryDirectory() as folder:
-    options = f'size={size * _TIMES + _MORE}'
-    mount = ['mount', '-t', 'tmpfs', '-o', options, 'none', folder]
-    mounted = size and not subprocess.run(mount, capture_output=True).returncode
+    mounted = size > 0 and _mounted(folder, size * _TIMES + _MORE)
     try:
       yield pathlib.Path(folder)
     finally:
       if mounted:
         subprocess.run(['umount', folder], check=True)
+
+
+def _mounted(folder: str, size: int) -> bool:
+  """Mounts a tmpfs, if this process may."""
+  mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'none', folder]
+  try:
+    return subprocess.run(mount, capture_output=True).returncode == 0
+  except FileNotFoundError:
+    return False
 
 
 def at(
