@@ -100,7 +100,7 @@ class InterruptionTest(parameterized.TestCase):
       disturbances.subprocess, 'run', side_effect=FileNotFoundError
     ):
       with disturbances.small_disk(1) as disk:
-        process = interruption.start([sys.executable, '-c', GOES_ON, str(disk)])
+        process = interruption.start([sys.executable, '-c', endless, str(disk)])
         self.assertTrue(disturbances.at(1.2, process, disk, full=True))
         self.assertIn('quota is full', process.communicate()[1])
 
@@ -119,11 +119,18 @@ class InterruptionTest(parameterized.TestCase):
       line = f'{{"loss": 1.0, "steps_per_second": {speed}}}'
       (workdir / 'metrics.jsonl').write_text(line)
       (workdir / 'answers.jsonl').write_text(f'"{workdir}/queries/1.png"')
+      info = workdir / 'checkpoints/best/2/info'
+      info.mkdir(parents=True)
+      (info / 'metadata').write_text('digests')
+      (info.parent / 'state').write_text(str(speed))  # named by chance
     self.assertEqual(small_runs.contents(one), small_runs.contents(other))
-    self.assertLen(small_runs.contents(one), 2)
+    self.assertLen(small_runs.contents(one), 3)
     self.assertEqual(small_runs.drafts(one), ['.1.tmp.index.npz'])
+    before = small_runs.contents(other)
     (other / 'metrics.jsonl').write_text('{"loss": 1.1}')
-    self.assertNotEqual(small_runs.contents(one), small_runs.contents(other))
+    (other / 'checkpoints/best/2/info/metadata').write_text('others')
+    changed = small_runs.contents(other).items() - before.items()
+    self.assertLen(changed, 2)
 
 
 if __name__ == '__main__':
