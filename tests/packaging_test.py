@@ -20,7 +20,10 @@ _MODULES = {
   'tensorflow-datasets': 'tensorflow_datasets',
 }
 # Asked for inside of one function, which says what to install.
-_OPTIONAL = {'ultralytics', 'huggingface_hub', 'h5py', 'trimesh', 'embreex'}
+_OPTIONAL = {
+  *('ultralytics', 'huggingface_hub', 'h5py', 'trimesh', 'embreex'),
+  'pypcd4',
+}
 
 _ALONE = """
 import importlib, pkgutil, sys
